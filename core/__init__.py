@@ -1,0 +1,1 @@
+"""The diffusion core that every plug-in shares."""

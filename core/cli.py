@@ -1,0 +1,209 @@
+"""The commands of the core: text becomes a request, one function is called, one result is printed.
+
+Results go to standard output, one a line; messages to standard error.  The exit status is 0, 1
+(the run failed), 2 (the request was wrong), 130 or 143 (stopped).
+"""
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, cast
+
+import typer
+
+from core.errors import InputError
+from core.registry import KINDS, Kind, installed
+
+app = typer.Typer(
+    name="polymode",
+    help="Diffusion models as practical tools.  Start with `list`, then `show KIND NAME`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RequestFile = Annotated[
+    Path | None, typer.Argument(metavar="[REQUEST]", help="YAML file of options.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Set one option over the file's; repeatable."),
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for everything the run writes.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores by default.")]
+
+
+def _note_broken() -> None:
+    for name, why in installed().broken.items():
+        print(f"plug-in {name!r} could not be read: {why}", file=sys.stderr)
+
+
+@app.command("list")
+def list_parts(
+    kind: Annotated[str | None, typer.Argument(help=f"One of: {', '.join(KINDS)}.")] = None,
+) -> None:
+    """List every part that is installed: kind, full name, summary, and what it still needs."""
+    registry = installed()
+    if kind is not None and kind not in KINDS:
+        registry.find(cast(Kind, kind), "")  # says which kinds there are
+    rows = [
+        (part.kind, name, part.summary, registry.missing(part))
+        for name, part in registry.names(cast(Kind | None, kind))
+    ]
+    widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
+    for its_kind, name, summary, missing in rows:
+        state = f"needs {', '.join(missing)}" if missing else "ready"
+        print(f"{its_kind:<{widths[0]}}  {name:<{widths[1]}}  {summary:<{widths[2]}}  {state}")
+    _note_broken()
+
+
+@app.command()
+def show(
+    kind: Annotated[str, typer.Argument(help=f"One of: {', '.join(KINDS)}.")],
+    name: Annotated[str, typer.Argument(help="Full name, for example core/unet2d.")],
+) -> None:
+    """Show one part: what it is, its options with defaults and meaning, and where it is written."""
+    from core.description import describe_part
+
+    print(describe_part(cast(Kind, kind), name))
+    _note_broken()
+
+
+def _request(kind: type[Any], file: Path | None, settings: list[str] | None) -> Any:
+    from core.config import bind, override, read_yaml
+
+    return bind(kind, override(read_yaml(file) if file else {}, settings or []))
+
+
+def _machine(device: str, threads: int | None, save_seconds: float = 60.0) -> Any:
+    from core.request import Machine
+
+    return Machine(device=device, threads=threads, save_seconds=save_seconds)
+
+
+@app.command()
+def train(
+    request: RequestFile = None,
+    out: Out = Path("runs/train"),
+    settings: Settings = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    save_seconds: Annotated[
+        float, typer.Option(min=0.1, help="Seconds between two checkpoints.")
+    ] = 60.0,
+) -> None:
+    """Train a network; run the same command again to go on from the last checkpoint.
+
+    Example: polymode train --set task=image2image/sr3 --set dataset=image2image/photos
+    --set network.width=32 --set steps=2000 -o runs/sr3
+    """
+    from core.request import TrainRequest
+
+    wanted, machine = (
+        _request(TrainRequest, request, settings),
+        _machine(device, threads, save_seconds),
+    )
+    from core import runs
+    from core.progress import listener
+
+    with listener("train") as emit:
+        result = runs.train(wanted, out, machine=machine, emit=emit)
+    print(result.checkpoint)
+
+
+@app.command()
+def sample(
+    request: RequestFile = None,
+    out: Out = Path("runs/sample"),
+    settings: Settings = None,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Draw from a trained network.
+
+    Example: polymode sample --set checkpoint=runs/sr3 --set samples=8 --set grid.steps=10
+    """
+    from core.request import SampleRequest
+
+    wanted, machine = _request(SampleRequest, request, settings), _machine(device, threads)
+    from core import runs
+    from core.progress import listener
+
+    with listener("sample") as emit:
+        result = runs.sample(wanted, out, machine=machine, emit=emit)
+    print(result.samples)
+
+
+@app.command()
+def evaluate(
+    request: RequestFile = None,
+    out: Out = Path("runs/evaluate"),
+    settings: Settings = None,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Score samples against the items they were drawn for.
+
+    Example: polymode evaluate --set samples=runs/sample -o runs/evaluate
+    """
+    from core.request import EvaluateRequest
+
+    wanted, machine = _request(EvaluateRequest, request, settings), _machine(device, threads)
+    from core import runs
+    from core.progress import listener
+
+    with listener("evaluate") as emit:
+        result = runs.evaluate(wanted, out, machine=machine, emit=emit)
+    for method, figures in result.scores.items():
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        print(f"{method}: {shown}", file=sys.stderr)
+    print(result.metrics)
+
+
+def run_app(commands: typer.Typer) -> NoReturn:
+    """Run a set of commands with the exit codes and messages that every entry script shares."""
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `polymode list | head` ends quietly
+    try:
+        sys.exit(commands(standalone_mode=False) or 0)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:  # noqa: BLE001  (the last place where a cause can be said)
+        _say_failure(error)
+
+
+def _say_failure(error: Exception) -> NoReturn:
+    usage = getattr(error, "format_message", None)  # typer's own: an unknown option, a bad value
+    if usage is not None:
+        print(f"error: {usage()}", file=sys.stderr)
+        sys.exit(2)
+    import os
+    import traceback
+
+    if os.environ.get("POLYMODE_TRACEBACK"):
+        traceback.print_exc()
+    print(
+        f"error: {type(error).__name__}: {error}\n"
+        "  set POLYMODE_TRACEBACK=1 to see where it happened",
+        file=sys.stderr,
+    )
+    sys.exit(1)
+
+
+def _stop(signum: int, frame: object) -> NoReturn:
+    print("stopped; run the same command again to go on", file=sys.stderr)
+    sys.exit(128 + signum)
+
+
+def main() -> NoReturn:
+    """The core's commands alone; ``polymode`` adds those of pipelines."""
+    run_app(app)

@@ -1,0 +1,517 @@
+"""Options checked against signatures: a keyword-only parameter is an option.
+
+Signatures are read from source text where they can be, so that checking a request needs no import
+of torch; a signature that plain text does not tell is read from the imported part.  pydantic does
+the checking; every problem is reported at once with its dotted path.
+"""
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import json
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Optional, TypeVar, Union, cast, get_args, get_origin
+
+from core.errors import InputError
+from core.registry import Kind, Registry, installed, nearest
+
+MAX_YAML_BYTES = 1 << 20
+MAX_YAML_DEPTH = 32
+REQUIRED: Any = inspect.Parameter.empty
+T = TypeVar("T")
+
+
+class ConfigError(InputError):
+    """Options that do not fit their signatures: all problems, each ``path: what is wrong``."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A part by full name, with options: plain, picklable, savable."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, value: "str | Mapping[str, Any] | Spec") -> "Spec":
+        """A spec from ``"core/heun"`` or ``{name: core/heun, steps: 18}``.
+
+        Raises:
+            ValueError: neither a name nor a mapping with a name.
+        """
+        if isinstance(value, Spec):
+            return value
+        if isinstance(value, str):
+            return cls(value)
+        if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+            return cls(value["name"], {key: v for key, v in value.items() if key != "name"})
+        raise ValueError(f"a part is a name or a mapping with a name, got {value!r}")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_plain_validator_function(cls.parse)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One keyword-only parameter.
+
+    Args:
+        name: the parameter's name.
+        annotation: its type.
+        default: its default, or `REQUIRED`.
+        meaning: its line in the docstring's ``Args``.
+    """
+
+    name: str
+    annotation: Any
+    default: Any = REQUIRED
+    meaning: str = ""
+
+
+# --- signatures ------------------------------------------------------------------------------
+
+
+class _NotPlain(Exception):
+    """The text of a signature does not tell the option; import the part instead."""
+
+
+_PLAIN_TYPES: dict[str, Any] = {
+    "int": int, "float": float, "bool": bool, "str": str, "tuple": tuple, "list": list,
+    "dict": dict, "Path": Path, "Spec": Spec, "Literal": Literal, "Annotated": Annotated,
+    "Optional": Optional, "None": None,
+}  # fmt: skip
+
+
+def _type_from(node: ast.expr) -> Any:
+    match node:
+        case ast.Constant(value=None):
+            return None
+        case ast.Constant(value=value):
+            return value
+        case ast.Name(id=name) if name in _PLAIN_TYPES:
+            return _PLAIN_TYPES[name]
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return Union[_type_from(left), _type_from(right)]  # noqa: UP007  (built from values)
+        case ast.Subscript(value=outer, slice=ast.Tuple(elts=inner)):
+            return _type_from(outer)[tuple(map(_type_from, inner))]
+        case ast.Subscript(value=outer, slice=inner):
+            return _type_from(outer)[_type_from(inner)]
+    raise _NotPlain(ast.unparse(node))
+
+
+def _default_from(node: ast.expr | None) -> Any:
+    if node is None:
+        return REQUIRED
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "Spec" and not node.keywords:
+        return Spec(*map(ast.literal_eval, node.args))
+    try:
+        return ast.literal_eval(node)
+    except ValueError as error:
+        raise _NotPlain(ast.unparse(node)) from error
+
+
+def _option(
+    name: str, annotation: ast.expr, default: ast.expr | None, said: Mapping[str, str]
+) -> Option:
+    return Option(name, _type_from(annotation), _default_from(default), said.get(name, ""))
+
+
+def _is_dataclass(node: ast.ClassDef) -> bool:
+    names = [d.func if isinstance(d, ast.Call) else d for d in node.decorator_list]
+    return any(isinstance(name, ast.Name) and name.id == "dataclass" for name in names)
+
+
+def _options_in_text(module: str, attribute: str) -> tuple[Option, ...]:
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        raise _NotPlain(module)
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    found = [node for node in tree.body if getattr(node, "name", None) == attribute]
+    match found:
+        case [ast.FunctionDef(args=args) as function]:
+            document = ast.get_docstring(function)
+        case [ast.ClassDef() as kind]:
+            document = ast.get_docstring(kind)
+            if _is_dataclass(kind):
+                said = _meanings(document)
+                return tuple(
+                    _option(a.target.id, a.annotation, a.value, said)
+                    for a in kind.body
+                    if isinstance(a, ast.AnnAssign) and isinstance(a.target, ast.Name)
+                )
+            inits = [n for n in kind.body if getattr(n, "name", None) == "__init__"]
+            if len(inits) != 1 or not isinstance(inits[0], ast.FunctionDef):
+                raise _NotPlain(attribute)
+            args = inits[0].args
+            document = document if "Args:" in (document or "") else ast.get_docstring(inits[0])
+        case _:
+            raise _NotPlain(attribute)
+    said, options = _meanings(document), []
+    for argument, default in zip(args.kwonlyargs, args.kw_defaults, strict=True):
+        if argument.annotation is None:
+            raise _NotPlain(argument.arg)
+        options.append(_option(argument.arg, argument.annotation, default, said))
+    return tuple(options)
+
+
+def _meanings(document: str | None) -> dict[str, str]:
+    """The lines of a Google-style ``Args:`` section, by parameter."""
+    section = re.search(r"^ *Args:\n(.*?)(?=^ *[A-Z]\w+:\s*$|\Z)", document or "", re.M | re.S)
+    if not section:
+        return {}
+    body = inspect.cleandoc("\n" + section.group(1))
+    entries = re.findall(r"^(\w+): (.*(?:\n +.*)*)", body, re.M)
+    return {name: re.sub(r"\s+", " ", meaning).strip() for name, meaning in entries}
+
+
+def options_of(build: Callable[..., Any]) -> tuple[Option, ...]:
+    """The keyword-only parameters of an imported callable; of a dataclass, its fields."""
+    said = _meanings(inspect.getdoc(build))
+    hints = typing.get_type_hints(
+        build if is_dataclass(build) or inspect.isfunction(build) else build.__init__,
+        include_extras=True,
+    )
+    if is_dataclass(build):
+        named = [
+            (f.name, f.default_factory() if f.default_factory is not MISSING else f.default)
+            for f in fields(build)
+        ]
+        named = [(name, REQUIRED if default is MISSING else default) for name, default in named]
+    else:
+        if not said:
+            said = _meanings(inspect.getdoc(getattr(build, "__init__", None)))
+        parameters = inspect.signature(build).parameters.values()
+        named = [(p.name, p.default) for p in parameters if p.kind is p.KEYWORD_ONLY]
+    return tuple(Option(n, hints.get(n, Any), d, said.get(n, "")) for n, d in named)
+
+
+def part_options(kind: Kind, name: str, registry: Registry | None = None) -> tuple[Option, ...]:
+    """The options of a registered part; imports it only if its source text does not tell them.
+
+    Raises:
+        RegistryError: no such part.
+    """
+    registry = registry or installed()
+    module, attribute = registry.find(kind, name).target.split(":")
+    try:
+        return _options_in_text(module, attribute)
+    except (_NotPlain, ImportError, OSError, SyntaxError):
+        return options_of(registry.load(kind, name))
+
+
+# --- checking --------------------------------------------------------------------------------
+
+_EXPECTED = {
+    "int": "int", "float": "float", "bool": "true or false", "string": "text", "path": "a path",
+    "tuple": "a list", "list": "a list", "dict": "a mapping", "none_required": "null",
+}  # fmt: skip
+
+
+def _kind_of(annotation: Any) -> Kind | None:
+    """The kind of part that ``Annotated[Spec, "network"]`` asks for."""
+    if get_origin(annotation) is Annotated and get_args(annotation)[0] is Spec:
+        return cast(Kind, get_args(annotation)[1])
+    if get_origin(annotation) in (Union, types.UnionType):
+        kinds = [kind for part in get_args(annotation) if (kind := _kind_of(part))]
+        return kinds[0] if kinds else None
+    return None
+
+
+def _dotted(at: str, location: tuple[Any, ...]) -> str:
+    for key in location:
+        at += f"[{key}]" if isinstance(key, int) else f".{key}" if at else str(key)
+    return at
+
+
+def _located(location: tuple[Any, ...], value: Any) -> tuple[tuple[Any, ...], Any]:
+    """What of a pydantic location is in the input, not a union's label; and the value there."""
+    kept: list[Any] = []
+    for key in location:
+        if (isinstance(value, Mapping) and key in value) or (
+            isinstance(value, (list, tuple)) and isinstance(key, int) and key < len(value)
+        ):
+            value = value[key]
+        else:
+            break
+        kept.append(key)
+    return tuple(kept), value
+
+
+def _expected(error: Mapping[str, Any]) -> str:
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "literal_error":
+        return "one of " + re.sub(r" or (?='[^']*'$|\S+$)", ", ", context["expected"])
+    if kind.startswith(("too_short", "too_long")):
+        length = context.get("min_length", context.get("max_length"))
+        return f"{length} values"
+    if kind in ("greater_than_equal", "greater_than", "less_than_equal", "less_than"):
+        sign = {"greater_than_equal": "at least", "greater_than": "more than",
+                "less_than_equal": "at most", "less_than": "less than"}[kind]  # fmt: skip
+        return f"{sign} {next(iter(context.values()))}"
+    if kind == "finite_number":
+        return "a finite number"
+    stem = kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float")
+    return _EXPECTED.get(stem) or str(stem)
+
+
+def _messages(
+    errors: list[Any], given: Mapping[str, Any], known: list[str], at: str
+) -> Iterator[str]:
+    wrong: dict[str, tuple[list[str], Any]] = {}
+    for error in errors:
+        location, value = _located(error["loc"], given)
+        path = _dotted(at, location)
+        if error["type"] == "extra_forbidden":
+            yield f"{path}: unknown option{nearest(str(location[-1]), known)}"
+        elif error["type"] == "missing":
+            yield f"{_dotted(at, error['loc'])}: required, but not given"
+        elif error["type"] == "value_error":
+            yield f"{path}: {error['ctx']['error']}"
+        else:
+            wrong.setdefault(path, ([], value))[0].append(_expected(error))
+    for path, (expected, value) in wrong.items():
+        yield f"{path}: expected {' or '.join(dict.fromkeys(expected))}, got {value!r}"
+
+
+def check(
+    options: tuple[Option, ...],
+    given: Mapping[str, Any],
+    *,
+    at: str = "",
+    registry: Registry | None = None,
+    label: str = "",
+) -> tuple[dict[str, Any], list[str]]:
+    """The options' values with defaults filled in and nested parts resolved, and all problems.
+
+    Args:
+        options: what may be given.
+        given: names and plain values, as YAML gives them.
+        at: dotted path of `given`, for the messages.
+        registry: where nested parts are looked up; the installed one by default.
+        label: what these are the options of, for the message about values that are not plain.
+    """
+    from pydantic import ConfigDict, ValidationError, create_model
+
+    if not isinstance(given, Mapping):
+        return {}, [f"{at or label}: expected a mapping, got {given!r}"]
+    # Underscores before the names keep them clear of pydantic's own attributes.
+    model = create_model(
+        "Options",
+        __config__=ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=()),
+        **cast(
+            dict[str, Any],
+            {o.name: (o.annotation, ... if o.default is REQUIRED else o.default) for o in options},
+        ),
+    )
+    try:
+        text = json.dumps(_as_plain(given))
+    except (TypeError, ValueError) as error:
+        return {}, [f"{at or label}: not a plain value: {error}"]
+    known, problems, values = [o.name for o in options], [], {}
+    try:
+        checked = model.model_validate_json(text, strict=True)
+        values = {name: getattr(checked, name) for name in known}
+    except ValidationError as error:
+        problems += _messages(error.errors(), json.loads(text), known, at)
+        bad = {e["loc"][0] for e in error.errors()}
+        values = {o.name: given.get(o.name, o.default) for o in options if o.name not in bad}
+    for option in options:
+        kind, value = _kind_of(option.annotation), values.get(option.name)
+        if kind and value is not None and value is not REQUIRED:
+            try:
+                resolved, more = resolve(
+                    kind, Spec.parse(value), _dotted(at, (option.name,)), registry
+                )
+                values[option.name] = resolved
+                problems += more
+            except InputError as error:
+                problems.append(f"{_dotted(at, (option.name,))}: {error}")
+    return values, problems
+
+
+def resolve(
+    kind: Kind, spec: Spec, at: str, registry: Registry | None = None
+) -> tuple[Spec, list[str]]:
+    """`spec` with every option stated, defaults included, and all problems.
+
+    Raises:
+        RegistryError: no such part.
+    """
+    options = part_options(kind, spec.name, registry)
+    values, problems = check(options, spec.options, at=at, registry=registry, label=spec.name)
+    return Spec(spec.name, values), problems
+
+
+def bind(build: Callable[..., T], given: Mapping[str, Any], *, at: str = "") -> T:
+    """Call `build` with the options `given`, checked.
+
+    Raises:
+        ConfigError: any option unknown, of a wrong type, missing or out of range.
+    """
+    values, problems = check(options_of(build), given, at=at, label=build.__name__)
+    if problems:
+        raise ConfigError(problems)
+    return build(**values)
+
+
+def configure(
+    kind: Kind, spec: Spec, *, at: str = "", registry: Registry | None = None
+) -> Callable[..., Any]:
+    """The part that `spec` names with its options set: call it with its inputs.
+
+    Raises:
+        ConfigError: its options do not fit.
+        RegistryError: it does not exist or needs a package that is not installed.
+    """
+    resolved, problems = resolve(kind, spec, at or kind, registry)
+    if problems:
+        raise ConfigError(problems)
+    build = (registry or installed()).load(kind, spec.name)
+    return lambda *inputs: build(*inputs, **resolved.options)
+
+
+# --- plain values ----------------------------------------------------------------------------
+
+
+def _as_plain(value: Any) -> Any:
+    if isinstance(value, Spec):
+        return {"name": value.name, **{k: _as_plain(v) for k, v in value.options.items()}}
+    if isinstance(value, Mapping):
+        return {k: _as_plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_plain(v) for v in value]
+    if isinstance(value, Path):
+        return str(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _as_plain(getattr(value, f.name)) for f in fields(value)}
+    return value
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON's types: specs and dataclasses become mappings, paths become text.
+
+    Raises:
+        TypeError: something in it has no plain form.
+    """
+    return json.loads(json.dumps(_as_plain(value), allow_nan=False))
+
+
+def _refuse_tricks(text: str, where: str) -> None:
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise InputError(f"{where}: anchors and aliases are not read; write the value out")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_YAML_DEPTH:
+            raise InputError(f"{where}: nested more than {MAX_YAML_DEPTH} levels deep")
+
+
+def _line(where: str, node: Any) -> str:
+    return f"{where}, line {node.start_mark.line + 1}"
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of YAML text; refuses anchors, doubled keys, deep nesting and sizes over 1 MiB.
+
+    Raises:
+        InputError: any of these, or text that is not YAML.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    def mapping(loader: Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+        pairs = [(loader.construct_object(k), v) for k, v in node.value]
+        seen: set[str] = set()
+        for key, value in pairs:
+            if not isinstance(key, str):
+                raise InputError(
+                    f"{where}, line {value.start_mark.line + 1}: key {key!r} is not text"
+                )
+            if key in seen:
+                raise InputError(
+                    f"{where}, line {value.start_mark.line + 1}: {key!r} is given twice"
+                )
+            seen.add(key)
+        return {key: loader.construct_object(value, deep=True) for key, value in pairs}
+
+    # YAML 1.1 reads 1e-4 as text; a learning rate is a number.
+    number = re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    Loader.add_constructor("tag:yaml.org,2002:map", mapping)
+    if len(text.encode()) > MAX_YAML_BYTES:
+        raise InputError(f"{where}: more than {MAX_YAML_BYTES} bytes of YAML")
+    try:
+        _refuse_tricks(text, where)
+        return yaml.load(text, Loader=Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"{where}{line}: not YAML: {getattr(error, 'problem', error)}") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        InputError: no such file, not text, not YAML, or not a mapping.
+    """
+    try:
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise InputError(f"{path}: more than {MAX_YAML_BYTES} bytes of YAML")
+        value = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a mapping of options, got {type(value).__name__}")
+    return value
+
+
+def override(options: Mapping[str, Any], settings: list[str]) -> dict[str, Any]:
+    """`options` with ``a.b=value`` settings laid over them; a part's name becomes a mapping.
+
+    Raises:
+        ConfigError: a setting without ``=``, or a path through a value that is not a mapping.
+    """
+    result, problems = json.loads(json.dumps(_as_plain(options))), []
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            problems.append(f"--set {setting}: expected NAME.OPTION=VALUE")
+            continue
+        value = parse_yaml(text, f"--set {path}")
+        inner = result
+        for key in keys[:-1]:
+            if isinstance(inner.get(key), str):
+                inner[key] = {"name": inner[key]}
+            inner = inner.setdefault(key, {})
+            if not isinstance(inner, dict):
+                problems.append(f"--set {setting}: {key!r} has no options, it is {inner!r}")
+                break
+        else:
+            last = keys[-1]
+            # --set network=core/x keeps no options of another network; --set network.name=... does.
+            inner[last] = value
+    if problems:
+        raise ConfigError(problems)
+    return result

@@ -1,0 +1,45 @@
+"""The core's own parts, listed as a plug-in lists its own."""
+
+from core.registry import (
+    Plugin,
+    grid,
+    metric,
+    network,
+    parameterization,
+    process,
+    sampler,
+    times,
+    weighting,
+)
+
+PLUGIN = Plugin(
+    name="core",
+    summary="Processes, parameterizations, samplers and networks that every plug-in shares.",
+    parts=(
+        grid("karras", "core.sampler.grids:karras", "Noise levels spaced by a power law (EDM)"),
+        grid("uniform_log_snr", "core.sampler.grids:uniform_log_snr", "Even steps of log-SNR"),
+        grid("uniform_time", "core.sampler.grids:uniform_time", "Even steps of time"),
+        metric("psnr", "core.metrics:psnr", "Peak signal-to-noise ratio, dB"),
+        metric("ssim", "core.metrics:ssim", "Structural similarity, 11x11 Gaussian window"),
+        network("unet2d", "core.network.unet:UNet2D", "U-Net for images, any size"),
+        parameterization("edm", "core.denoiser.parameterization:edm", "EDM preconditioning"),
+        parameterization("eps", "core.denoiser.parameterization:eps", "The noise (DDPM)"),
+        parameterization("v", "core.denoiser.parameterization:v", "Velocity alpha eps - sigma x0"),
+        parameterization("x0", "core.denoiser.parameterization:x0", "The clean sample"),
+        process("beta_table", "core.process.gaussian:beta_table", "Discrete DDPM betas"),
+        process("edm", "core.process.gaussian:edm", "Variance exploding, sigma(t) = t"),
+        process("vp_cosine", "core.process.gaussian:vp_cosine", "Cosine schedule (iDDPM)"),
+        process("vp_linear", "core.process.gaussian:vp_linear", "Linear beta(t) (DDPM, VP-SDE)"),
+        sampler("ancestral", "core.sampler.solvers:Ancestral", "DDPM's reverse chain"),
+        sampler("ddim", "core.sampler.solvers:DDIM", "Order 1; eta adds noise"),
+        sampler("dpmpp_2m", "core.sampler.solvers:DPMpp2M", "DPM-Solver++(2M), order 2"),
+        sampler("heun", "core.sampler.solvers:Heun", "EDM's Heun rule, order 2, two calls a step"),
+        times("log_normal", "core.objective.times:log_normal", "Log sigma normal (EDM)"),
+        times("stratified", "core.objective.times:stratified", "Uniform, one per stratum"),
+        times("uniform", "core.objective.times:uniform", "Uniform in time"),
+        weighting("edm", "core.objective.weighting:edm", "Unit loss at initialisation (EDM)"),
+        weighting("min_snr", "core.objective.weighting:min_snr", "min(SNR, gamma) of the x0 error"),
+        weighting("simple", "core.objective.weighting:simple", "L_simple: the eps error"),
+        weighting("v", "core.objective.weighting:v", "The v error: 1 + 1/SNR"),
+    ),
+)

@@ -1,0 +1,1 @@
+"""Networks; they know tensors and levels, nothing of processes."""

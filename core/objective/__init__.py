@@ -1,0 +1,1 @@
+"""What is minimised: losses, weights of noise levels, training times."""

@@ -1,0 +1,1 @@
+"""Forward processes: how a clean sample becomes noise, and the noise itself."""

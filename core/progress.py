@@ -1,0 +1,66 @@
+"""Progress for people: one line of words, shown live on a terminal and sparingly elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from core.request import Emit, Note, Progress
+
+QUIET_SECONDS = 10.0
+
+
+def duration(seconds: float) -> str:
+    """``3m 17s``; whole units, the two largest."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+
+
+def describe(news: Progress) -> str:
+    """``step 1200/4000  loss 0.0312  14.2 step/s  3m 17s left``."""
+    words = [f"{news.unit} {news.done}/{news.total}"]
+    words += [f"{name} {value:.4g}" for name, value in news.figures.items()]
+    if news.rate:
+        words.append(f"{news.rate:.3g} {news.unit}/s")
+    if news.seconds_left:
+        words.append(f"{duration(news.seconds_left)} left")
+    return "  ".join(words)
+
+
+@contextmanager
+def listener(label: str) -> Iterator[Emit]:
+    """A listener that shows a run's news on standard error while the block lasts.
+
+    On a terminal one line is kept up to date; elsewhere a line is printed at most every ten
+    seconds, and at the end.
+    """
+    if not sys.stderr.isatty():
+        last = 0.0
+
+        def plainly(event: Progress | Note) -> None:
+            nonlocal last
+            if isinstance(event, Note):
+                print(f"{label}  {event.text}", file=sys.stderr, flush=True)
+            elif event.done == event.total or time.monotonic() - last >= QUIET_SECONDS:
+                last = time.monotonic()
+                print(f"{label}  {describe(event)}", file=sys.stderr, flush=True)
+
+        yield plainly
+        return
+    from rich.console import Console
+    from rich.status import Status
+
+    console = Console(stderr=True, highlight=False)
+    with Status(label, console=console) as status:
+
+        def live(event: Progress | Note) -> None:
+            if isinstance(event, Note):
+                console.print(f"{label}  {event.text}", markup=False)
+            else:
+                status.update(f"{label}  {describe(event)}")
+
+        yield live

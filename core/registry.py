@@ -1,0 +1,213 @@
+"""Parts by name: plug-ins are tables of contents found through entry points, imported on first use.
+
+Listing what is installed imports neither torch nor any part.  A plug-in is one value::
+
+    parts = (network("unet3d", "package.module:UNet3D", "..."),)
+    PLUGIN = Plugin(name="video", summary="...", parts=parts)
+
+named in the entry-point group ``polymode.plugins`` of whatever distribution carries it.
+"""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache, partial
+from importlib.metadata import entry_points
+from typing import Any, Literal, get_args
+
+from core.errors import InputError
+
+GROUP = "polymode.plugins"
+
+Kind = Literal[
+    "dataset",
+    "grid",
+    "metric",
+    "network",
+    "operator",
+    "parameterization",
+    "process",
+    "sampler",
+    "task",
+    "times",
+    "weighting",
+]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One named, lazily imported piece of a plug-in.
+
+    Args:
+        kind: the contract it fulfils.
+        name: its name within the plug-in; the full name is ``<plug-in>/<name>``.
+        target: ``package.module:attribute``, imported on first use.
+        summary: one line, under 60 characters, shown by ``polymode list``.
+        needs: optional packages, by import name.
+        version: raised when the part's results change for the same options; results of another
+            version are made again by pipelines.
+    """
+
+    kind: Kind
+    name: str
+    target: str
+    summary: str
+    needs: tuple[str, ...] = ()
+    version: str = "1"
+
+
+dataset, grid, metric = partial(Part, "dataset"), partial(Part, "grid"), partial(Part, "metric")
+network, operator = partial(Part, "network"), partial(Part, "operator")
+parameterization, process = partial(Part, "parameterization"), partial(Part, "process")
+sampler, task = partial(Part, "sampler"), partial(Part, "task")
+times, weighting = partial(Part, "times"), partial(Part, "weighting")
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """A plug-in's table of contents.
+
+    Args:
+        name: first half of every part's full name.
+        summary: one line about the plug-in.
+        parts: what it offers.
+        extra: what to ``pip install`` for the parts' `needs`, for example ``polymode[medical]``.
+    """
+
+    name: str
+    summary: str
+    parts: tuple[Part, ...]
+    extra: str = ""
+
+
+class RegistryError(InputError, LookupError):
+    """A part that does not exist, cannot be had, or is not what its table says."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``; did you mean 'x' or 'y'?`` for the closest of `known`, or nothing."""
+    close = get_close_matches(word, list(known), n=2, cutoff=0.6)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+class Registry:
+    """The parts of a set of plug-ins.  Immutable; tests build their own."""
+
+    def __init__(self, plugins: Iterable[Plugin], broken: dict[str, str] | None = None) -> None:
+        self.broken = dict(broken or {})
+        self.plugins: dict[str, Plugin] = {}
+        self._parts: dict[tuple[str, str], tuple[Plugin, Part]] = {}
+        for plugin in plugins:
+            problem = self._problem(plugin)
+            if problem:
+                self.broken[plugin.name] = problem
+                continue
+            self.plugins[plugin.name] = plugin
+            for part in plugin.parts:
+                self._parts[part.kind, f"{plugin.name}/{part.name}"] = plugin, part
+
+    def _problem(self, plugin: Plugin) -> str:
+        if plugin.name in self.plugins:
+            return f"another installed plug-in is named {plugin.name!r} too; uninstall one of them"
+        unknown = sorted({part.kind for part in plugin.parts} - set(KINDS))
+        if unknown:
+            return (
+                f"unknown kind of part {', '.join(map(repr, unknown))}; known: {', '.join(KINDS)}"
+            )
+        seen: set[tuple[str, str]] = set()
+        for part in plugin.parts:
+            if (part.kind, part.name) in seen:
+                return f"two parts are the {part.kind} {part.name!r}"
+            seen.add((part.kind, part.name))
+            if ":" not in part.target:
+                return f"target {part.target!r} of {part.name!r} is not 'package.module:attribute'"
+        return ""
+
+    def names(self, kind: Kind | None = None) -> Iterator[tuple[str, Part]]:
+        """Full names and parts, sorted, of one kind or of all."""
+        for (its_kind, name), (_, part) in sorted(self._parts.items(), key=lambda item: item[0]):
+            if kind in (None, its_kind):
+                yield name, part
+
+    def missing(self, part: Part) -> tuple[str, ...]:
+        """The optional packages that `part` needs and that are not installed."""
+        return tuple(name for name in part.needs if importlib.util.find_spec(name) is None)
+
+    def find(self, kind: Kind, name: str) -> Part:
+        """The part of that full name; imports nothing.
+
+        Raises:
+            RegistryError: no such kind or name (with the nearest ones), or its plug-in is broken.
+        """
+        if kind not in KINDS:
+            raise RegistryError(
+                f"no kind of part named {kind!r}{nearest(kind, KINDS)}\n  known: {', '.join(KINDS)}"
+            )
+        if (kind, name) in self._parts:
+            return self._parts[kind, name][1]
+        plugin = name.split("/", 1)[0]
+        if plugin in self.broken:
+            raise RegistryError(
+                f"{kind} {name!r} cannot be had: plug-in {plugin!r} could not be read: "
+                f"{self.broken[plugin]}"
+            )
+        known = [other for other, _ in self.names(kind)]
+        # `heun` is most likely `core/heun`: compare the last halves as well.
+        halves = {other.split("/", 1)[1]: other for other in known}
+        hint = nearest(name, known)
+        if not hint and (close := get_close_matches(name.split("/")[-1], list(halves), n=1)):
+            hint = f"; did you mean {halves[close[0]]!r}?"
+        listed = ", ".join(known) if known else f"none; is a plug-in with a {kind} installed?"
+        raise RegistryError(f"no {kind} named {name!r}{hint}\n  known: {listed}")
+
+    def load(self, kind: Kind, name: str) -> Callable[..., Any]:
+        """Import the part of that full name.  Errors inside its module pass through untouched.
+
+        Raises:
+            RegistryError: as `find`, or a needed package is missing, or the target does not exist.
+        """
+        part = self.find(kind, name)
+        missing = self.missing(part)
+        if missing:
+            extra = self._parts[kind, name][0].extra
+            how = f"pip install '{extra}'" if extra else f"pip install {' '.join(missing)}"
+            raise RegistryError(
+                f"{kind} {name!r} needs {', '.join(missing)}, not installed here\n"
+                f"  install with: {how}"
+            )
+        module, attribute = part.target.split(":")
+        loaded = importlib.import_module(module)
+        if not hasattr(loaded, attribute):
+            raise RegistryError(f"{kind} {name!r}: module {module} has no {attribute!r}")
+        return getattr(loaded, attribute)
+
+
+def _read(plugin: object, where: str) -> Plugin:
+    if not isinstance(plugin, Plugin):
+        raise TypeError(f"{where} is {type(plugin).__name__}, not a core.registry.Plugin")
+    return plugin
+
+
+@cache
+def installed() -> Registry:
+    """The registry of everything found through entry points; one bad plug-in hides no other."""
+    plugins: list[Plugin] = []
+    broken: dict[str, str] = {}
+    found = {(point.name, point.value): point for point in entry_points(group=GROUP)}
+    for point in found.values():
+        try:
+            plugins.append(_read(point.load(), point.value))
+        except Exception as error:  # noqa: BLE001  (whatever a stranger's module raises must not hide the rest)
+            broken[point.name] = f"{type(error).__name__}: {error}"
+    registry = Registry(plugins, broken)
+    if not found:
+        print(
+            "polymode: no plug-in found: the code imports, but its package metadata is missing; "
+            "install the distribution (pip install .)",
+            file=sys.stderr,
+        )
+    return registry

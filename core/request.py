@@ -1,0 +1,214 @@
+"""What can be asked of the three runs and what they answer: frozen values, no torch.
+
+A request holds everything that decides a run's numbers.  A `Machine` holds where and how it is
+executed; nothing in it is part of a result's identity.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Lt
+
+from core.config import Spec
+
+Count = Annotated[int, Ge(1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where a run is executed.
+
+    Args:
+        device: ``auto`` takes a GPU where there is one; or ``cpu``, ``cuda``, ``cuda:1``.
+        threads: CPU threads for torch; the default is every core this process may use.
+        save_seconds: seconds of training between two checkpoints.
+    """
+
+    device: str = "auto"
+    threads: Count | None = None
+    save_seconds: Annotated[float, Gt(0)] = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """One line's worth of news from a run.
+
+    Args:
+        done: units finished.
+        total: units in all.
+        unit: what is counted, for example ``step``.
+        rate: units a second, averaged over the recent past; 0 while unknown.
+        figures: named values now, for example ``{"loss": 0.12}``.
+    """
+
+    done: int
+    total: int
+    unit: str
+    rate: float = 0.0
+    figures: dict[str, float]
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimated seconds to the end, or None while the rate is unknown."""
+        return (self.total - self.done) / self.rate if self.rate > 0 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """A sentence that the user should see, for example that a run goes on from a checkpoint."""
+
+    text: str
+
+
+Emit = Callable[[Progress | Note], None]
+
+
+def silent(event: Progress | Note) -> None:
+    """Take no notice: the default listener."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest:
+    """Train a network for a task on a dataset.
+
+    Args:
+        task: what is learned.
+        dataset: what it is learned from; its ``train`` split is used.
+        network: the network.
+        process: the forward process.
+        parameterization: what the network's output means.
+        weighting: weight of a noise level, in units of the eps error.
+        times: how training times are drawn.
+        norm: error of the network's output: squared (l2) or absolute (l1).
+        steps: optimiser steps.
+        batch: samples in a step.
+        lr: learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: steps of linear rise of the learning rate.
+        decay: what the learning rate does after that: stay, or fall to zero on a half cosine.
+        clip: largest norm of the gradient.
+        ema: decay of the weights' exponential moving average.
+        seed: every draw follows from it.
+    """
+
+    task: Annotated[Spec, "task"]
+    dataset: Annotated[Spec, "dataset"]
+    network: Annotated[Spec, "network"] = Spec("core/unet2d")
+    process: Annotated[Spec, "process"] = Spec("core/vp_cosine")
+    parameterization: Annotated[Spec, "parameterization"] = Spec("core/v")
+    weighting: Annotated[Spec, "weighting"] = Spec("core/simple")
+    times: Annotated[Spec, "times"] = Spec("core/stratified")
+    norm: Literal["l1", "l2"] = "l2"
+    steps: Count = 100_000
+    batch: Count = 16
+    lr: Annotated[float, Gt(0)] = 1e-4
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    warmup: Annotated[int, Ge(0)] = 500
+    decay: Literal["constant", "cosine"] = "cosine"
+    clip: Annotated[float, Gt(0)] = 1.0
+    ema: Annotated[float, Ge(0), Lt(1)] = 0.999
+    seed: Annotated[int, Ge(0)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """A trained network.
+
+    Args:
+        checkpoint: folder of checkpoints; readers take the newest whole one.
+        steps: optimiser steps taken in all.
+        loss: mean training loss over the last tenth of them.
+        parameters: trainable numbers in the network.
+        seconds: spent by this process.
+    """
+
+    checkpoint: Path
+    steps: int
+    loss: float
+    parameters: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRequest:
+    """Draw from a trained network, conditioned on items of a dataset where the task needs it.
+
+    Args:
+        checkpoint: folder that ``train`` wrote.
+        dataset: whose items are the conditions; by default the one trained on.
+        split: which of its splits.
+        count: items, the first so many; by default all.
+        samples: draws for each item.
+        sampler: the solver.
+        grid: the times it steps through.
+        seed: draw k of item i depends on (seed, i, k) alone.
+        batch: draws at a time.
+        ema: use the averaged weights.
+    """
+
+    checkpoint: Path
+    dataset: Annotated[Spec, "dataset"] | None = None
+    split: Literal["train", "test"] = "test"
+    count: Count | None = None
+    samples: Count = 1
+    sampler: Annotated[Spec, "sampler"] = Spec("core/dpmpp_2m")
+    grid: Annotated[Spec, "grid"] = Spec("core/uniform_log_snr")
+    seed: Annotated[int, Ge(0)] = 0
+    batch: Count = 16
+    ema: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleResult:
+    """Draws on disk.
+
+    Args:
+        samples: folder with ``samples.safetensors`` (items, draws, ...) and ``samples.json``.
+        items: number of items.
+        draws: draws for each.
+        seconds: spent by this process.
+    """
+
+    samples: Path
+    items: int
+    draws: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateRequest:
+    """Score samples against the dataset they were drawn for.
+
+    Args:
+        samples: folder that ``sample`` wrote.
+        confidence: of the intervals.
+        pictures: items to picture.
+    """
+
+    samples: Path
+    confidence: Annotated[float, Gt(0), Lt(1)] = 0.95
+    pictures: Annotated[int, Ge(0)] = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateResult:
+    """Scores on disk.
+
+    Args:
+        metrics: ``metrics.json``: for each method and metric mean, interval, n; pictures beside it.
+        scores: method -> metric -> mean.
+        seconds: spent by this process.
+    """
+
+    metrics: Path
+    scores: dict[str, dict[str, float]]
+    seconds: float
+
+
+VERBS: dict[str, type[Any]] = {
+    "train": TrainRequest,
+    "sample": SampleRequest,
+    "evaluate": EvaluateRequest,
+}

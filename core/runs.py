@@ -1,0 +1,580 @@
+"""The three runs, from a frozen request to a frozen result: train, sample, evaluate.
+
+Commands, pipelines, tests and the plug-ins' own scripts all call these.  Each writes only below
+its `out` folder; `train` goes on from the checkpoints it finds there.
+"""
+
+import json
+import os
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core import checkpoint
+from core.checkpoint import Checkpoint, CheckpointError
+from core.config import Spec, bind, configure, plain
+from core.data import Dataset, collate, order
+from core.denoiser.parameterization import Denoiser, from_network
+from core.ema import Average
+from core.errors import InputError
+from core.metrics import INTERVAL, interval
+from core.objective.denoising import Denoising
+from core.process.gaussian import GaussianPath
+from core.process.noise import Noise, derive
+from core.request import (
+    Emit,
+    EvaluateRequest,
+    EvaluateResult,
+    Machine,
+    Note,
+    Progress,
+    SampleRequest,
+    SampleResult,
+    TrainRequest,
+    TrainResult,
+    silent,
+)
+from core.sampler.sample import prior
+from core.sampler.sample import sample as integrate
+from core.task import Example, Task
+from core.train import Step, fit, learning_rate, load_optimizer, optimizer_tensors
+
+STATE_FORMAT = 1
+
+
+# --- what a request names ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network ready to be asked.
+
+    Args:
+        denoise: its denoiser, on `device`.
+        process: the forward process it was trained for.
+        task: the task it was trained for.
+        request: the request it was trained with.
+        device: where it lives.
+        notes: sentences for the user, such as that a damaged checkpoint was passed over.
+        parameters: numbers in the network.
+        checkpoint: the step's folder that was read.
+    """
+
+    denoise: Denoiser
+    process: GaussianPath
+    task: Task
+    request: TrainRequest
+    device: torch.device
+    notes: tuple[str, ...]
+    parameters: int
+    checkpoint: Path
+
+
+def _network(request: TrainRequest, task: Task) -> nn.Module:
+    build = configure("network", request.network)
+    # Initial weights follow from the seed; the caller's global stream is left as it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive(request.seed, "weights"))
+        return build(task.channels, task.channels, task.conditions)
+
+
+def device_of(machine: Machine) -> torch.device:
+    """The device a machine asks for, checked; sets the number of CPU threads.
+
+    Raises:
+        InputError: no such device here.
+    """
+    if machine.threads is not None:
+        torch.set_num_threads(machine.threads)
+    if machine.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(machine.device)
+    except RuntimeError as error:
+        raise InputError(f"device: no kind of device named {machine.device!r}") from error
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise InputError(
+            f"device: {machine.device!r} wanted, this machine has {count} usable GPUs; "
+            "use device cpu, or install a GPU build of torch"
+        )
+    return device
+
+
+def load_model(
+    place: Path, *, machine: Machine | None = None, ema: bool = True, task: str | None = None
+) -> Model:
+    """The model in a checkpoint folder.
+
+    Args:
+        place: a run's folder, its checkpoints or one step's folder.
+        machine: where to put it.
+        ema: the averaged weights rather than the last ones.
+        task: full name of the task it must have been trained for.
+
+    Raises:
+        CheckpointError: no whole checkpoint, or one of another task.
+        InputError: what it names is not installed or has other options now.
+    """
+    device = device_of(machine or Machine())
+    group = "ema" if ema else "model"
+    saved = checkpoint.load(place, groups=(group,))
+    request = _trained(saved)
+    if task is not None and request.task.name != task:
+        raise CheckpointError(
+            f"{place}: trained for {request.task.name!r}, wanted one trained for {task!r}"
+        )
+    built: Task = configure("task", request.task)()
+    network = _network(request, built)
+    try:
+        network.load_state_dict(saved.tensors[group])
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{saved.path}: its weights do not fit the network {request.network.name!r} that is "
+            f"installed: {str(error).splitlines()[-1].strip()}"
+        ) from error
+    network.to(device).eval().requires_grad_(False)
+    process: GaussianPath = configure("process", request.process)()
+    meaning = configure("parameterization", request.parameterization)()
+    notes = tuple(f"passed over a damaged checkpoint: {damage}" for damage in saved.passed_over)
+    if notes:
+        notes += (f"using {saved.path.name}, the newest whole one",)
+    count = sum(p.numel() for p in network.parameters())
+    denoise = from_network(network, process, meaning)
+    return Model(denoise, process, built, request, device, notes, count, saved.path)
+
+
+def _trained(saved: Checkpoint) -> TrainRequest:
+    if "request" not in saved.state:
+        raise CheckpointError(f"{saved.path}: holds no training request; not a model's checkpoint")
+    return bind(TrainRequest, saved.state["request"], at="checkpoint.request")
+
+
+def make_folder(out: Path) -> Path:
+    """`out`, made and found writable.
+
+    Raises:
+        InputError: it cannot be made or written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"{out}: cannot write there: {error.strerror}; choose another output folder"
+        ) from error
+    return out
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON, whole or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with aside.open("w") as file:
+        json.dump(plain(value), file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+# --- train ------------------------------------------------------------------------------------
+
+
+def train(
+    request: TrainRequest, out: Path, *, machine: Machine | None = None, emit: Emit = silent
+) -> TrainResult:
+    """Train, going on from the newest whole checkpoint in `out` if there is one.
+
+    The same request in another folder gives the same weights, bit for bit, on the same device and
+    number of threads, however often it was interrupted.
+
+    Args:
+        request: what to train.
+        out: ``checkpoints/`` and ``metrics.jsonl`` go there.
+        machine: where to run.
+        emit: hears of progress.
+
+    Raises:
+        InputError: any part or option is wrong, `out` is not writable, or it holds a run of
+            another request.
+        NotFinite: the loss is no longer a number; the last checkpoint is whole.
+    """
+    start, machine = time.perf_counter(), machine or Machine()
+    request = bind(TrainRequest, plain(request))  # every option stated and checked
+    device = device_of(machine)
+    task: Task = configure("task", request.task)()
+    network = _network(request, task).to(device)
+    objective = _objective(request)
+    dataset: Dataset = configure("dataset", request.dataset)("train")
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=request.lr, weight_decay=request.weight_decay
+    )
+    average = Average(network, request.ema)
+    make_folder(out)
+    state = {"format": STATE_FORMAT, "request": plain(request), "data": dataset.digest()}
+    saved = _resume(out, state, network, optimizer, average, emit)
+
+    def prepare(step: int, indices: list[int]) -> tuple[Example, Noise]:
+        batch = {k: v.to(device) for k, v in collate(dataset, indices).items()}
+        return task.prepare(batch), Noise.of(request.seed, "train", step, each=range(len(indices)))
+
+    def save(step: int) -> None:
+        tensors = {
+            "model": network.state_dict(),
+            "ema": average.weights,
+            "optimizer": optimizer_tensors(optimizer),
+        }
+        checkpoint.save(out / "checkpoints", step, tensors, state)
+
+    batches = order(request.seed, len(dataset), request.batch, start=saved)
+    steps = fit(
+        network,
+        objective,
+        optimizer,
+        average,
+        takewhile(lambda batch: batch[0] < request.steps, batches),
+        prepare,
+        _rate(request),
+        clip=request.clip,
+    )
+    loss = _follow(steps, request, saved, out / "metrics.jsonl", machine, save, emit)
+    return TrainResult(
+        checkpoint=out / "checkpoints",
+        steps=request.steps,
+        loss=loss,
+        parameters=sum(p.numel() for p in network.parameters()),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _objective(request: TrainRequest) -> Denoising:
+    return Denoising(
+        process=configure("process", request.process)(),
+        parameterization=configure("parameterization", request.parameterization)(),
+        weighting=configure("weighting", request.weighting)(),
+        times=configure("times", request.times)(),
+        norm=request.norm,
+    )
+
+
+def _rate(request: TrainRequest) -> Callable[[int], float]:
+    return lambda step: learning_rate(
+        step, peak=request.lr, warmup=request.warmup, steps=request.steps, decay=request.decay
+    )
+
+
+def _resume(
+    out: Path,
+    state: dict[str, Any],
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Average,
+    emit: Emit,
+) -> int:
+    """Steps already taken in `out`, with network, optimizer and average put where they were."""
+    folder = out / "checkpoints"
+    if not checkpoint.is_started(folder):
+        return 0
+    try:
+        saved = checkpoint.load(folder)
+    except CheckpointError as error:
+        emit(Note(text=f"{error}; starting from the beginning"))
+        return 0
+    before, now = saved.state.get("request", {}), state["request"]
+    changed = sorted(name for name in now if before.get(name) != now[name])
+    if saved.state.get("data") != state["data"]:
+        changed.append("the data")
+    if changed:
+        raise CheckpointError(
+            f"{out}: holds a run that differs in {', '.join(changed)}; "
+            "choose another output folder or remove this one"
+        )
+    for damage in saved.passed_over:
+        emit(Note(text=f"passed over a damaged checkpoint: {damage}"))
+    network.load_state_dict(saved.tensors["model"])
+    average.load(saved.tensors["ema"])
+    load_optimizer(optimizer, saved.tensors["optimizer"])
+    emit(Note(text=f"going on from step {saved.step} ({saved.path.name})"))
+    return saved.step
+
+
+def _follow(
+    steps: Iterable[Step],
+    request: TrainRequest,
+    taken: int,
+    log: Path,
+    machine: Machine,
+    save: Callable[[int], None],
+    emit: Emit,
+) -> float:
+    """Log, report and save while the loop runs; the mean loss of the last tenth of all steps."""
+    _forget_after(log, taken)
+    recent: deque[Step] = deque(maxlen=50)
+    every = max(1, request.steps // 2000)
+    last_save = last_news = time.monotonic()
+    gathered: list[Step] = []
+    with log.open("a", buffering=1) as file:
+        for step in steps:
+            recent.append(step)
+            gathered.append(step)
+            now, rate = time.monotonic(), len(recent) / sum(s.seconds for s in recent)
+            finished = step.step == request.steps
+            if step.step % every == 0 or finished:
+                file.write(json.dumps(_line(gathered, rate)) + "\n")
+                gathered = []
+            if now - last_save >= machine.save_seconds or finished:
+                save(step.step)
+                last_save = time.monotonic()
+            if now - last_news >= 0.25 or finished:
+                mean = sum(s.loss for s in recent) / len(recent)
+                emit(
+                    Progress(
+                        done=step.step,
+                        total=request.steps,
+                        unit="step",
+                        rate=rate,
+                        figures={"loss": mean},
+                    )
+                )
+                last_news = now
+    late = [row["loss"] for row in _rows(log) if row["step"] > 0.9 * request.steps]
+    return sum(late) / len(late)
+
+
+def _line(steps: list[Step], rate: float) -> dict[str, float]:
+    return {
+        "step": steps[-1].step,
+        "loss": sum(s.loss for s in steps) / len(steps),
+        "gradient": steps[-1].gradient,
+        "lr": steps[-1].lr,
+        "rate": rate,
+        "seconds": sum(s.seconds for s in steps),
+    }
+
+
+def _rows(log: Path) -> list[dict[str, Any]]:
+    rows = []
+    for line in log.read_text().splitlines() if log.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:  # the line that a crash cut short
+            break
+    return rows
+
+
+def _forget_after(log: Path, step: int) -> None:
+    """Drop what was logged after the checkpoint that training goes on from."""
+    kept = [json.dumps(row) for row in _rows(log) if row["step"] <= step]
+    log.write_text("".join(line + "\n" for line in kept))
+
+
+# --- sample -----------------------------------------------------------------------------------
+
+
+def sample(
+    request: SampleRequest, out: Path, *, machine: Machine | None = None, emit: Emit = silent
+) -> SampleResult:
+    """Draw `samples` results for each of the first `count` items of a dataset's split.
+
+    Args:
+        request: what to draw.
+        out: ``samples.safetensors`` and ``samples.json`` go there.
+        machine: where to run.
+        emit: hears of progress.
+
+    Raises:
+        InputError: as `load_model`; or the dataset has fewer items than wanted.
+    """
+    from safetensors.torch import save_file
+
+    start = time.perf_counter()
+    request = bind(SampleRequest, plain(request))
+    model = load_model(request.checkpoint, machine=machine, ema=request.ema)
+    for note in model.notes:
+        emit(Note(text=note))
+    spec = request.dataset or model.request.dataset
+    dataset: Dataset = configure("dataset", spec)(request.split)
+    count = request.count or len(dataset)
+    if count > len(dataset):
+        raise InputError(
+            f"count: {count} wanted, {spec.name} has {len(dataset)} in {request.split}"
+        )
+    make_folder(out)
+    pairs = [(item, draw) for item in range(count) for draw in range(request.samples)]
+    drawn, done, begun = [], 0, time.monotonic()
+    solver = configure("sampler", request.sampler)()
+    grid = configure("grid", request.grid)(model.process)
+    for chunk in (pairs[i : i + request.batch] for i in range(0, len(pairs), request.batch)):
+        batch = collate(dataset, [item for item, _ in chunk])
+        batch = {name: value.to(model.device) for name, value in batch.items()}
+        noise = Noise.of(request.seed, "sample", each=[f"{item}/{draw}" for item, draw in chunk])
+        example = model.task.prepare(batch)
+        x = prior(model.process, example.x0, noise)
+        x0 = integrate(model.denoise, model.process, grid, solver, x, noise, example.condition)
+        drawn.append(model.task.finish(x0, batch).cpu())
+        done += len(chunk)
+        rate = done / (time.monotonic() - begun)
+        emit(Progress(done=done, total=len(pairs), unit="draw", rate=rate, figures={}))
+    results = torch.cat(drawn).unflatten(0, (count, request.samples)).contiguous()
+    save_file({"samples": results}, out / "samples.safetensors")
+    about = {
+        "format": STATE_FORMAT,
+        "task": plain(model.request.task),
+        "dataset": plain(spec),
+        "data": dataset.digest(),
+        "split": request.split,
+        "seed": request.seed,
+        "items": [{"name": dataset.name(i), "source": dataset.source(i)} for i in range(count)],
+        "sampler": plain(request.sampler),
+        "grid": plain(request.grid),
+        "checkpoint_step": int(_digits(model.checkpoint.name)),
+    }
+    write_json(out / "samples.json", about)
+    return SampleResult(
+        samples=out, items=count, draws=request.samples, seconds=time.perf_counter() - start
+    )
+
+
+def _digits(name: str) -> str:
+    return re.sub(r"\D", "", name) or "0"
+
+
+# --- evaluate ---------------------------------------------------------------------------------
+
+
+def evaluate(
+    request: EvaluateRequest, out: Path, *, machine: Machine | None = None, emit: Emit = silent
+) -> EvaluateResult:
+    """Score samples against the items they were drawn for, and picture some.
+
+    Args:
+        request: what to score.
+        out: ``metrics.json`` and ``pictures/`` go there.
+        machine: where to run.
+        emit: hears of progress.
+
+    Raises:
+        InputError: no samples there, or the dataset has changed since they were drawn.
+    """
+    start = time.perf_counter()
+    request = bind(EvaluateRequest, plain(request))
+    device_of(machine or Machine())
+    results, about = _read_samples(request.samples)
+    task_spec, data_spec = Spec.parse(about["task"]), Spec.parse(about["dataset"])
+    task: Task = configure("task", task_spec)()
+    dataset: Dataset = configure("dataset", data_spec)(about["split"])
+    if dataset.digest() != about["data"]:
+        raise InputError(
+            f"{request.samples}: drawn for other data than {data_spec.name} holds now; draw again"
+        )
+    make_folder(out)
+    values: dict[str, dict[str, list[float]]] = {}
+    count, size = len(results), 8
+    for first in range(0, count, size):
+        chosen = list(range(first, min(first + size, count)))
+        scores = task.score(results[chosen], collate(dataset, chosen))
+        for method, named in scores.items():
+            for figure, numbers in named.items():
+                values.setdefault(method, {}).setdefault(figure, []).extend(numbers.tolist())
+        emit(Progress(done=chosen[-1] + 1, total=count, unit="item", figures={}))
+    sources = [item["source"] for item in about["items"]]
+    report = _summary(request, task, task_spec, about, values, sources, results.shape[1])
+    report["panels"] = _pictures(request, task, dataset, results, about, out)
+    write_json(out / "metrics.json", report)
+    return EvaluateResult(
+        metrics=out / "metrics.json",
+        scores={
+            m: {f: v["mean"] for f, v in named.items()} for m, named in report["methods"].items()
+        },
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _read_samples(place: Path) -> tuple[Tensor, dict[str, Any]]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        about = json.loads((place / "samples.json").read_text())
+        results = load_file(place / "samples.safetensors")["samples"]
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        raise InputError(f"{place}: no samples that `sample` wrote: {error}") from error
+    return results, about
+
+
+def _summary(
+    request: EvaluateRequest,
+    task: Task,
+    task_spec: Spec,
+    about: dict[str, Any],
+    values: dict[str, dict[str, list[float]]],
+    sources: list[str],
+    draws: int,
+) -> dict[str, Any]:
+    def mean(numbers: list[float]) -> dict[str, Any]:
+        return plain(interval(numbers, sources, confidence=request.confidence))
+
+    reference = values[task.reference]
+    differences = {
+        method: {
+            figure: mean([a - b for a, b in zip(numbers, reference[figure], strict=True)])
+            for figure, numbers in named.items()
+        }
+        for method, named in values.items()
+        if method != task.reference
+    }
+    return {
+        "format": STATE_FORMAT,
+        "task": task_spec.name,
+        "dataset": about["dataset"],
+        "split": about["split"],
+        "n": len(sources),
+        "sources": list(dict.fromkeys(sources)),
+        "draws": draws,
+        "confidence": request.confidence,
+        "interval": INTERVAL.format(draws=4000),
+        "metrics": {name: plain(figure) for name, figure in task.figures.items()},
+        "reference": task.reference,
+        "methods": {m: {f: mean(v) for f, v in named.items()} for m, named in values.items()},
+        "differences": differences,
+    }
+
+
+def _pictures(
+    request: EvaluateRequest,
+    task: Task,
+    dataset: Dataset,
+    results: Tensor,
+    about: dict[str, Any],
+    out: Path,
+) -> list[dict[str, Any]]:
+    """Panels of items spread evenly over the set, written as PNG."""
+    from PIL import Image
+
+    wanted = min(request.pictures, len(results))
+    chosen = [round(i * (len(results) - 1) / max(1, wanted - 1)) for i in range(wanted)]
+    if not chosen:
+        return []
+    folder = make_folder(out / "pictures")
+    titles = [about["items"][i]["name"] for i in chosen]
+    panels = []
+    for number, panel in enumerate(task.show(results[chosen], collate(dataset, chosen), titles)):
+        images = []
+        for place, (label, pixels) in enumerate(panel.images.items()):
+            name = f"{number:03d}-{place}.png"
+            Image.fromarray(pixels.squeeze()).save(folder / name)
+            height, width = pixels.shape[:2]
+            images.append(
+                {"label": label, "file": f"pictures/{name}", "width": width, "height": height}
+            )
+        panels.append({"title": panel.title, "images": images})
+    return panels

@@ -1,0 +1,1 @@
+"""Reverse processes: time grids, solvers and the loop that runs them."""

@@ -1,0 +1,1 @@
+"""Public test tools: closed-form worlds, orders of convergence, contracts of parts."""

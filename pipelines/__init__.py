@@ -1,0 +1,1 @@
+"""Jobs of several runs on Ray: plan, content-addressed results, report."""

@@ -1,0 +1,24 @@
+"""Image to image: pictures as (b, c, h, w) in [-1, 1]."""
+
+from core.registry import Plugin, dataset, operator, task
+
+PLUGIN = Plugin(
+    name="image2image",
+    summary="Super-resolution of photographs of any size (SR3).",
+    extra="polymode[image2image]",
+    parts=(
+        dataset(
+            "photos",
+            "plugins.image2image.data:Photos",
+            "Photographs in scikit-image; no download",
+            needs=("skimage",),
+        ),
+        dataset("folder", "plugins.image2image.data:Folder", "Your own pictures, recursively"),
+        operator(
+            "bicubic",
+            "plugins.image2image.operators:Bicubic",
+            "Antialiased bicubic by a whole factor",
+        ),
+        task("sr3", "plugins.image2image.tasks:SR3", "Super-resolution by refinement (SR3)"),
+    ),
+)
