@@ -7,12 +7,12 @@ Results go to standard output, one a line; messages to standard error.  The exit
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, cast
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from core.errors import InputError
-from core.registry import KINDS, Kind, installed
+from core.registry import KINDS, installed
 
 app = typer.Typer(
     name="polymode",
@@ -48,10 +48,10 @@ def list_parts(
     """List every part that is installed: kind, full name, summary, and what it still needs."""
     registry = installed()
     if kind is not None and kind not in KINDS:
-        registry.find(cast(Kind, kind), "")  # says which kinds there are
+        registry.find(kind, "")  # says which kinds there are
     rows = [
         (part.kind, name, part.summary, registry.missing(part))
-        for name, part in registry.names(cast(Kind | None, kind))
+        for name, part in registry.names(kind)
     ]
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
     for its_kind, name, summary, missing in rows:
@@ -68,7 +68,7 @@ def show(
     """Show one part: what it is, its options with defaults and meaning, and where it is written."""
     from core.description import describe_part
 
-    print(describe_part(cast(Kind, kind), name))
+    print(describe_part(kind, name))
     _note_broken()
 
 
@@ -184,7 +184,8 @@ def run_app(commands: typer.Typer) -> NoReturn:
 def _say_failure(error: Exception) -> NoReturn:
     usage = getattr(error, "format_message", None)  # typer's own: an unknown option, a bad value
     if usage is not None:
-        print(f"error: {usage()}", file=sys.stderr)
+        asked_nothing = type(error).__name__ == "NoArgsIsHelpError"
+        print(usage() if asked_nothing else f"error: {usage()}", file=sys.stderr)
         sys.exit(2)
     import os
     import traceback

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, TypeVar, Union, cast, get_args, get_origin
 
 from core.errors import InputError
-from core.registry import Kind, Registry, installed, nearest
+from core.registry import Registry, installed, nearest
 
 MAX_YAML_BYTES = 1 << 20
 MAX_YAML_DEPTH = 32
@@ -198,7 +198,7 @@ def options_of(build: Callable[..., Any]) -> tuple[Option, ...]:
     return tuple(Option(n, hints.get(n, Any), d, said.get(n, "")) for n, d in named)
 
 
-def part_options(kind: Kind, name: str, registry: Registry | None = None) -> tuple[Option, ...]:
+def part_options(kind: str, name: str, registry: Registry | None = None) -> tuple[Option, ...]:
     """The options of a registered part; imports it only if its source text does not tell them.
 
     Raises:
@@ -220,10 +220,10 @@ _EXPECTED = {
 }  # fmt: skip
 
 
-def _kind_of(annotation: Any) -> Kind | None:
+def _kind_of(annotation: Any) -> str | None:
     """The kind of part that ``Annotated[Spec, "network"]`` asks for."""
     if get_origin(annotation) is Annotated and get_args(annotation)[0] is Spec:
-        return cast(Kind, get_args(annotation)[1])
+        return str(get_args(annotation)[1])
     if get_origin(annotation) in (Union, types.UnionType):
         kinds = [kind for part in get_args(annotation) if (kind := _kind_of(part))]
         return kinds[0] if kinds else None
@@ -307,7 +307,6 @@ def check(
 
     if not isinstance(given, Mapping):
         return {}, [f"{at or label}: expected a mapping, got {given!r}"]
-    # Underscores before the names keep them clear of pydantic's own attributes.
     model = create_model(
         "Options",
         __config__=ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=()),
@@ -316,6 +315,14 @@ def check(
             {o.name: (o.annotation, ... if o.default is REQUIRED else o.default) for o in options},
         ),
     )
+    # Options of a part without its name are options of the default part.
+    named = {o.name: o.default.name for o in options if isinstance(o.default, Spec)}
+    given = {
+        key: {"name": named[key], **value}
+        if key in named and isinstance(value, Mapping) and "name" not in value
+        else value
+        for key, value in given.items()
+    }
     try:
         text = json.dumps(_as_plain(given))
     except (TypeError, ValueError) as error:
@@ -343,7 +350,7 @@ def check(
 
 
 def resolve(
-    kind: Kind, spec: Spec, at: str, registry: Registry | None = None
+    kind: str, spec: Spec, at: str, registry: Registry | None = None
 ) -> tuple[Spec, list[str]]:
     """`spec` with every option stated, defaults included, and all problems.
 
@@ -368,7 +375,7 @@ def bind(build: Callable[..., T], given: Mapping[str, Any], *, at: str = "") -> 
 
 
 def configure(
-    kind: Kind, spec: Spec, *, at: str = "", registry: Registry | None = None
+    kind: str, spec: Spec, *, at: str = "", registry: Registry | None = None
 ) -> Callable[..., Any]:
     """The part that `spec` names with its options set: call it with its inputs.
 

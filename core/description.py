@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from core.config import REQUIRED, Option, Spec, part_options
-from core.registry import Kind, Registry, installed
+from core.registry import Registry, installed
 
 
 def _type_name(annotation: Any) -> str:
@@ -57,7 +57,7 @@ def _source(target: str) -> tuple[str, str]:
     return "", str(path)
 
 
-def describe_part(kind: Kind, name: str, registry: Registry | None = None) -> str:
+def describe_part(kind: str, name: str, registry: Registry | None = None) -> str:
     """Everything a user needs to take a part into use.
 
     Raises:

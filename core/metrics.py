@@ -76,11 +76,18 @@ def interval(
         numbers[[i for i, name in enumerate(sources) if name == one]]
         for one in dict.fromkeys(sources)
     ]
+    sizes = np.array([len(group) for group in groups])
+    padded = np.zeros((len(groups), sizes.max()))
+    for row, group in zip(padded, groups, strict=True):
+        row[: len(group)] = group
     draw = np.random.Generator(np.random.PCG64(0))
-    means = np.empty(draws)
-    for k in range(draws):
-        chosen = draw.integers(len(groups), size=len(groups))
-        redrawn = [draw.choice(groups[g], size=len(groups[g])) for g in chosen]
-        means[k] = np.concatenate(redrawn).mean()
+    total, count = np.zeros(draws), np.zeros(draws)
+    for _ in groups:  # one source of each draw after another
+        chosen = draw.integers(len(groups), size=draws)
+        items = (draw.random((draws, padded.shape[1])) * sizes[chosen, None]).astype(int)
+        counted = np.arange(padded.shape[1]) < sizes[chosen, None]
+        total += (padded[chosen[:, None], items] * counted).sum(1)
+        count += sizes[chosen]
+    means = total / count
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Mean(float(numbers.mean()), float(low), float(high), len(numbers))

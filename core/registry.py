@@ -94,6 +94,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
+def _near_part(name: str, known: list[str]) -> str:
+    """Neighbours by last halves: within the plug-in named first, then anywhere (`heun`)."""
+    plugin, _, last = name.rpartition("/")
+    for pool in ([k for k in known if k.rpartition("/")[0] == plugin], known):
+        close = get_close_matches(last, [k.rpartition("/")[2] for k in pool], n=2, cutoff=0.6)
+        full = [k for k in pool if k.rpartition("/")[2] in close]
+        if full:
+            return f"; did you mean {' or '.join(map(repr, full[:2]))}?"
+    return nearest(name, known)
+
+
 class Registry:
     """The parts of a set of plug-ins.  Immutable; tests build their own."""
 
@@ -127,7 +138,7 @@ class Registry:
                 return f"target {part.target!r} of {part.name!r} is not 'package.module:attribute'"
         return ""
 
-    def names(self, kind: Kind | None = None) -> Iterator[tuple[str, Part]]:
+    def names(self, kind: str | None = None) -> Iterator[tuple[str, Part]]:
         """Full names and parts, sorted, of one kind or of all."""
         for (its_kind, name), (_, part) in sorted(self._parts.items(), key=lambda item: item[0]):
             if kind in (None, its_kind):
@@ -137,7 +148,7 @@ class Registry:
         """The optional packages that `part` needs and that are not installed."""
         return tuple(name for name in part.needs if importlib.util.find_spec(name) is None)
 
-    def find(self, kind: Kind, name: str) -> Part:
+    def find(self, kind: str, name: str) -> Part:
         """The part of that full name; imports nothing.
 
         Raises:
@@ -156,15 +167,10 @@ class Registry:
                 f"{self.broken[plugin]}"
             )
         known = [other for other, _ in self.names(kind)]
-        # `heun` is most likely `core/heun`: compare the last halves as well.
-        halves = {other.split("/", 1)[1]: other for other in known}
-        hint = nearest(name, known)
-        if not hint and (close := get_close_matches(name.split("/")[-1], list(halves), n=1)):
-            hint = f"; did you mean {halves[close[0]]!r}?"
         listed = ", ".join(known) if known else f"none; is a plug-in with a {kind} installed?"
-        raise RegistryError(f"no {kind} named {name!r}{hint}\n  known: {listed}")
+        raise RegistryError(f"no {kind} named {name!r}{_near_part(name, known)}\n  known: {listed}")
 
-    def load(self, kind: Kind, name: str) -> Callable[..., Any]:
+    def load(self, kind: str, name: str) -> Callable[..., Any]:
         """Import the part of that full name.  Errors inside its module pass through untouched.
 
         Raises:

@@ -350,7 +350,7 @@ def _follow(
     return sum(late) / len(late)
 
 
-def _line(steps: list[Step], rate: float) -> dict[str, float]:
+def _line(steps: list[Step], rate: float) -> dict[str, float | int]:
     return {
         "step": steps[-1].step,
         "loss": sum(s.loss for s in steps) / len(steps),

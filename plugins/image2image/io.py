@@ -69,7 +69,7 @@ class Picture:
         alpha: opacity in [0, 1], not multiplied into `pixels`; None if the file has none.
         depth: bits per channel in the file, 8 or 16.
         icc: the colour profile of `pixels`, as bytes.
-        exif: a TIFF structure without the ``Exif`` mark; its orientation is 1, as `pixels` are upright.
+        exif: a TIFF structure without the ``Exif`` mark, whose orientation is 1.
         dpi: dots per inch, across and down.
         text: PNG's text entries and JPEG's comment, key and value.
         format: a key of `FORMATS`.
@@ -175,6 +175,7 @@ def _decode(image: Image.Image, file: BinaryIO, path: Path) -> Picture:
     orientation, exif = _exif_of(image, notes)
     image.load()
     icc = image.info.get("icc_profile") or None
+    dpi, text = _dpi(image.info.get("dpi")), _text(image)  # conversions below drop both
     file.seek(24)
     deep = file.read(1) == b"\x10" if form == "PNG" else _tiff_bits(image) == 16
     if not deep:
@@ -198,15 +199,15 @@ def _decode(image: Image.Image, file: BinaryIO, path: Path) -> Picture:
         depth=16 if deep else 8,
         icc=icc,
         exif=exif,
-        dpi=_dpi(image.info.get("dpi")),
-        text=_text(image),
+        dpi=dpi,
+        text=text,
         format=form,
         notes=tuple(notes),
     )
 
 
 def upright(values: np.ndarray, orientation: int) -> np.ndarray:
-    """Rows and columns (h, w, ...) turned as EXIF's orientation 1 to 8 asks; others change nothing."""
+    """Rows and columns (h, w, ...) turned as EXIF's orientation 1 to 8 asks; else unchanged."""
     match orientation:
         case 2:
             return values[:, ::-1]
@@ -241,7 +242,7 @@ def _exif_of(image: Image.Image, notes: list[str]) -> tuple[int, bytes | None]:
                     kept.get_ifd(folder).update(entries)
             raw = kept.tobytes() if len(kept) or kept.get_ifd(0x8769) else None
         return orientation, _reset(raw.removeprefix(b"Exif\0\0")) if raw else None
-    except Exception:  # a picture is worth more than its damaged EXIF
+    except Exception:  # noqa: BLE001  (a picture is worth more than its damaged EXIF)
         notes.append("the EXIF entries are damaged and were left out")
         return 1, None
 
@@ -340,12 +341,12 @@ def _deep_tiff(file: BinaryIO, path: Path, size: tuple[int, int]) -> np.ndarray:
         samples = page.samplesperpixel
         if page.compression not in (1, 8, 32946):
             raise InputError(
-                f"{path}: 16-bit TIFF compressed by {page.compression.name} cannot be read;"
+                f"{path}: 16-bit TIFF compressed in way {int(page.compression)} cannot be read;"
                 " save it uncompressed or with ZIP (deflate)"
             )
         if page.photometric != 2 or samples not in (3, 4) or 1 in page.extrasamples:
             raise InputError(
-                f"{path}: 16-bit TIFF with {samples} channels of kind {page.photometric.name}"
+                f"{path}: 16-bit TIFF with {samples} channels of kind {int(page.photometric)}"
                 " cannot be used; save it as RGB with at most one alpha, not premultiplied"
             )
         wide, high = page.imagewidth, page.imagelength
@@ -419,7 +420,7 @@ def write(path: Path, picture: Picture) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except (OSError, ValueError, OverflowError, struct.error) as error:
+    except (OSError, ValueError, OverflowError, RuntimeError, struct.error) as error:
         raise InputError(f"{path}: cannot be written: {_reason(error)}") from error
     finally:
         part.unlink(missing_ok=True)
@@ -446,6 +447,8 @@ def _metadata(form: str, picture: Picture) -> dict[str, Any]:
         found["exif"] = b"Exif\0\0" + picture.exif
     if picture.dpi:
         found["dpi"] = picture.dpi
+    if form == "TIFF" and not picture.exif:  # libtiff, which compresses, takes no EXIF folder
+        found["compression"] = "tiff_adobe_deflate"
     if form == "PNG" and picture.text:
         found["pnginfo"] = PngImagePlugin.PngInfo()
         for key, value in picture.text:
@@ -457,7 +460,7 @@ def _metadata(form: str, picture: Picture) -> dict[str, Any]:
 
 _SAVE: dict[str, dict[str, Any]] = {
     "PNG": {},
-    "TIFF": {"compression": "tiff_adobe_deflate"},
+    "TIFF": {},
     "WEBP": {"lossless": True, "exact": True},
     "JPEG": {"quality": 95, "subsampling": "4:4:4"},
     "BMP": {},

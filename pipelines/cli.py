@@ -1,0 +1,204 @@
+"""The command `polymode`: the core's commands, and `plan` and `run` for jobs of several steps."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from core.cli import Settings, app, run_app
+from core.errors import InputError
+
+if TYPE_CHECKING:
+    from pipelines.execute import Outcomes
+    from pipelines.job import Job
+    from pipelines.plan import Planned
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="YAML file of steps.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for results and records.")]
+Cpus = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Cores to share out among steps; by default those that this machine has."
+    ),
+]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Compare stored files' contents too, not only their sizes.")
+]
+
+
+@app.command("plan")
+def plan_job(
+    job: JobFile,
+    out: Out = Path("runs"),
+    settings: Settings = None,
+    cpus: Cpus = None,
+    verify: Verify = False,
+) -> None:
+    """Show what `run` would do, and why: one line for each step.  Starts nothing.
+
+    A step whose result is there already, whole, is a hit.  Any other runs, for the reason given.
+
+    Example: polymode plan pipelines/jobs/demo.yaml --set steps.train.request.steps=500
+    """
+    _, planned = _plan(job, out, settings, verify)
+    for line in _table(planned):
+        print(line)
+    _check_fits(planned, cpus)
+
+
+@app.command("run")
+def run_job(
+    job: JobFile,
+    out: Out = Path("runs"),
+    settings: Settings = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="One step after another in this process, without Ray.")
+    ] = False,
+    cpus: Cpus = None,
+) -> None:
+    """Run the steps of a job that are not done yet, on a private Ray, and print where they report.
+
+    Results are kept in OUT/store and found again by what they were made from, so the same command
+    after a stop goes on where it stopped, and a changed option runs only what depends on it.
+
+    Example: polymode run pipelines/jobs/demo.yaml --set steps.train.request.steps=500
+    """
+    what, planned = _plan(job, out, settings, verify=False)
+    _check_fits(planned, cpus)
+    record = _record(out, what, planned)
+    if all(p.state == "hit" for p in planned):
+        count = len(planned)
+        said = f"all {count} steps are hits" if count > 1 else "its one step is a hit"
+        print(f"nothing to do: {said}", file=sys.stderr)
+        _print_results(planned, {})
+        return
+    outcomes = _execute(planned, record, local, cpus)
+    _finish(planned, outcomes, record)
+
+
+def _plan(
+    job: Path, out: Path, settings: Sequence[str] | None, verify: bool
+) -> "tuple[Job, tuple[Planned, ...]]":
+    from pipelines.job import read
+    from pipelines.plan import plan
+
+    what = read(job, settings or [])
+    return what, plan(what, out.absolute() / "store", verify=verify)
+
+
+def _check_fits(planned: "Sequence[Planned]", cpus: int | None) -> None:
+    """Refuse what cannot fit; asks torch about GPUs only where a step wants one."""
+    from pipelines import cluster
+    from pipelines.plan import check_resources
+
+    wanted = any(p.step.gpus for p in planned if p.state == "run")
+    check_resources(planned, cpus=cpus or cluster.cpus(), gpus=cluster.gpus() if wanted else 0)
+
+
+def _table(planned: "Sequence[Planned]") -> list[str]:
+    rows = [
+        (
+            p.step.name,
+            p.state,
+            p.key[:12],
+            f"{p.step.cpus} cpu" + (f" {p.step.gpus:g} gpu" if p.step.gpus else ""),
+            p.why,
+        )
+        for p in planned
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    return [
+        "  ".join([*(f"{row[i]:<{widths[i]}}" for i in range(4)), row[4]]).rstrip() for row in rows
+    ]
+
+
+def _record(out: Path, job: "Job", planned: "Sequence[Planned]") -> Path:
+    """The folder of this job's newest invocation, holding what was asked and what is planned.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    from core.config import plain
+    from pipelines import store
+
+    record = out.absolute() / job.name
+    try:
+        record.mkdir(parents=True, exist_ok=True)
+        (out / "store").mkdir(exist_ok=True)
+        store.write_json(record / "job.json", plain(job))
+        store.write_json(
+            record / "plan.json",
+            {
+                p.step.name: {
+                    "state": p.state,
+                    "why": p.why,
+                    "key": p.key,
+                    "folder": os.path.relpath(p.folder, record),
+                }
+                for p in planned
+            },
+        )
+    except OSError as error:
+        raise InputError(
+            f"{record}: cannot be written: {error.strerror}; name another folder with --out"
+        ) from error
+    return record
+
+
+def _execute(
+    planned: "Sequence[Planned]", record: Path, local: bool, cpus: int | None
+) -> "Outcomes":
+    from pipelines import cluster
+    from pipelines.execute import locally, on_ray
+    from pipelines.progress import Display
+
+    names = [p.step.name for p in planned]
+    with (
+        (record / "log.txt").open("w", encoding="utf-8") as log,
+        Display(names, record=log) as display,
+    ):
+        if local:
+            return locally(planned, display)
+        wanted = any(p.step.gpus for p in planned if p.state == "run")
+        display.say("starting Ray on this machine")
+        gpus = cluster.gpus() if wanted else 0
+        with cluster.private_ray(record, cpus=cpus or cluster.cpus(), gpus=gpus):
+            return on_ray(planned, display)
+
+
+def _finish(planned: "Sequence[Planned]", outcomes: "Outcomes", record: Path) -> None:
+    """Say what failed, print where the results are, and end with the fitting exit status."""
+    from core.config import plain
+    from pipelines import store
+    from pipelines.execute import failure
+
+    store.write_json(record / "outcome.json", plain(outcomes))
+    failed = [p for p in planned if outcomes[p.step.name].state == "failed"]
+    for p in failed:
+        print(f"error: {failure(p, outcomes[p.step.name])}", file=sys.stderr)
+    _print_results(planned, outcomes)
+    if failed:
+        raise typer.Exit(2 if all(outcomes[p.step.name].refused for p in failed) else 1)
+
+
+def _print_results(planned: "Sequence[Planned]", outcomes: "Outcomes") -> None:
+    """Print where the reports are; of a whole job without any, where its last results are."""
+    from pipelines import store
+
+    whole = [p for p in planned if not outcomes or outcomes[p.step.name].state in ("done", "hit")]
+    needed = {need for p in planned for need in p.step.needs}
+    shown: list[Any] = [
+        store.result_path(p.folder, "report") for p in whole if p.step.run == "report"
+    ]
+    if not shown and len(whole) == len(planned):
+        shown = [p.folder for p in whole if p.step.name not in needed]
+    for path in shown:
+        print(os.path.relpath(path))
+
+
+def main() -> NoReturn:
+    """The console script."""
+    run_app(app)

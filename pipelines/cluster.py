@@ -1,0 +1,124 @@
+"""A private Ray of one machine: reachable from this machine only, with a token, gone afterwards.
+
+Source of the settings: Ray 2.60, `ray/_private/services.py` and `ray/_private/worker.py`.
+"""
+
+import fcntl
+import logging
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+OBJECT_STORE_BYTES = 256 << 20
+# Ray puts `session_<date>_<microseconds>_<pid>/sockets/plasma_store` below its folder, 65 bytes;
+# a unix socket's path may have 107.
+LONGEST_FOLDER = 40
+PREFIX = "polymode-ray-"
+
+
+def cpus() -> int:
+    """Cores that this process may use."""
+    return max(1, len(os.sched_getaffinity(0)))
+
+
+def gpus() -> int:
+    """GPUs that torch can use here.  Imports torch."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+@contextmanager
+def private_ray(place: Path, *, cpus: int, gpus: int) -> Iterator[None]:
+    """Start Ray for this process and its workers; stop it and remove its files at the end.
+
+    It listens on loopback alone, asks every caller for a token that only this user can read,
+    has no dashboard, reports nothing to anyone and prints nothing.
+
+    Args:
+        place: an existing folder; Ray's files lie in it if the path is short enough for sockets,
+            otherwise in the system's folder for temporary files.
+        cpus: logical cores to share out.
+        gpus: GPUs to share out.
+    """
+    parent = _short_enough(place)
+    _sweep(parent)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))  # mode 0700
+    with (folder / "alive").open("w") as alive:
+        fcntl.flock(alive, fcntl.LOCK_EX)
+        before, on_stop = dict(os.environ), signal.getsignal(signal.SIGTERM)
+        os.environ.update(_environment(_token(folder)))
+        try:
+            import ray
+
+            ray.init(
+                address="local",
+                _node_ip_address="127.0.0.1",
+                include_dashboard=False,
+                num_cpus=cpus,
+                num_gpus=gpus,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _temp_dir=str(folder),
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, on_stop)  # Ray has put its own there
+            yield
+        finally:
+            with suppress(ImportError):
+                import ray
+
+                ray.shutdown()
+            os.environ.clear()
+            os.environ.update(before)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _short_enough(place: Path) -> Path:
+    """The first of `place` and the folders for temporary files in which sockets can be made."""
+    for parent in (place.resolve(), Path(tempfile.gettempdir())):
+        if len(os.fsencode(parent)) + len(f"/{PREFIX}12345678") <= LONGEST_FOLDER:
+            return parent
+    return Path("/tmp")
+
+
+def _token(folder: Path) -> Path:
+    """A new token in a file that only this user can read.  Ray's own would be readable by all."""
+    path = folder / "token"
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w") as file:
+        file.write(secrets.token_hex(32))
+    return path
+
+
+def _environment(token: Path) -> dict[str, str]:
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Off, Ray keeps a node address of 127.0.0.1 and binds to it; on, it takes the machine's
+        # outer address instead and listens on every interface.  It acts on Linux too.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        # Ray's coming behaviour, asked for now so that it prints no FutureWarning.
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_SCHEDULER_EVENTS": "0",
+        "RAY_DEDUP_LOGS": "0",
+    }
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what runs that were killed left behind: folders of ours whose lock nobody holds."""
+    for left in parent.glob(f"{PREFIX}*"):
+        with suppress(OSError):
+            if left.is_symlink() or left.stat().st_uid != os.getuid():
+                continue
+            with (left / "alive").open() as alive:
+                fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left, ignore_errors=True)

@@ -1,0 +1,311 @@
+"""A job file: named steps, where their inputs come from, what they may use.
+
+Read and checked in full before anything starts, without torch or Ray.  Every problem is reported
+at once with its dotted path.  Requests are kept resolved, defaults stated, so that a changed
+default changes a step's identity.
+"""
+
+import re
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Annotated, Any
+
+from annotated_types import Ge
+
+from core.config import ConfigError, Option, check, options_of, override, plain, read_yaml
+from core.registry import Registry, nearest
+from core.request import (
+    Count,
+    EvaluateRequest,
+    EvaluateResult,
+    SampleRequest,
+    SampleResult,
+    TrainRequest,
+    TrainResult,
+)
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+MAX_NAME = 64  # a folder's name holds it, a dash and 16 digits
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportRequest:
+    """One page about other steps.
+
+    Args:
+        title: the page's heading; by default, what was evaluated.
+    """
+
+    title: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportResult:
+    """A page and its facts.
+
+    Args:
+        report: one self-contained HTML file.
+        data: the same facts as JSON.
+    """
+
+    report: Path
+    data: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """Something a step can run.
+
+    Args:
+        request: what it is asked, a frozen dataclass whose fields are its options.
+        result: what it answers, a frozen dataclass; its `Path` fields can be other steps' inputs.
+        target: ``package.module:function``, imported by whoever does the step.
+        folders: its inputs are whole steps under free labels, not fields of its request.
+    """
+
+    request: type[Any]
+    result: type[Any]
+    target: str
+    folders: bool = False
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The names of the result's fields that are files or folders."""
+        hints = typing.get_type_hints(self.result)
+        return tuple(f.name for f in fields(self.result) if hints[f.name] is Path)
+
+
+Verbs = Mapping[str, Verb]
+VERBS: Verbs = {
+    "train": Verb(request=TrainRequest, result=TrainResult, target="core.runs:train"),
+    "sample": Verb(request=SampleRequest, result=SampleResult, target="core.runs:sample"),
+    "evaluate": Verb(request=EvaluateRequest, result=EvaluateResult, target="core.runs:evaluate"),
+    "report": Verb(
+        request=ReportRequest, result=ReportResult, target="pipelines.report:report", folders=True
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an input comes from.
+
+    Args:
+        step: the step that makes it.
+        field: which of its results; empty for the whole step.
+    """
+
+    step: str
+    field: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.step}.{self.field}" if self.field else self.step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One run with everything that decides its numbers, and what it may use.
+
+    Args:
+        name: unique in the job.
+        run: its verb.
+        request: resolved options by name, those that inputs supply left out.
+        inputs: request field, or a report's label, to where it comes from.
+        cpus: threads it computes with, and cores it occupies.
+        gpus: GPUs it occupies; a fraction shares one. 0 computes on the CPU.
+        retries: how often it is tried again after a failure.
+    """
+
+    name: str
+    run: str
+    request: Mapping[str, Any]
+    inputs: Mapping[str, Source]
+    cpus: int = 1
+    gpus: float = 0
+    retries: int = 0
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The steps it waits for."""
+        return tuple(dict.fromkeys(source.step for source in self.inputs.values()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Steps in an order in which each comes after those it needs."""
+
+    name: str
+    steps: tuple[Step, ...]
+    description: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _JobAsWritten:
+    name: str
+    steps: dict[str, dict[str, Any]]
+    description: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StepAsWritten:
+    run: str
+    request: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    cpus: Count = 1
+    gpus: Annotated[float, Ge(0)] = 0
+    retries: Annotated[int, Ge(0)] = 0
+
+
+def read(
+    path: Path,
+    settings: Sequence[str] = (),
+    *,
+    verbs: Verbs = VERBS,
+    registry: Registry | None = None,
+) -> Job:
+    """The job in a YAML file with ``steps.train.request.steps=10`` settings laid over it.
+
+    Raises:
+        InputError: the file cannot be read or is not YAML.
+        ConfigError: anything in it does not fit; all problems at once.
+    """
+    return parse(read_yaml(path), settings, verbs=verbs, registry=registry)
+
+
+def parse(
+    document: object,
+    settings: Sequence[str] = (),
+    *,
+    verbs: Verbs = VERBS,
+    registry: Registry | None = None,
+) -> Job:
+    """The job that `document`, a value as YAML gives it, describes.
+
+    Raises:
+        ConfigError: anything in it does not fit; all problems at once.
+    """
+    if not isinstance(document, Mapping):
+        raise ConfigError([f"job: expected a mapping with name and steps, got {document!r}"])
+    try:
+        given: dict[str, Any] = plain(document)
+    except (TypeError, ValueError) as error:
+        raise ConfigError([f"job: not a plain value: {error}"]) from error
+    given = override(given, list(settings))
+    top, problems = check(options_of(_JobAsWritten), given, label="job")
+    name, written = top.get("name"), top.get("steps")
+    if isinstance(name, str):
+        problems += _about_name("name", name)
+        if name == "store":
+            problems.append("name: 'store' is where results are kept; choose another")
+    if not isinstance(written, dict):
+        raise ConfigError(problems)
+    if not written:
+        problems.append("steps: none given; a job has at least one step")
+    known = {key: step["run"] for key, step in written.items() if step.get("run") in list(verbs)}
+    steps: dict[str, Step] = {}
+    for key, step in written.items():
+        problems += _about_name(f"steps.{key}", key)
+        steps[key], more = _step(key, step, known, list(written), verbs, registry)
+        problems += more
+    order, more = _order(steps)
+    problems += more
+    if problems:
+        raise ConfigError(problems)
+    description = top.get("description", "")
+    return Job(name=str(name), description=description, steps=tuple(steps[key] for key in order))
+
+
+def _about_name(at: str, name: str) -> list[str]:
+    if NAME.fullmatch(name) and len(name) <= MAX_NAME:
+        return []
+    allowed = f"at most {MAX_NAME} of a-z, 0-9, _ and -, the first a letter or digit"
+    return [f"{at}: {name!r} is not a name; allowed: {allowed}"]
+
+
+def _step(
+    name: str,
+    written: Mapping[str, Any],
+    known: Mapping[str, str],
+    names: list[str],
+    verbs: Verbs,
+    registry: Registry | None,
+) -> tuple[Step, list[str]]:
+    """The step as far as it can be read, and all that is wrong with it."""
+    at = f"steps.{name}"
+    values, problems = check(options_of(_StepAsWritten), written, at=at)
+    sources = {
+        key: Source(*text.partition(".")[::2]) for key, text in values.get("inputs", {}).items()
+    }
+    run, request = values.get("run"), values.get("request", {})
+    if isinstance(run, str) and run not in verbs:
+        problems.append(
+            f"{at}.run: no verb {run!r}{nearest(run, verbs)}; known: {', '.join(verbs)}"
+        )
+    elif isinstance(run, str):
+        options = options_of(verbs[run].request)
+        if not verbs[run].folders:
+            problems += _about_fields(at, options, request, sources)
+            # What inputs supply is neither required of the request nor wanted in it.
+            options = tuple(o for o in options if o.name not in sources)
+            request = {key: value for key, value in request.items() if key not in sources}
+        request, more = check(options, request, at=f"{at}.request", registry=registry)
+        problems += more
+    whole = isinstance(run, str) and run in verbs and verbs[run].folders
+    for key, source in sources.items():
+        problems += _about_source(f"{at}.inputs.{key}", source, known, names, verbs, whole)
+    rest = {key: values[key] for key in ("cpus", "gpus", "retries") if key in values}
+    return Step(name=name, run=str(run), request=request, inputs=sources, **rest), problems
+
+
+def _takes_path(annotation: Any) -> bool:
+    return annotation is Path or any(map(_takes_path, typing.get_args(annotation)))
+
+
+def _about_fields(
+    at: str, options: tuple[Option, ...], request: Mapping[str, Any], sources: Mapping[str, Source]
+) -> Iterator[str]:
+    by_name = {option.name: option for option in options}
+    able = [option.name for option in options if _takes_path(option.annotation)]
+    for key in sources:
+        if key not in by_name:
+            yield f"{at}.inputs.{key}: unknown option{nearest(key, able)}"
+        elif key not in able:
+            takes = ", ".join(able) or "none"
+            yield f"{at}.inputs.{key}: takes no file or folder; options that do: {takes}"
+        if key in request:
+            yield f"{at}.inputs.{key}: given in request too; keep one of them"
+
+
+def _about_source(
+    at: str,
+    source: Source,
+    known: Mapping[str, str],
+    names: list[str],
+    verbs: Verbs,
+    whole: bool,
+) -> Iterator[str]:
+    if source.step not in names:
+        yield f"{at}: no step named {source.step!r}{nearest(source.step, names)}"
+    elif source.step in known:
+        paths = verbs[known[source.step]].paths
+        if not source.field and not whole:
+            yield f"{at}: expected one of {', '.join(f'{source.step}.{p}' for p in paths)}"
+        elif source.field and source.field not in paths:
+            yield (
+                f"{at}: {known[source.step]} gives no file or folder {source.field!r}"
+                f"{nearest(source.field, paths)}; known: {', '.join(paths)}"
+            )
+
+
+def _order(steps: Mapping[str, Step]) -> tuple[list[str], list[str]]:
+    graph = {name: [need for need in step.needs if need in steps] for name, step in steps.items()}
+    try:
+        return list(TopologicalSorter(graph).static_order()), []
+    except CycleError as error:
+        cycle: list[str] = error.args[1][:-1]
+        first = cycle.index(min(cycle))
+        cycle = cycle[first:] + cycle[: first + 1]
+        return [], [f"steps: circular inputs {' -> '.join(cycle)}"]

@@ -1,0 +1,272 @@
+"""What would run and why: a step's key is the hash of everything that decides its result.
+
+That is the verb, the resolved request, the versions of the parts named in it, the keys of its
+inputs and the contents of the files it names.  Machines, cores, GPUs, retries and output folders
+are not in it.  Imports neither torch nor Ray.
+"""
+
+import hashlib
+import json
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from core.config import Option, Spec, options_of, part_options, plain
+from core.errors import InputError
+from core.registry import Registry, installed
+from pipelines import store
+from pipelines.job import VERBS, Job, Step, Verbs
+
+FORMAT = 1
+SHOWN = 4  # differences named in a reason
+_ABSENT = object()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A step with its identity and what is to be done about it.
+
+    Args:
+        step: what was asked.
+        key: sha256 of `identity`, in hex.
+        identity: everything that decides the result, as JSON's types.
+        folder: where the result lies or will lie.
+        state: a hit is there already, whole.
+        why: one line; empty for a hit.
+    """
+
+    step: Step
+    key: str
+    identity: Mapping[str, Any]
+    folder: Path
+    state: Literal["hit", "run"]
+    why: str
+
+
+def plan(
+    job: Job,
+    root: Path,
+    *,
+    verify: bool = False,
+    verbs: Verbs = VERBS,
+    registry: Registry | None = None,
+) -> tuple[Planned, ...]:
+    """Each step of `job` with its key, and whether the store `root` has its result.
+
+    Args:
+        job: what was asked.
+        root: the store; need not exist.
+        verify: compare the contents of stored files, not only their sizes.
+        verbs: what steps can run.
+        registry: where parts are looked up; the installed one by default.
+
+    Raises:
+        InputError: a request names a file or folder that does not exist; all of them at once.
+    """
+    planned: dict[str, Planned] = {}
+    problems: list[str] = []
+    for step in job.steps:
+        options = options_of(verbs[step.run].request)
+        mentioned = list(_mentioned(options, step.request, registry or installed(), "request"))
+        files: dict[str, str] = {}
+        for at, thing in mentioned:
+            if isinstance(thing, Path):
+                try:
+                    files[at] = store.digest(thing)
+                except OSError as error:
+                    problems.append(f"steps.{step.name}.{at}: {thing}: {error.strerror}")
+        if problems:
+            continue
+        identity = {
+            "format": FORMAT,
+            "run": step.run,
+            "request": plain(step.request),
+            "parts": dict(sorted(t for _, t in mentioned if not isinstance(t, Path))),
+            "inputs": {
+                name: {"key": planned[source.step].key, "field": source.field}
+                for name, source in step.inputs.items()
+            },
+            "files": files,
+        }
+        planned[step.name] = _judge(step, identity, root, verify)
+    if problems:
+        raise InputError("\n".join(problems))
+    return tuple(planned.values())
+
+
+def key_of(identity: Mapping[str, Any]) -> str:
+    """The sha256 of `identity`, the same for every order of its keys and for 1 and 1.0."""
+    text = json.dumps(_one_number(identity), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _one_number(value: Any) -> Any:
+    """`value` with whole floats as integers: a default of 1 and a given 1.0 mean the same."""
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case Mapping():
+            return {key: _one_number(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_one_number(inner) for inner in value]
+    return value
+
+
+def _kind_in(annotation: Any) -> Any:
+    """The kind of part that ``Annotated[Spec, kind]`` somewhere in `annotation` asks for."""
+    inner = typing.get_args(annotation)
+    if typing.get_origin(annotation) is Annotated and inner[0] is Spec:
+        return inner[1]
+    return next(filter(None, map(_kind_in, inner)), None)
+
+
+def _mentioned(
+    options: tuple[Option, ...], values: Mapping[str, Any], registry: Registry, at: str
+) -> Iterator[tuple[str, Path | tuple[str, str]]]:
+    """Every path and every part (name, version) in resolved `values`, with its dotted place."""
+    annotations = {option.name: option.annotation for option in options}
+    for name, value in values.items():
+        yield from _within(annotations.get(name), value, registry, f"{at}.{name}")
+
+
+def _within(
+    annotation: Any, value: Any, registry: Registry, at: str
+) -> Iterator[tuple[str, Path | tuple[str, str]]]:
+    match value:
+        case Path():
+            yield at, value
+        case Spec():
+            kind = _kind_in(annotation)
+            yield at, (f"{kind} {value.name}", registry.find(kind, value.name).version)
+            options = part_options(kind, value.name, registry)
+            yield from _mentioned(options, value.options, registry, at)
+        case Mapping():
+            for key, inner in value.items():
+                yield from _within(annotation, inner, registry, f"{at}.{key}")
+        case list() | tuple():
+            for index, inner in enumerate(value):
+                yield from _within(annotation, inner, registry, f"{at}[{index}]")
+
+
+# --- hit or run, and why ---------------------------------------------------------------------
+
+
+def _judge(step: Step, identity: Mapping[str, Any], root: Path, verify: bool) -> Planned:
+    key = key_of(identity)
+    folder = store.folder_of(root, step.name, key)
+    found = store.inspect(folder, key, verify=verify)
+    match found.state:
+        case "whole":
+            why = ""
+        case "damaged":
+            why = f"output damaged: {found.what}"
+        case "unfinished":
+            why = "unfinished: goes on from where it stopped"
+        case "absent":
+            before = store.latest(root, step.name)
+            why = _difference(before["identity"], identity, step) if before else "first run"
+    state = "run" if why else "hit"
+    return Planned(step=step, key=key, identity=identity, folder=folder, state=state, why=why)
+
+
+def _flat(value: Any, at: str) -> dict[str, Any]:
+    if isinstance(value, Mapping) and value:
+        return {
+            k: v for key, inner in value.items() for k, v in _flat(inner, f"{at}.{key}").items()
+        }
+    return {at: value}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any], step: Step) -> str:
+    """What differs between two identities, the likeliest causes first."""
+
+    def changed(section: str) -> Iterator[tuple[str, Any, Any]]:
+        old, new = _flat(before.get(section, {}), section), _flat(now.get(section, {}), section)
+        for name in dict.fromkeys([*new, *old]):
+            pair = old.get(name, _ABSENT), new.get(name, _ABSENT)
+            if _one_number(pair[0]) != _one_number(pair[1]):
+                yield name, *pair
+
+    said = [f"run {before.get('run')} -> {now['run']}"] if before.get("run") != now["run"] else []
+    for name, old, new in changed("request"):
+        if old is _ABSENT:
+            said.append(f"{name} {_text(new)} is new")
+        else:
+            said.append(
+                f"{name} {_text(old)} " + ("is gone" if new is _ABSENT else f"-> {_text(new)}")
+            )
+    for name, old, new in changed("parts"):
+        if _ABSENT not in (old, new):  # a part come or gone shows in the request
+            said.append(f"part {name.partition(' ')[2]} version {old} -> {new}")
+    named = dict(_texts(now["request"], "request"))
+    said += [f"file {named.get(name, name)} changed" for name, old, new in _files(before, now)]
+    sources = {name: source.step for name, source in step.inputs.items()}
+    inputs = [name.split(".")[1] for name, _, _ in changed("inputs")]
+    for name in dict.fromkeys(inputs):
+        said.append(f"input {sources[name]} changed" if name in sources else f"input {name} gone")
+    if before.get("format") != now["format"]:
+        said.append("polymode describes steps in another way now")
+    more = f"; and {len(said) - SHOWN} more" if len(said) > SHOWN else ""
+    return "; ".join(dict.fromkeys(said[:SHOWN])) + more or "its earlier result is gone"
+
+
+def _files(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    old = before.get("files", {})
+    for name, new in now["files"].items():
+        if name in old and old[name] != new:
+            yield name, old[name], new
+
+
+def _texts(value: Any, at: str) -> Iterator[tuple[str, str]]:
+    """Dotted places and texts in plain values, to name a file by what the user wrote."""
+    match value:
+        case str():
+            yield at, value
+        case Mapping():
+            for key, inner in value.items():
+                yield from _texts(inner, f"{at}.{key}")
+        case list():
+            for index, inner in enumerate(value):
+                yield from _texts(inner, f"{at}[{index}]")
+
+
+# --- does it fit -----------------------------------------------------------------------------
+
+
+def check_resources(planned: Iterable[Planned], *, cpus: int, gpus: float) -> None:
+    """Refuse steps that would wait for ever for cores or GPUs that this machine does not have.
+
+    Only steps that will run count.
+
+    Raises:
+        InputError: some do not fit; all of them at once.
+    """
+    problems: list[str] = []
+    for step in (p.step for p in planned if p.state == "run"):
+        at = f"steps.{step.name}"
+        if step.gpus > gpus:
+            problems.append(
+                f"{at}: wants {_count(step.gpus, 'GPU')}, this machine has {gpus:g}; "
+                f"set {at}.gpus={gpus:g} or run on a machine with {_enough(step.gpus)}"
+            )
+        if step.cpus > cpus:
+            problems.append(
+                f"{at}: wants {_count(step.cpus, 'CPU')}, this run has {cpus}; "
+                f"set {at}.cpus={cpus} or share the cores with --cpus {step.cpus}"
+            )
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+def _count(number: float, what: str) -> str:
+    return f"{number:g} {what}{'' if number <= 1 else 's'}"
+
+
+def _enough(number: float) -> str:
+    return "one" if number <= 1 else f"{number:g}"

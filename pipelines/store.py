@@ -1,0 +1,226 @@
+"""Content-addressed results: one folder per step and key, its manifest written last.
+
+A folder without a manifest is unfinished and is entered again; one whose files do not match its
+manifest is damaged and is moved aside.  Only a folder whose manifest is whole is ever a hit, and
+the manifest appears by one rename after every file it lists is on disk.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from core.errors import InputError
+
+FORMAT = 1
+MANIFEST, REQUEST, RESULT, ENVIRONMENT = "MANIFEST.json", "request.json", "result.json", "env.json"
+LOG, EVENTS = "log.txt", "events.jsonl"
+# A waiting second process may still write an event after the commit.
+UNLISTED = {MANIFEST, EVENTS}
+KEY_DIGITS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What lies in a result's folder.
+
+    Args:
+        state: nothing, a start, a whole result, or one that does not match its manifest.
+        what: what is damaged.
+    """
+
+    state: Literal["absent", "unfinished", "whole", "damaged"]
+    what: str = ""
+
+
+def folder_of(root: Path, step: str, key: str) -> Path:
+    """Where the result of `step` with `key` lies in the store `root`."""
+    return root / f"{step}-{key[:KEY_DIGITS]}"
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file's bytes; of a folder, of its files' names and digests."""
+    if path.is_dir():
+        listing = [[name, digest(path / name)] for name in files_below(path)]
+        return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_below(folder: Path) -> list[str]:
+    """Relative names of all files below `folder`, sorted, with ``/`` between parts."""
+    found = (Path(at, name) for at, _, names in os.walk(folder) for name in names)
+    return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+# --- writing ---------------------------------------------------------------------------------
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold what `path`, a file or a folder, is now."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Put `text` at `path` in one step: a reader sees the old file or the new one, whole."""
+    waiting = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with waiting.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(waiting, path)
+    _sync(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Put `value` as JSON at `path` in one step."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The mapping in a JSON file; None if there is none or it is not whole."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def begin(folder: Path, key: str, identity: Mapping[str, Any], step: str) -> None:
+    """Make `folder` and say in it what will be made there; keep what an earlier start left."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(".*.tmp"):
+        left.unlink()
+    started = datetime.now(UTC).isoformat(timespec="microseconds")
+    document = {"format": FORMAT, "step": step, "key": key, "started": started}
+    write_json(folder / REQUEST, {**document, "identity": identity})
+
+
+def commit(folder: Path, key: str) -> None:
+    """Make what lies in `folder` the result of `key`: all files on disk, then the manifest."""
+    listed: dict[str, tuple[int, str]] = {}
+    for name in files_below(folder):
+        if name not in UNLISTED:
+            _sync(folder / name)
+            listed[name] = (folder / name).stat().st_size, digest(folder / name)
+    for at, _, _ in os.walk(folder, topdown=False):
+        _sync(Path(at))
+    write_json(folder / MANIFEST, {"format": FORMAT, "key": key, "files": listed})
+    _sync(folder.parent)
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a damaged folder so that it is kept but never taken for a result; its new name."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
+    aside = folder.with_name(f"damaged-{folder.name}-{stamp}")
+    os.replace(folder, aside)
+    return aside
+
+
+# --- reading ---------------------------------------------------------------------------------
+
+
+def inspect(folder: Path, key: str, *, verify: bool = False) -> Found:
+    """What `folder` holds for `key`: sizes are compared, and with `verify` contents too.
+
+    Raises:
+        InputError: it was written by a newer version in a format this one does not know.
+    """
+    if not folder.is_dir():
+        return Found("absent")
+    if not (folder / MANIFEST).exists():
+        request = read_json(folder / REQUEST)
+        if request is None or request.get("key") == key:
+            return Found("unfinished")
+        return Found("damaged", f"{REQUEST} belongs to another key")
+    manifest = read_json(folder / MANIFEST)
+    if manifest is None:
+        return Found("damaged", f"{MANIFEST} is not readable")
+    version, files = manifest.get("format"), manifest.get("files")
+    if isinstance(version, int) and version > FORMAT:
+        raise InputError(
+            f"{folder}: written by a newer polymode (store format {version}, this one knows "
+            f"{FORMAT}); upgrade polymode, or name another folder with --out"
+        )
+    if version != FORMAT or manifest.get("key") != key or not isinstance(files, dict):
+        return Found("damaged", f"{MANIFEST} is not this result's")
+    for name, said in files.items():
+        if what := _mismatch(folder, name, said, verify):
+            return Found("damaged", f"{name} {what}")
+    if not {REQUEST, RESULT, ENVIRONMENT} <= files.keys():
+        return Found("damaged", f"{MANIFEST} lists no result")
+    return Found("whole")
+
+
+def _mismatch(folder: Path, name: str, said: Any, verify: bool) -> str:
+    """How the file differs from what the manifest says, or nothing."""
+    path = folder / name
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        return "lies outside the folder"
+    match said:
+        case [int(size), str(sha256)]:
+            if not path.is_file():
+                return "is missing"
+            if path.stat().st_size != size:
+                return f"has {path.stat().st_size} bytes, not {size}"
+            return "has changed" if verify and digest(path) != sha256 else ""
+        case _:
+            return f"is not described in {MANIFEST}"
+
+
+def latest(root: Path, step: str) -> dict[str, Any] | None:
+    """The newest `request.json` of any result of `step`, finished or not."""
+    name = re.compile(rf"{re.escape(step)}-[0-9a-f]{{{KEY_DIGITS}}}")
+    folders = [path for path in root.glob(f"{step}-*") if name.fullmatch(path.name)]
+    found = [r for path in folders if (r := read_json(path / REQUEST)) and "identity" in r]
+    return max(found, key=lambda request: str(request.get("started")), default=None)
+
+
+def result_path(folder: Path, field: str) -> Path:
+    """The file or folder that a finished step gave as `field`.
+
+    Raises:
+        InputError: the result has no such field.
+    """
+    result = read_json(folder / RESULT) or {}
+    if not isinstance(result.get(field), str):
+        raise InputError(f"{folder.name}: its result has no file or folder {field!r}")
+    return folder / result[field]
+
+
+# --- one at a time ---------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold the right to make `folder`, from checking to committing.
+
+    The kernel frees it when the holder dies, however it dies.  It holds among processes of one
+    machine; `waiting` is called once if another has it.
+    """
+    place = folder.parent / ".locks" / folder.name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("w") as file:
+        told = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not told:
+                    waiting()
+                    told = True
+                time.sleep(0.2)
+        yield

@@ -1,0 +1,173 @@
+"""``python -m plugins.image2image``: what a user with photographs would say."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from core.cli import run_app
+from core.errors import InputError
+
+app = typer.Typer(
+    help="Super-resolution of your own photographs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _verbs() -> None:
+    """Super-resolution of your own photographs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a picture is enlarged: everything that decides the pixels but the picture and model."""
+
+    steps: int
+    seed: int
+    mean_of: int
+    sampler: str
+    tile: int
+    overlap: int
+
+
+@app.command()
+def upscale(
+    photos: Annotated[list[Path], typer.Argument(help="Pictures: PNG, JPEG, TIFF, WebP, BMP.")],
+    checkpoint: Annotated[Path, typer.Option(help="Folder that `polymode train` wrote.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="File for one picture, folder for several.")
+    ],
+    scale: Annotated[
+        int | None, typer.Option(min=2, help="Factor; must be the one the model was trained for.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=2, help="Steps of the sampler; more is slower.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same picture.")] = 0,
+    mean_of: Annotated[
+        int, typer.Option(min=1, help="Average so many draws: closer on average, and smoother.")
+    ] = 1,
+    sampler: Annotated[str, typer.Option(help="See `polymode list sampler`.")] = "core/ddim",
+    tile: Annotated[int, typer.Option(min=64, help="Side of a tile; bounds the memory.")] = 512,
+    overlap: Annotated[int, typer.Option(min=0, help="Pixels that tiles share.")] = 64,
+    record: Annotated[bool, typer.Option(help="Write the settings beside it, as .json.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")] = None,
+) -> None:
+    """Enlarge pictures with a trained SR3 model.
+
+    Any size; RGB or grey; alpha, 16 bits, colour profile and EXIF are kept.
+
+    Example: python -m plugins.image2image upscale photo.png --checkpoint runs/sr3 -o large.png
+    """
+    jobs = _targets(photos, out)
+    settings = Settings(
+        steps=steps, seed=seed, mean_of=mean_of, sampler=sampler, tile=tile, overlap=overlap
+    )
+    from plugins.image2image import io
+
+    # Everything that can be wrong is found before the slow part, and before torch is needed.
+    pictures = [io.read(photo) for photo, _ in jobs]
+    for (_, target), picture in zip(jobs, pictures, strict=True):
+        io.check_writable(target, alpha=picture.alpha is not None, depth=picture.depth)
+    enlarge = _enlarger(checkpoint, scale, settings, device, threads)
+    for (photo, target), picture in zip(jobs, pictures, strict=True):
+        result, about = enlarge(picture, photo.name)
+        io.write(target, result)
+        if record:
+            text = json.dumps({"input": photo.name, **about}, indent=1)
+            target.with_suffix(".json").write_text(text + "\n")
+        print(target)
+
+
+def _targets(photos: list[Path], out: Path) -> list[tuple[Path, Path]]:
+    """Which file each picture is written to.
+
+    Raises:
+        InputError: several pictures for one file, or a result that would replace its own input.
+    """
+    if len(photos) == 1 and not out.is_dir():
+        jobs = [(photos[0], out)]
+    elif out.suffix and not out.is_dir():
+        raise InputError(f"{out}: {len(photos)} pictures need a folder; give one with -o")
+    else:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{out}: cannot be made: {error.strerror}") from error
+        jobs = [(photo, out / photo.name) for photo in photos]
+    for photo, target in jobs:
+        if target.exists() and photo.exists() and target.samefile(photo):
+            raise InputError(f"{target}: would replace the picture itself; choose another name")
+    names = [target for _, target in jobs]
+    doubled = sorted({str(name) for name in names if names.count(name) > 1})
+    if doubled:
+        raise InputError(f"{doubled[0]}: two pictures of that name; enlarge them one by one")
+    return jobs
+
+
+def _enlarger(
+    checkpoint: Path, scale: int | None, settings: Settings, device: str, threads: int | None
+) -> Callable:
+    """The function from a picture to its enlargement and what was done, for one loaded model."""
+    import sys
+
+    from core.config import Spec, configure, plain
+    from core.progress import listener
+    from core.request import Machine
+    from core.runs import load_model
+    from plugins.image2image.enlarge import enlarge
+
+    machine = Machine(device=device, threads=threads)
+    model = load_model(checkpoint, machine=machine, task="image2image/sr3")
+    for note in model.notes:
+        print(note, file=sys.stderr)
+    trained = model.task.scale  # pyright: ignore[reportAttributeAccessIssue]
+    if scale is not None and scale != trained:
+        raise InputError(
+            f"--scale: the model was trained for {trained}, {scale} was asked; leave it out or "
+            "train with task.scale set"
+        )
+    solver = configure("sampler", Spec(settings.sampler))()
+    grid = configure("grid", Spec("core/uniform_log_snr", {"steps": settings.steps}))(model.process)
+    about = {
+        "scale": trained,
+        **plain(settings),
+        "checkpoint": model.checkpoint.name,
+        "model": plain(model.request),
+    }
+
+    def run(picture, name: str):
+        for note in picture.notes:
+            print(f"{name}: {note}", file=sys.stderr)
+        with listener(f"upscale {name}") as emit:
+            pixels, alpha = enlarge(
+                model,
+                picture.pixels,
+                picture.alpha,
+                solver=solver,
+                grid=grid,
+                seed=settings.seed,
+                mean_of=settings.mean_of,
+                tile=settings.tile,
+                overlap=settings.overlap,
+                emit=emit,
+            )
+        return replace(picture, pixels=pixels, alpha=alpha), about
+
+    return run
+
+
+def main() -> NoReturn:
+    """The entry point."""
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()

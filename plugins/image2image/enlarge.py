@@ -1,0 +1,93 @@
+"""One picture of any size through a trained SR3 model."""
+
+import time
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from core.errors import InputError
+from core.process.noise import Noise
+from core.request import Emit, Progress
+from core.runs import Model
+from core.sampler.sample import prior, sample
+from core.sampler.solvers import Solver
+from plugins.image2image.tasks import SR3
+from plugins.image2image.tiles import tiled
+
+# float32 fields of the result's size that live at once: x, x0, its history, condition, noise,
+# the sum over draws and what the arithmetic in between needs.
+FIELDS = 12
+
+
+def enlarge(
+    model: Model,
+    pixels: Float[Tensor, " c h w"],
+    alpha: Float[Tensor, " 1 h w"] | None,
+    *,
+    solver: Solver,
+    grid: Float64[Tensor, " n"],
+    seed: int,
+    mean_of: int,
+    tile: int,
+    overlap: int,
+    emit: Emit,
+) -> tuple[Float[Tensor, " c y x"], Float[Tensor, " 1 y x"] | None]:
+    """The picture and its alpha, `scale` times as large.
+
+    Grey pictures go through the model as equal channels and come back as their mean; alpha is
+    enlarged bicubically.  Draw k depends on (seed, k) alone.
+
+    Args:
+        model: trained for `SR3`.
+        pixels: in [-1, 1], grey or RGB.
+        alpha: in [0, 1], or None.
+        solver: rule of a step.
+        grid: falling times.
+        seed: of the draws.
+        mean_of: draws to average.
+        tile: side of a tile of the result, in pixels.
+        overlap: pixels that tiles share.
+        emit: hears of progress.
+
+    Raises:
+        InputError: the result would not fit into memory, or the tiles leave no step.
+    """
+    task = model.task
+    assert isinstance(task, SR3), "load_model was asked for another task"
+    _check_memory(pixels, task.scale)
+    low = pixels.expand(3, -1, -1)[None].to(model.device)
+    condition = task.condition(low)
+    denoise = tiled(model.denoise, tile=tile, overlap=overlap)
+    start, steps = time.monotonic(), len(grid) - 1
+    total = torch.zeros_like(condition["image"])
+    for draw in range(mean_of):
+        noise = Noise.of(seed, "upscale", each=[draw])
+
+        def watch(done: int, _: int, before: int = draw * steps) -> None:
+            rate = (before + done) / (time.monotonic() - start)
+            emit(
+                Progress(
+                    done=before + done, total=mean_of * steps, unit="step", rate=rate, figures={}
+                )
+            )
+
+        x = prior(model.process, total, noise)
+        x0 = sample(denoise, model.process, grid, solver, x, noise, condition, watch=watch)
+        total += task.restore(x0, low)
+    image = (total / mean_of)[0].cpu()
+    if len(pixels) == 1:
+        image = image.mean(0, keepdim=True)
+    return image, None if alpha is None else task.operator.up(alpha[None])[0].clamp(0, 1)
+
+
+def _check_memory(pixels: Tensor, scale: int) -> None:
+    import psutil
+
+    height, width = pixels.shape[-2] * scale, pixels.shape[-1] * scale
+    needed, free = FIELDS * 3 * height * width * 4, psutil.virtual_memory().available
+    if needed > free:
+        raise InputError(
+            f"a result of {width}x{height} pixels needs about {needed / 2**30:.1f} GiB, "
+            f"{free / 2**30:.1f} GiB are free; cut the picture into smaller ones"
+        )

@@ -1,0 +1,214 @@
+"""What runs again and why: exactly what a change reaches, and nothing else."""
+
+from pathlib import Path
+
+import pytest
+from toy_verbs import TOYS, toys
+
+from core.errors import InputError
+from pipelines import store
+from pipelines.job import parse
+from pipelines.plan import check_resources, key_of, plan
+
+STEPS = {
+    "a": {"run": "make", "request": {"number": 3}},
+    "b": {"run": "make", "request": {"number": 4}},
+    "sum": {"run": "add", "inputs": {"left": "a.made", "right": "b.made"}},
+    "more": {"run": "add", "inputs": {"left": "sum.made"}},
+    "page": {"run": "report", "inputs": {"A": "a"}},
+}
+
+
+def planned(root, steps=STEPS, settings=(), registry=None, **more):
+    registry = registry or toys()
+    job = parse({"name": "toys", "steps": steps}, settings, verbs=TOYS, registry=registry)
+    return {p.step.name: p for p in plan(job, root, verbs=TOYS, registry=registry, **more)}
+
+
+def keys(root, *args, **more):
+    return {name: p.key for name, p in planned(root, *args, **more).items()}
+
+
+def pretend(p) -> None:
+    """Commit a result for a planned step without doing it."""
+    store.begin(p.folder, p.key, p.identity, p.step.name)
+    (p.folder / "made.txt").write_text("1")
+    store.write_json(p.folder / "result.json", {"made": "made.txt"})
+    store.write_json(p.folder / "env.json", {})
+    store.commit(p.folder, p.key)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A store with every step's result."""
+    for p in planned(tmp_path).values():
+        pretend(p)
+    return tmp_path
+
+
+def test_an_empty_store_means_first_runs(tmp_path):
+    assert {(p.state, p.why) for p in planned(tmp_path).values()} == {("run", "first run")}
+    assert list(tmp_path.iterdir()) == []  # planning writes nothing
+
+
+def test_committed_results_are_hits(root):
+    assert {(p.state, p.why) for p in planned(root, verify=True).values()} == {("hit", "")}
+
+
+def test_a_key_knows_the_meaning_and_not_the_spelling(tmp_path):
+    turned = {
+        name: {k: dict(reversed(v.items())) if isinstance(v, dict) else v
+               for k, v in reversed(step.items())}
+        for name, step in reversed(STEPS.items())
+    }  # fmt: skip
+    assert keys(tmp_path) == keys(tmp_path / "elsewhere", turned)
+    stated = ["steps.b.request.scale=1", "steps.b.request.source=null", "steps.a.request.scale=1.0"]
+    assert keys(tmp_path) == keys(tmp_path, settings=stated)
+    assert key_of({"a": 1, "b": [2.0]}) == key_of({"b": (2,), "a": 1.0})
+    assert key_of({"a": 1}) != key_of({"a": "1"}) != key_of({"a": True})
+    assert key_of({"a": 1}) != key_of({"a": True})
+
+
+def test_resources_and_retries_are_in_no_key(tmp_path):
+    free = ["steps.a.cpus=7", "steps.a.gpus=0.5", "steps.sum.retries=4", "steps.page.cpus=2"]
+    assert keys(tmp_path) == keys(tmp_path, settings=free)
+
+
+def test_a_changed_option_runs_exactly_what_comes_after_it(root):
+    new = planned(root, settings=["steps.b.request.number=5", "steps.b.request.scale=2"])
+    assert {name: (p.state, p.why) for name, p in new.items()} == {
+        "a": ("hit", ""),
+        "b": ("run", "request.number 4 -> 5; request.scale 1 -> 2.0"),
+        "sum": ("run", "input b changed"),
+        "more": ("run", "input sum changed"),
+        "page": ("hit", ""),
+    }
+
+
+def test_another_input_is_a_reason(root):
+    steps = {**STEPS, "sum": {"run": "add", "inputs": {"left": "b.made", "right": "b.made"}}}
+    assert planned(root, steps)["sum"].why == "input b changed"
+    steps = {**STEPS, "sum": {"run": "add", "inputs": {"left": "a.made"}}}
+    assert planned(root, steps)["sum"].why == "request.right null is new; input right gone"
+    steps = {**STEPS, "a": {"run": "learn"}}
+    assert planned(root, steps)["a"].why.startswith("run make -> learn; ")
+
+
+def test_reasons_do_not_run_on(root):
+    steps = {**STEPS, "a": {"run": "learn"}}
+    assert "; and " in planned(root, steps)["a"].why
+
+
+def test_a_part_anywhere_counts_with_its_version_and_its_defaults(tmp_path):
+    steps = {"a": {"run": "learn", "request": {"network": {"name": "toy/net"}}}}
+    for p in planned(tmp_path, steps).values():
+        pretend(p)
+    raised = planned(tmp_path, steps, registry=toys(version="2"))["a"]
+    assert (raised.state, raised.why) == ("run", "part toy/net version 1 -> 2")
+    wider = planned(tmp_path, steps, registry=toys(target="wider_net"))["a"]
+    assert "request.network.width 8 -> 16" in wider.why
+    inside = {"name": "toy/net", "inner": {"name": "toy/other"}}
+    steps = {"a": {"run": "learn", "request": {"network": inside}}}
+    found = planned(tmp_path, steps)["a"]
+    assert found.identity["parts"] == {"network toy/net": "1", "network toy/other": "5"}
+    assert "request.network.inner" in found.why
+
+
+def test_contents_of_named_files_count_not_their_times(tmp_path):
+    file, folder = tmp_path / "source.txt", tmp_path / "weights"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "w.bin").write_bytes(b"weights")
+    file.write_text("one")
+    network = {"name": "toy/net", "weights": str(folder)}
+    steps = {
+        "a": {"run": "make", "request": {"source": str(file)}},
+        "b": {"run": "learn", "request": {"network": network}},
+    }
+    for p in planned(tmp_path / "store", steps).values():
+        pretend(p)
+    file.touch()
+    assert {p.state for p in planned(tmp_path / "store", steps).values()} == {"hit"}
+    file.write_text("two")
+    (folder / "deep" / "w.bin").rename(folder / "deep" / "v.bin")
+    new = planned(tmp_path / "store", steps)
+    assert new["a"].why == f"file {file} changed"
+    assert new["b"].why == f"file {folder} changed"
+
+
+def test_missing_files_are_named_with_step_and_option(tmp_path):
+    network = {"name": "toy/net", "weights": "nowhere/w"}
+    steps = {
+        "a": {"run": "make", "request": {"source": "nowhere.txt"}},
+        "b": {"run": "learn", "request": {"network": network}},
+    }
+    with pytest.raises(InputError) as caught:
+        planned(tmp_path, steps)
+    assert str(caught.value).splitlines() == [
+        "steps.a.request.source: nowhere.txt: No such file or directory",
+        "steps.b.request.network.weights: nowhere/w: No such file or directory",
+    ]
+
+
+def test_damage_and_a_start_are_reasons(root):
+    old = planned(root)
+    (old["a"].folder / "made.txt").write_text("12")
+    (old["b"].folder / "MANIFEST.json").unlink()
+    new = planned(root)
+    assert new["a"].why == "output damaged: made.txt has 2 bytes, not 1"
+    assert new["b"].why == "unfinished: goes on from where it stopped"
+    assert new["sum"].state == "hit"  # it is content-addressed: its own result is whole
+
+
+def test_the_reason_compares_with_the_newest_result_even_unfinished(root):
+    changed = planned(root, settings=["steps.a.request.number=8"])["a"]
+    store.begin(changed.folder, changed.key, changed.identity, "a")
+    why = planned(root, settings=["steps.a.request.number=9"])["a"].why
+    assert why == "request.number 8 -> 9"
+
+
+def test_a_step_whose_name_begins_another_is_not_it(tmp_path):
+    steps = {"a-b": {"run": "make"}}
+    for p in planned(tmp_path, steps).values():
+        pretend(p)
+    assert planned(tmp_path, {"a": {"run": "make"}})["a"].why == "first run"
+
+
+def test_a_store_of_a_later_version_is_refused(root):
+    a = planned(root)["a"]
+    manifest = store.read_json(a.folder / "MANIFEST.json")
+    store.write_json(a.folder / "MANIFEST.json", {**manifest, "format": 2})
+    with pytest.raises(InputError, match="written by a newer polymode"):
+        planned(root)
+
+
+def test_steps_that_cannot_fit_are_refused_at_once(root):
+    wants = ["steps.a.gpus=1", "steps.b.gpus=2", "steps.b.cpus=9", "steps.b.request.number=0"]
+    found = planned(root, settings=wants).values()
+    with pytest.raises(InputError) as caught:
+        check_resources(found, cpus=2, gpus=0)
+    assert str(caught.value).splitlines() == [
+        "steps.b: wants 2 GPUs, this machine has 0; set steps.b.gpus=0 or run on a machine with 2",
+        "steps.b: wants 9 CPUs, this run has 2; "
+        "set steps.b.cpus=2 or share the cores with --cpus 9",
+    ]  # `a` is a hit: what it wants does not matter
+    check_resources(found, cpus=9, gpus=2)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there", "fits"), [(0.5, 1, True), (1, 0.5, False), (0, 0, True)]
+)
+def test_parts_of_gpus(root, wanted, there, fits):
+    over = [f"steps.a.gpus={wanted}", "steps.a.request.number=77"]
+    found = planned(root, settings=over).values()
+    if fits:
+        check_resources(found, cpus=1, gpus=there)
+    else:
+        with pytest.raises(InputError, match=r"wants 1 GPU, this machine has 0\.5"):
+            check_resources(found, cpus=1, gpus=there)
+
+
+def test_copied_stores_are_hits_too(root, tmp_path_factory):
+    import shutil
+
+    elsewhere = Path(shutil.copytree(root, tmp_path_factory.mktemp("copy") / "store"))
+    assert {p.state for p in planned(elsewhere, verify=True).values()} == {"hit"}

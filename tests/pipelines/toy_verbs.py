@@ -1,0 +1,149 @@
+"""Verbs that take no time: numbers in text files.  Put on PYTHONPATH, so that workers find it."""
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from core.config import Spec
+from core.errors import InputError
+from core.registry import Plugin, Registry, network
+from core.request import Emit, Machine, Note, Progress, silent
+from pipelines.job import VERBS, ReportRequest, ReportResult, Verb
+
+
+@dataclass(frozen=True, kw_only=True)
+class MakeRequest:
+    """Write a number.
+
+    Args:
+        number: what is written.
+        scale: what it is multiplied by.
+        source: a file that is copied beside it.
+        fail: refuse, raise, raise the first times, or die.
+        seconds: time it takes.
+    """
+
+    number: int = 1
+    scale: float = 1
+    source: Path | None = None
+    fail: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MakeResult:
+    made: Path
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddRequest:
+    """Add one to a number.
+
+    Args:
+        left: a file with a number.
+        right: another.
+        plus: what is added.
+    """
+
+    left: Path
+    right: Path | None = None
+    plus: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnRequest:
+    """Name a part.
+
+    Args:
+        network: which.
+        steps: how long.
+        start: where from.
+    """
+
+    network: Annotated[Spec, "network"] = Spec("toy/net")
+    steps: int = 10
+    start: Path | None = None
+
+
+def net(
+    *, width: int = 8, weights: Path | None = None, inner: Annotated[Spec, "network"] | None = None
+): ...
+
+
+def wider_net(*, width: int = 16, weights: Path | None = None): ...
+
+
+def toys(version: str = "1", target: str = "net") -> Registry:
+    """A registry of one network, whose inner networks are of the same kind."""
+    part = network("net", f"toy_verbs:{target}", "A toy", version=version)
+    other = network("other", "toy_verbs:wider_net", "Another", version="5")
+    return Registry([Plugin("toy", "Toys", (part, other))])
+
+
+def make(
+    request: MakeRequest, out: Path, *, machine: Machine | None = None, emit: Emit = silent
+) -> MakeResult:
+    with (out / "tries.txt").open("a") as file:
+        file.write("try\n")
+    tries = len((out / "tries.txt").read_text().splitlines())
+    print("a line on standard output")
+    os.write(2, b"a line from below python\n")
+    print("a line on standard error", file=sys.stderr)
+    emit(Note(text=f"try {tries}"))
+    if request.fail == "refuse":
+        raise InputError("number: 13 is unlucky")
+    if request.fail == "always" or (request.fail.isdigit() and tries <= int(request.fail)):
+        raise RuntimeError("it broke\nin two lines")
+    if request.fail == "die":
+        os._exit(7)
+    for done in range(10):
+        time.sleep(request.seconds / 10)
+        emit(Progress(done=done + 1, total=10, unit="step", rate=10.0, figures={"loss": 1.0}))
+    value = request.number * request.scale
+    (out / "made.txt").write_text(f"{value:g}")
+    assert machine is not None
+    (out / "machine.txt").write_text(
+        f"{machine.device} {machine.threads} {os.environ['OMP_NUM_THREADS']}"
+    )
+    return MakeResult(made=out / "made.txt", value=value)
+
+
+def add(
+    request: AddRequest, out: Path, *, machine: Machine | None = None, emit: Emit = silent
+) -> MakeResult:
+    value = float(request.left.read_text()) + request.plus
+    if request.right:
+        value += float(request.right.read_text())
+    (out / "made.txt").write_text(f"{value:g}")
+    return MakeResult(made=out / "made.txt", value=value)
+
+
+def show(title: str, inputs: dict[str, Path], out: Path) -> ReportResult:
+    said = [f"{label} {(at / 'made.txt').read_text()}" for label, at in inputs.items()]
+    (out / "report.html").write_text("\n".join([title, *said]))
+    (out / "report.json").write_text("{}")
+    return ReportResult(report=out / "report.html", data=out / "report.json")
+
+
+TOYS = {
+    "make": Verb(request=MakeRequest, result=MakeResult, target="toy_verbs:make"),
+    "learn": Verb(request=LearnRequest, result=MakeResult, target="toy_verbs:make"),
+    "add": Verb(request=AddRequest, result=MakeResult, target="toy_verbs:add"),
+    "report": Verb(
+        request=ReportRequest, result=ReportResult, target="toy_verbs:show", folders=True
+    ),
+}
+
+
+if __name__ == "__main__":  # the command `polymode` with these verbs added
+    import toy_verbs
+
+    from pipelines.cli import main
+
+    VERBS.clear()  # pyright: ignore
+    VERBS.update(toy_verbs.TOYS)  # pyright: ignore
+    main()

@@ -1,0 +1,51 @@
+"""Every registered part keeps its kind's contract."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from core.process.gaussian import edm, vp_cosine
+from core.registry import installed
+from core.testing.contract import check_part
+
+PARTS = [(part.kind, name) for name, part in installed().names()]
+SMALL = {"width": 8, "multipliers": (1, 2), "blocks": 1, "attention": (2,), "head_channels": 8}
+
+
+def noise_pictures(folder):
+    """Six pictures of plain noise: nothing of them can be learned, everything can be checked."""
+    draw = np.random.Generator(np.random.PCG64(0))
+    for number in range(6):
+        pixels = draw.integers(0, 256, (80, 90, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize(("kind", "name"), PARTS)
+def test_part_keeps_its_contract(kind, name, tmp_path):
+    inputs = {}
+    if kind == "network":
+        inputs = {"options": SMALL}
+    if kind == "dataset":
+        options = {"patches": 40, "size": 32}
+        if name == "image2image/folder":
+            options |= {"root": noise_pictures(tmp_path), "test_fraction": 0.4}
+        inputs = {"options": options}
+    if kind == "task":
+        image = torch.rand(2, 3, 32, 32, generator=torch.Generator()) * 1.6 - 0.8
+        inputs = {"batch": {"image": image}}
+    for process in (vp_cosine(), edm()) if kind in ("sampler", "grid") else (None,):
+        check_part(installed(), kind, name, **({"process": process} if process else inputs))
+
+
+def test_the_contract_catches_a_network_that_mixes_its_batch():
+    from core.network.unet import UNet2D
+    from core.testing.contract import _network
+
+    class Mixing(UNet2D):
+        def forward(self, x, level, condition=None):
+            return super().forward(x, level, condition) + x.mean()
+
+    with pytest.raises(AssertionError, match="neighbours"):
+        _network(Mixing, options=SMALL)

@@ -1,0 +1,507 @@
+"""Reading and writing pictures, against Pillow, pypng, tifffile, kornia_rs and hostile bytes."""
+
+import random
+import resource
+import struct
+import time
+import warnings
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import png
+import pytest
+import tifffile
+import torch
+from PIL import Image, ImageCms, ImageOps
+
+from core.errors import InputError
+from plugins.image2image import io
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+RNG = np.random.default_rng(0)
+RGB8 = RNG.integers(0, 256, (13, 17, 3), dtype=np.uint8)
+RGB16 = RNG.integers(0, 65536, (13, 17, 3), dtype=np.uint16)
+RGBA16 = RNG.integers(0, 65536, (13, 17, 4), dtype=np.uint16)
+
+
+def integers(picture):
+    """Back to the file's integers, in float64 so that nothing of `io`'s own rounding is used."""
+    top = 2**picture.depth - 1
+    planes = [(picture.pixels.double().numpy() + 1) / 2]
+    if picture.alpha is not None:
+        planes.append(picture.alpha.double().numpy())
+    return np.rint(np.moveaxis(np.concatenate(planes), 0, -1) * top).astype(int)
+
+
+def save_png16(path, values, **kwargs):
+    high, wide, planes = values.shape
+    writer = png.Writer(
+        wide, high, greyscale=planes < 3, alpha=planes in (2, 4), bitdepth=16, **kwargs
+    )
+    with path.open("wb") as file:
+        writer.write(file, values.reshape(high, -1).tolist())
+
+
+def refusal(path):
+    with pytest.raises(InputError) as caught:
+        io.read(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    return message
+
+
+# --- reading ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff", "bmp", "webp"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_eight_bits_are_read_as_pillow_wrote_them(tmp_path, suffix, mode):
+    if (mode == "RGBA" and suffix == "bmp") or (mode == "L" and suffix == "webp"):
+        pytest.skip("not in the format")
+    path = tmp_path / f"a.{suffix}"
+    values = RNG.integers(0, 256, (13, 17, len(mode)), dtype=np.uint8)
+    options = {"lossless": True, "exact": True} if suffix == "webp" else {}
+    Image.fromarray(values.squeeze()).save(path, **options)
+    picture = io.read(path)
+    assert picture.depth == 8
+    assert picture.pixels.dtype == torch.float32
+    np.testing.assert_array_equal(integers(picture), values)
+
+
+def test_jpeg_is_read_as_pillow_decodes_it(tmp_path):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(RGB8).save(path)
+    np.testing.assert_array_equal(integers(io.read(path)), np.asarray(Image.open(path)))
+
+
+def test_sixteen_bit_colour_png_keeps_its_low_bits(tmp_path):
+    from kornia_rs.io import read_image_png_u16
+
+    path = tmp_path / "a.png"
+    save_png16(path, RGB16)
+    independent = np.asarray(read_image_png_u16(str(path), "rgb"))
+    np.testing.assert_array_equal(independent, RGB16)
+    np.testing.assert_array_equal(integers(io.read(path)), independent)
+
+
+@pytest.mark.parametrize("planes", [1, 2, 3, 4])
+@pytest.mark.parametrize("interlace", [False, True])
+def test_every_kind_of_sixteen_bit_png_is_exact(tmp_path, planes, interlace):
+    path = tmp_path / "a.png"
+    save_png16(path, RGBA16[..., :planes], interlace=interlace)
+    np.testing.assert_array_equal(integers(io.read(path)), RGBA16[..., :planes])
+
+
+@pytest.mark.parametrize("planes", [1, 3])
+def test_a_transparent_colour_becomes_alpha(tmp_path, planes):
+    path = tmp_path / "a.png"
+    values = RGB16[..., :planes]
+    key = tuple(int(v) for v in values[2, 3])
+    save_png16(path, values, transparent=key if planes == 3 else key[0])
+    alpha = io.read(path).alpha
+    assert alpha is not None
+    expected = np.ones((13, 17))
+    expected[(values == values[2, 3]).all(-1)] = 0
+    np.testing.assert_array_equal(alpha[0].numpy(), expected)
+
+
+@pytest.mark.parametrize("compression", [None, "adobe_deflate"])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_sixteen_bit_colour_tiff_is_exact(tmp_path, compression, planar):
+    path = tmp_path / "a.tif"
+    values = RGB16 if planar == "contig" else np.moveaxis(RGB16, -1, 0)
+    tifffile.imwrite(
+        path,
+        values,
+        photometric="rgb",
+        planarconfig=planar,
+        compression=compression,
+        iccprofile=SRGB,
+    )
+    picture = io.read(path)
+    assert (picture.depth, picture.icc) == (16, SRGB)
+    np.testing.assert_array_equal(integers(picture), RGB16)
+
+
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+def test_grey_tiff_knows_which_end_is_white(tmp_path, photometric):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, RGB16[..., 0], photometric=photometric)
+    expected = RGB16[..., :1].astype(int)
+    np.testing.assert_array_equal(
+        integers(io.read(path)), expected if photometric == "minisblack" else 65535 - expected
+    )
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+def test_orientation_is_applied_as_pillow_does_and_reset(tmp_path, suffix, orientation):
+    path = tmp_path / f"a.{suffix}"
+    exif = Image.Exif()
+    exif[274], exif[271] = orientation, "Maker"
+    Image.fromarray(RGB8).save(path, exif=exif)
+    with Image.open(path) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    picture = io.read(path)
+    np.testing.assert_array_equal(integers(picture), expected)
+    kept = Image.Exif()
+    kept.load(b"Exif\0\0" + (picture.exif or b""))
+    assert kept.get(274, 1) == 1
+    assert kept[271] == "Maker"
+    io.write(tmp_path / "b.png", picture)
+    np.testing.assert_array_equal(integers(io.read(tmp_path / "b.png")), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_orientation_is_applied_at_sixteen_bits(tmp_path, suffix, orientation):
+    path, flat = tmp_path / f"a.{suffix}", tmp_path / "flat.png"
+    values = (RGB8.astype(np.uint16)) * 257
+    if suffix == "tif":
+        tifffile.imwrite(
+            path, values, photometric="rgb", extratags=[(274, "H", 1, orientation, True)]
+        )
+    else:
+        io.write(path, io.Picture(torch.zeros(3, 1, 1), depth=16))
+        save_png16(path, values)
+        exif = Image.Exif()
+        exif[274] = orientation
+        chunks = list(png.Reader(bytes=path.read_bytes()).chunks())
+        with path.open("wb") as file:
+            png.write_chunks(file, [chunks[0], (b"eXIf", exif.tobytes()[6:]), *chunks[1:]])
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(RGB8).save(flat, exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(flat))).astype(int) * 257
+    np.testing.assert_array_equal(integers(io.read(path)), expected)
+
+
+def test_only_the_orientation_changes_in_the_exif_bytes(tmp_path):
+    exif = Image.Exif()
+    exif[274], exif[271] = 6, "Maker"
+    exif.get_ifd(0x8769)[37500] = b"a maker's note \x00\x01"
+    before = exif.tobytes()
+    Image.fromarray(RGB8).save(tmp_path / "a.jpg", exif=before)
+    after = io.read(tmp_path / "a.jpg").exif
+    assert after is not None
+    differing = [(a, b) for a, b in zip(before[6:], after, strict=True) if a != b]
+    assert differing == [(6, 1)]
+
+
+def test_palettes_and_bits_become_colour_and_grey(tmp_path):
+    palette = Image.fromarray(RGB8).quantize(7)
+    palette.save(tmp_path / "p.png")
+    expected = np.asarray(palette.convert("RGB"))
+    np.testing.assert_array_equal(integers(io.read(tmp_path / "p.png")), expected)
+    palette.save(tmp_path / "t.png", transparency=3)
+    alpha = io.read(tmp_path / "t.png").alpha
+    assert alpha is not None
+    np.testing.assert_array_equal(alpha[0].numpy() == 0, np.asarray(palette) == 3)
+    Image.fromarray(RGB8[..., 0] > 99).save(tmp_path / "b.png")
+    np.testing.assert_array_equal(
+        integers(io.read(tmp_path / "b.png"))[..., 0], (RGB8[..., 0] > 99) * 255
+    )
+
+
+def test_cmyk_is_converted_and_said(tmp_path):
+    Image.fromarray(RGB8).convert("CMYK").save(tmp_path / "a.tif")
+    picture = io.read(tmp_path / "a.tif")
+    assert "CMYK" in picture.notes[0]
+    np.testing.assert_array_equal(integers(picture), RGB8)
+
+
+# --- refusing --------------------------------------------------------------------------------
+
+
+def test_what_is_not_a_picture_is_refused_in_one_sentence(tmp_path):
+    assert "No such file" in refusal(tmp_path / "none.png")
+    assert "folder" in refusal(tmp_path)
+    (tmp_path / "empty.png").touch()
+    assert "empty" in refusal(tmp_path / "empty.png")
+    (tmp_path / "text.png").write_text("hello")
+    assert "not a picture" in refusal(tmp_path / "text.png")
+    Image.fromarray(RGB8).save(tmp_path / "a.gif")
+    (tmp_path / "a.gif").rename(tmp_path / "gif.png")
+    assert "PNG, TIFF" in refusal(tmp_path / "gif.png")
+    Image.fromarray(RGB8).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "eps.jpg")
+    assert "not a picture" in refusal(tmp_path / "eps.jpg")
+    tifffile.imwrite(tmp_path / "f.tif", RGB8[..., 0].astype(np.float32))
+    assert "8 or 16 bits" in refusal(tmp_path / "f.tif")
+    pages = [Image.fromarray(RGB8), Image.fromarray(255 - RGB8)]
+    for name in ("m.tif", "m.png", "m.webp"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+        assert "holds 2 pictures" in refusal(tmp_path / name)
+
+
+def test_content_decides_and_not_the_name(tmp_path):
+    Image.fromarray(RGB8).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / "a.jpg")
+    assert io.read(tmp_path / "a.jpg").format == "PNG"
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp", "bmp", "16.png", "16.tif"])
+def test_a_picture_cut_off_anywhere_is_refused(tmp_path, suffix):
+    whole, path = tmp_path / f"a.{suffix}", tmp_path / f"cut.{suffix}"
+    deep = "16" in suffix
+    big = np.tile(RGB16 if deep else RGB8, (5, 5, 1))
+    io.write(whole, io.Picture(torch.from_numpy(big.astype(np.float32)).movedim(-1, 0)
+             / (2 ** (8 + 8 * deep) - 1) * 2 - 1, depth=8 + 8 * deep))  # fmt: skip
+    content = whole.read_bytes()
+    for part in (0.02, 0.3, 0.6, 0.9):
+        path.write_bytes(content[: int(part * len(content))])
+        refusal(path)
+
+
+def header_only_png(side, depth=8):
+    def chunk(kind, body):
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", side, side, depth, 2, 0, 0, 0)
+    body = zlib.compress(bytes(1 << 20))
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("side", [30_000, 13_000, 9_500])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_a_picture_that_claims_too_much_is_refused_from_its_header(tmp_path, side, depth):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(header_only_png(side, depth))
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    assert "million pixels" in refusal(path)
+    assert time.perf_counter() - start < 2
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+def test_the_limit_does_not_hang_on_pillows_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    (tmp_path / "bomb.png").write_bytes(header_only_png(9_500))
+    assert "million pixels" in refusal(tmp_path / "bomb.png")
+
+
+def test_deflated_data_that_swells_past_its_header_is_not_swallowed(tmp_path):
+    """A header of 4 x 4 with 400 MB of zeros behind it."""
+    path, swollen = tmp_path / "a.png", zlib.compressobj(9)
+    body = b"".join(swollen.compress(bytes(1 << 20)) for _ in range(400)) + swollen.flush()
+    save_png16(path, RGB16[:4, :4])
+    chunks = list(png.Reader(bytes=path.read_bytes()).chunks())
+    with path.open("wb") as file:
+        png.write_chunks(file, [chunks[0], (b"IDAT", body), chunks[-1]])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refusal(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+def hostile_seeds(folder):
+    tifffile.imwrite(folder / "16.tif", RGB16, photometric="rgb", compression="adobe_deflate")
+    save_png16(folder / "16.png", RGBA16)
+    exif = Image.Exif()
+    exif[274] = 6
+    for name in ("8.png", "8.jpg", "8.tif", "8.webp"):
+        Image.fromarray(RGB8).save(folder / name, exif=exif, icc_profile=SRGB[:400])
+    return sorted(folder.iterdir())
+
+
+def test_mutated_files_give_a_picture_or_an_input_error(tmp_path):
+    seeds, draw = hostile_seeds(tmp_path), random.Random(7)
+    outcomes = {"read": 0, "refused": 0}
+    for i in range(300):
+        content = bytearray(seeds[i % len(seeds)].read_bytes())
+        for _ in range(draw.choice([1, 2, 8, 40])):
+            # Half of the blows fall on the header, where they do most.
+            at = draw.randrange(min(len(content), draw.choice([64, len(content)])))
+            content[at] = draw.randrange(256)
+        path = tmp_path / f"mutated{i}"
+        path.write_bytes(content)
+        start = time.perf_counter()
+        try:
+            assert io.read(path).pixels.isfinite().all()
+            outcomes["read"] += 1
+        except InputError:
+            refusal(path)
+            outcomes["refused"] += 1
+        assert time.perf_counter() - start < 5
+    assert min(outcomes.values()) > 30, outcomes  # the seeds are neither all dead nor all unharmed
+
+
+# --- writing ---------------------------------------------------------------------------------
+
+
+def picture_of(values, **kwargs):
+    top = np.iinfo(values.dtype).max
+    planes = torch.from_numpy(np.moveaxis(values, -1, 0).astype(np.float32)) / top
+    colours = 1 if len(planes) < 3 else 3
+    alpha = planes[colours:] if len(planes) > colours else None
+    depth = 16 if top > 255 else 8
+    return io.Picture(planes[:colours] * 2 - 1, alpha, depth=depth, **kwargs)
+
+
+@pytest.mark.parametrize("planes", [1, 2, 3, 4])
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp", "bmp"])
+def test_eight_bits_come_back_exactly_and_pillow_agrees(tmp_path, suffix, planes):
+    if suffix == "bmp" and planes in (2, 4):
+        pytest.skip("BMP holds no alpha")
+    values = RNG.integers(0, 256, (9, 11, planes), dtype=np.uint8)
+    io.write(tmp_path / f"a.{suffix}", picture_of(values))
+    with Image.open(tmp_path / f"a.{suffix}") as image:
+        independent = np.asarray(image)
+    if suffix == "webp" and planes < 3:
+        values = values[..., [0, 0, 0, 1][: planes + 2]]
+    np.testing.assert_array_equal(independent.reshape(values.shape), values)
+    np.testing.assert_array_equal(integers(io.read(tmp_path / f"a.{suffix}")), values)
+
+
+@pytest.mark.parametrize("planes", [1, 2, 3, 4])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_come_back_exactly_and_others_agree(tmp_path, suffix, planes):
+    path, values = tmp_path / f"a.{suffix}", RGBA16[..., :planes]
+    io.write(path, picture_of(values))
+    if suffix == "tif" and planes == 2:
+        values = values[..., [0, 0, 0, 1]]
+    if suffix == "tif":
+        independent = tifffile.imread(path)
+    else:
+        _, _, rows, _ = png.Reader(filename=str(path)).read()
+        independent = np.stack([np.asarray(row, np.uint16) for row in rows])
+    np.testing.assert_array_equal(independent.reshape(values.shape), values)
+    np.testing.assert_array_equal(integers(io.read(path)), values)
+
+
+def test_every_level_survives_float32(tmp_path):
+    every = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1)
+    io.write(tmp_path / "a.png", picture_of(every))
+    np.testing.assert_array_equal(integers(io.read(tmp_path / "a.png")), every)
+
+
+def test_values_are_rounded_and_clamped(tmp_path):
+    pixels = torch.tensor([-9.0, 9.0, (100.4 / 255) * 2 - 1, (100.6 / 255) * 2 - 1]).view(1, 2, 2)
+    io.write(tmp_path / "a.png", io.Picture(pixels))
+    assert np.asarray(Image.open(tmp_path / "a.png")).ravel().tolist() == [0, 255, 100, 101]
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+def test_profile_exif_and_resolution_reach_the_file(tmp_path, suffix):
+    exif = Image.Exif()
+    exif[271] = "Maker"
+    exif.get_ifd(0x8769)[0x9003] = "2020:01:02 03:04:05"
+    Image.fromarray(RGB8).save(tmp_path / "a.jpg", exif=exif, icc_profile=SRGB, dpi=(300, 300))
+    path = tmp_path / f"b.{suffix}"
+    io.write(path, io.read(tmp_path / "a.jpg"))
+    with Image.open(path) as image:
+        assert image.info["icc_profile"] == SRGB
+        found = image.getexif()
+        assert (found[271], found.get_ifd(0x8769)[0x9003]) == ("Maker", "2020:01:02 03:04:05")
+        if suffix != "webp":
+            assert tuple(map(round, map(float, image.info["dpi"]))) == (300, 300)
+
+
+def test_profile_exif_text_and_resolution_reach_a_sixteen_bit_png(tmp_path):
+    exif = Image.Exif()
+    exif[271] = "Maker"
+    text = (("Title", "A café"), ("Author", "名前"))
+    kept = {"icc": SRGB, "exif": exif.tobytes()[6:], "dpi": (300.0, 300.0), "text": text}
+    path = tmp_path / "a.png"
+    io.write(path, picture_of(RGB16, **kept))
+    with Image.open(path) as image:
+        image.load()
+        assert image.info["icc_profile"] == SRGB
+        assert image.getexif()[271] == "Maker"
+        assert tuple(map(round, image.info["dpi"])) == (300, 300)
+        assert (image.text["Title"], image.text["Author"]) == ("A café", "名前")
+    again = io.read(path)
+    assert (again.icc, again.exif, again.text) == (SRGB, kept["exif"], text)
+
+
+def test_sixteen_bit_tiff_keeps_the_profile_and_says_what_it_drops(tmp_path):
+    exif = Image.Exif()
+    exif[271] = "Maker"
+    exif.get_ifd(0x8769)[0x9003] = "2020:01:02 03:04:05"
+    with pytest.warns(UserWarning, match="EXIF and GPS"):
+        io.write(tmp_path / "a.tif", picture_of(RGB16, icc=SRGB, exif=exif.tobytes()[6:]))
+    page = tifffile.TiffFile(tmp_path / "a.tif").pages[0]
+    assert page.tags[34675].value == SRGB
+    assert page.tags[271].value == "Maker"
+
+
+def test_jpeg_is_written_with_full_chroma(tmp_path):
+    io.write(tmp_path / "a.jpg", picture_of(RGB8))
+    with Image.open(tmp_path / "a.jpg") as image:
+        from PIL import JpegImagePlugin
+
+        assert JpegImagePlugin.get_sampling(image) == 0  # 4:4:4
+        Image.fromarray(RGB8).save(tmp_path / "b.jpg", quality=95, subsampling=0)
+        assert image.quantization == Image.open(tmp_path / "b.jpg").quantization
+
+
+def test_an_old_orientation_does_not_come_back_through_text(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    profile = exif.tobytes()
+    raw = f"\nexif\n{len(profile):8}\n{profile.hex()}\n"
+    extra = io.PngImagePlugin.PngInfo()
+    extra.add_text("Raw profile type exif", raw, zip=True)
+    Image.fromarray(RGB8).save(tmp_path / "a.png", pnginfo=extra)
+    once = io.read(tmp_path / "a.png")
+    np.testing.assert_array_equal(integers(once), np.rot90(RGB8, -1))
+    io.write(tmp_path / "b.png", once)
+    np.testing.assert_array_equal(integers(io.read(tmp_path / "b.png")), np.rot90(RGB8, -1))
+
+
+def test_what_a_format_cannot_hold_is_refused_before_and_at_writing(tmp_path):
+    cases = [
+        (
+            "a.jpg",
+            RGBA16,
+            "JPEG cannot hold transparency or 16 bits per channel; write PNG or TIFF",
+        ),
+        ("a.webp", RGB16, "WEBP cannot hold 16 bits per channel; write PNG or TIFF instead"),
+        ("a.bmp", RGBA16.astype(np.uint8), "write PNG or TIFF or WEBP"),
+        ("a.xyz", RGB8, "no format has the suffix '.xyz'"),
+        ("none/a.png", RGB8, "there is no folder"),
+    ]
+    for name, values, said in cases:
+        picture = picture_of(values)
+        with pytest.raises(InputError, match=said):
+            io.check_writable(tmp_path / name, alpha=picture.alpha is not None, depth=picture.depth)
+        with pytest.raises(InputError, match=said):
+            io.write(tmp_path / name, picture)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    io.write(path, picture_of(RGB8))
+    before = path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(io.os, "fsync", full)
+    with pytest.raises(InputError, match="No space left"):
+        io.write(path, picture_of(255 - RGB8))
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="not finite"):
+        io.write(path, replace(picture_of(RGB8), pixels=torch.full((3, 2, 2), torch.nan)))
+    assert path.read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(io.os, "access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(InputError, match="cannot be written to"):
+        io.check_writable(tmp_path / "a.png")
+
+
+def test_bmp_says_what_it_leaves_out(tmp_path):
+    with pytest.warns(UserWarning, match="BMP holds no colour profile"):
+        io.write(tmp_path / "a.bmp", picture_of(RGB8, icc=SRGB))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        io.write(tmp_path / "a.bmp", picture_of(RGB8))
