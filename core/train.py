@@ -112,6 +112,6 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor])
     states: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         number, what = name.split(".", 1)
-        states.setdefault(int(number), {})[what] = value
+        states.setdefault(int(number), {})[what] = value.clone()
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": states, "param_groups": groups})

@@ -16,9 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 OBJECT_STORE_BYTES = 256 << 20
-# Ray puts `session_<date>_<microseconds>_<pid>/sockets/plasma_store` below its folder, 65 bytes;
-# a unix socket's path may have 107.
-LONGEST_FOLDER = 40
+# Ray puts `r/session_<date>_<microseconds>_<pid>/sockets/plasma_store` below our folder, at most
+# 68 bytes; a unix socket's path may have 107.
+LONGEST_FOLDER = 107 - 68
 PREFIX = "polymode-ray-"
 
 
@@ -64,7 +64,7 @@ def private_ray(place: Path, *, cpus: int, gpus: int) -> Iterator[None]:
                 num_cpus=cpus,
                 num_gpus=gpus,
                 object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=str(folder),
+                _temp_dir=str(folder / "r"),  # Ray opens its folder to all users; ours stays shut
                 logging_level=logging.ERROR,
                 log_to_driver=False,
             )

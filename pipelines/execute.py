@@ -9,8 +9,10 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -296,7 +298,8 @@ def on_ray(planned: Sequence[Planned], display: Display, *, verbs: Verbs = VERBS
             else:
                 submit(p, 1)
             waiting.remove(p)
-        finished = ray.wait(list(running), timeout=POLL)[0] if running else []
+        with _signals_later():
+            finished = ray.wait(list(running), timeout=POLL)[0] if running else []
         for p, attempt, tail in running.values():
             for event in tail.new():
                 if event is None:
@@ -311,6 +314,29 @@ def on_ray(planned: Sequence[Planned], display: Display, *, verbs: Verbs = VERBS
             else:
                 settle(p, outcome)
     return {p.step.name: outcomes[p.step.name] for p in planned}
+
+
+@contextmanager
+def _signals_later() -> Iterator[None]:
+    """Have SIGINT and SIGTERM act at the end of the block.
+
+    Inside Ray's wait, whatever a handler raises comes out as an exit with status 1.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, _: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for number in came:
+        signal.raise_signal(number)
 
 
 def _answer(get: Callable[[Any], Outcome], task: Any, p: Planned, attempt: int) -> Outcome:

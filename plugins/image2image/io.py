@@ -13,6 +13,7 @@ import re
 import secrets
 import stat
 import struct
+import tempfile
 import warnings
 import zlib
 from collections.abc import Iterable
@@ -395,8 +396,14 @@ def check_writable(path: Path, *, alpha: bool = False, depth: int = 8) -> str:
         raise InputError(f"{path}: a folder; give the path of a file")
     if not path.parent.is_dir():
         raise InputError(f"{path}: there is no folder {path.parent}; make it first")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(f"{path}: the folder {path.parent} cannot be written to; choose another")
+    try:  # permissions alone do not tell: a disk may be read-only or full
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{path}: the folder {path.parent} cannot be written to ({_reason(error)}); "
+            "choose another"
+        ) from error
     return form
 
 

@@ -143,15 +143,18 @@ def test_a_plugin_on_the_python_path_is_seen_by_workers(ray_here):
     def seen():
         import toy_verbs
 
-        return toy_verbs.__file__, os.getcwd(), os.environ["PYTHONPATH"]
+        return toy_verbs.__file__, os.getcwd()
 
-    file, folder, path = ray.get(seen.remote())
+    file, folder = ray.get(seen.remote())
     assert file == str(Path(__file__).parent / "toy_verbs.py")
     assert folder == os.getcwd()  # so that relative paths in requests mean the same
-    assert path == os.environ["PYTHONPATH"]
 
 
-def test_a_stop_leaves_no_process_and_says_nothing_of_ray(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
+def test_a_stop_leaves_no_process_and_says_nothing_of_ray(tmp_path, number, status):
     """The whole command in its own process, stopped while a step runs."""
     job = tmp_path / "job.yaml"
     slow = {"a": {"run": "make", "request": {"seconds": 60}}}
@@ -163,11 +166,12 @@ def test_a_stop_leaves_no_process_and_says_nothing_of_ray(tmp_path):
         time.sleep(0.05)
     started = _started_by(process.pid)
     assert len(started) >= 3
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (143, "")
+    assert (process.returncode, out) == (status, "")
     assert err.splitlines()[0] == "starting Ray on this machine"
-    assert err.splitlines()[-1] == "stopped; run the same command again to go on"
+    if number == signal.SIGTERM:  # typer takes the other's message
+        assert err.splitlines()[-1] == "stopped; run the same command again to go on"
     assert "ray" not in err.lower().replace("starting ray on this machine", "")
     _, left = psutil.wait_procs(started, timeout=20)
     assert [p for p in left if p.status() != psutil.STATUS_ZOMBIE] == []

@@ -21,15 +21,15 @@ RNG = np.random.default_rng(0)
 
 def occurrences(patch, photo):
     """Where the (h, w, 3) patch lies in the photograph, by exact comparison."""
-    high, wide = (n - m + 1 for n, m in zip(photo.shape[:2], patch.shape[:2], strict=True))
-    possible = np.ones((high, wide), bool)
-    for y, x in [(0, 0), (-1, -1), *RNG.integers(0, patch.shape[0], (12, 2))]:
-        y, x = y % patch.shape[0], x % patch.shape[1]
-        possible &= (photo[y : y + high, x : x + wide] == patch[y, x]).all(-1)
-    for row, column in np.argwhere(possible):
-        window = photo[row : row + patch.shape[0], column : column + patch.shape[1]]
-        if np.array_equal(window, patch):
-            yield int(row), int(column)
+    patch, photo = (pixels.astype(int) @ [65536, 256, 1] for pixels in (patch, photo))
+    high, wide = (n - m + 1 for n, m in zip(photo.shape, patch.shape, strict=True))
+    rows, columns = np.nonzero(photo[:high, :wide] == patch[0, 0])
+    for y, x in np.ndindex(patch.shape):
+        if not len(rows):
+            break
+        same = photo[rows + y, columns + x] == patch[y, x]
+        rows, columns = rows[same], columns[same]
+    return list(zip(rows.tolist(), columns.tolist(), strict=True))
 
 
 def bytes_of(item):
@@ -52,7 +52,7 @@ def test_every_test_patch_lies_in_its_photograph_upright_and_apart():
     corners = {}
     for i in range(len(photos)):
         assert photos.name(i) == f"{photos.source(i)}, patch {i % 8 + 1}"
-        found = list(occurrences(bytes_of(photos[i]), original(photos.source(i))))
+        found = occurrences(bytes_of(photos[i]), original(photos.source(i)))
         assert len(found) == 1
         corners.setdefault(photos.source(i), []).append(found[0])
     assert sorted(corners) == ["chelsea", "coffee", "rocket"]
@@ -69,10 +69,10 @@ def test_every_training_crop_lies_in_its_photograph_in_one_of_eight_ways():
             (turns, mirrored)
             for turns in range(4)
             for mirrored in (False, True)
-            if any(occurrences(flipped(np.rot90(patch, -turns), mirrored), photo))
+            if occurrences(flipped(np.rot90(patch, -turns), mirrored), photo)
         ]
         assert hits
-        ways.update(hits)
+        ways.update(hits if len(hits) == 1 else [])  # a black crop fits every way
     assert len(ways) == 8
 
 
@@ -217,7 +217,7 @@ def test_crops_of_a_folder_lie_in_their_files(folder):
     assert len(sources(train) | sources(test)) == 12
     for i in range(len(test)):
         photo = np.asarray(Image.open(folder / test.source(i)))
-        assert any(occurrences(bytes_of(test[i]), photo))
+        assert occurrences(bytes_of(test[i]), photo)
     for i in range(30):
         photo = np.asarray(Image.open(folder / train.source(i)))
         patch = bytes_of(train[i])

@@ -1,0 +1,173 @@
+"""A stranger's plug-in: its own distribution, installed beside ours, used in every way ours are."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+POLYMODE = Path(sys.executable).with_name("polymode")
+
+PROJECT = """
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "polymode-dots"
+version = "1.0"
+
+[project.entry-points."polymode.plugins"]
+dots = "dots:PLUGIN"
+
+[tool.setuptools]
+packages = ["dots"]
+"""
+TABLE = '''
+"""Dots: a plug-in that polymode has never heard of."""
+
+from core.registry import Plugin, dataset, network, task
+
+PLUGIN = Plugin(
+    name="dots",
+    summary="Vectors of two numbers.",
+    parts=(
+        network("mlp", "dots.parts:MLP", "Two layers"),
+        dataset("ring", "dots.parts:Ring", "Points of a ring"),
+        task("generate", "dots.parts:Generate", "Free points"),
+    ),
+)
+'''
+PARTS = '''
+import math
+
+import torch
+from torch import nn
+
+from core.task import Example, Figure
+
+
+class MLP(nn.Module):
+    """Two layers.
+
+    Args:
+        width: hidden units.
+    """
+
+    def __init__(self, channels, outputs, conditions, *, width: int = 32):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(channels + 1, width), nn.SiLU(), nn.Linear(width, outputs)
+        )
+
+    def forward(self, x, level, condition=None):
+        return self.layers(torch.cat([x, level[:, None] / 100], dim=1))
+
+
+class Ring:
+    """Points of the unit circle."""
+
+    def __init__(self, split):
+        self.shift = 0.0 if split == "train" else 0.5
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        angle = 2 * math.pi * (index + self.shift) / 64
+        return {"point": torch.tensor([math.cos(angle), math.sin(angle)])}
+
+    def source(self, index):
+        return str(index)
+
+    def name(self, index):
+        return f"point {index}"
+
+    def digest(self):
+        return "ring-1"
+
+
+class Generate:
+    """Draw points."""
+
+    def __init__(self):
+        self.channels, self.conditions, self.reference = 2, {}, "truth"
+        self.figures = {"radius": Figure("radius error", "", "lower")}
+
+    def prepare(self, batch):
+        return Example(batch["point"])
+
+    def finish(self, x0, batch):
+        return x0
+
+    def score(self, results, batch):
+        def error(x):
+            return {"radius": (x.norm(dim=-1) - 1).abs()}
+
+        return {"truth": error(batch["point"]), "draws": error(results[:, 0])}
+
+    def show(self, results, batch, titles):
+        return []
+'''
+JOB = """
+name: dots
+steps:
+  train:
+    run: train
+    request:
+      {task: dots/generate, dataset: dots/ring, network: {name: dots/mlp, width: 16}, steps: 20,
+       batch: 8}
+  sample:
+    run: sample
+    inputs: {checkpoint: train.checkpoint}
+    request: {count: 4, grid: {name: core/uniform_log_snr, steps: 4}}
+  evaluate:
+    run: evaluate
+    inputs: {samples: sample.samples}
+"""
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """The plug-in built from its pyproject.toml and installed into a folder of its own."""
+    source, site = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
+    (source / "dots").mkdir()
+    (source / "pyproject.toml").write_text(PROJECT)
+    (source / "dots" / "__init__.py").write_text(TABLE)
+    (source / "dots" / "parts.py").write_text(PARTS)
+    install = [
+        sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps",
+        "--no-build-isolation", "--disable-pip-version-check", "--target", site, source,
+    ]  # fmt: skip
+    subprocess.run(install, check=True, capture_output=True)
+    return {**os.environ, "PYTHONPATH": str(site)}
+
+
+def polymode(environment, *arguments):
+    done = subprocess.run(
+        [POLYMODE, *map(str, arguments)], env=environment, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_it_is_listed_and_shown(environment):
+    assert "dots/mlp" in polymode(environment, "list", "network").stdout
+    assert "width: int = 32" in polymode(environment, "show", "network", "dots/mlp").stdout
+
+
+def test_its_network_trains(environment, tmp_path):
+    done = polymode(
+        environment, "train", "--set", "task=dots/generate", "--set", "dataset=dots/ring",
+        "--set", "network.name=dots/mlp", "--set", "steps=5", "--set", "batch=4", "-o", tmp_path,
+    )  # fmt: skip
+    assert Path(done.stdout.strip()) == tmp_path / "checkpoints"
+
+
+def test_it_runs_inside_a_ray_worker(environment, tmp_path):
+    (tmp_path / "dots.yaml").write_text(JOB)
+    done = polymode(environment, "run", tmp_path / "dots.yaml", "--out", tmp_path / "runs")
+    assert "evaluate" in done.stderr
+    assert list((tmp_path / "runs" / "store").glob("evaluate-*/metrics.json"))
