@@ -73,7 +73,8 @@ def show(
 
 
 def _request(kind: type[Any], file: Path | None, settings: list[str] | None) -> Any:
-    from core.config import bind, override, read_yaml
+    from core.config import bind, override
+    from core.yaml_file import read_yaml
 
     return bind(kind, override(read_yaml(file) if file else {}, settings or []))
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge
 
-from core.config import ConfigError, Option, check, options_of, override, plain, read_yaml
+from core.config import ConfigError, Option, check, options_of, override, plain
 from core.registry import Registry, nearest
 from core.request import (
     Count,
@@ -26,6 +26,7 @@ from core.request import (
     TrainRequest,
     TrainResult,
 )
+from core.yaml_file import read_yaml
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 MAX_NAME = 64  # a folder's name holds it, a dash and 16 digits

@@ -119,9 +119,9 @@ def _enlarger(
     import sys
 
     from core.config import Spec, configure, plain
+    from core.model import load_model
     from core.progress import listener
     from core.request import Machine
-    from core.runs import load_model
     from plugins.image2image.enlarge import enlarge
 
     machine = Machine(device=device, threads=threads)

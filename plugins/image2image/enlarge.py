@@ -7,9 +7,9 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from core.errors import InputError
+from core.model import Model
 from core.process.noise import Noise
 from core.request import Emit, Progress
-from core.runs import Model
 from core.sampler.sample import prior, sample
 from core.sampler.solvers import Solver
 from plugins.image2image.tasks import SR3

@@ -18,14 +18,13 @@ from core.config import (
     configure,
     options_of,
     override,
-    parse_yaml,
     part_options,
     plain,
-    read_yaml,
 )
 from core.errors import InputError
 from core.registry import Plugin, Registry, RegistryError, installed, network
 from core.request import TrainRequest
+from core.yaml_file import parse_yaml, read_yaml
 
 
 def build(

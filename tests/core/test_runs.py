@@ -15,8 +15,9 @@ import torch
 from core import checkpoint
 from core.config import Spec
 from core.errors import InputError
+from core.model import load_model
 from core.request import EvaluateRequest, SampleRequest, TrainRequest
-from core.runs import evaluate, load_model, sample, train
+from core.runs import evaluate, sample, train
 
 NETWORK = Spec(
     "core/unet2d", {"width": 8, "multipliers": [1, 2], "blocks": 1, "attention": [], "patch": 2}

@@ -7,6 +7,7 @@ import time
 import warnings
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import png

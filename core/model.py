@@ -1,0 +1,134 @@
+"""From a request or a checkpoint to the live parts that it names."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from core import checkpoint
+from core.checkpoint import Checkpoint, CheckpointError
+from core.config import bind, configure
+from core.denoiser.parameterization import Denoiser, from_network
+from core.errors import InputError
+from core.objective.denoising import Denoising
+from core.process.gaussian import GaussianPath
+from core.process.noise import derive
+from core.request import Machine, TrainRequest
+from core.task import Task
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network ready to be asked.
+
+    Args:
+        denoise: its denoiser, on `device`.
+        process: the forward process it was trained for.
+        task: the task it was trained for.
+        request: the request it was trained with.
+        device: where it lives.
+        notes: sentences for the user, such as that a damaged checkpoint was passed over.
+        parameters: numbers in the network.
+        checkpoint: the step's folder that was read.
+    """
+
+    denoise: Denoiser
+    process: GaussianPath
+    task: Task
+    request: TrainRequest
+    device: torch.device
+    notes: tuple[str, ...]
+    parameters: int
+    checkpoint: Path
+
+
+def network_of(request: TrainRequest, task: Task) -> nn.Module:
+    build = configure("network", request.network)
+    # Initial weights follow from the seed; the caller's global stream is left as it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive(request.seed, "weights"))
+        return build(task.channels, task.channels, task.conditions)
+
+
+def device_of(machine: Machine) -> torch.device:
+    """The device a machine asks for, checked; sets the number of CPU threads.
+
+    Raises:
+        InputError: no such device here.
+    """
+    if machine.threads is not None:
+        torch.set_num_threads(machine.threads)
+    if machine.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(machine.device)
+    except RuntimeError as error:
+        raise InputError(f"device: no kind of device named {machine.device!r}") from error
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise InputError(
+            f"device: {machine.device!r} wanted, this machine has {count} usable GPUs; "
+            "use device cpu, or install a GPU build of torch"
+        )
+    return device
+
+
+def load_model(
+    place: Path, *, machine: Machine | None = None, ema: bool = True, task: str | None = None
+) -> Model:
+    """The model in a checkpoint folder.
+
+    Args:
+        place: a run's folder, its checkpoints or one step's folder.
+        machine: where to put it.
+        ema: the averaged weights rather than the last ones.
+        task: full name of the task it must have been trained for.
+
+    Raises:
+        CheckpointError: no whole checkpoint, or one of another task.
+        InputError: what it names is not installed or has other options now.
+    """
+    device = device_of(machine or Machine())
+    group = "ema" if ema else "model"
+    saved = checkpoint.load(place, groups=(group,))
+    request = _trained(saved)
+    if task is not None and request.task.name != task:
+        raise CheckpointError(
+            f"{place}: trained for {request.task.name!r}, wanted one trained for {task!r}"
+        )
+    built: Task = configure("task", request.task)()
+    network = network_of(request, built)
+    try:
+        network.load_state_dict(saved.tensors[group])
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{saved.path}: its weights do not fit the network {request.network.name!r} that is "
+            f"installed: {str(error).splitlines()[-1].strip()}"
+        ) from error
+    network.to(device).eval().requires_grad_(False)
+    process: GaussianPath = configure("process", request.process)()
+    meaning = configure("parameterization", request.parameterization)()
+    notes = tuple(f"passed over a damaged checkpoint: {damage}" for damage in saved.passed_over)
+    if notes:
+        notes += (f"using {saved.path.name}, the newest whole one",)
+    count = sum(p.numel() for p in network.parameters())
+    denoise = from_network(network, process, meaning)
+    return Model(denoise, process, built, request, device, notes, count, saved.path)
+
+
+def _trained(saved: Checkpoint) -> TrainRequest:
+    if "request" not in saved.state:
+        raise CheckpointError(f"{saved.path}: holds no training request; not a model's checkpoint")
+    return bind(TrainRequest, saved.state["request"], at="checkpoint.request")
+
+
+def objective_of(request: TrainRequest) -> Denoising:
+    """The loss that a request asks for."""
+    return Denoising(
+        process=configure("process", request.process)(),
+        parameterization=configure("parameterization", request.parameterization)(),
+        weighting=configure("weighting", request.weighting)(),
+        times=configure("times", request.times)(),
+        norm=request.norm,
+    )
