@@ -198,6 +198,8 @@ def _evaluation(metrics: Facts) -> Facts:
         for method, row in metrics["differences"].items()
         for name, difference in row.items()
     ]
+    first = [v for v in verdicts if v["metric"] == next(iter(metrics["metrics"]), None)]
+    known = [v for v in first if v["gain"] is not None]
     keep = ("task", "split", "n", "sources", "draws", "confidence", "interval", "reference")
     figures = {
         method: {name: {**cell, **_figure(cell)} for name, cell in row.items()}
@@ -208,6 +210,7 @@ def _evaluation(metrics: Facts) -> Facts:
         "metrics": metrics["metrics"],
         "methods": figures,
         "best": best,
+        "lead": max(known, key=lambda v: v["gain"], default=None) or next(iter(first), None),
         "verdicts": verdicts,
         "panels": metrics.get("panels", []),
     }
@@ -218,7 +221,8 @@ def _verdict(metrics: Facts, method: str, name: str, difference: Facts) -> Facts
     metric, reference = metrics["metrics"][name], metrics["reference"]
     sign = 1 if metric["better"] == "higher" else -1
     mean, low, high = (difference.get(key) for key in ("mean", "low", "high"))
-    unit = f" {metric['unit']}" if metric["unit"] else ""
+    unit = metric["unit"]
+    unit = f"×{unit}" if unit[:1].isdigit() else f" {unit}" if unit else ""  # 1e-5 is a factor
     over = f"on {metrics['n']} items from {_count(len(metrics['sources']), 'source')}"
     if mean is None or low is None or high is None:
         outcome, said = (
@@ -241,6 +245,7 @@ def _verdict(metrics: Facts, method: str, name: str, difference: Facts) -> Facts
         "method": method,
         "metric": name,
         "outcome": outcome,
+        "gain": None if mean is None else sign * mean,
         "sentence": said,
         **difference,
         "text": f"{signed(mean, low, high)} {_between(low, high)}",
@@ -291,11 +296,13 @@ def _between(low: float | None, high: float | None, *, flip: bool = False) -> st
 
 
 def _figure(cell: Facts) -> dict[str, str]:
+    """A score to the digits that its interval allows, but three at least, and the interval."""
     mean, low, high = cell["mean"], cell.get("low"), cell.get("high")
-    return {
-        "text": _decimal(mean, low, high).replace("-", "−"),
-        "range": _between(low, high),
-    }
+    places = _places(low, high)
+    if mean and places is not None:
+        places = max(places, 2 - math.floor(math.log10(abs(mean))))
+    text = _decimal(mean) if places is None or mean is None else f"{mean:.{places}f}"
+    return {"text": text.replace("-", "−"), "range": _between(low, high)}
 
 
 def _count(number: int, what: str) -> str:

@@ -60,7 +60,7 @@ def enlarge(
     condition = task.condition(low)
     denoise = tiled(model.denoise, tile=tile, overlap=overlap)
     start, steps = time.monotonic(), len(grid) - 1
-    total = torch.zeros_like(condition["image"])
+    total = torch.zeros_like(task.operator.up(low))
     for draw in range(mean_of):
         noise = Noise.of(seed, "upscale", each=[draw])
 

@@ -181,6 +181,43 @@ def test_a_rise_of_a_metric_that_should_fall_does_not_beat(run, tmp_path):
     assert outcomes["mean of 8", "consistency"] == "worse"
 
 
+@pytest.mark.parametrize("better", ["higher", "lower"])
+@pytest.mark.parametrize(
+    ("low", "high", "outcome"),
+    [(0.1, 0.9, "beats"), (-0.1, 0.9, "open"), (0.0, 0.9, "open"), (-0.9, -0.1, "worse"),
+     (-0.9, 0.0, "open")],
+)  # fmt: skip
+def test_an_interval_that_holds_zero_beats_nothing(run, tmp_path, better, low, high, outcome):
+    gain = (low, high) if better == "higher" else (-high, -low)
+    said = metrics()
+    said["metrics"]["psnr"]["better"] = better
+    said["differences"]["mean of 8"]["psnr"] = cell(sum(gain) / 2, *gain)
+    store.write_json(run["evaluate"] / "metrics.json", said)
+    lead = page.gather("", {"e": run["evaluate"]})["steps"][0]["evaluation"]["verdicts"]
+    found = next(v for v in lead if (v["method"], v["metric"]) == ("mean of 8", "psnr"))
+    assert found["outcome"] == outcome
+    assert ("does not beat" in found["sentence"]) == (outcome != "beats")
+
+
+def test_the_lead_is_the_best_method_in_the_first_metric_even_if_none_beats(run, tmp_path):
+    _, _, facts = written("", run, tmp_path / "a")
+    assert facts["steps"][2]["evaluation"]["lead"]["sentence"].startswith("mean of 8 beats bicubic")
+    lost = metrics()
+    lost["differences"]["mean of 8"]["psnr"] = cell(-3.7, -8.1, -0.7)
+    lost["differences"]["one sample"]["psnr"] = cell(-5.1, -10.3, -1.3)
+    lost["methods"]["mean of 8"]["psnr"] = cell(23.6, 18.0, 29.0)
+    lost["metrics"]["consistency"]["unit"] = "1e-5"
+    store.write_json(run["evaluate"] / "metrics.json", lost)
+    reader, _, facts = written("", run, tmp_path / "b")
+    evaluation = facts["steps"][2]["evaluation"]
+    assert evaluation["best"]["psnr"] == "bicubic"
+    assert evaluation["lead"]["sentence"].startswith(
+        "mean of 8 does not beat bicubic in PSNR: difference −3.7 dB [−8.1, −0.7]"
+    )
+    assert evaluation["methods"]["mean of 8"]["psnr"]["text"] == "23.6"  # three digits at least
+    assert "by 0.0090×1e-5 Consistency" in reader.shown
+
+
 def test_missing_intervals_are_said_not_invented(run, tmp_path):
     lone = metrics()
     lone["differences"]["mean of 8"]["psnr"] = cell(0.8, None, None)

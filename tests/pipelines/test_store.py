@@ -177,6 +177,7 @@ def test_a_death_before_any_write_is_on_disk_never_gives_a_hit(tmp_path):
 def test_everything_listed_is_synced_before_the_manifest_appears(tmp_path, monkeypatch):
     """Power loss drops what was not synced: no file may be renamed or listed unsynced."""
     synced: set[str] = set()
+    renamed: list[str] = []
     fsync, replace = os.fsync, os.replace
 
     def note_sync(handle):
@@ -192,11 +193,13 @@ def test_everything_listed_is_synced_before_the_manifest_appears(tmp_path, monke
                     assert str(folder / name) in synced
             assert {str(folder), str(folder / "deep")} <= synced
         replace(source, target)
+        renamed.append(Path(target).name)
         synced.discard(str(Path(target).parent))
 
     monkeypatch.setattr(os, "fsync", note_sync)
     monkeypatch.setattr(os, "replace", note_rename)
     folder = made(tmp_path)
+    assert renamed[-1] == "MANIFEST.json"  # it appears whole, by one rename
     assert str(folder) in synced  # the rename itself
     assert str(tmp_path) in synced  # and the folder's own name
 

@@ -1,0 +1,40 @@
+# make demo   set up, run the embedded job on real photographs, print where the report is
+# make test   set up, run the tests
+# make lint   style, types and directions of import
+# make clean  remove what the above made
+#
+# Another Python: make PYTHON=python3.12 demo.  Another build of torch (for a GPU): create .venv,
+# install it there, and run make; a torch that is already there is left alone.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+JOB ?= pipelines/jobs/demo.yaml
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.ready
+	$(BIN)/polymode run $(JOB)
+
+test: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "setting up $(VENV): about a gigabyte, a minute or a few"
+	$(BIN)/python -c "import torch" 2>/dev/null || \
+		$(PIP) install --no-compile "$$(grep '^torch==' constraints.txt)"
+	grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
+	$(PIP) install --no-compile -c $(VENV)/constraints.txt -e '.[image2image,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
