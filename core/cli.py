@@ -169,17 +169,22 @@ def run_app(commands: typer.Typer) -> NoReturn:
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `polymode list | head` ends quietly
     try:
-        sys.exit(commands(standalone_mode=False) or 0)
+        _end(commands(standalone_mode=False) or 0)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        _end(stop.exit_code)
     except KeyboardInterrupt:
-        print("stopped; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+        _end(130)
     except Exception as error:  # noqa: BLE001  (the last place where a cause can be said)
         _say_failure(error)
+
+
+def _end(code: int) -> NoReturn:
+    if code in (130, 143):  # typer turns an interruption into the first
+        print("stopped; run the same command again to go on", file=sys.stderr)
+    sys.exit(code)
 
 
 def _say_failure(error: Exception) -> NoReturn:
@@ -202,8 +207,7 @@ def _say_failure(error: Exception) -> NoReturn:
 
 
 def _stop(signum: int, frame: object) -> NoReturn:
-    print("stopped; run the same command again to go on", file=sys.stderr)
-    sys.exit(128 + signum)
+    _end(128 + signum)
 
 
 def main() -> NoReturn:

@@ -5,6 +5,7 @@ import pickle
 import shutil
 import warnings
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -152,6 +153,14 @@ def test_layouts_stay_inside_and_apart_where_there_is_room(high, count):
         assert 0 <= x <= 576
         if count <= (high // 64) * 10:
             assert all(abs(y - v) >= 64 or abs(x - u) >= 64 for v, u in places[:k])
+
+
+def test_room_counts_for_more_than_an_even_grid():
+    """Two rows of five are closer to squares here, but 127 pixels do not hold two rows of 64."""
+    places = data.lay_out(127, 600, 64, 9)
+    lefts = sorted(left for _, left in places)
+    assert len(lefts) == 9
+    assert all(then - now >= 64 for now, then in pairwise(lefts))
 
 
 def test_a_picture_as_small_as_a_crop_gives_it_once():

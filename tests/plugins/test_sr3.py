@@ -16,7 +16,7 @@ from core.denoiser.parameterization import Prediction
 from core.errors import InputError
 from core.metrics import interval, psnr, ssim
 from plugins.image2image.operators import Bicubic
-from plugins.image2image.tasks import SR3, to_bytes, to_levels
+from plugins.image2image.tasks import SR3, residual_spread, to_bytes, to_levels
 from plugins.image2image.tiles import starts, tiled
 
 
@@ -86,6 +86,28 @@ def test_the_true_target_restores_the_picture(target):
     small = Image.fromarray(to_bytes(batch["image"][0])).resize((24, 24), Image.Resampling.BICUBIC)
     apart = to_bytes(task.low(batch["image"])[0]).astype(int) - np.asarray(small).astype(int)
     assert np.abs(apart).max() <= 1  # Pillow rounds between its two passes
+
+
+def test_the_expected_spread_follows_local_contrast():
+    """The deviation over 3x3 pixels by SciPy; a grey picture has the floor everywhere."""
+    from scipy.ndimage import uniform_filter
+
+    low = SR3().low(picture())
+    grey = low[0].mean(0).double().numpy()
+    mean = uniform_filter(grey, 3, mode="nearest")
+    contrast = np.sqrt(np.maximum(uniform_filter(grey**2, 3, mode="nearest") - mean**2, 0))
+    expected = 0.006 + 1.7 * contrast / (1 + 5.5 * contrast)
+    assert np.abs(residual_spread(low)[0, 0].numpy() - expected).max() < 1e-3
+    assert (residual_spread(torch.zeros(1, 3, 5, 5)) - 0.006).abs().max() < 1e-6
+
+
+def test_residuals_of_photographs_not_fitted_to_have_about_unit_deviation():
+    from skimage import data as photographs
+
+    for photo in (photographs.cat(), photographs.coffee(), photographs.rocket()):
+        pixels = torch.from_numpy(photo[:288, :416].copy()).permute(2, 0, 1)[None]
+        x0 = SR3().prepare({"image": pixels.float() / 127.5 - 1}).x0
+        assert 0.4 < float(x0.std()) < 1.6
 
 
 def test_back_projection_brings_bicubic_to_its_input():
