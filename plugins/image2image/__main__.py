@@ -53,7 +53,7 @@ def upscale(
     mean_of: Annotated[
         int, typer.Option(min=1, help="Average so many draws: closer on average, and smoother.")
     ] = 1,
-    sampler: Annotated[str, typer.Option(help="See `polymode list sampler`.")] = "core/ddim",
+    sampler: Annotated[str, typer.Option(help="See `polymode list sampler`.")] = "core/ancestral",
     tile: Annotated[int, typer.Option(min=64, help="Side of a tile; bounds the memory.")] = 512,
     overlap: Annotated[int, typer.Option(min=0, help="Pixels that tiles share.")] = 64,
     record: Annotated[bool, typer.Option(help="Write the settings beside it, as .json.")] = False,
@@ -135,7 +135,7 @@ def _enlarger(
             "train with task.scale set"
         )
     solver = configure("sampler", Spec(settings.sampler))()
-    grid = configure("grid", Spec("core/uniform_log_snr", {"steps": settings.steps}))(model.process)
+    grid = configure("grid", Spec("core/uniform_time", {"steps": settings.steps}))(model.process)
     about = {
         "scale": trained,
         **plain(settings),

@@ -1,6 +1,6 @@
 """What a solver costs beside its network, and SR3's cost per result; ratios, printed.
 
-    pytest tests/benchmarks -m benchmark -s
+pytest tests/benchmarks -m benchmark -s
 """
 
 import time
@@ -48,6 +48,4 @@ def bench_overhead_of_a_step_against_plain_euler(solver, capsys):
     ours = seconds(lambda: sample(denoise, process, grid, solver, x, noise))
     plain = seconds(inline)
     with capsys.disabled():
-        print(
-            f"\n{solver}: {ours / 64 * 1e6:.0f} us a step, {ours / plain:.1f} times inline Euler"
-        )
+        print(f"\n{solver}: {ours / 64 * 1e6:.0f} us a step, {ours / plain:.1f} times inline Euler")
