@@ -4,6 +4,7 @@ pytest tests/benchmarks -m benchmark -s
 """
 
 import time
+from itertools import pairwise
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def bench_overhead_of_a_step_against_plain_euler(solver, capsys):
 
     def inline():
         y = x
-        for now, then in zip(levels, levels[1:], strict=False):
+        for now, then in pairwise(levels):
             y = y + (then - now) * (y - y / 2) / now
         return y
 

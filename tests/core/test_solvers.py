@@ -123,13 +123,19 @@ def test_the_same_levels_give_the_same_trajectory_on_every_process(solver):
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=str)
-@pytest.mark.parametrize("name", ["uniform_time", "uniform_log_snr", "karras"])
-@pytest.mark.parametrize("path", PATHS)
+# Not uniform_time on edm: even steps of sigma from 80 resolve nothing near the data.
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        (name, path)
+        for name in ("uniform_time", "uniform_log_snr", "karras")
+        for path in PATHS
+        if (name, path) != ("uniform_time", "edm")
+    ],
+)
 def test_samples_of_a_gaussian_have_its_mean_and_spread(solver, name, path):
     """Full grids, into the clean end: the exact variance is near the data's at 200 steps."""
     grid = getattr(grids, name)(PATHS[path], steps=200)
-    if name == "uniform_time" and path == "edm":
-        pytest.skip("even steps of sigma from 80 resolve nothing near the data")
     mean, variance = variance_after(solver, PATHS[path], Gaussian(0.3, 0.5), grid)
     assert mean == pytest.approx(0.3, abs=1e-9)
     # DDPM's variances are of order 1 with a constant near 8 at log-SNR spans of 20.
