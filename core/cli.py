@@ -79,7 +79,7 @@ def _request(kind: type[Any], file: Path | None, settings: list[str] | None) -> 
     return bind(kind, override(read_yaml(file) if file else {}, settings or []))
 
 
-def _machine(device: str, threads: int | None, save_seconds: float = 60.0) -> Any:
+def _machine(device: str, threads: int | None, save_seconds: float = 20.0) -> Any:
     from core.request import Machine
 
     return Machine(device=device, threads=threads, save_seconds=save_seconds)
@@ -94,7 +94,7 @@ def train(
     threads: Threads = None,
     save_seconds: Annotated[
         float, typer.Option(min=0.1, help="Seconds between two checkpoints.")
-    ] = 60.0,
+    ] = 20.0,
 ) -> None:
     """Train a network; run the same command again to go on from the last checkpoint.
 

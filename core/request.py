@@ -28,7 +28,7 @@ class Machine:
 
     device: str = "auto"
     threads: Count | None = None
-    save_seconds: Annotated[float, Gt(0)] = 60.0
+    save_seconds: Annotated[float, Gt(0)] = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
