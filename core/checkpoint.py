@@ -6,7 +6,6 @@ every file, the manifest, fsync, rename, fsync of the parent, and only then are 
 Reading: the newest whole one; a damaged one is passed over and named.  Nothing is unpickled.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from core import files
 from core.errors import InputError
 
 FORMAT = 1
@@ -47,19 +47,6 @@ class Checkpoint:
     tensors: dict[str, dict[str, Tensor]]
     state: dict[str, Any]
     passed_over: tuple[str, ...] = ()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _digest(path: Path) -> list[Any]:
-    with path.open("rb") as file:
-        return [path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()]
 
 
 def save(
@@ -91,16 +78,16 @@ def save(
         whole = {name: value.detach().cpu().contiguous() for name, value in named.items()}
         save_file(whole, aside / f"{group}.safetensors")
     (aside / "state.json").write_text(json.dumps({**state, "step": step}, indent=1))
-    files = {path.name: _digest(path) for path in sorted(aside.iterdir())}
-    for name in files:
-        _sync(aside / name)
-    (aside / MANIFEST).write_text(json.dumps({"format": FORMAT, "step": step, "files": files}))
-    _sync(aside / MANIFEST)
-    _sync(aside)
+    listed = {p.name: [p.stat().st_size, files.digest(p)] for p in sorted(aside.iterdir())}
+    for name in listed:
+        files.sync(aside / name)
+    (aside / MANIFEST).write_text(json.dumps({"format": FORMAT, "step": step, "files": listed}))
+    files.sync(aside / MANIFEST)
+    files.sync(aside)
     if final.exists():  # the same step again: the old one was damaged, or it would not be retaken
         shutil.rmtree(final)
     aside.rename(final)
-    _sync(folder)
+    files.sync(folder)
     for old in _steps(folder)[keep:]:
         shutil.rmtree(old)
     return final
@@ -128,7 +115,7 @@ def _damage(path: Path) -> str:
                 return f"{name} is missing"
             if file.stat().st_size != size:
                 return f"{name} has {file.stat().st_size} bytes instead of {size}"
-            if _digest(file)[1] != digest:
+            if files.digest(file) != digest:
                 return f"{name} is not what was written"
     except FileNotFoundError:
         return f"{MANIFEST} is missing"

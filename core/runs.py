@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core import checkpoint
+from core import checkpoint, files
 from core.checkpoint import CheckpointError
 from core.config import Spec, bind, configure, plain
 from core.data import Dataset, collate, order
@@ -63,16 +63,6 @@ def make_folder(out: Path) -> Path:
             f"{out}: cannot write there: {error.strerror}; choose another output folder"
         ) from error
     return out
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w") as file:
-        json.dump(plain(value), file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
 
 
 # --- train ------------------------------------------------------------------------------------
@@ -317,7 +307,7 @@ def sample(
         "grid": plain(request.grid),
         "checkpoint_step": int(_digits(model.checkpoint.name)),
     }
-    write_json(out / "samples.json", about)
+    files.write_json(out / "samples.json", about)
     return SampleResult(
         samples=out, items=count, draws=request.samples, seconds=time.perf_counter() - start
     )
@@ -368,7 +358,7 @@ def evaluate(
     sources = [item["source"] for item in about["items"]]
     report = _summary(request, task, task_spec, about, values, sources, results.shape[1])
     report["panels"] = _pictures(request, task, dataset, results, about, out)
-    write_json(out / "metrics.json", report)
+    files.write_json(out / "metrics.json", report)
     return EvaluateResult(
         metrics=out / "metrics.json",
         scores={

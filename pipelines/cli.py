@@ -121,15 +121,15 @@ def _record(out: Path, job: "Job", planned: "Sequence[Planned]") -> Path:
     Raises:
         InputError: it cannot be written.
     """
+    from core import files
     from core.config import plain
-    from pipelines import store
 
     record = out.absolute() / job.name
     try:
         record.mkdir(parents=True, exist_ok=True)
         (out / "store").mkdir(exist_ok=True)
-        store.write_json(record / "job.json", plain(job))
-        store.write_json(
+        files.write_json(record / "job.json", plain(job))
+        files.write_json(
             record / "plan.json",
             {
                 p.step.name: {
@@ -171,11 +171,11 @@ def _execute(
 
 def _finish(planned: "Sequence[Planned]", outcomes: "Outcomes", record: Path) -> None:
     """Say what failed, print where the results are, and end with the fitting exit status."""
+    from core import files
     from core.config import plain
-    from pipelines import store
     from pipelines.execute import failure
 
-    store.write_json(record / "outcome.json", plain(outcomes))
+    files.write_json(record / "outcome.json", plain(outcomes))
     failed = [p for p in planned if outcomes[p.step.name].state == "failed"]
     for p in failed:
         print(f"error: {failure(p, outcomes[p.step.name])}", file=sys.stderr)

@@ -23,6 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from core import files
 from core.config import plain
 from core.errors import InputError
 from core.progress import duration
@@ -125,7 +126,7 @@ def _do(planned: Planned, folders: Mapping[str, Path], verb: Verb, emit: Emit) -
         except Exception:
             traceback.print_exc()
             raise
-    store.write_json(folder / store.RESULT, _relative(result, folder))
+    files.write_json(folder / store.RESULT, _relative(result, folder))
     environment = {
         **_environment(),
         "device": machine.device,
@@ -135,7 +136,7 @@ def _do(planned: Planned, folders: Mapping[str, Path], verb: Verb, emit: Emit) -
         "end": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - clock, 3),
     }
-    store.write_json(folder / store.ENVIRONMENT, environment)
+    files.write_json(folder / store.ENVIRONMENT, environment)
 
 
 def _call(

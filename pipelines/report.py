@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from core import files
 from core.errors import InputError
 from core.progress import duration
 from pipelines import store
@@ -57,8 +58,8 @@ def report(title: str, inputs: Mapping[str, Path], out: Path) -> ReportResult:
         )
     facts["panels_shown"], facts["panels_left_out"] = shown, len(panels) - shown
     result = ReportResult(report=out / "report.html", data=out / "report.json")
-    store.write_json(result.data, facts)
-    store.write_text(result.report, page)
+    files.write_json(result.data, facts)
+    files.write_text(result.report, page)
     return result
 
 

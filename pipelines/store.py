@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from core import files
 from core.errors import InputError
 
 FORMAT = 1
@@ -51,8 +52,7 @@ def digest(path: Path) -> str:
     if path.is_dir():
         listing = [[name, digest(path / name)] for name in files_below(path)]
         return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return files.digest(path)
 
 
 def files_below(folder: Path) -> list[str]:
@@ -62,31 +62,6 @@ def files_below(folder: Path) -> list[str]:
 
 
 # --- writing ---------------------------------------------------------------------------------
-
-
-def _sync(path: Path) -> None:
-    """Have the disk hold what `path`, a file or a folder, is now."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Put `text` at `path` in one step: a reader sees the old file or the new one, whole."""
-    waiting = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with waiting.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(waiting, path)
-    _sync(path.parent)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Put `value` as JSON at `path` in one step."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -105,7 +80,7 @@ def begin(folder: Path, key: str, identity: Mapping[str, Any], step: str) -> Non
         left.unlink()
     started = datetime.now(UTC).isoformat(timespec="microseconds")
     document = {"format": FORMAT, "step": step, "key": key, "started": started}
-    write_json(folder / REQUEST, {**document, "identity": identity})
+    files.write_json(folder / REQUEST, {**document, "identity": identity})
 
 
 def commit(folder: Path, key: str) -> None:
@@ -113,12 +88,12 @@ def commit(folder: Path, key: str) -> None:
     listed: dict[str, tuple[int, str]] = {}
     for name in files_below(folder):
         if name not in UNLISTED:
-            _sync(folder / name)
+            files.sync(folder / name)
             listed[name] = (folder / name).stat().st_size, digest(folder / name)
     for at, _, _ in os.walk(folder, topdown=False):
-        _sync(Path(at))
-    write_json(folder / MANIFEST, {"format": FORMAT, "key": key, "files": listed})
-    _sync(folder.parent)
+        files.sync(Path(at))
+    files.write_json(folder / MANIFEST, {"format": FORMAT, "key": key, "files": listed})
+    files.sync(folder.parent)
 
 
 def set_aside(folder: Path) -> Path:
@@ -148,18 +123,18 @@ def inspect(folder: Path, key: str, *, verify: bool = False) -> Found:
     manifest = read_json(folder / MANIFEST)
     if manifest is None:
         return Found("damaged", f"{MANIFEST} is not readable")
-    version, files = manifest.get("format"), manifest.get("files")
+    version, listed = manifest.get("format"), manifest.get("files")
     if isinstance(version, int) and version > FORMAT:
         raise InputError(
             f"{folder}: written by a newer polymode (store format {version}, this one knows "
             f"{FORMAT}); upgrade polymode, or name another folder with --out"
         )
-    if version != FORMAT or manifest.get("key") != key or not isinstance(files, dict):
+    if version != FORMAT or manifest.get("key") != key or not isinstance(listed, dict):
         return Found("damaged", f"{MANIFEST} is not this result's")
-    for name, said in files.items():
+    for name, said in listed.items():
         if what := _mismatch(folder, name, said, verify):
             return Found("damaged", f"{name} {what}")
-    if not {REQUEST, RESULT, ENVIRONMENT} <= files.keys():
+    if not {REQUEST, RESULT, ENVIRONMENT} <= listed.keys():
         return Found("damaged", f"{MANIFEST} lists no result")
     return Found("whole")
 

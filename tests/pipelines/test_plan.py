@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from toy_verbs import TOYS, toys
 
+from core import files
 from core.errors import InputError
 from pipelines import store
 from pipelines.job import parse
@@ -33,8 +34,8 @@ def pretend(p) -> None:
     """Commit a result for a planned step without doing it."""
     store.begin(p.folder, p.key, p.identity, p.step.name)
     (p.folder / "made.txt").write_text("1")
-    store.write_json(p.folder / "result.json", {"made": "made.txt"})
-    store.write_json(p.folder / "env.json", {})
+    files.write_json(p.folder / "result.json", {"made": "made.txt"})
+    files.write_json(p.folder / "env.json", {})
     store.commit(p.folder, p.key)
 
 
@@ -176,7 +177,7 @@ def test_a_step_whose_name_begins_another_is_not_it(tmp_path):
 def test_a_store_of_a_later_version_is_refused(root):
     a = planned(root)["a"]
     manifest = store.read_json(a.folder / "MANIFEST.json")
-    store.write_json(a.folder / "MANIFEST.json", {**manifest, "format": 2})
+    files.write_json(a.folder / "MANIFEST.json", {**manifest, "format": 2})
     with pytest.raises(InputError, match="written by a newer polymode"):
         planned(root)
 

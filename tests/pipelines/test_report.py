@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from core import files
 from core.errors import InputError
 from pipelines import report as page
 from pipelines import store
@@ -40,8 +41,8 @@ def finished(root: Path, name: str, run: str, request: dict, inputs: dict | None
     entries = {field: {"key": key, "field": ""} for field, key in (inputs or {}).items()}
     store.begin(folder, key, {**identity, "inputs": entries}, name)
     environment = {"python": "3.11.7", "torch": "2.13.0", "seconds": 61.5, "threads": 2}
-    store.write_json(folder / "env.json", {**environment, "device": "cpu", "gpus": 0})
-    store.write_json(folder / "result.json", {"made": "x", "seconds": 1.0})
+    files.write_json(folder / "env.json", {**environment, "device": "cpu", "gpus": 0})
+    files.write_json(folder / "result.json", {"made": "x", "seconds": 1.0})
     return folder
 
 
@@ -110,7 +111,7 @@ def run(tmp_path):
     sample = finished(tmp_path, "sample", "sample", {"seed": 3}, {"checkpoint": key})
     key = store.read_json(sample / "request.json")["key"]
     evaluate = finished(tmp_path, "evaluate", "evaluate", {"confidence": 0.95}, {"samples": key})
-    store.write_json(evaluate / "metrics.json", metrics(panels=with_panels(evaluate)))
+    files.write_json(evaluate / "metrics.json", metrics(panels=with_panels(evaluate)))
     return {"train": train, "sample": sample, "evaluate": evaluate}
 
 
@@ -174,7 +175,7 @@ def test_the_verdict_says_what_intervals_allow(run, tmp_path):
 def test_a_rise_of_a_metric_that_should_fall_does_not_beat(run, tmp_path):
     worse = metrics()
     worse["differences"]["mean of 8"]["consistency"] = cell(0.009, 0.0075, 0.0105)
-    store.write_json(run["evaluate"] / "metrics.json", worse)
+    files.write_json(run["evaluate"] / "metrics.json", worse)
     _, _, facts = written("", run, tmp_path / "out")
     verdicts = facts["steps"][2]["evaluation"]["verdicts"]
     outcomes = {(v["method"], v["metric"]): v["outcome"] for v in verdicts}
@@ -192,7 +193,7 @@ def test_an_interval_that_holds_zero_beats_nothing(run, tmp_path, better, low, h
     said = metrics()
     said["metrics"]["psnr"]["better"] = better
     said["differences"]["mean of 8"]["psnr"] = cell(sum(gain) / 2, *gain)
-    store.write_json(run["evaluate"] / "metrics.json", said)
+    files.write_json(run["evaluate"] / "metrics.json", said)
     lead = page.gather("", {"e": run["evaluate"]})["steps"][0]["evaluation"]["verdicts"]
     found = next(v for v in lead if (v["method"], v["metric"]) == ("mean of 8", "psnr"))
     assert found["outcome"] == outcome
@@ -207,7 +208,7 @@ def test_the_lead_is_the_best_method_in_the_first_metric_even_if_none_beats(run,
     lost["differences"]["one sample"]["psnr"] = cell(-5.1, -10.3, -1.3)
     lost["methods"]["mean of 8"]["psnr"] = cell(23.6, 18.0, 29.0)
     lost["metrics"]["consistency"]["unit"] = "1e-5"
-    store.write_json(run["evaluate"] / "metrics.json", lost)
+    files.write_json(run["evaluate"] / "metrics.json", lost)
     reader, _, facts = written("", run, tmp_path / "b")
     evaluation = facts["steps"][2]["evaluation"]
     assert evaluation["best"]["psnr"] == "bicubic"
@@ -222,7 +223,7 @@ def test_missing_intervals_are_said_not_invented(run, tmp_path):
     lone = metrics()
     lone["differences"]["mean of 8"]["psnr"] = cell(0.8, None, None)
     lone["methods"]["mean of 8"]["psnr"] = cell(28.0, None, None)
-    store.write_json(run["evaluate"] / "metrics.json", lone)
+    files.write_json(run["evaluate"] / "metrics.json", lone)
     reader, _, _ = written("", run, tmp_path / "out")
     assert "mean of 8 against bicubic: no interval for PSNR" in reader.shown
 
@@ -258,7 +259,7 @@ def test_a_panel_cannot_reach_outside_its_step(run, tmp_path):
     panel = {"title": "t", "images": [
         {"label": "x", "file": "../secret.png", "width": 4, "height": 4}
     ]}  # fmt: skip
-    store.write_json(run["evaluate"] / "metrics.json", metrics(panels=[panel]))
+    files.write_json(run["evaluate"] / "metrics.json", metrics(panels=[panel]))
     reader, _, _ = written("", run, tmp_path / "out")
     assert not [a for tag, a in reader.elements if tag == "img" and a.get("src")]
 
@@ -273,10 +274,10 @@ def test_hostile_text_is_shown_as_text(run, tmp_path):
         for table in ("methods", "differences"):
             hostile[table][new] = hostile[table].pop(old)
     hostile["metrics"]["psnr"] |= {"label": XSS[4], "unit": XSS[1]}
-    store.write_json(run["evaluate"] / "metrics.json", hostile)
+    files.write_json(run["evaluate"] / "metrics.json", hostile)
     request = store.read_json(run["sample"] / "request.json")
     request["identity"]["request"] = {**{f"option{i}": t for i, t in enumerate(XSS)}, XSS[0]: [XSS]}
-    store.write_json(run["sample"] / "request.json", request)
+    files.write_json(run["sample"] / "request.json", request)
     inputs = {**run, XSS[0]: run["sample"]}
     reader, _, _ = written(XSS[5], inputs, tmp_path / "out")
     assert {tag for tag, _ in reader.elements} <= {tag for tag, _ in plain.elements}
@@ -296,7 +297,7 @@ def test_no_absolute_path_is_told(run, tmp_path):
 
 
 def test_too_many_pictures_are_left_out_until_the_page_fits(run, tmp_path, monkeypatch):
-    store.write_json(
+    files.write_json(
         run["evaluate"] / "metrics.json", metrics(panels=with_panels(run["evaluate"], 12, 64))
     )
     monkeypatch.setattr(page, "MAX_BYTES", 120_000)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from core import files
 from core.errors import InputError
 from pipelines import store
 
@@ -21,8 +22,8 @@ def made(root: Path) -> Path:
     (folder / "deep" / "values.bin").write_bytes(bytes(range(64)))
     (folder / "empty.txt").write_text("")
     (folder / "events.jsonl").write_text("{}\n")
-    store.write_json(folder / "result.json", {"made": "deep"})
-    store.write_json(folder / "env.json", {})
+    files.write_json(folder / "result.json", {"made": "deep"})
+    files.write_json(folder / "env.json", {})
     store.commit(folder, KEY)
     return folder
 
@@ -85,13 +86,13 @@ def test_a_manifest_cut_anywhere_is_no_hit(tmp_path):
 def test_a_strange_manifest_is_no_hit(tmp_path, change):
     folder = made(tmp_path)
     manifest = store.read_json(folder / "MANIFEST.json")
-    store.write_json(folder / "MANIFEST.json", {**manifest, **change})
+    files.write_json(folder / "MANIFEST.json", {**manifest, **change})
     assert store.inspect(folder, KEY).state == "damaged"
 
 
 def test_a_later_format_is_refused_not_remade(tmp_path):
     folder = made(tmp_path)
-    store.write_json(folder / "MANIFEST.json", {"format": 2, "how": "unknown"})
+    files.write_json(folder / "MANIFEST.json", {"format": 2, "how": "unknown"})
     with pytest.raises(InputError, match="store format 2, this one knows 1"):
         store.inspect(folder, KEY)
 

@@ -123,6 +123,12 @@ def test_back_projection_brings_bicubic_to_its_input():
     assert after["one sample"]["psnr"] > before["one sample"]["psnr"]
 
 
+def test_a_black_picture_has_finite_scores():
+    image = -torch.ones(1, 3, 32, 32)
+    for figures in SR3().score(image[:, None], {"image": image}).values():
+        assert all(value.isfinite().all() for value in figures.values())
+
+
 def test_levels_are_those_of_a_file():
     values = torch.linspace(-1.2, 1.2, 999)
     through = torch.from_numpy(to_bytes(values[None, None].expand(3, 1, -1))).float() / 127.5 - 1
