@@ -16,6 +16,8 @@ PLUGIN = Plugin(
     name="core",
     summary="Processes, parameterizations, samplers and networks that every plug-in shares.",
     parts=(
+        grid("custom", "core.sampler.grids:custom", "Exactly the given levels"),
+        grid("discrete", "core.sampler.grids:discrete", "Leading, trailing, linspace of a chain"),
         grid("karras", "core.sampler.grids:karras", "Noise levels spaced by a power law (EDM)"),
         grid("uniform_log_snr", "core.sampler.grids:uniform_log_snr", "Even steps of log-SNR"),
         grid("uniform_time", "core.sampler.grids:uniform_time", "Even steps of time"),
@@ -24,16 +26,51 @@ PLUGIN = Plugin(
         network("unet2d", "core.network.unet:UNet2D", "U-Net for images, any size"),
         parameterization("edm", "core.denoiser.parameterization:edm", "EDM preconditioning"),
         parameterization("eps", "core.denoiser.parameterization:eps", "The noise (DDPM)"),
+        parameterization("flow", "core.denoiser.parameterization:flow", "Velocity eps - x0"),
+        parameterization("score", "core.denoiser.parameterization:score", "Gradient of log p_t"),
         parameterization("v", "core.denoiser.parameterization:v", "Velocity alpha eps - sigma x0"),
         parameterization("x0", "core.denoiser.parameterization:x0", "The clean sample"),
-        process("beta_table", "core.process.gaussian:beta_table", "Discrete DDPM betas"),
-        process("edm", "core.process.gaussian:edm", "Variance exploding, sigma(t) = t"),
-        process("vp_cosine", "core.process.gaussian:vp_cosine", "Cosine schedule (iDDPM)"),
-        process("vp_linear", "core.process.gaussian:vp_linear", "Linear beta(t) (DDPM, VP-SDE)"),
-        sampler("ancestral", "core.sampler.solvers:Ancestral", "DDPM's reverse chain"),
-        sampler("ddim", "core.sampler.solvers:DDIM", "Order 1; eta adds noise"),
-        sampler("dpmpp_2m", "core.sampler.solvers:DPMpp2M", "DPM-Solver++(2M), order 2"),
-        sampler("heun", "core.sampler.solvers:Heun", "EDM's Heun rule, order 2, two calls a step"),
+        process("beta_table", "core.process.schedules:beta_table", "Discrete DDPM betas"),
+        process("edm", "core.process.schedules:edm", "Variance exploding, sigma(t) = t"),
+        process("flow", "core.process.schedules:flow", "Rectified flow, straight lines"),
+        process("shifted", "core.process.schedules:shifted", "Another process, log-SNR shifted"),
+        process("sub_vp", "core.process.schedules:sub_vp", "Sub-VP SDE"),
+        process("ve", "core.process.schedules:ve", "Variance exploding, geometric (VE-SDE)"),
+        process("vp_cosine", "core.process.schedules:vp_cosine", "Cosine schedule (iDDPM)"),
+        process("vp_linear", "core.process.schedules:vp_linear", "Linear beta(t) (DDPM, VP-SDE)"),
+        process(
+            "zero_terminal_snr",
+            "core.process.schedules:zero_terminal_snr",
+            "Another process, ending in pure noise",
+        ),
+        sampler("ancestral", "core.sampler.ancestral:Ancestral", "DDPM's reverse chain"),
+        sampler("churn", "core.sampler.runge_kutta:Churn", "EDM's stochastic sampler"),
+        sampler("ddim", "core.sampler.ancestral:DDIM", "Order 1; eta adds noise"),
+        sampler("dopri5", "core.sampler.adaptive:DormandPrince", "Dormand-Prince, adaptive steps"),
+        sampler(
+            "euler_maruyama", "core.sampler.ancestral:EulerMaruyama", "Order 1 on the reverse SDE"
+        ),
+        sampler(
+            "heun", "core.sampler.runge_kutta:Heun", "EDM's Heun rule, order 2, two calls a step"
+        ),
+        sampler(
+            "linear_multistep", "core.sampler.runge_kutta:LinearMultistep", "LMS, order 1 to 4"
+        ),
+        sampler(
+            "multistep", "core.sampler.exponential:Multistep", "DPM-Solver++/DEIS, order 1 to 4"
+        ),
+        sampler(
+            "predictor_corrector",
+            "core.sampler.composed:predictor_corrector",
+            "Any solver, Langevin steps between",
+        ),
+        sampler("singlestep", "core.sampler.exponential:Singlestep", "DPM-Solver(++) 2S and 3S"),
+        sampler(
+            "stochastic_then_ode",
+            "core.sampler.composed:stochastic_then_ode",
+            "One solver for noise, another for detail",
+        ),
+        sampler("unipc", "core.sampler.exponential:UniPC", "Predictor-corrector, one call a step"),
         times("log_normal", "core.objective.times:log_normal", "Log sigma normal (EDM)"),
         times("stratified", "core.objective.times:stratified", "Uniform, one per stratum"),
         times("uniform", "core.objective.times:uniform", "Uniform in time"),

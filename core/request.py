@@ -153,7 +153,7 @@ class SampleRequest:
     split: Literal["train", "test"] = "test"
     count: Count | None = None
     samples: Count = 1
-    sampler: Annotated[Spec, "sampler"] = Spec("core/dpmpp_2m")
+    sampler: Annotated[Spec, "sampler"] = Spec("core/multistep")
     grid: Annotated[Spec, "grid"] = Spec("core/uniform_log_snr")
     seed: Annotated[int, Ge(0)] = 0
     batch: Count = 16

@@ -287,7 +287,7 @@ def sample(
         batch = {name: value.to(model.device) for name, value in batch.items()}
         noise = Noise.of(request.seed, "sample", each=[f"{item}/{draw}" for item, draw in chunk])
         example = model.task.prepare(batch)
-        x = prior(model.process, example.x0, noise)
+        x = prior(model.process, grid, example.x0, noise)
         x0 = integrate(model.denoise, model.process, grid, solver, x, noise, example.condition)
         drawn.append(model.task.finish(x0, batch).cpu())
         done += len(chunk)

@@ -1,8 +1,9 @@
-"""What a network's output means, as one table of coefficients.
+"""What a network's output means, as one table.
 
-    x0 = skip x + out F(input x, level)
+A row states what is asked of the network, F = a x0 + b eps, and the scale of its input.  With
+x = alpha x0 + sigma eps both ways follow:
 
-eps, x0, v and EDM are rows.  Training targets, loss weights and inference share them.
+    x0 = skip x + out F,    skip = -b / (a sigma - b alpha),    out = sigma / (a sigma - b alpha)
 """
 
 from collections.abc import Callable, Mapping
@@ -25,12 +26,16 @@ class Prediction:
 
     Args:
         x0: E[x0 | x_t], the shape of x_t.
-        logvar: log of the reverse variance, where the network learned one.
+        share: where between the small (0) and the large (1) the log of a step's variance lies, for
+            networks that learned it; the shape of x_t.
+        x0_variance: variance of an element of x0 given x_t, (b,) or the shape of x_t, where it is
+            known.
         logits: of the clean categories, for categorical processes.
     """
 
     x0: Tensor
-    logvar: Tensor | None = None
+    share: Tensor | None = None
+    x0_variance: Tensor | None = None
     logits: Tensor | None = None
 
 
@@ -42,11 +47,17 @@ class Denoiser(Protocol):
 
 
 class Coefficients(NamedTuple):
-    """x0 = skip x + out F(input x)."""
+    """x0 = skip x + out F(input x), and F = of_x0 x0 + of_eps eps."""
 
     skip: Tensor
     out: Tensor
     input: Tensor
+    of_x0: Tensor
+    of_eps: Tensor
+
+
+# (alpha, sigma) -> what multiplies x0 and eps in what is asked of the network.
+Asked = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -54,12 +65,36 @@ class Parameterization:
     """A row of the table, and what of the noise level the network is told.
 
     Args:
-        coefficients: from alpha(t), sigma(t).
+        asked: a and b of F = a x0 + b eps, from alpha(t), sigma(t).
         level: the scalar that the network embeds, from t, alpha(t), sigma(t).
+        scale: of the network's input, from alpha(t), sigma(t); 1 where None.
     """
 
-    coefficients: Callable[[Tensor, Tensor], Coefficients]
+    asked: Asked
     level: Callable[[Tensor, Tensor, Tensor], Tensor]
+    scale: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def coefficients(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
+        """The row at alpha, sigma.
+
+        Where F says nothing of x0, as eps does at alpha = 0, x0 is taken to be 0.
+        """
+        a, b = self.asked(alpha, sigma)
+        whole = a * sigma - b * alpha
+        inverse = torch.where(whole == 0, 0.0, 1 / whole)
+        scale = torch.ones_like(alpha) if self.scale is None else self.scale(alpha, sigma)
+        return Coefficients(-b * inverse, sigma * inverse, scale, a, b)
+
+    def to_x0(self, output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """The x0 that an output F means at x; alpha, sigma (b,) or per element."""
+        row = self.coefficients(alpha, sigma)
+        return over(row.skip, x) * x + over(row.out, x) * output
+
+    def from_x0(self, x0: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """The output F that means x0 at x; sigma positive, (b,) or per element."""
+        row = self.coefficients(alpha, sigma)
+        eps = (x - over(alpha, x) * x0) / over(sigma, x)
+        return over(row.of_x0, x) * x0 + over(row.of_eps, x) * eps
 
 
 Level = Literal["log_snr", "noise_level", "time"]
@@ -84,11 +119,9 @@ def eps(*, level: Literal["log_snr", "noise_level", "time"] = "log_snr") -> Para
         level: what the network is told: log-SNR, 1000 alpha (SR3's continuous noise level,
             scaled) or 1000 t.
     """
-
-    def coefficients(alpha: Tensor, sigma: Tensor) -> Coefficients:
-        return Coefficients(1 / alpha, -sigma / alpha, torch.ones_like(alpha))
-
-    return Parameterization(coefficients, _level(level))
+    return Parameterization(
+        lambda alpha, sigma: (torch.zeros_like(alpha), torch.ones_like(alpha)), _level(level)
+    )
 
 
 def x0(*, level: Literal["log_snr", "noise_level", "time"] = "log_snr") -> Parameterization:
@@ -98,11 +131,9 @@ def x0(*, level: Literal["log_snr", "noise_level", "time"] = "log_snr") -> Param
         level: what the network is told: log-SNR, 1000 alpha (SR3's continuous noise level,
             scaled) or 1000 t.
     """
-
-    def coefficients(alpha: Tensor, sigma: Tensor) -> Coefficients:
-        return Coefficients(torch.zeros_like(alpha), torch.ones_like(alpha), torch.ones_like(alpha))
-
-    return Parameterization(coefficients, _level(level))
+    return Parameterization(
+        lambda alpha, sigma: (torch.ones_like(alpha), torch.zeros_like(alpha)), _level(level)
+    )
 
 
 def v(*, level: Literal["log_snr", "noise_level", "time"] = "log_snr") -> Parameterization:
@@ -114,12 +145,37 @@ def v(*, level: Literal["log_snr", "noise_level", "time"] = "log_snr") -> Parame
         level: what the network is told: log-SNR, 1000 alpha (SR3's continuous noise level,
             scaled) or 1000 t.
     """
+    return Parameterization(lambda alpha, sigma: (-sigma, alpha), _level(level))
 
-    def coefficients(alpha: Tensor, sigma: Tensor) -> Coefficients:
-        whole = alpha**2 + sigma**2
-        return Coefficients(alpha / whole, -sigma / whole, torch.ones_like(alpha))
 
-    return Parameterization(coefficients, _level(level))
+def score(*, level: Literal["log_snr", "noise_level", "time"] = "log_snr") -> Parameterization:
+    """The network says the score grad log p_t(x) = -eps / sigma.
+
+    Source: Song et al. 2021, arXiv:2011.13456, eq. 7.
+
+    Args:
+        level: what the network is told: log-SNR, 1000 alpha (SR3's continuous noise level,
+            scaled) or 1000 t.
+    """
+    return Parameterization(
+        lambda alpha, sigma: (torch.zeros_like(alpha), -1 / sigma), _level(level)
+    )
+
+
+def flow(*, level: Literal["log_snr", "noise_level", "time"] = "log_snr") -> Parameterization:
+    """The network says u = eps - x0, the velocity of a straight path.
+
+    x0 = (x - sigma u) / (alpha + sigma).
+    Source: Liu et al. 2022, arXiv:2209.03003, eq. 1, for processes of any alpha and sigma; time
+    runs towards the noise here.
+
+    Args:
+        level: what the network is told: log-SNR, 1000 alpha (SR3's continuous noise level,
+            scaled) or 1000 t.
+    """
+    return Parameterization(
+        lambda alpha, sigma: (-torch.ones_like(alpha), torch.ones_like(alpha)), _level(level)
+    )
 
 
 def edm(*, data_std: float = 0.5) -> Parameterization:
@@ -137,16 +193,16 @@ def edm(*, data_std: float = 0.5) -> Parameterization:
     if data_std <= 0:
         raise InputError(f"edm: expected data_std > 0, got {data_std}")
 
-    def coefficients(alpha: Tensor, sigma: Tensor) -> Coefficients:
-        s = sigma / alpha
-        whole = s**2 + data_std**2
-        return Coefficients(
-            data_std**2 / whole / alpha, s * data_std / whole.sqrt(), 1 / whole.sqrt() / alpha
-        )
+    def spread(alpha: Tensor, sigma: Tensor) -> Tensor:
+        return (alpha**2 * data_std**2 + sigma**2).sqrt()
+
+    def asked(alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        whole = spread(alpha, sigma)
+        return sigma / (data_std * whole), -alpha * data_std / whole
 
     # The paper's c_noise is log(sigma)/4 into frequencies up to 1000s; ours is the same quantity
     # in the scale that the other rows use.
-    return Parameterization(coefficients, _level("log_snr"))
+    return Parameterization(asked, _level("log_snr"), lambda a, s: 1 / spread(a, s))
 
 
 def network_output(
@@ -154,14 +210,28 @@ def network_output(
     process: GaussianPath,
     parameterization: Parameterization,
     x: Float[Tensor, " b *shape"],
-    t: Float[Tensor, " b"],
+    t: Float[Tensor, "..."],
     condition: Condition | None,
-) -> tuple[Float[Tensor, " b *shape"], Coefficients]:
-    """F(input x, level) and the float64 coefficients (b,) that make x0 of it."""
+) -> tuple[Tensor, Tensor | None, Coefficients]:
+    """F(input x, level), the share of the variance if learned, and the row's float64 coefficients.
+
+    A network with twice the channels of x says F in the first half; the second, v in [-1, 1],
+    is where between the small and the large variance it puts a step's, share = (v + 1) / 2.
+    Source: Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 15.
+
+    Raises:
+        ValueError: an output of another shape.
+    """
     alpha, sigma = process.alpha_sigma(t.double())
     row = parameterization.coefficients(alpha, sigma)
     level = parameterization.level(t.double(), alpha, sigma).to(x)
-    return network(over(row.input, x) * x, level, condition), row
+    output = network(over(row.input, x) * x, level, condition)
+    if output.shape == x.shape:
+        return output, None, row
+    if output.shape != (x.shape[0], 2 * x.shape[1], *x.shape[2:]):
+        raise ValueError(f"the network made {tuple(output.shape)} of {tuple(x.shape)}")
+    mean, v = output.chunk(2, dim=1)
+    return mean, (v + 1) / 2, row
 
 
 def from_network(
@@ -170,7 +240,7 @@ def from_network(
     """The denoiser that a network is, given what its output means."""
 
     def denoise(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
-        output, row = network_output(network, process, parameterization, x, t, condition)
-        return Prediction(over(row.skip, x) * x + over(row.out, x) * output)
+        output, share, row = network_output(network, process, parameterization, x, t, condition)
+        return Prediction(over(row.skip, x) * x + over(row.out, x) * output, share)
 
     return denoise

@@ -55,11 +55,11 @@ class Denoising:
             mask: 1 where the error counts; the mean is over those elements.
         """
         x = self.process.diffuse(x0, t, eps)
-        output, row = network_output(network, self.process, self.parameterization, x, t, condition)
+        output, _, row = network_output(
+            network, self.process, self.parameterization, x, t, condition
+        )
         alpha, sigma = self.process.alpha_sigma(t.double())
-        # (x0 - skip x) / out with x written out: exact where skip alpha is close to 1.
-        of_x0, of_eps = (1 - row.skip * alpha) / row.out, -row.skip * sigma / row.out
-        target = over(of_x0, x0) * x0 + over(of_eps, x0) * eps
+        target = over(row.of_x0, x0) * x0 + over(row.of_eps, x0) * eps
         scale = over(alpha / sigma * row.out, x0)
         weight = over(self.weighting(2 * (alpha / sigma).log()), x0)
         error = output - target

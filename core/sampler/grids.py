@@ -1,6 +1,7 @@
 """Time grids: falling times from noise to data, float64, the last one clean (sigma = 0)."""
 
 import math
+from typing import Literal
 
 import torch
 from jaxtyping import Float64
@@ -38,21 +39,29 @@ def uniform_time(process: GaussianPath, *, steps: int = 20) -> Float64[Tensor, "
 
 
 def uniform_log_snr(
-    process: GaussianPath, *, steps: int = 20, log_snr_max: float = 12.0
+    process: GaussianPath,
+    *,
+    steps: int = 20,
+    log_snr_max: float = 12.0,
+    log_snr_min: float = -20.0,
 ) -> Float64[Tensor, " n"]:
     """Even steps of log-SNR from its value at `t_max` to `log_snr_max`, then the clean end.
 
+    Where the process has more noise than `log_snr_min` the steps are counted from there, and the
+    first begins at `t_max` all the same.
     Source: Lu et al. 2022, arXiv:2206.00927, section 3.3.
 
     Args:
         steps: number of steps; the grid has steps + 1 times.
         log_snr_max: log-SNR before the last step; 12 is noise of 0.0025 of the signal.
+        log_snr_min: lowest log-SNR that is counted; for processes that end in pure noise.
 
     Raises:
         InputError: no step, or a log_snr_max below the noisy end's.
     """
     _steps(steps, 1)
-    start = float(process.log_snr(torch.tensor(process.t_max, dtype=torch.float64)))
+    end = float(process.log_snr(torch.tensor(process.t_max, dtype=torch.float64)))
+    start = max(end, log_snr_min)
     if log_snr_max <= start:
         raise InputError(f"log_snr_max: expected more than {start:.2f}, got {log_snr_max}")
     values = torch.linspace(start, log_snr_max, steps, dtype=torch.float64)
@@ -94,3 +103,75 @@ def karras(
     times = process.time_of_log_snr(-2 * levels.log())
     zero = torch.tensor([process.t_min], dtype=torch.float64)
     return torch.cat([times, zero])
+
+
+def discrete(
+    process: GaussianPath,
+    *,
+    steps: int = 50,
+    chain: int = 1000,
+    spacing: Literal["leading", "trailing", "linspace"] = "trailing",
+) -> Float64[Tensor, " n"]:
+    """Times of a chain of `chain` steps that a shorter run visits, then the clean end.
+
+    Node n of the chain, n = 1 to `chain`, lies at the n-th of so many parts of the time.
+    Source: Lin et al. 2023, arXiv:2305.08891, table 2; only trailing and linspace begin at the
+    noisy end.
+
+    Args:
+        steps: number of steps; the grid has steps + 1 times.
+        chain: length of the chain that the network was trained on.
+        spacing: leading, every (chain // steps)-th from the first; trailing, every (chain /
+            steps)-th back from the last; linspace, evenly from the first to the last, both visited.
+
+    Raises:
+        InputError: no step, or more steps than the chain has.
+    """
+    _steps(steps, 1)
+    if steps > chain:
+        raise InputError(f"steps: expected at most the {chain} of the chain, got {steps}")
+    count = torch.arange(steps, dtype=torch.float64)
+    if spacing == "leading":
+        nodes = 1 + count * (chain // steps)
+    elif spacing == "trailing":
+        nodes = (chain - count * chain / steps).round().flip(0)
+    else:
+        nodes = 1 + torch.linspace(0, chain - 1, steps, dtype=torch.float64).round()
+        nodes = nodes if steps > 1 else torch.tensor([chain], dtype=torch.float64)
+    times = process.t_min + nodes.flip(0) / chain * (process.t_max - process.t_min)
+    return torch.cat([times, torch.tensor([process.t_min], dtype=torch.float64)])
+
+
+def custom(
+    process: GaussianPath,
+    *,
+    values: tuple[float, ...] = (80.0, 20.0, 5.0, 2.0, 1.0, 0.5, 0.2, 0.05),
+    unit: Literal["sigma", "log_snr", "time"] = "sigma",
+    clean: bool = True,
+) -> Float64[Tensor, " n"]:
+    """Exactly the given levels, from noisy to clean.
+
+    Args:
+        values: the levels; those beyond the process's own noisy end become that end.
+        unit: sigma / alpha, log(alpha^2 / sigma^2), or the process's own time.
+        clean: append the clean end.
+
+    Raises:
+        InputError: fewer than two levels in all, or levels out of order or out of range.
+    """
+    given = torch.tensor(values, dtype=torch.float64)
+    if unit == "sigma" and bool((given <= 0).any()):
+        raise InputError("values: expected sigma above 0; the clean end is appended by itself")
+    if unit == "time":
+        times = given
+    else:
+        times = process.time_of_log_snr(-2 * given.log() if unit == "sigma" else given)
+    if clean and (len(times) == 0 or float(times[-1]) > process.t_min):
+        times = torch.cat([times, torch.tensor([process.t_min], dtype=torch.float64)])
+    inside = bool((times >= process.t_min).all() and (times <= process.t_max).all())
+    if len(times) < 2 or not inside or bool((times.diff() >= 0).any()):
+        raise InputError(
+            f"values: expected at least two levels from noisy to clean within the process, got "
+            f"{list(values)} in {unit}"
+        )
+    return times

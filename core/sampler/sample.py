@@ -1,35 +1,73 @@
-"""The loop that runs a solver from noise to data."""
+"""Along the reverse process and back: sample, encode, edit, interpolate."""
 
 from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from core.denoiser.parameterization import Condition, Denoiser
+from core.denoiser.parameterization import Condition, Denoiser, Prediction
+from core.errors import InputError
 from core.process.gaussian import GaussianPath
-from core.process.noise import Noise
-from core.sampler.solvers import Solver
-
-Trace = Callable[[int, int], None]
+from core.process.noise import Source
+from core.sampler.solver import Estimate, Solver
 
 
-def prior(process: GaussianPath, like: Float[Tensor, " b *shape"], noise: Noise) -> Tensor:
-    """A start x at `t_max`: noise of the process's final level, in the shape of `like`."""
-    return process.prior_std() * noise.like(like)
+class Moment(NamedTuple):
+    """Where a trajectory is after a step.
+
+    Args:
+        done: steps taken.
+        total: steps in all.
+        x: now; not a copy, so clone what is kept.
+    """
+
+    done: int
+    total: int
+    x: Tensor
 
 
-@torch.no_grad()
+Watch = Callable[[Moment], None]
+
+
+def prior(
+    process: GaussianPath,
+    grid: Float64[Tensor, " n"],
+    like: Float[Tensor, " b *shape"],
+    noise: Source,
+) -> Float[Tensor, " b *shape"]:
+    """A start x at grid[0]: noise of that level, in the shape of `like`."""
+    _, sigma = process.alpha_sigma(grid[0].double())
+    return float(sigma) * noise.like(like)
+
+
+def bound(denoise: Denoiser, process: GaussianPath, condition: Condition | None) -> Estimate:
+    """`denoise` with its condition, asked at a time for all or one for each."""
+
+    def estimate(x: Tensor, t: float | Tensor) -> Prediction:
+        # Below t_first the network was never trained; sigma = 0 is never asked for.
+        if isinstance(t, Tensor):
+            times = t.to(x.device).clamp(min=process.t_first)
+        else:
+            first = max(t, process.t_first)
+            times = torch.full((len(x),), first, dtype=torch.float64, device=x.device)
+        return denoise(x, times, condition)
+
+    return estimate
+
+
 def sample(
     denoise: Denoiser,
     process: GaussianPath,
     grid: Float64[Tensor, " n"],
     solver: Solver,
     x: Float[Tensor, " b *shape"],
-    noise: Noise,
+    noise: Source,
     condition: Condition | None = None,
     *,
-    watch: Trace | None = None,
+    watch: Watch | None = None,
+    gradients: bool = False,
 ) -> Float[Tensor, " b *shape"]:
     """Integrate from `x` at grid[0] to grid[-1].
 
@@ -41,20 +79,150 @@ def sample(
         x: the start, usually from `prior`.
         noise: draws for stochastic solvers, one stream per sample.
         condition: passed on to `denoise`.
-        watch: called with (steps done, steps in all) after each step.
+        watch: called after each step, for progress and trajectories.
+        gradients: keep the graph, so that the result can be differentiated; memory grows with the
+            number of calls.
 
     Raises:
-        InputError: the grid does not fall.
+        InputError: the grid does not run one way, or not in a way that the solver can.
     """
-
-    def estimate(x: Tensor, t: float) -> Tensor:
-        # Below t_first the network was never trained; sigma = 0 is never asked for.
-        times = torch.full((len(x),), max(t, process.t_first), dtype=torch.float64, device=x.device)
-        return denoise(x, times, condition).x0
-
-    rows, state = solver.plan(process, grid), None
-    for done, row in enumerate(rows, start=1):
-        x, state = solver.step(x, row, state, estimate, noise)
-        if watch is not None:
-            watch(done, len(rows))
+    estimate = bound(denoise, process, condition)
+    with torch.set_grad_enabled(gradients):
+        rows, state = solver.plan(process, grid), None
+        for done, row in enumerate(rows, start=1):
+            x, state = solver.step(x, row, state, estimate, noise)
+            if watch is not None:
+                watch(Moment(done, len(rows), x))
     return x
+
+
+class _Silent:
+    """A source for runs that must not draw."""
+
+    def like(self, x: Tensor) -> Tensor:
+        raise InputError(
+            "encoding wants a solver that draws no noise, such as core/multistep with eta 0"
+        )
+
+    def between(self, x: Tensor, start: float, end: float) -> Tensor:
+        return self.like(x)
+
+
+def encode(
+    denoise: Denoiser,
+    process: GaussianPath,
+    grid: Float64[Tensor, " n"],
+    solver: Solver,
+    x0: Float[Tensor, " b *shape"],
+    condition: Condition | None = None,
+    *,
+    watch: Watch | None = None,
+    gradients: bool = False,
+) -> Float[Tensor, " b *shape"]:
+    """The latent x at grid[0] whose probability-flow trajectory ends in `x0`.
+
+    The grid is run backwards, from the smallest time that networks know, where x = alpha x0;
+    `sample` on the same grid undoes it to the solver's error.
+    Source: Song et al. 2021, arXiv:2010.02502, section 4.3, and arXiv:2011.13456, section 4.3.
+
+    Args:
+        denoise: as in `sample`.
+        process: as in `sample`.
+        grid: falling times, as for `sample`.
+        solver: one that draws no noise.
+        x0: clean samples.
+        condition: as in `sample`.
+        watch: as in `sample`.
+        gradients: as in `sample`.
+
+    Raises:
+        InputError: the solver draws noise, or the grid turns.
+    """
+    rising = grid.flip(0)
+    rising = torch.cat(
+        [rising.new_tensor([process.t_first]), rising[rising > process.t_first]]
+        if float(rising[0]) < process.t_first
+        else [rising]
+    )
+    alpha, _ = process.alpha_sigma(rising[0].double())
+    return sample(
+        denoise, process, rising, solver, float(alpha) * x0, _Silent(), condition,
+        watch=watch, gradients=gradients,
+    )  # fmt: skip
+
+
+def edit(
+    denoise: Denoiser,
+    process: GaussianPath,
+    grid: Float64[Tensor, " n"],
+    solver: Solver,
+    x0: Float[Tensor, " b *shape"],
+    noise: Source,
+    condition: Condition | None = None,
+    *,
+    strength: float = 0.5,
+    watch: Watch | None = None,
+    gradients: bool = False,
+) -> Float[Tensor, " b *shape"]:
+    """SDEdit: add noise to a guide up to some level, then sample from there.
+
+    Source: Meng et al. 2022, arXiv:2108.01073, algorithm 1.
+
+    Args:
+        denoise: as in `sample`.
+        process: as in `sample`.
+        grid: falling times, as for `sample`; the steps after the start are taken.
+        solver: the rule of a step.
+        x0: the guide: strokes, a rough paste, a sample of another model.
+        noise: one stream per sample.
+        condition: as in `sample`.
+        strength: share of the grid's steps that are taken: 0 returns the guide, 1 forgets it.
+        watch: as in `sample`.
+        gradients: as in `sample`.
+
+    Raises:
+        InputError: strength not in [0, 1].
+    """
+    if not 0 <= strength <= 1:
+        raise InputError(f"strength: expected 0 to 1, got {strength}")
+    steps = len(grid) - 1
+    taken = round(strength * steps)
+    if taken == 0:
+        return x0
+    part = grid[steps - taken :]
+    start = part[0].double().expand(len(x0)).to(x0.device)
+    x = process.diffuse(x0, start, noise.like(x0))
+    return sample(
+        denoise, process, part, solver, x, noise, condition, watch=watch, gradients=gradients
+    )
+
+
+def interpolate(
+    a: Float[Tensor, " b *shape"],
+    b: Float[Tensor, " b *shape"],
+    share: float,
+    *,
+    path: Literal["spherical", "linear"] = "spherical",
+) -> Float[Tensor, " b *shape"]:
+    """The latent `share` of the way from `a` to `b`.
+
+    Spherical keeps the norm that noise has; linear shrinks it by up to sqrt 2 halfway.
+    Source: Song et al. 2021, arXiv:2010.02502, eq. 67 (Shoemake 1985).
+
+    Args:
+        a: latents at one level, from `encode` or `prior`.
+        b: others at the same level.
+        share: 0 gives a, 1 gives b.
+        path: along the great arc of each pair, or the straight line.
+    """
+    if path == "linear":
+        return torch.lerp(a, b, share)
+    u, v = a.flatten(1), b.flatten(1)
+    cosine = (u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1))
+    angle = cosine.clamp(-1, 1).acos()
+    sine = angle.sin()
+    near = sine < 1e-6  # parallel latents: the arc is the line
+    safe = torch.where(near, 1.0, sine)
+    left = torch.where(near, 1 - share, ((1 - share) * angle).sin() / safe)
+    right = torch.where(near, share, (share * angle).sin() / safe)
+    return (left[:, None] * u + right[:, None] * v).reshape(a.shape)

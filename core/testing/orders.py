@@ -10,7 +10,7 @@ from core.process.gaussian import GaussianPath
 from core.process.noise import Noise
 from core.sampler.grids import uniform_log_snr
 from core.sampler.sample import sample
-from core.sampler.solvers import Solver
+from core.sampler.solver import Solver
 from core.testing.worlds import Gaussian
 
 STEPS = (64, 128, 256)
@@ -85,7 +85,7 @@ def variance_after(
     Every step is affine there, so the responses to the start and to each draw add up.
     """
     centred = Gaussian(0.0, world.std)
-    draws = len(grid)
+    draws = 3 * len(grid)  # no solver draws more often
     x = torch.zeros(draws + 1, 1, dtype=torch.float64)
     x[-1] = centred.std_at(process, float(grid[0]))  # the start, one standard deviation away
     impulses = _Impulses(draws + 1)
@@ -125,9 +125,9 @@ def check_solver(solver: Solver, process: GaussianPath) -> None:
     """
     world = Gaussian(mean=0.3, std=0.5)
     if not draws_noise(solver, process):
-        assert_order(lambda n: ode_error(solver, process, world, n), solver.order)
+        assert_order(lambda n: ode_error(solver, process, world, n), solver.convergence)
         return
-    assert_order(lambda n: variance_error(solver, process, world, n), solver.order)
+    assert_order(lambda n: variance_error(solver, process, world, n), solver.convergence)
     grid = to_noisy_level(process, 512)
     mean, _ = variance_after(solver, process, world, grid)
     exact = world.mean_at(process, float(grid[-1]))

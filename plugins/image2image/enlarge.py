@@ -10,8 +10,8 @@ from core.errors import InputError
 from core.model import Model
 from core.process.noise import Noise
 from core.request import Emit, Progress
-from core.sampler.sample import prior, sample
-from core.sampler.solvers import Solver
+from core.sampler.sample import Moment, prior, sample
+from core.sampler.solver import Solver
 from plugins.image2image.tasks import SR3
 from plugins.image2image.tiles import tiled
 
@@ -64,15 +64,19 @@ def enlarge(
     for draw in range(mean_of):
         noise = Noise.of(seed, "upscale", each=[draw])
 
-        def watch(done: int, _: int, before: int = draw * steps) -> None:
-            rate = (before + done) / (time.monotonic() - start)
+        def watch(moment: Moment, before: int = draw * steps) -> None:
+            rate = (before + moment.done) / (time.monotonic() - start)
             emit(
                 Progress(
-                    done=before + done, total=mean_of * steps, unit="step", rate=rate, figures={}
+                    done=before + moment.done,
+                    total=mean_of * steps,
+                    unit="step",
+                    rate=rate,
+                    figures={},
                 )
             )
 
-        x = prior(model.process, total, noise)
+        x = prior(model.process, grid, total, noise)
         x0 = sample(denoise, model.process, grid, solver, x, noise, condition, watch=watch)
         total += task.restore(x0, low)
     image = (total / mean_of)[0].cpu()

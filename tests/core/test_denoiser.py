@@ -7,15 +7,15 @@ from torch import nn
 from core.denoiser import parameterization as p
 from core.objective import times, weighting
 from core.objective.denoising import Denoising
-from core.process import gaussian
+from core.process import schedules
 from core.process.gaussian import over
 from core.process.noise import Noise
 
 PATHS = {
-    "vp_linear": gaussian.vp_linear(),
-    "vp_cosine": gaussian.vp_cosine(),
-    "beta_table": gaussian.beta_table(),
-    "edm": gaussian.edm(),
+    "vp_linear": schedules.vp_linear(),
+    "vp_cosine": schedules.vp_cosine(),
+    "beta_table": schedules.beta_table(),
+    "edm": schedules.edm(),
 }
 ROWS = {"eps": p.eps(), "x0": p.x0(), "v": p.v(), "edm": p.edm()}
 
@@ -157,7 +157,7 @@ def test_the_scaled_noise_level_spreads_the_embedding():
     """SR3's level in [0, 1] unscaled spans one direction; scaled by 1000 it spans many."""
     from core.network.embedding import sinusoidal
 
-    path = gaussian.beta_table(steps=2000, beta_start=1e-6, beta_end=1e-2)
+    path = schedules.beta_table(steps=2000, beta_start=1e-6, beta_end=1e-2)
     t = torch.linspace(0, 1, 500, dtype=torch.float64)[1:]
     alpha, sigma = path.alpha_sigma(t)
 

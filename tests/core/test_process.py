@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from core.errors import InputError
-from core.process import gaussian
-from core.process.gaussian import GaussianPath, from_betas, over
+from core.process import schedules
+from core.process.gaussian import GaussianPath, over
+from core.process.schedules import from_betas
 
 PATHS = {
-    "vp_linear": gaussian.vp_linear(),
-    "vp_cosine": gaussian.vp_cosine(),
-    "beta_table": gaussian.beta_table(),
-    "edm": gaussian.edm(),
+    "vp_linear": schedules.vp_linear(),
+    "vp_cosine": schedules.vp_cosine(),
+    "beta_table": schedules.beta_table(),
+    "edm": schedules.edm(),
 }
 
 
@@ -138,12 +139,12 @@ def test_time_may_differ_per_sample_and_per_element():
 @pytest.mark.parametrize(
     ("build", "options"),
     [
-        (gaussian.vp_linear, {"beta_min": 5.0, "beta_max": 1.0}),
-        (gaussian.vp_cosine, {"offset": 0.0}),
-        (gaussian.vp_cosine, {"beta_max": 1.0}),
-        (gaussian.beta_table, {"steps": 1}),
-        (gaussian.beta_table, {"beta_end": 1.5}),
-        (gaussian.edm, {"sigma_min": 90.0}),
+        (schedules.vp_linear, {"beta_min": 5.0, "beta_max": 1.0}),
+        (schedules.vp_cosine, {"offset": 0.0}),
+        (schedules.vp_cosine, {"beta_max": 1.0}),
+        (schedules.beta_table, {"steps": 1}),
+        (schedules.beta_table, {"beta_end": 1.5}),
+        (schedules.edm, {"sigma_min": 90.0}),
     ],
 )
 def test_impossible_schedules_are_refused(build, options):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from core.errors import InputError
-from core.process import gaussian
+from core.process import schedules
 from core.process.noise import Noise
 from core.sampler import grids, solvers
 from core.sampler.sample import prior, sample
@@ -16,10 +16,10 @@ from core.testing.orders import check_solver, to_noisy_level, variance_after
 from core.testing.worlds import Gaussian, Mixture
 
 PATHS = {
-    "vp_linear": gaussian.vp_linear(),
-    "vp_cosine": gaussian.vp_cosine(),
-    "beta_table": gaussian.beta_table(),
-    "edm": gaussian.edm(),
+    "vp_linear": schedules.vp_linear(),
+    "vp_cosine": schedules.vp_cosine(),
+    "beta_table": schedules.beta_table(),
+    "edm": schedules.edm(),
 }
 SOLVERS = [
     solvers.Ancestral(),

@@ -11,7 +11,7 @@ from core.denoiser.parameterization import x0 as x0_row
 from core.ema import Average
 from core.objective import times, weighting
 from core.objective.denoising import Denoising
-from core.process.gaussian import edm
+from core.process.schedules import edm
 from core.process.noise import Noise
 from core.task import Example
 from core.train import NotFinite, fit, learning_rate, load_optimizer, optimizer_tensors

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from core.process.gaussian import edm, vp_cosine
+from core.process.schedules import edm, vp_cosine
 from core.registry import installed
 from core.testing.contract import check_part
 

@@ -1,0 +1,331 @@
+"""Schedules: each a row that states alpha(t) and sigma(t), from clean data to noise."""
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from core.config import Spec, configure
+from core.errors import InputError
+from core.process.gaussian import GaussianPath
+
+
+def vp_linear(*, beta_min: float = 0.1, beta_max: float = 20.0) -> GaussianPath:
+    """Variance-preserving, beta linear: log alpha = -t beta_min/2 - t^2 (beta_max - beta_min)/4.
+
+    Source: Song et al. 2021, arXiv:2011.13456, eq. 29 and appendix C; DDPM's betas in the limit.
+
+    Args:
+        beta_min: noise rate at t = 0, per unit of time.
+        beta_max: noise rate at t = 1; must exceed beta_min.
+
+    Raises:
+        InputError: rates out of order.
+    """
+    if not 0 <= beta_min < beta_max:
+        raise InputError(
+            f"vp_linear: expected 0 <= beta_min < beta_max, got {beta_min} and {beta_max}"
+        )
+    span = beta_max - beta_min
+
+    def alpha_sigma(t: Tensor) -> tuple[Tensor, Tensor]:
+        exponent = -(t * beta_min + t**2 * span / 2)  # log alpha^2
+        return (exponent / 2).exp(), (-torch.expm1(exponent)).sqrt()
+
+    def inverse(log_snr: Tensor) -> Tensor:
+        # log alpha^2 = -softplus(-log_snr); solve the quadratic without cancellation.
+        lost = torch.nn.functional.softplus(-log_snr)
+        return 2 * lost / (beta_min + (beta_min**2 + 2 * span * lost).sqrt())
+
+    return GaussianPath(alpha_sigma, t_min=0.0, t_max=1.0, t_first=1e-5, inverse=inverse)
+
+
+def vp_cosine(*, offset: float = 0.008, beta_max: float = 0.999) -> GaussianPath:
+    """Variance-preserving cosine process: alpha = cos(a t + b) / cos(b), ending short of zero SNR.
+
+    Source: Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 17; their clip of the last of 1000
+    betas at `beta_max` becomes an end of time, where the same beta is reached.
+
+    Args:
+        offset: keeps early noise from vanishing; their s.
+        beta_max: largest noise added by a thousandth of the time; below 1.
+
+    Raises:
+        InputError: offset not positive, or beta_max not in (0, 1).
+    """
+    if offset <= 0 or not 0 < beta_max < 1:
+        raise InputError(
+            f"vp_cosine: expected offset > 0 and 0 < beta_max < 1, got offset={offset}, "
+            f"beta_max={beta_max}"
+        )
+    rate, shift = math.pi / 2 / (1 + offset), math.pi / 2 * offset / (1 + offset)
+    # alpha^2 falls by the factor 1 - beta_max over the last thousandth kept.
+    t_max = _last_time(lambda t: math.cos(rate * t + shift) ** 2, 1 - beta_max)
+
+    def alpha_sigma(t: Tensor) -> tuple[Tensor, Tensor]:
+        angle = rate * t + shift
+        alpha = angle.cos() / math.cos(shift)
+        # 1 - alpha^2 = sin(rate t) sin(rate t + 2 shift) / cos(shift)^2, free of cancellation.
+        square = (rate * t).sin() * (rate * t + 2 * shift).sin() / math.cos(shift) ** 2
+        return alpha, square.sqrt()
+
+    def inverse(log_snr: Tensor) -> Tensor:
+        alpha = torch.nn.functional.softplus(-log_snr).mul(-0.5).exp()
+        return ((alpha * math.cos(shift)).clamp(-1, 1).acos() - shift) / rate
+
+    return GaussianPath(alpha_sigma, t_min=0.0, t_max=t_max, t_first=1e-5, inverse=inverse)
+
+
+def _last_time(alpha_square: Callable[[float], float], left: float) -> float:
+    low, high = 0.5, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        keeps = alpha_square(middle) / alpha_square(middle - 1e-3)
+        low, high = (middle, high) if keeps > left else (low, middle)
+    return low
+
+
+def beta_table(
+    *,
+    steps: int = 1000,
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
+    shape: Literal["linear", "sqrt_linear"] = "linear",
+    zero_terminal_snr: bool = False,
+) -> GaussianPath:
+    """A discrete DDPM: alpha^2(n / steps) = prod over i <= n of (1 - beta_i), linear in between.
+
+    With alpha^2 linear between the nodes, a uniform t has the piecewise-uniform density of
+    alpha^2 that SR3 trains on (Saharia et al. 2021, arXiv:2104.07636, section 2.4).
+    Source: Ho et al. 2020, arXiv:2006.11239, section 2.
+
+    Args:
+        steps: length of the chain.
+        beta_start: variance of the first step.
+        beta_end: variance of the last step.
+        shape: what is linear between the two: beta, or its square root (latent diffusion's choice).
+        zero_terminal_snr: shift and scale the table's alphas so that the last is zero and the
+            first stays (Lin et al. 2023, arXiv:2305.08891, algorithm 1).
+
+    Raises:
+        InputError: betas not in (0, 1), or fewer than two steps.
+    """
+    if steps < 2 or not (0 < beta_start < 1 and 0 < beta_end < 1):
+        raise InputError(
+            f"beta_table: expected steps >= 2 and betas in (0, 1), got steps={steps}, "
+            f"beta_start={beta_start}, beta_end={beta_end}"
+        )
+    power = 1.0 if shape == "linear" else 0.5
+    ends = torch.tensor([beta_start, beta_end], dtype=torch.float64) ** power
+    betas = torch.linspace(float(ends[0]), float(ends[1]), steps, dtype=torch.float64) ** (
+        1 / power
+    )
+    if zero_terminal_snr:
+        alphas = torch.log1p(-betas).cumsum(0).div(2).exp()
+        alphas = (alphas - alphas[-1]) * alphas[0] / (alphas[0] - alphas[-1])
+        betas = 1 - (alphas / torch.cat([torch.ones(1, dtype=torch.float64), alphas[:-1]])) ** 2
+    return from_betas(betas)
+
+
+def from_betas(betas: Float[Tensor, " n"]) -> GaussianPath:
+    """The process of any table of betas; node n lies at t = n / len(betas).  See `beta_table`."""
+    steps = len(betas)
+    log_kept = torch.log1p(-betas.double()).cumsum(0)
+    zero = torch.zeros(1, dtype=torch.float64)
+    kept = torch.cat([zero + 1, log_kept.exp()])  # alpha^2 at the nodes
+    lost = torch.cat([zero, -torch.expm1(log_kept)])  # sigma^2, exact near zero
+
+    def alpha_sigma(t: Tensor) -> tuple[Tensor, Tensor]:
+        at = (t * steps).clamp(0, steps)
+        node = at.detach().floor().long().clamp(max=steps - 1)
+        part = at - node
+        kept_at, lost_at = kept.to(t.device), lost.to(t.device)
+        square = kept_at[node] + part * (kept_at[node + 1] - kept_at[node])
+        rest = lost_at[node] + part * (lost_at[node + 1] - lost_at[node])
+        return square.sqrt(), rest.sqrt()
+
+    return GaussianPath(alpha_sigma, t_min=0.0, t_max=1.0, t_first=0.01 / steps)
+
+
+def edm(*, sigma_min: float = 0.002, sigma_max: float = 80.0) -> GaussianPath:
+    """Variance-exploding process with sigma(t) = t.
+
+    Source: Karras et al. 2022, arXiv:2206.00364, table 1.
+
+    Args:
+        sigma_min: smallest level a network is called with, in units of the data.
+        sigma_max: largest level; must exceed sigma_min.
+
+    Raises:
+        InputError: levels out of order.
+    """
+    if not 0 < sigma_min < sigma_max:
+        raise InputError(
+            f"edm: expected 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}"
+        )
+    return GaussianPath(
+        lambda t: (torch.ones_like(t), t),
+        t_min=0.0,
+        t_max=sigma_max,
+        t_first=sigma_min,
+        inverse=lambda log_snr: (-log_snr / 2).exp(),
+    )
+
+
+def sub_vp(*, beta_min: float = 0.1, beta_max: float = 20.0) -> GaussianPath:
+    """Sub-VP: alpha of `vp_linear`, sigma = 1 - alpha^2, never more than the VP process's.
+
+    Source: Song et al. 2021, arXiv:2011.13456, eq. 29 and appendix C.
+
+    Args:
+        beta_min: noise rate at t = 0, per unit of time.
+        beta_max: noise rate at t = 1; must exceed beta_min.
+
+    Raises:
+        InputError: rates out of order.
+    """
+    vp = vp_linear(beta_min=beta_min, beta_max=beta_max)
+
+    def alpha_sigma(t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, sigma = vp.alpha_sigma(t)
+        return alpha, sigma**2
+
+    def inverse(log_snr: Tensor) -> Tensor:
+        # r = alpha / (1 - alpha^2) is a quadratic in alpha; its VP log-SNR is log(alpha r).
+        r = (log_snr / 2).exp()
+        alpha = 2 * r / (1 + (1 + 4 * r**2).sqrt())
+        assert vp.inverse is not None
+        return vp.inverse(alpha.log() + log_snr / 2)
+
+    return GaussianPath(alpha_sigma, t_min=0.0, t_max=1.0, t_first=1e-5, inverse=inverse)
+
+
+def ve(*, sigma_min: float = 0.01, sigma_max: float = 50.0) -> GaussianPath:
+    """Variance-exploding, geometric: sigma^2 = sigma_min^2 ((sigma_max / sigma_min)^(2t) - 1).
+
+    The exact solution of the SDE, with sigma(0) = 0.
+    Source: Song et al. 2021, arXiv:2011.13456, eq. 30.
+
+    Args:
+        sigma_min: the scale below which sigma falls to zero, in units of the data.
+        sigma_max: about the largest level, in the same units; must exceed sigma_min.
+
+    Raises:
+        InputError: levels out of order.
+    """
+    if not 0 < sigma_min < sigma_max:
+        raise InputError(f"ve: expected 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
+    rate = 2 * math.log(sigma_max / sigma_min)
+
+    def alpha_sigma(t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(t), sigma_min * torch.expm1(rate * t).sqrt()
+
+    def inverse(log_snr: Tensor) -> Tensor:
+        return torch.log1p((-log_snr).exp() / sigma_min**2) / rate
+
+    return GaussianPath(alpha_sigma, t_min=0.0, t_max=1.0, t_first=1e-5, inverse=inverse)
+
+
+def flow(*, shift: float = 1.0) -> GaussianPath:
+    """Rectified flow: alpha = 1 - t', sigma = t', t' = shift t / (1 + (shift - 1) t).
+
+    Ends in pure noise: log-SNR is minus infinity at t = 1.
+    Source: Liu et al. 2022, arXiv:2209.03003, eq. 1; the shift of time for larger pictures of
+    Esser et al. 2024, arXiv:2403.03206, eq. 23.
+
+    Args:
+        shift: factor on sigma / alpha at every time; above 1 for larger pictures (3 for a
+            megapixel in the source).
+
+    Raises:
+        InputError: not positive.
+    """
+    if shift <= 0:
+        raise InputError(f"flow: expected shift > 0, got {shift}")
+
+    def alpha_sigma(t: Tensor) -> tuple[Tensor, Tensor]:
+        whole = 1 + (shift - 1) * t
+        return (1 - t) / whole, shift * t / whole
+
+    def inverse(log_snr: Tensor) -> Tensor:
+        return torch.sigmoid(-log_snr / 2 - math.log(shift))
+
+    return GaussianPath(alpha_sigma, t_min=0.0, t_max=1.0, t_first=1e-5, inverse=inverse)
+
+
+# --- schedules made from schedules -------------------------------------------------------------
+
+
+def zero_terminal_snr(
+    *, process: Annotated[Spec, "process"] = Spec("core/vp_linear")
+) -> GaussianPath:
+    """A variance-preserving process made to end in pure noise: alpha' = (alpha - a) / (1 - a).
+
+    a is alpha at the noisy end.  Source: Lin et al. 2023, arXiv:2305.08891, algorithm 1, in
+    continuous time, where the first alpha is 1.
+
+    Args:
+        process: the process to correct.
+
+    Raises:
+        InputError: it does not preserve variance.
+    """
+    return end_in_noise(configure("process", process)())
+
+
+def end_in_noise(path: GaussianPath) -> GaussianPath:
+    """See `zero_terminal_snr`."""
+    ends = torch.tensor([path.t_min, path.t_first, path.t_max], dtype=torch.float64)
+    alphas, sigmas = path.alpha_sigma(ends)
+    if bool((alphas**2 + sigmas**2 - 1).abs().max() > 1e-9):
+        raise InputError(
+            "zero_terminal_snr: expected a process with alpha^2 + sigma^2 = 1, such as "
+            "core/vp_linear, core/vp_cosine or core/beta_table"
+        )
+    last = float(alphas[-1])
+
+    def alpha_sigma(t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, sigma = path.alpha_sigma(t)
+        corrected = (alpha - last) / (1 - last)
+        # 1 - alpha'^2 with 1 - alpha = sigma^2 / (1 + alpha), free of cancellation.
+        square = sigma**2 / (1 + alpha) / (1 - last) * (1 + corrected)
+        return corrected, square.sqrt()
+
+    return GaussianPath(alpha_sigma, path.t_min, path.t_max, path.t_first)
+
+
+def shifted(
+    *, process: Annotated[Spec, "process"] = Spec("core/vp_cosine"), factor: float = 2.0
+) -> GaussianPath:
+    """A process with sigma / alpha multiplied at every time; alpha^2 + sigma^2 stays.
+
+    Neighbouring pixels of a large picture average noise away, so that the same log-SNR spoils it
+    less.  Source: Hoogeboom et al. 2023, arXiv:2301.11093, section 3.1.
+
+    Args:
+        process: the process to shift.
+        factor: on sigma / alpha; side of the pictures over the side the process was made for.
+
+    Raises:
+        InputError: factor not positive.
+    """
+    return shift(configure("process", process)(), factor)
+
+
+def shift(path: GaussianPath, factor: float) -> GaussianPath:
+    """See `shifted`."""
+    if factor <= 0:
+        raise InputError(f"shifted: expected factor > 0, got {factor}")
+
+    def alpha_sigma(t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, sigma = path.alpha_sigma(t)
+        scale = ((alpha**2 + sigma**2) / (alpha**2 + (factor * sigma) ** 2)).sqrt()
+        return alpha * scale, factor * sigma * scale
+
+    def inverse(log_snr: Tensor) -> Tensor:
+        return path.time_of_log_snr(log_snr + 2 * math.log(factor))
+
+    return GaussianPath(alpha_sigma, path.t_min, path.t_max, path.t_first, inverse)

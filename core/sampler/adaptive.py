@@ -1,0 +1,226 @@
+"""Dormand-Prince 5(4) with a step size of its own for every sample.
+
+The probability-flow ODE is integrated in the angle theta = atan(sigma / alpha), where
+z = x / sqrt(alpha^2 + sigma^2) moves by dz/dtheta = v = cos(theta) eps - sin(theta) x0: bounded at
+both ends of every process.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from core.errors import InputError
+from core.process.gaussian import GaussianPath, over
+from core.process.noise import Source
+from core.sampler.solver import Affine, Ends, Estimate, affine, ends, euler
+
+# Dormand and Prince 1980, table 2 (RK5(4)7M): nodes, stages and the error's weights.
+NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
+STAGES = (
+    (1 / 5,),
+    (3 / 40, 9 / 40),
+    (44 / 45, -56 / 15, 32 / 9),
+    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+)
+ERROR = (-71 / 57600, 0.0, 71 / 16695, -71 / 1920, 17253 / 339200, -22 / 525, 1 / 40)
+
+Slope = Callable[[Tensor, Tensor], Tensor]
+
+
+class Solution(NamedTuple):
+    """Where an ODE went.
+
+    Args:
+        y: at the end (b, n).
+        evaluations: of the slope, by every sample (b,).
+    """
+
+    y: Tensor
+    evaluations: Tensor
+
+
+def _norm(values: Tensor) -> Tensor:
+    # Row by row: a sum over one axis of a batch may round otherwise than over a row alone.
+    return torch.stack([row.square().mean().sqrt() for row in values])
+
+
+def _first_step(
+    slope: Slope, y: Tensor, f: Tensor, at: Tensor, way: float, scale: Tensor
+) -> Tensor:
+    """Source: Hairer, Norsett and Wanner, Solving ODEs I, section II.4."""
+    d0, d1 = _norm(y / scale), _norm(f / scale)
+    guess = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
+    there = slope(y + (way * guess)[:, None] * f, at + way * guess)
+    d2 = _norm((there - f) / scale) / guess
+    steep = torch.maximum(d1, d2)
+    fine = torch.where(steep <= 1e-15, (1e-3 * guess).clamp(min=1e-6), (0.01 / steep) ** 0.2)
+    return torch.minimum(100 * guess, fine)
+
+
+def dormand_prince(
+    slope: Slope,
+    y: Float64[Tensor, " b n"],
+    start: float,
+    end: float,
+    *,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    most: int = 10_000,
+) -> Solution:
+    """Integrate dy/da = slope(y, a) from `start` to `end`, either way.
+
+    The local error of each sample is kept below atol + rtol |y| in root mean square over the
+    sample, so that it does not depend on its batch.
+    Source: Dormand and Prince 1980; the controller of Hairer, Norsett and Wanner, section II.4,
+    factor 0.9, between 0.2 and 10.
+
+    Args:
+        slope: (y, a) -> dy/da; a is (b,), the samples' own.
+        y: at `start`.
+        start: of a.
+        end: of a.
+        rtol: relative tolerance.
+        atol: absolute tolerance.
+        most: evaluations a sample may take.
+
+    Raises:
+        InputError: a sample took more, or stopped being finite; loosen the tolerance.
+    """
+    way = 1.0 if end > start else -1.0
+    at = torch.full((len(y),), start, dtype=torch.float64, device=y.device)
+    f = slope(y, at)
+    size = _first_step(slope, y, f, at, way, atol + rtol * y.abs())
+    rejected = torch.zeros(len(y), dtype=torch.bool, device=y.device)
+    evaluations = torch.full((len(y),), 2, device=y.device)
+    while bool((active := at != end).any()):
+        if bool((active & ((evaluations > most) | ~torch.isfinite(size))).any()):
+            raise InputError(
+                f"dopri5: a sample needed more than {most} evaluations or left the finite numbers "
+                f"at rtol {rtol:g}, atol {atol:g}; loosen them, or look at the denoiser"
+            )
+        left = (end - at) * way
+        step = torch.where(active, torch.minimum(size, left), 0.0)
+        lasts = step >= left
+        h = (way * step)[:, None]
+        k, inner = [f], y
+        for node, weights in zip(NODES, STAGES, strict=True):
+            inner = y.clone()
+            for weight, value in zip(weights, k, strict=True):
+                if weight:
+                    inner += weight * h * value
+            k.append(slope(inner, at + node * way * step))
+        error = sum(weight * value for weight, value in zip(ERROR, k, strict=True) if weight)
+        bound = atol + rtol * torch.maximum(y.abs(), inner.abs())
+        ratio = _norm(h * error / bound)
+        good = active & (ratio < 1)
+        growth = (0.9 * ratio.clamp(min=1e-30) ** -0.2).clamp(max=10)
+        growth = torch.where(rejected, growth.clamp(max=1), growth)
+        size = torch.where(
+            good, step * growth, torch.where(active, step * growth.clamp(min=0.2), size)
+        )
+        y = torch.where(good[:, None], inner, y)
+        f = torch.where(good[:, None], k[-1], f)
+        at = torch.where(good, torch.where(lasts, end, at + way * step), at)
+        rejected = active & ~good
+        evaluations = evaluations + 6 * active
+    return Solution(y, evaluations)
+
+
+class Angle(NamedTuple):
+    """A time seen as an angle: theta, and what belongs to it, all (b,)."""
+
+    t: Tensor
+    cos: Tensor
+    sin: Tensor
+    scale: Tensor
+
+
+def angle_of(process: GaussianPath, t: float) -> float:
+    """Theta = atan(sigma / alpha)."""
+    alpha, sigma = process.alpha_sigma(torch.tensor(t, dtype=torch.float64))
+    return float(torch.atan2(sigma, alpha))
+
+
+def at_angle(process: GaussianPath, theta: Float64[Tensor, " b"]) -> Angle:
+    """The time at an angle, and sqrt(alpha^2 + sigma^2) there."""
+    cos, sin = theta.cos().clamp(min=0), theta.sin()
+    t = process.time_of_log_snr(2 * (cos.log() - sin.log()))
+    alpha, sigma = process.alpha_sigma(t)
+    return Angle(t, cos, sin, (alpha**2 + sigma**2).sqrt())
+
+
+def velocity(
+    process: GaussianPath, estimate: Estimate, z: Float[Tensor, " b *shape"], theta: Tensor
+) -> tuple[Tensor, Angle, Tensor]:
+    """dz/dtheta = (cos(theta) z - x0) / sin(theta), the angle, and x there."""
+    angle = at_angle(process, theta)
+    x = over(angle.scale, z) * z
+    x0 = estimate(x, angle.t).x0
+    return (over(angle.cos, z) * z - x0) / over(angle.sin, z), angle, x
+
+
+class _Whole(NamedTuple):
+    process: GaussianPath
+    ends: Ends
+    last: Affine | None  # into the clean end, where v cannot be asked for
+
+
+@dataclass(frozen=True, kw_only=True)
+class DormandPrince:
+    """Dormand-Prince 5(4) on the probability-flow ODE, a step size of its own for every sample.
+
+    Runs from the first to the last time of a grid and takes no notice of those between; the last
+    bit, from the smallest time that networks know to the clean end, is one Euler step.  A sample
+    does not depend on its batch; a batch takes as many calls as its hardest sample.
+    Source: Dormand and Prince 1980; used for this ODE by Song et al. 2021, arXiv:2011.13456,
+    appendix D.4.
+
+    Args:
+        rtol: relative tolerance of a step's error.
+        atol: absolute tolerance of a step's error, in units of unit-variance data.
+    """
+
+    convergence = 5
+
+    rtol: float = 1e-5
+    atol: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.rtol <= 0 or self.atol <= 0:
+            raise InputError(f"expected rtol, atol > 0, got rtol={self.rtol}, atol={self.atol}")
+
+    def plan(self, process: GaussianPath, grid: Float64[Tensor, " n"]) -> list[_Whole]:
+        """One row, from the first time to the last."""
+        list(ends(process, grid))  # the times between must run one way too
+        first, last = float(grid[0]), float(grid[-1])
+        turn = max(last, process.t_first) if last < first else last
+        (whole,) = ends(process, torch.tensor([first, turn], dtype=torch.float64))
+        if turn == last:
+            return [_Whole(process, whole, None)]
+        (tail,) = ends(process, torch.tensor([turn, last], dtype=torch.float64))
+        return [_Whole(process, whole, euler(tail))]
+
+    def step(
+        self, x: Tensor, row: _Whole, state: None, estimate: Estimate, noise: Source
+    ) -> tuple[Tensor, None]:
+        """The whole way; in float64, as small errors of float32 would be taken for curvature."""
+        e, process = row.ends, row.process
+
+        def slope(y: Tensor, theta: Tensor) -> Tensor:
+            z = y.reshape(x.shape).to(x.dtype)
+            return velocity(process, estimate, z, theta)[0].flatten(1).double()
+
+        start, end = angle_of(process, e.t), angle_of(process, e.u)
+        y = x.flatten(1).double() / math.hypot(e.alpha_t, e.sigma_t)
+        found = dormand_prince(slope, y, start, end, rtol=self.rtol, atol=self.atol).y
+        x = (math.hypot(e.alpha_u, e.sigma_u) * found).reshape(x.shape).to(x.dtype)
+        if row.last is not None:
+            x = affine(x, estimate(x, e.u).x0, row.last, noise)
+        return x, None
