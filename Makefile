@@ -1,5 +1,6 @@
 # make demo   set up, run the embedded job on real photographs, print where the report is
 # make test   set up, run the tests
+# make parity compare with k-diffusion and diffusers; installs them first
 # make lint   style, types and directions of import
 # make clean  remove what the above made
 #
@@ -12,13 +13,20 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 JOB ?= pipelines/jobs/demo.yaml
 
-.PHONY: demo test lint clean
+.PHONY: demo test parity lint clean
 
 demo: $(VENV)/.ready
 	$(BIN)/polymode run $(JOB)
 
 test: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+# k-diffusion without what it requires: its samplers need neither torchvision nor wandb nor clip,
+# and not all of those have a CPU build.
+parity: $(VENV)/.ready
+	$(PIP) install --no-compile -c $(VENV)/constraints.txt -e '.[image2image,dev,parity]'
+	$(PIP) install --no-compile --no-deps k-diffusion==0.1.1.post1
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/parity -m parity
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -10,8 +10,9 @@ from core import checkpoint
 from core.checkpoint import Checkpoint, CheckpointError
 from core.config import bind, configure
 from core.denoiser.parameterization import Denoiser, from_network
+from core.ema import reconstruct
 from core.errors import InputError
-from core.objective.denoising import Denoising
+from core.objective.denoising import Objective
 from core.process.gaussian import GaussianPath
 from core.process.noise import derive
 from core.request import Machine, TrainRequest
@@ -43,12 +44,13 @@ class Model:
     checkpoint: Path
 
 
-def network_of(request: TrainRequest, task: Task) -> nn.Module:
+def network_of(request: TrainRequest, task: Task, outputs: int) -> nn.Module:
+    """The network of a request, with `outputs` channels for each of the task's."""
     build = configure("network", request.network)
     # Initial weights follow from the seed; the caller's global stream is left as it was.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(request.seed, "weights"))
-        return build(task.channels, task.channels, task.conditions)
+        return build(task.channels, outputs * task.channels, task.conditions)
 
 
 def device_of(machine: Machine) -> torch.device:
@@ -75,7 +77,12 @@ def device_of(machine: Machine) -> torch.device:
 
 
 def load_model(
-    place: Path, *, machine: Machine | None = None, ema: bool = True, task: str | None = None
+    place: Path,
+    *,
+    machine: Machine | None = None,
+    ema: bool = True,
+    ema_width: float | None = None,
+    task: str | None = None,
 ) -> Model:
     """The model in a checkpoint folder.
 
@@ -83,12 +90,17 @@ def load_model(
         place: a run's folder, its checkpoints or one step's folder.
         machine: where to put it.
         ema: the averaged weights rather than the last ones.
+        ema_width: relative width of the power-function average to use instead, made from the
+            snapshots beside the checkpoints.
         task: full name of the task it must have been trained for.
 
     Raises:
         CheckpointError: no whole checkpoint, or one of another task.
-        InputError: what it names is not installed or has other options now.
+        InputError: what it names is not installed or has other options now, or there are no
+            snapshots for `ema_width`.
     """
+    if ema_width is not None and not ema:
+        raise InputError("ema_width: names an average, but ema is false; leave one of them out")
     device = device_of(machine or Machine())
     group = "ema" if ema else "model"
     saved = checkpoint.load(place, groups=(group,))
@@ -98,9 +110,15 @@ def load_model(
             f"{place}: trained for {request.task.name!r}, wanted one trained for {task!r}"
         )
     built: Task = configure("task", request.task)()
-    network = network_of(request, built)
+    network = network_of(request, built, objective_of(request).outputs)
+    weights, notes = saved.tensors[group], _passed_over(saved)
+    if ema_width is not None:
+        folder = saved.path.parent.parent / "averages"
+        last, weights = reconstruct(folder, ema_width, until=saved.step)
+        if last < saved.step:
+            notes += (f"the average is of step {last}, the newest snapshot before {saved.step}",)
     try:
-        network.load_state_dict(saved.tensors[group])
+        network.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(
             f"{saved.path}: its weights do not fit the network {request.network.name!r} that is "
@@ -109,9 +127,6 @@ def load_model(
     network.to(device).eval().requires_grad_(False)
     process: GaussianPath = configure("process", request.process)()
     meaning = configure("parameterization", request.parameterization)()
-    notes = tuple(f"passed over a damaged checkpoint: {damage}" for damage in saved.passed_over)
-    if notes:
-        notes += (f"using {saved.path.name}, the newest whole one",)
     count = sum(p.numel() for p in network.parameters())
     denoise = from_network(network, process, meaning)
     return Model(denoise, process, built, request, device, notes, count, saved.path)
@@ -123,12 +138,13 @@ def _trained(saved: Checkpoint) -> TrainRequest:
     return bind(TrainRequest, saved.state["request"], at="checkpoint.request")
 
 
-def objective_of(request: TrainRequest) -> Denoising:
-    """The loss that a request asks for."""
-    return Denoising(
-        process=configure("process", request.process)(),
-        parameterization=configure("parameterization", request.parameterization)(),
-        weighting=configure("weighting", request.weighting)(),
-        times=configure("times", request.times)(),
-        norm=request.norm,
-    )
+def _passed_over(saved: Checkpoint) -> tuple[str, ...]:
+    notes = tuple(f"passed over a damaged checkpoint: {damage}" for damage in saved.passed_over)
+    return (*notes, f"using {saved.path.name}, the newest whole one") if notes else ()
+
+
+def objective_of(request: TrainRequest) -> Objective:
+    """What a request asks to be minimised."""
+    kinds = ("process", "parameterization", "weighting", "times")
+    parts = [configure(kind, getattr(request, kind))() for kind in kinds]
+    return configure("objective", request.objective)(*parts)

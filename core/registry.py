@@ -25,10 +25,13 @@ GROUP = "polymode.plugins"
 Kind = Literal[
     "dataset",
     "grid",
+    "guidance",
     "metric",
     "network",
+    "objective",
     "operator",
     "parameterization",
+    "posterior",
     "process",
     "sampler",
     "task",
@@ -61,7 +64,9 @@ class Part:
 
 
 dataset, grid, metric = partial(Part, "dataset"), partial(Part, "grid"), partial(Part, "metric")
+guidance, posterior = partial(Part, "guidance"), partial(Part, "posterior")
 network, operator = partial(Part, "network"), partial(Part, "operator")
+objective = partial(Part, "objective")
 parameterization, process = partial(Part, "parameterization"), partial(Part, "process")
 sampler, task = partial(Part, "sampler"), partial(Part, "task")
 times, weighting = partial(Part, "times"), partial(Part, "weighting")

@@ -81,7 +81,9 @@ class TrainRequest:
         parameterization: what the network's output means.
         weighting: weight of a noise level, in units of the eps error.
         times: how training times are drawn.
-        norm: error of the network's output: squared (l2) or absolute (l1).
+        objective: what is minimised.
+        unconditional: share of the samples whose condition is replaced by zeros, for guidance
+            without a classifier.
         steps: optimiser steps.
         batch: samples in a step.
         lr: learning rate of AdamW.
@@ -90,6 +92,8 @@ class TrainRequest:
         decay: what the learning rate does after that: stay, or fall to zero on a half cosine.
         clip: largest norm of the gradient.
         ema: decay of the weights' exponential moving average.
+        snapshots: steps between two snapshots of power-function averages, from which one of any
+            width can be made afterwards; 0 for none.  Each holds the weights twice.
         seed: every draw follows from it.
     """
 
@@ -100,7 +104,8 @@ class TrainRequest:
     parameterization: Annotated[Spec, "parameterization"] = Spec("core/v")
     weighting: Annotated[Spec, "weighting"] = Spec("core/simple")
     times: Annotated[Spec, "times"] = Spec("core/stratified")
-    norm: Literal["l1", "l2"] = "l2"
+    objective: Annotated[Spec, "objective"] = Spec("core/denoising")
+    unconditional: Annotated[float, Ge(0), Lt(1)] = 0.0
     steps: Count = 100_000
     batch: Count = 16
     lr: Annotated[float, Gt(0)] = 1e-4
@@ -109,6 +114,7 @@ class TrainRequest:
     decay: Literal["constant", "cosine"] = "cosine"
     clip: Annotated[float, Gt(0)] = 1.0
     ema: Annotated[float, Ge(0), Lt(1)] = 0.999
+    snapshots: Annotated[int, Ge(0)] = 0
     seed: Annotated[int, Ge(0)] = 0
 
 
@@ -146,6 +152,8 @@ class SampleRequest:
         seed: draw k of item i depends on (seed, i, k) alone.
         batch: draws at a time.
         ema: use the averaged weights.
+        ema_width: use the power-function average of this relative width, above 0 and at most 0.288,
+            made from the run's snapshots; 0.05 to 0.2 are usual.
     """
 
     checkpoint: Path
@@ -158,6 +166,7 @@ class SampleRequest:
     seed: Annotated[int, Ge(0)] = 0
     batch: Count = 16
     ema: bool = True
+    ema_width: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,19 +9,19 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from core import checkpoint, files
 from core.checkpoint import CheckpointError
 from core.config import Spec, bind, configure, plain
 from core.data import Dataset, collate, order
-from core.ema import Average
+from core.ema import WIDTHS, Average, PowerAverage, save_snapshot
 from core.errors import InputError
 from core.metrics import INTERVAL, interval
 from core.model import device_of, load_model, network_of, objective_of
@@ -42,7 +42,7 @@ from core.request import (
 from core.sampler.sample import prior
 from core.sampler.sample import sample as integrate
 from core.task import Example, Task
-from core.train import Step, fit, learning_rate, load_optimizer, optimizer_tensors
+from core.train import Learner, Step, fit, learning_rate, without_condition
 
 STATE_FORMAT = 1
 
@@ -78,7 +78,7 @@ def train(
 
     Args:
         request: what to train.
-        out: ``checkpoints/`` and ``metrics.jsonl`` go there.
+        out: ``checkpoints/``, ``averages/`` and ``metrics.jsonl`` go there.
         machine: where to run.
         emit: hears of progress.
 
@@ -91,48 +91,53 @@ def train(
     request = bind(TrainRequest, plain(request))  # every option stated and checked
     device = device_of(machine)
     task: Task = configure("task", request.task)()
-    network = network_of(request, task).to(device)
-    objective = objective_of(request)
+    learner = _learner(request, task, device)
     dataset: Dataset = configure("dataset", request.dataset)("train")
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=request.lr, weight_decay=request.weight_decay
-    )
-    average = Average(network, request.ema)
     make_folder(out)
     state = {"format": STATE_FORMAT, "request": plain(request), "data": dataset.digest()}
-    saved = _resume(out, state, network, optimizer, average, emit)
+    saved = _resume(out, state, learner, emit)
 
     def prepare(step: int, indices: list[int]) -> tuple[Example, Noise]:
         batch = {k: v.to(device) for k, v in collate(dataset, indices).items()}
-        return task.prepare(batch), Noise.of(request.seed, "train", step, each=range(len(indices)))
+        noise = Noise.of(request.seed, "train", step, each=range(len(indices)))
+        return without_condition(task.prepare(batch), noise, request.unconditional), noise
 
     def save(step: int) -> None:
-        tensors = {
-            "model": network.state_dict(),
-            "ema": average.weights,
-            "optimizer": optimizer_tensors(optimizer),
-        }
-        checkpoint.save(out / "checkpoints", step, tensors, state)
+        checkpoint.save(out / "checkpoints", step, learner.tensors(), state)
 
     batches = order(request.seed, len(dataset), request.batch, start=saved)
-    steps = fit(
-        network,
-        objective,
-        optimizer,
-        average,
-        takewhile(lambda batch: batch[0] < request.steps, batches),
-        prepare,
-        _rate(request),
-        clip=request.clip,
-    )
+    wanted = takewhile(lambda batch: batch[0] < request.steps, batches)
+    steps = fit(learner, wanted, prepare, _rate(request), clip=request.clip)
+    if request.snapshots:
+        steps = _with_snapshots(steps, learner, request, out / "averages")
     loss = _follow(steps, request, saved, out / "metrics.jsonl", machine, save, emit)
     return TrainResult(
         checkpoint=out / "checkpoints",
         steps=request.steps,
         loss=loss,
-        parameters=sum(p.numel() for p in network.parameters()),
+        parameters=sum(p.numel() for p in learner.network.parameters()),
         seconds=time.perf_counter() - start,
     )
+
+
+def _learner(request: TrainRequest, task: Task, device: torch.device) -> Learner:
+    objective = objective_of(request)
+    network = network_of(request, task, objective.outputs).to(device)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=request.lr, weight_decay=request.weight_decay
+    )
+    powers = tuple(PowerAverage(network, width) for width in WIDTHS) if request.snapshots else ()
+    return Learner(network, objective, optimizer, Average(network, request.ema), powers)
+
+
+def _with_snapshots(
+    steps: Iterable[Step], learner: Learner, request: TrainRequest, folder: Path
+) -> Iterator[Step]:
+    """The same steps; averages are on disk before a checkpoint can say that they are."""
+    for step in steps:
+        if step.step % request.snapshots == 0 or step.step == request.steps:
+            save_snapshot(folder, step.step, learner.powers)
+        yield step
 
 
 def _rate(request: TrainRequest) -> Callable[[int], float]:
@@ -144,12 +149,10 @@ def _rate(request: TrainRequest) -> Callable[[int], float]:
 def _resume(
     out: Path,
     state: dict[str, Any],
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: Average,
+    learner: Learner,
     emit: Emit,
 ) -> int:
-    """Steps already taken in `out`, with network, optimizer and average put where they were."""
+    """Steps already taken in `out`, with the learner put where it was."""
     folder = out / "checkpoints"
     if not checkpoint.is_started(folder):
         return 0
@@ -169,9 +172,7 @@ def _resume(
         )
     for damage in saved.passed_over:
         emit(Note(text=f"passed over a damaged checkpoint: {damage}"))
-    network.load_state_dict(saved.tensors["model"])
-    average.load(saved.tensors["ema"])
-    load_optimizer(optimizer, saved.tensors["optimizer"])
+    learner.load(saved.tensors)
     emit(Note(text=f"going on from step {saved.step} ({saved.path.name})"))
     return saved.step
 
@@ -267,7 +268,9 @@ def sample(
 
     start = time.perf_counter()
     request = bind(SampleRequest, plain(request))
-    model = load_model(request.checkpoint, machine=machine, ema=request.ema)
+    model = load_model(
+        request.checkpoint, machine=machine, ema=request.ema, ema_width=request.ema_width
+    )
     for note in model.notes:
         emit(Note(text=note))
     spec = request.dataset or model.request.dataset

@@ -1,22 +1,44 @@
-"""w(log-SNR): the weight of a noise level, always in units of the eps error.
+"""The weight of a time, always in units of the eps error: one for every parameterization.
 
-One definition serves every parameterization: the loss converts by the network's own out
-coefficient.  A weighting is `(log_snr) -> weight`.
+A weighting is `(process, t) -> weight`, elementwise and in float64; the loss converts by the
+network's own out coefficient.  Most are functions of log-SNR.  Those of a likelihood depend on how
+fast log-SNR falls as well, which is the process's.
 """
 
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from core.errors import InputError
+from core.process.gaussian import GaussianPath
 
-Weighting = Callable[[Tensor], Tensor]
+Weighting = Callable[[GaussianPath, Tensor], Tensor]
+
+
+def inside(process: GaussianPath, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """T in float64, kept a billionth of the range away from the noisy end.
+
+    Where a process ends in pure noise log-SNR is infinite, and weight times scale would be
+    infinity times zero; both are finite beside it, and their product is near its limit.
+    """
+    return t.double().clamp(max=process.t_max - 1e-9 * (process.t_max - process.t_first))
+
+
+def _of_log_snr(weight: Callable[[Tensor], Tensor]) -> Weighting:
+    return lambda process, t: weight(process.log_snr(t))
+
+
+def _half_fall(process: GaussianPath, t: Tensor) -> Tensor:
+    """|d log-SNR / dt| / 2 = g^2 / (2 sigma^2)."""
+    _, sigma = process.alpha_sigma(t.double())
+    return process.drift_diffusion(t)[1] / (2 * sigma**2)
 
 
 def simple() -> Weighting:
     """1: the plain eps error.  Source: Ho et al. 2020, arXiv:2006.11239, eq. 14."""
-    return torch.ones_like
+    return _of_log_snr(torch.ones_like)
 
 
 def v() -> Weighting:
@@ -24,7 +46,15 @@ def v() -> Weighting:
 
     Source: Salimans and Ho 2022, arXiv:2202.00512, section 4 ("SNR+1" on the x0 error).
     """
-    return lambda log_snr: 1 + (-log_snr).exp()
+    return _of_log_snr(lambda log_snr: 1 + (-log_snr).exp())
+
+
+def truncated_snr() -> Weighting:
+    """max(SNR, 1) on the x0 error, which is max(1, 1/SNR) here.
+
+    Source: Salimans and Ho 2022, arXiv:2202.00512, section 4.
+    """
+    return _of_log_snr(lambda log_snr: (-log_snr).exp().clamp(min=1))
 
 
 def min_snr(*, gamma: float = 5.0) -> Weighting:
@@ -40,7 +70,24 @@ def min_snr(*, gamma: float = 5.0) -> Weighting:
     """
     if gamma <= 0:
         raise InputError(f"min_snr: expected gamma > 0, got {gamma}")
-    return lambda log_snr: (gamma * (-log_snr).exp()).clamp(max=1)
+    return _of_log_snr(lambda log_snr: (gamma * (-log_snr).exp()).clamp(max=1))
+
+
+def p2(*, k: float = 1.0, gamma: float = 1.0) -> Weighting:
+    """1 / (k + SNR)^gamma: less weight on levels where little is left to be learned.
+
+    Source: Choi et al. 2022, arXiv:2204.00227, relative to L_simple.
+
+    Args:
+        k: bounds the weight of pure noise, which is k^-gamma.
+        gamma: how strongly clean levels are passed over; 0 is L_simple.
+
+    Raises:
+        InputError: k not positive, or gamma negative.
+    """
+    if k <= 0 or gamma < 0:
+        raise InputError(f"p2: expected k > 0 and gamma >= 0, got k={k}, gamma={gamma}")
+    return _of_log_snr(lambda log_snr: (k + log_snr.exp()) ** -gamma)
 
 
 def edm(*, data_std: float = 0.5) -> Weighting:
@@ -56,4 +103,27 @@ def edm(*, data_std: float = 0.5) -> Weighting:
     """
     if data_std <= 0:
         raise InputError(f"edm: expected data_std > 0, got {data_std}")
-    return lambda log_snr: ((-log_snr).exp() + data_std**2) / data_std**2
+    return _of_log_snr(lambda log_snr: ((-log_snr).exp() + data_std**2) / data_std**2)
+
+
+def likelihood() -> Weighting:
+    """|d log-SNR / dt| / 2: the loss over uniform times is the variational bound's diffusion term.
+
+    Nats, averaged over elements; the integral over time is the mean times t_max - t_first.  The
+    weight grows as 1/t towards the clean end: draw times by `core/importance`.
+    Source: Song et al. 2021, arXiv:2101.09258, lambda = g^2 on the score; Kingma et al. 2021,
+    arXiv:2107.00630, the continuous-time loss.
+    """
+    return _half_fall
+
+
+def sigmoid(*, bias: float = 2.0) -> Weighting:
+    """|d log-SNR / dt| / 2 / (1 + e^(log-SNR - bias)): a likelihood that forgives fine detail.
+
+    The same objective whatever the process, for times spread uniformly.
+    Source: Kingma and Gao 2023, arXiv:2303.00848.
+
+    Args:
+        bias: log-SNR at which the weight is half of the likelihood's.
+    """
+    return lambda process, t: torch.sigmoid(bias - process.log_snr(t)) * _half_fall(process, t)

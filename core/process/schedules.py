@@ -147,7 +147,20 @@ def from_betas(betas: Float[Tensor, " n"]) -> GaussianPath:
         rest = lost_at[node] + part * (lost_at[node + 1] - lost_at[node])
         return square.sqrt(), rest.sqrt()
 
-    return GaussianPath(alpha_sigma, t_min=0.0, t_max=1.0, t_first=0.01 / steps)
+    def inverse(log_snr: Tensor) -> Tensor:
+        # Of alpha^2 and sigma^2 the smaller is the exact one.
+        square, rest = log_snr.sigmoid(), (-log_snr).sigmoid()
+        kept_at, lost_at = kept.to(log_snr.device), lost.to(log_snr.device)
+        noisy = square < 0.5
+        node = torch.where(
+            noisy, torch.searchsorted(-kept_at, -square), torch.searchsorted(lost_at, rest)
+        )
+        node = (node - 1).clamp(0, steps - 1)
+        by_kept = (square - kept_at[node]) / (kept_at[node + 1] - kept_at[node])
+        by_lost = (rest - lost_at[node]) / (lost_at[node + 1] - lost_at[node])
+        return (node + torch.where(noisy, by_kept, by_lost)) / steps
+
+    return GaussianPath(alpha_sigma, t_min=0.0, t_max=1.0, t_first=0.01 / steps, inverse=inverse)
 
 
 def edm(*, sigma_min: float = 0.002, sigma_max: float = 80.0) -> GaussianPath:
@@ -294,7 +307,13 @@ def end_in_noise(path: GaussianPath) -> GaussianPath:
         square = sigma**2 / (1 + alpha) / (1 - last) * (1 + corrected)
         return corrected, square.sqrt()
 
-    return GaussianPath(alpha_sigma, path.t_min, path.t_max, path.t_first)
+    def inverse(log_snr: Tensor) -> Tensor:
+        corrected = log_snr.sigmoid().sqrt()
+        short = (-log_snr).sigmoid() / (1 + corrected) * (1 - last)  # 1 - alpha
+        alpha = 1 - short
+        return path.time_of_log_snr(2 * alpha.log() - (short * (1 + alpha)).log())
+
+    return GaussianPath(alpha_sigma, path.t_min, path.t_max, path.t_first, inverse)
 
 
 def shifted(

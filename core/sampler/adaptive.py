@@ -17,6 +17,7 @@ from torch import Tensor
 from core.errors import InputError
 from core.process.gaussian import GaussianPath, over
 from core.process.noise import Source
+from core.process.rows import row_mean
 from core.sampler.solver import Affine, Ends, Estimate, affine, ends, euler
 
 # Dormand and Prince 1980, table 2 (RK5(4)7M): nodes, stages and the error's weights.
@@ -47,16 +48,18 @@ class Solution(NamedTuple):
 
 
 def _norm(values: Tensor) -> Tensor:
-    # Row by row: a sum over one axis of a batch may round otherwise than over a row alone.
-    return torch.stack([row.square().mean().sqrt() for row in values])
+    return row_mean(values.square()).sqrt()
 
 
 def _first_step(
-    slope: Slope, y: Tensor, f: Tensor, at: Tensor, way: float, scale: Tensor
+    slope: Slope, y: Tensor, f: Tensor, at: Tensor, length: float, scale: Tensor
 ) -> Tensor:
     """Source: Hairer, Norsett and Wanner, Solving ODEs I, section II.4."""
     d0, d1 = _norm(y / scale), _norm(f / scale)
     guess = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
+    # A slope that starts near zero allows any step; none may leave the interval.
+    guess = guess.clamp(max=abs(length))
+    way = math.copysign(1.0, length)
     there = slope(y + (way * guess)[:, None] * f, at + way * guess)
     d2 = _norm((there - f) / scale) / guess
     steep = torch.maximum(d1, d2)
@@ -96,7 +99,7 @@ def dormand_prince(
     way = 1.0 if end > start else -1.0
     at = torch.full((len(y),), start, dtype=torch.float64, device=y.device)
     f = slope(y, at)
-    size = _first_step(slope, y, f, at, way, atol + rtol * y.abs())
+    size = _first_step(slope, y, f, at, end - start, atol + rtol * y.abs())
     rejected = torch.zeros(len(y), dtype=torch.bool, device=y.device)
     evaluations = torch.full((len(y),), 2, device=y.device)
     while bool((active := at != end).any()):

@@ -41,10 +41,10 @@ class Ancestral:
 
     def plan(self, process: GaussianPath, grid: Float64[Tensor, " n"]) -> list[_Chain]:
         """Coefficients of the posterior q(x_u | x_t, x0) for every step."""
-        rows = []
-        for e in ends(process, grid, falls=True):
-            t, u = (torch.tensor(time, dtype=torch.float64) for time in (e.t, e.u))
-            a, b, small = map(float, process.posterior_coefficients(t, u))
+        rows, times = [], grid.double().cpu()
+        posterior = torch.stack(process.posterior_coefficients(times[:-1], times[1:]), dim=1)
+        steps = ends(process, grid, falls=True)
+        for e, (a, b, small) in zip(steps, posterior.tolist(), strict=True):
             forward = 1 - (e.alpha_t * e.sigma_u / (e.alpha_u * e.sigma_t)) ** 2
             # No noise into the last, clean level: the chain's result is its mean.
             large = forward * e.sigma_t**2 if e.sigma_u > 0 else 0.0
@@ -147,12 +147,13 @@ class EulerMaruyama:
 
     def plan(self, process: GaussianPath, grid: Float64[Tensor, " n"]) -> list[Affine]:
         """Coefficients of x_t, x0 and z for every step: score = (alpha x0 - x) / sigma^2."""
-        rows = []
-        for e in ends(process, grid, falls=self.eta > 0):
+        rows, times = [], grid.double().cpu()
+        rates = torch.stack(process.drift_diffusion(times[:-1]), dim=1).tolist()
+        steps = ends(process, grid, falls=self.eta > 0)
+        for e, (f, g2) in zip(steps, rates, strict=True):
             if e.alpha_t == 0 or e.alpha_u == 0:
                 rows.append(_exponential(e, self.eta))
                 continue
-            f, g2 = map(float, process.drift_diffusion(torch.tensor(e.t, dtype=torch.float64)))
             length = e.u - e.t
             pull = (1 + self.eta) / 2 * g2 * length / e.sigma_t**2
             spread = math.sqrt(self.eta * g2 * abs(length)) if e.sigma_u > 0 else 0.0

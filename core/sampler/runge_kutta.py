@@ -77,7 +77,8 @@ class Churn:
     Source: Karras et al. 2022, arXiv:2206.00364, algorithm 2 and table 5.
 
     Args:
-        churn: noise added over the whole run, in units of the level; their S_churn.
+        churn: noise added over the whole run, in units of the level; their S_churn, 10 to 80 in
+            the source, for runs of 18 to 256 steps.
         s_min: relative level below which none is added; their S_tmin.
         s_max: relative level above which none is added; their S_tmax.
         inflate: factor on the deviation of the added noise, 1 for none; their S_noise.
@@ -85,7 +86,7 @@ class Churn:
 
     convergence = 2
 
-    churn: float = 40.0
+    churn: float = 20.0
     s_min: float = 0.05
     s_max: float = 50.0
     inflate: float = 1.0

@@ -9,10 +9,23 @@ from torch import Tensor, nn
 
 from core.config import options_of
 from core.data import Dataset
-from core.process.gaussian import GaussianPath
+from core.denoiser.measurement import Average, Measurement, dot, residual
+from core.denoiser.parameterization import Condition, Denoiser, Prediction, v
+from core.objective.denoising import Objective
+from core.objective.times import Adaptive, uniform
+from core.objective.weighting import simple
+from core.process.gaussian import GaussianPath, over
+from core.process.noise import Noise
+from core.process.rows import row_sum
+from core.process.schedules import edm, flow, vp_cosine
 from core.registry import Registry
+from core.sampler.ancestral import DDIM
+from core.sampler.grids import uniform_log_snr
+from core.sampler.posterior import Guided
+from core.sampler.sample import prior, sample
 from core.task import Task
 from core.testing.orders import check_solver
+from core.testing.worlds import Gaussian
 
 Build = Callable[..., Any]
 
@@ -105,7 +118,7 @@ def _task(build: Build, *, batch: Mapping[str, Tensor], options: Mapping[str, An
 
 
 def _operator(build: Build, *, shape: tuple[int, ...] = (2, 3, 16, 24)) -> None:
-    """Additive, and <A x, y> = <x, A* y> for random x and y, in float64."""
+    """Additive, <A x, y> = <x, A* y>, A A+ A = A and A+ A A+ = A+ if there is A+, in float64."""
     operator, generator = build(), torch.Generator().manual_seed(0)
     x, z = (torch.randn(shape, dtype=torch.float64, generator=generator) for _ in range(2))
     y = operator.forward(x)
@@ -113,6 +126,13 @@ def _operator(build: Build, *, shape: tuple[int, ...] = (2, 3, 16, 24)) -> None:
     w = torch.randn(y.shape, dtype=torch.float64, generator=generator)
     left, right = float((y * w).sum()), float((x * operator.adjoint(w)).sum())
     assert abs(left - right) <= 1e-12 * float(y.norm() * w.norm()), f"{left} is not {right}"
+    inverse = getattr(operator, "pseudo_inverse", None)
+    if inverse is not None:
+        back = inverse(w)
+        assert (operator.forward(inverse(y)) - y).norm() <= 1e-9 * y.norm(), "A A+ A is not A"
+        assert (inverse(operator.forward(back)) - back).norm() <= 1e-9 * back.norm(), (
+            "A+ A A+ is not A+"
+        )
 
 
 def _metric(build: Build) -> None:
@@ -153,6 +173,176 @@ def _grid(build: Build, *, process: GaussianPath) -> None:
     assert float(grid[-1]) == process.t_min
 
 
+def _times_of(process: GaussianPath, n: int = 64) -> Tensor:
+    share = torch.linspace(0.01, 0.99, n, dtype=torch.float64)
+    return process.t_first + share * (process.t_max - process.t_first)
+
+
+def _weighting(build: Build) -> None:
+    """Positive, finite, float64, and a matter of each time alone."""
+    for process in (vp_cosine(), edm(), flow()):
+        weighting, t = build(), _times_of(process)
+        weight = weighting(process, t)
+        assert weight.shape == t.shape, f"{tuple(t.shape)} came back as {tuple(weight.shape)}"
+        assert weight.dtype == torch.float64, f"a weight is {weight.dtype}"
+        assert bool(((weight > 0) & weight.isfinite()).all()), "a weight is not positive"
+        again = weighting(process, t.flip(0).reshape(8, 8)).flatten().flip(0)
+        assert torch.allclose(weight, again, rtol=1e-12), "a weight depends on other times"
+
+
+def _times(build: Build) -> None:
+    """In range, the same for the same streams, and weights of mean 1."""
+    for process in (vp_cosine(), edm(), flow()):
+        n = 4096
+        (t, weight), again = (build()(process, simple(), Noise(range(n))) for _ in range(2))
+        assert t.shape == weight.shape == (n,), "not one time and one weight a sample"
+        assert t.dtype == torch.float64, f"a time is {t.dtype}"
+        assert float(t.min()) >= process.t_first, "before t_first"
+        assert float(t.max()) <= process.t_max, "after t_max"
+        assert torch.equal(t, again[0]), "not a function of the streams"
+        # The density of uniform times over the density drawn from has mean 1: 5 standard errors.
+        error = 5 * float(weight.std()) / n**0.5 + 1e-9
+        assert abs(float(weight.mean()) - 1) < error, "weights would change the mean loss"
+
+
+def _parameterization(build: Build) -> None:
+    """What means x0 means x0 again, and the network's input has a scale."""
+    generator = torch.Generator().manual_seed(0)
+    x0, eps = (torch.randn(64, 3, dtype=torch.float64, generator=generator) for _ in range(2))
+    for process in (vp_cosine(), edm(), flow()):
+        row, t = build(), _times_of(process)
+        alpha, sigma = process.alpha_sigma(t)
+        x = process.diffuse(x0, t, eps)
+        coefficients = row.coefficients(alpha, sigma)
+        back = row.to_x0(row.from_x0(x0, x, alpha, sigma), x, alpha, sigma)
+        # x0 is a difference of terms of the size of x sigma / alpha where F says the noise.
+        size = 1 + x.abs() * over(sigma / alpha, x) + over(1 / alpha, x)
+        assert ((back - x0).abs() / size).max() < 1e-12, "x0 does not come back"
+        assert bool((coefficients.input > 0).all()), "the network's input is scaled away"
+        assert row.level(t, alpha, sigma).isfinite().all(), "the level is not finite"
+
+
+class _Off(nn.Module):
+    """A network that is off by a constant in x0's channels, and says nothing of the rest."""
+
+    def __init__(self, answer: Tensor, outputs: int, offset: float) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.full((), offset, dtype=answer.dtype))
+        self.answer, self.others = answer, outputs - 1
+
+    def forward(self, x: Tensor, level: Tensor, condition: object = None) -> Tensor:
+        said = self.answer + self.offset
+        return torch.cat([said] + [torch.zeros_like(said)] * self.others, dim=1)
+
+
+def _objective(build: Build) -> None:
+    """Least for a perfect network, each sample by itself, gradients, masks that hide."""
+    process, row = vp_cosine(), v()
+    objective: Objective = build(process, row, simple(), uniform())
+    assert objective.outputs >= 1
+    assert not isinstance(objective.times, Adaptive)
+    x0 = torch.randn(8, 2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    draw, again = (objective.draw(x0, Noise(range(8))) for _ in range(2))
+    assert torch.equal(draw.t, again.t), "times are not a function of the streams"
+    assert torch.equal(draw.eps, again.eps), "noise is not a function of the streams"
+    alpha, sigma = (over(value, x0) for value in process.alpha_sigma(draw.t))
+    answer = alpha * draw.eps - sigma * x0
+
+    def loss(offset: float, rows: slice = slice(None), mask: Tensor | None = None) -> Tensor:
+        network = _Off(answer[rows], objective.outputs, offset)
+        found = objective.loss(network, x0[rows], draw.t[rows], draw.eps[rows], None, mask)
+        found.sum().backward()
+        assert network.offset.grad is not None, "no gradient reaches the network"
+        assert bool(network.offset.grad.isfinite()), "the gradient is not finite"
+        return found.detach()
+
+    best, worse = loss(0.0), loss(0.3)
+    assert best.shape == (8,), "not one loss a sample"
+    assert (worse > best).all(), "a wrong network is not worse"
+    assert torch.allclose(loss(0.3, slice(0, 3)), worse[:3], rtol=1e-9), "samples are mixed"
+    mask = torch.zeros_like(x0)
+    mask[:, :, 0] = 1
+    assert torch.allclose(loss(0.3, mask=mask * 0), torch.zeros(8, dtype=x0.dtype))
+    assert (loss(0.3, mask=mask) > 0).all(), "a mask hides what it should not"
+
+
+def _told(process: GaussianPath) -> Denoiser:
+    """A Gaussian world whose mean the condition moves, with more to say than x0."""
+
+    def denoise(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
+        x0 = Gaussian(0.3 if condition else 0.0).denoiser(process)(x, t).x0
+        return Prediction(x0, share=torch.full_like(x, 0.5), x0_variance=torch.ones_like(x))
+
+    return denoise
+
+
+def _guidance(build: Build, *, given: Mapping[str, Any] | None = None) -> None:
+    """Each sample by itself, finite at both ends, nothing else lost, gradients on and off.
+
+    `given` names the inputs beyond a denoiser and a process that are not among those below.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x, other = (torch.randn(4, 2, 5, dtype=torch.float64, generator=generator) for _ in range(2))
+    for process in (vp_cosine(), edm(), flow()):
+        known = {
+            "denoise": _told(process),
+            "process": process,
+            "log_prob": lambda x, t, condition: -row_sum(x.square()),
+            "reward": lambda x0, condition: -row_sum(x0.square()),
+            "weaker": Gaussian(0.0, 1.0).denoiser(process),
+            "without": lambda condition: None,
+        } | dict(given or {})
+        wanted = [
+            p.name
+            for p in inspect.signature(build).parameters.values()
+            if p.kind is not p.KEYWORD_ONLY
+        ]
+        assert wanted[:2] == ["denoise", "process"], "expected denoise and process first"
+        assert known.keys() >= set(wanted), "an input that nobody gives; name it in `given`"
+        guided: Denoiser = build(*(known[name] for name in wanted))
+        log_snr = torch.tensor([8.0, 1.0, -2.0], dtype=torch.float64)
+        last = torch.tensor([process.t_max], dtype=torch.float64)
+        t, condition = torch.cat([process.time_of_log_snr(log_snr), last]), {"image": other}
+        with torch.no_grad():
+            said, alone = guided(x, t, condition), guided(x[1:2], t[1:2], {"image": other[1:2]})
+        assert said.x0.shape == x.shape, f"{tuple(x.shape)} came back as {tuple(said.x0.shape)}"
+        assert said.x0.dtype == x.dtype, f"{x.dtype} came back as {said.x0.dtype}"
+        assert bool(said.x0.isfinite().all()), "x0 is not finite"
+        assert torch.equal(said.x0[1:2], alone.x0), "a sample depends on its batch"
+        assert not said.x0.requires_grad, "a graph is left behind"
+        assert said.share is not None, "the share is lost"
+        assert said.x0_variance is not None, "the variance of x0 is lost"
+        at = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(guided(at, t, condition).x0.square().sum(), at)
+        assert bool(slope.isfinite().all()), "the gradient is not finite"
+        assert slope[1].any(), "no gradient passes"
+
+
+def _posterior(build: Build, *, options: Mapping[str, Any] | None = None) -> None:
+    """Finite on every process, each sample by itself, and nearer to what was measured."""
+    world, operator = Gaussian(), Average(factor=2)
+    x0 = world.draw((3, 2, 32, 32), torch.Generator().manual_seed(0))
+
+    def draw(process: GaussianPath, method: Any, rows: slice) -> tuple[Tensor, Tensor]:
+        """The samples of some seeds, and |y - A x|^2 of each."""
+        grid, noise = uniform_log_snr(process, steps=20), Noise(range(3)[rows])
+        measurement = Measurement(operator, operator.forward(x0[rows]))
+        guided = method(measurement, world.denoiser(process), process, DDIM())
+        start = prior(process, grid, x0[rows], noise)
+        got = sample(guided.denoise, process, grid, guided.solver, start, noise)
+        apart = residual(measurement, got)
+        return got, dot(apart, apart)
+
+    for process in (vp_cosine(), edm(), flow()):
+        method = build(**(options or {}))
+        got, left = draw(process, method, slice(None))
+        _, free = draw(process, lambda m, denoise, p, solver: Guided(denoise, solver), slice(None))
+        assert bool(got.isfinite().all()), "a sample is not finite"
+        alone, _ = draw(process, method, slice(1, 2))
+        assert torch.equal(alone, got[1:2]), "a sample depends on its batch"
+        assert bool((left < free / 2).all()), f"the measurement is not heard: {left / free}"
+
+
 _CHECKS: dict[str, Callable[..., None]] = {
     "network": _network,
     "dataset": _dataset,
@@ -162,4 +352,10 @@ _CHECKS: dict[str, Callable[..., None]] = {
     "process": _process,
     "sampler": _sampler,
     "grid": _grid,
+    "weighting": _weighting,
+    "times": _times,
+    "parameterization": _parameterization,
+    "objective": _objective,
+    "guidance": _guidance,
+    "posterior": _posterior,
 }

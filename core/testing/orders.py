@@ -2,18 +2,22 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from core.denoiser.parameterization import Denoiser
 from core.process.gaussian import GaussianPath
 from core.process.noise import Noise
-from core.sampler.grids import uniform_log_snr
-from core.sampler.sample import sample
+from core.sampler.adaptive import DormandPrince
+from core.sampler.sample import bound, sample
 from core.sampler.solver import Solver
-from core.testing.worlds import Gaussian
+from core.testing.worlds import Gaussian, Mixture
 
 STEPS = (64, 128, 256)
+NOISY, CLEAN = -8.0, 7.0  # log-SNR between which orders are measured
 
 
 def slope(steps: Sequence[int], errors: Sequence[float]) -> float:
@@ -29,27 +33,61 @@ def assert_order(
     order: int,
     *,
     steps: Sequence[int] = STEPS,
-    within: float = 0.1,
+    within: float | None = None,
 ) -> None:
-    """Assert that `error(n)` falls as n^-order, to `within`.
+    """Assert that `error(n)` falls as n^-order.
+
+    Orders 1 and 2 are met to `within`, 0.1 by default.  Of higher orders, where leading terms may
+    cancel, a slope of at least order - `within` is asked: 0.15 for order 3, 0.4 from order 4 on,
+    whose asymptote is reached late.
+
+    Args:
+        error: of a run of n steps.
+        order: expected.
+        steps: where it is measured.
+        within: how near the slope must come.
 
     Raises:
         AssertionError: another slope; the message gives it with the errors.
     """
     errors = [error(n) for n in steps]
     found = slope(steps, errors)
+    within = within if within is not None else {1: 0.1, 2: 0.1, 3: 0.15}.get(order, 0.4)
     shown = ", ".join(f"{n}: {e:.2e}" for n, e in zip(steps, errors, strict=True))
-    assert abs(found - order) <= within, (
-        f"order {found:.3f}, expected {order} +- {within} ({shown})"
-    )
+    near = found >= order - within and (order > 2 or found <= order + within)
+    assert near, f"order {found:.3f}, expected {order} - {within} or better ({shown})"
 
 
 def to_noisy_level(process: GaussianPath, steps: int) -> Tensor:
-    """A grid from t_max to log-SNR 8, not to the clean end.
+    """Even steps of log-SNR from -8, or the process's own end, to 7: not to the clean end.
 
     The last step into sigma = 0 is of order 1 for every solver and would hide the rest.
     """
-    return uniform_log_snr(process, steps=steps + 1, log_snr_max=8.0)[:-1]
+    end = process.log_snr(torch.tensor(process.t_max, dtype=torch.float64))
+    start = max(float(end) + 1e-9, NOISY)
+    values = torch.linspace(start, CLEAN, steps + 1, dtype=torch.float64)
+    return process.time_of_log_snr(values)
+
+
+def _run(
+    solver: Solver,
+    process: GaussianPath,
+    grid: Tensor,
+    denoise: Denoiser,
+    exact: Sequence[Tensor],
+) -> Tensor:
+    """`sample` without draws, put back on the exact trajectory after the first steps.
+
+    Solvers that build on their past begin with rules of lower order.  From pure noise that costs
+    nothing that one could see; from the middle of a process it would hide the order of the rule.
+    """
+    estimate, noise = bound(denoise, process, None), Noise(range(len(exact[0])))
+    x, state, rows = exact[0], None, solver.plan(process, grid)
+    for done, row in enumerate(rows, start=1):
+        x, state = solver.step(x, row, state, estimate, noise)
+        if done < len(exact) and len(rows) == len(grid) - 1:
+            x = exact[done]
+    return x
 
 
 def ode_error(solver: Solver, process: GaussianPath, world: Gaussian, steps: int) -> float:
@@ -58,9 +96,44 @@ def ode_error(solver: Solver, process: GaussianPath, world: Gaussian, steps: int
     spread = torch.linspace(-3, 3, 7, dtype=torch.float64)[:, None]
     t, u = float(grid[0]), float(grid[-1])
     x = world.mean_at(process, t) + world.std_at(process, t) * spread
-    noise = Noise(range(len(x)))
-    reached = sample(world.denoiser(process), process, grid, solver, x, noise)
+    exact = [world.flow(process, x, t, float(at)) for at in grid[:4]]
+    reached = _run(solver, process, grid, world.denoiser(process), exact)
     return float((reached - world.flow(process, x, t, u)).abs().max())
+
+
+def three_modes() -> Mixture:
+    """A mixture in two dimensions on which no rule is exact."""
+    return Mixture(
+        torch.tensor([[-1.0, 0.2], [0.6, 0.9], [0.5, -1.1]], dtype=torch.float64),
+        0.35,
+        torch.tensor([0.3, 0.5, 0.2], dtype=torch.float64),
+    )
+
+
+@cache
+def _trajectory(process: GaussianPath, steps: int) -> tuple[Tensor, ...]:
+    """The exact flow of `three_modes` from a ring of noise, to 1e-11: first times, and the last."""
+    grid, turn = to_noisy_level(process, steps), torch.arange(16, dtype=torch.float64) / 16
+    turn = 2 * math.pi * turn + 0.1
+    _, sigma = process.alpha_sigma(grid[0])
+    x = [float(sigma) * torch.stack([turn.cos(), turn.sin()], dim=1)]
+    solver, denoise = DormandPrince(rtol=1e-11, atol=1e-12), three_modes().denoiser(process)
+    cuts = [*range(min(4, steps)), steps]
+    for start, end in pairwise(cuts):
+        part = grid[[start, end]]
+        x.append(sample(denoise, process, part, solver, x[-1], Noise(range(16))))
+    return tuple(x)
+
+
+def mixture_error(solver: Solver, process: GaussianPath, steps: int) -> float:
+    """Median distance of a solver's end points from the exact flow of a mixture.
+
+    The median: a trajectory that changes its mode would hide the order of all others.
+    """
+    *first, exact = _trajectory(process, steps)
+    grid = to_noisy_level(process, steps)
+    reached = _run(solver, process, grid, three_modes().denoiser(process), first)
+    return float((reached - exact).norm(dim=1).median())
 
 
 class _Impulses(Noise):
@@ -115,21 +188,41 @@ def draws_noise(solver: Solver, process: GaussianPath) -> bool:
 
 
 def check_solver(solver: Solver, process: GaussianPath) -> None:
-    """Assert that a solver has the order it states on a Gaussian world.
+    """Assert that a solver has the order it states.
 
-    Of the trajectory where it is deterministic; of the variance where it draws noise, whose mean
-    must then follow the flow's as well.
+    Of the trajectory, on a Gaussian and on a mixture, where it is deterministic; of the variance
+    on a Gaussian where it draws noise, whose mean must then follow the flow's as well.  One that
+    states order 0 must come near: the variance to 5 %.  An adaptive one, which takes the whole way
+    in one row, must come as near as its order 5 promises, 1e-3.
 
     Raises:
         AssertionError: another order, or a mean that goes astray.
     """
-    world = Gaussian(mean=0.3, std=0.5)
+    world, order = Gaussian(mean=0.3, std=0.5), solver.convergence
     if not draws_noise(solver, process):
-        assert_order(lambda n: ode_error(solver, process, world, n), solver.convergence)
+        if len(solver.plan(process, to_noisy_level(process, 4))) == 1:
+            assert ode_error(solver, process, world, 4) < 1e-3, "an adaptive solver goes astray"
+            assert mixture_error(solver, process, 4) < 1e-3, "an adaptive solver goes astray"
+            return
+        steps = STEPS
+        if order < 3:
+            assert_order(lambda n: ode_error(solver, process, world, n), order)
+        else:  # a Gaussian's symmetry cancels leading terms; a mixture's asymptote comes later
+            steps = tuple(2 * n for n in STEPS)
+        assert_order(lambda n: mixture_error(solver, process, n), order, steps=steps)
         return
-    assert_order(lambda n: variance_error(solver, process, world, n), solver.convergence)
-    grid = to_noisy_level(process, 512)
-    mean, _ = variance_after(solver, process, world, grid)
-    exact = world.mean_at(process, float(grid[-1]))
-    # From the exact mean every estimate is the data's mean, and alpha_u = x alpha_t + x0 must hold.
-    assert abs(mean - exact) < 1e-9, f"mean {mean:.12f}, expected {exact:.12f}"
+    if order:
+        assert_order(lambda n: variance_error(solver, process, world, n), order)
+    else:
+        error = variance_error(solver, process, world, STEPS[-1])
+        assert error < 0.05, f"the variance is off by {error:.3f}"
+
+    def mean_error(steps: int) -> float:
+        grid = to_noisy_level(process, steps)
+        mean, _ = variance_after(solver, process, world, grid)
+        return abs(mean - world.mean_at(process, float(grid[-1])))
+
+    # From the exact mean every estimate is the data's mean; rules with alpha_u = x alpha_t + x0
+    # stay on it, others come back to it with their order.
+    if mean_error(STEPS[-1]) > 1e-9:
+        assert_order(mean_error, order)

@@ -1,13 +1,35 @@
-"""Worlds whose every answer is known: data distributions with closed-form denoisers."""
+"""Worlds whose every answer is known: data distributions with closed-form denoisers.
 
+Each has the density of x_t at any time, its score, the denoiser and the trace of the denoiser's
+Jacobian.  Times are a float, or (b,), or per element.  Answers are worked out in float64 and do
+not depend on a sample's batch.
+"""
+
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from core.denoiser.parameterization import Condition, Denoiser, Prediction
 from core.process.gaussian import GaussianPath, over
+from core.process.rows import row_sum
+
+Time = float | Float[Tensor, "..."]
+
+
+def _levels(process: GaussianPath, t: Time, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Alpha and sigma in float64, broadcasting over x."""
+    time = torch.as_tensor(t, dtype=torch.float64, device=x.device)
+    time = time.expand(len(x)) if time.ndim == 0 else time
+    alpha, sigma = process.alpha_sigma(time)
+    return over(alpha, x.double()), over(sigma, x.double())
+
+
+def _log_normal(apart: Tensor, variance: Tensor) -> Tensor:
+    return -(apart**2 / variance + (2 * math.pi * variance).log()) / 2
 
 
 @dataclass(frozen=True)
@@ -23,14 +45,25 @@ class Gaussian:
     std: float = 0.5
 
     def denoiser(self, process: GaussianPath) -> Denoiser:
-        """E[x0 | x_t] = mean + alpha std^2 / (alpha^2 std^2 + sigma^2) (x_t - alpha mean)."""
+        """E[x0 | x_t] = mean + alpha std^2 / (alpha^2 std^2 + sigma^2) (x_t - alpha mean).
+
+        It says the variance of x0 too: std^2 sigma^2 / (alpha^2 std^2 + sigma^2).
+        """
 
         def denoise(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
-            alpha, sigma = (over(value, x) for value in process.alpha_sigma(t))
-            gain = alpha * self.std**2 / (alpha**2 * self.std**2 + sigma**2)
-            return Prediction(self.mean + gain * (x - alpha * self.mean))
+            alpha, sigma = _levels(process, t, x)
+            of_x = alpha**2 * self.std**2 + sigma**2
+            x0 = self.mean + alpha * self.std**2 / of_x * (x - alpha * self.mean)
+            variance = (self.std**2 * sigma**2 / of_x).expand(x.shape)
+            return Prediction(x0.to(x.dtype), x0_variance=variance)
 
         return denoise
+
+    def draw(
+        self, shape: tuple[int, ...], generator: torch.Generator
+    ) -> Float64[Tensor, " b *shape"]:
+        """Clean samples (b, *shape)."""
+        return self.mean + self.std * torch.randn(shape, generator=generator, dtype=torch.float64)
 
     def std_at(self, process: GaussianPath, t: float) -> float:
         """Standard deviation of x_t."""
@@ -49,33 +82,98 @@ class Gaussian:
         scale = self.std_at(process, u) / self.std_at(process, t)
         return self.mean_at(process, u) + scale * (x - self.mean_at(process, t))
 
+    def log_density(self, x0: Float[Tensor, " b *shape"]) -> Float64[Tensor, " b"]:
+        """Log density of clean data, nats."""
+        variance = torch.full_like(x0, self.std**2, dtype=torch.float64)
+        return row_sum(_log_normal(x0.double() - self.mean, variance))
+
+    def log_prob(
+        self, process: GaussianPath, x: Float[Tensor, " b *shape"], t: Time
+    ) -> Float64[Tensor, " b"]:
+        """Log density of x_t, nats."""
+        alpha, sigma = _levels(process, t, x)
+        apart, variance = x - alpha * self.mean, alpha**2 * self.std**2 + sigma**2
+        return row_sum(_log_normal(apart, variance))
+
+    def score(
+        self, process: GaussianPath, x: Float[Tensor, " b *shape"], t: Time
+    ) -> Float[Tensor, " b *shape"]:
+        """Gradient of the log density of x_t."""
+        alpha, sigma = _levels(process, t, x)
+        return ((alpha * self.mean - x) / (alpha**2 * self.std**2 + sigma**2)).to(x.dtype)
+
+    def x0_variance(self, process: GaussianPath, t: float) -> float:
+        """Variance of an element of x0 given x_t, the same for every x_t."""
+        alpha, sigma = process.alpha_sigma(torch.tensor(t, dtype=torch.float64))
+        return float(self.std**2 * sigma**2 / (alpha**2 * self.std**2 + sigma**2))
+
+    def trace(
+        self, process: GaussianPath, x: Float[Tensor, " b *shape"], t: Time
+    ) -> Float64[Tensor, " b"]:
+        """Trace of the denoiser's Jacobian d E[x0 | x_t] / d x_t."""
+        alpha, sigma = _levels(process, t, x)
+        gain = alpha * self.std**2 / (alpha**2 * self.std**2 + sigma**2)
+        return row_sum(gain.expand(x.shape))
+
+
+class _Parts(NamedTuple):
+    """What each component says of x_t: (b, k), then three times (b, k, *shape)."""
+
+    log_joint: Tensor  # log of weight times density
+    score: Tensor
+    gain: Tensor  # d mean / d x_t
+    mean: Tensor  # E[x0 | x_t, component]
+
 
 @dataclass(frozen=True)
 class Mixture:
-    """Data from a mixture of isotropic Gaussians in any shape.
+    """Data from a mixture of Gaussians with diagonal covariances, in any shape.
 
     Args:
         means: one for each component.
-        std: of every component, positive.
+        std: positive; one for all, or one for every element of every component.
         weights: of the components, summing to one.
     """
 
     means: Float[Tensor, " k *shape"]
-    std: float
+    std: float | Float[Tensor, " k *shape"]
     weights: Float[Tensor, " k"]
+
+    def _std(self, device: torch.device) -> Tensor:
+        std = torch.as_tensor(self.std, dtype=torch.float64, device=device)
+        return std.expand(self.means.shape)
+
+    def _parts(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> _Parts:
+        x, alpha, sigma = x.double()[:, None], alpha[:, None], sigma[:, None]
+        means = self.means.to(x)[None]
+        std2 = self._std(x.device)[None] ** 2
+        apart, variance = x - alpha * means, alpha**2 * std2 + sigma**2
+        log_p = row_sum(_log_normal(apart, variance).flatten(0, 1)).reshape(len(x), -1)
+        gain = alpha * std2 / variance
+        mean = means + gain * apart
+        return _Parts(self.weights.to(x).log() + log_p, -apart / variance, gain, mean)
+
+    def _at(self, process: GaussianPath, x: Tensor, t: Time) -> tuple[_Parts, Tensor]:
+        """The components' answers, and their shares (b, k, 1 ...)."""
+        parts = self._parts(x, *_levels(process, t, x))
+        share = (parts.log_joint - _log_sum(parts.log_joint)[:, None]).exp()
+        return parts, share.reshape(*share.shape, *[1] * (x.ndim - 1))
 
     def denoiser(self, process: GaussianPath) -> Denoiser:
         """E[x0 | x_t], the components' answers weighted by their posterior probabilities."""
 
         def denoise(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
-            alpha, sigma = (over(value, x) for value in process.alpha_sigma(t))
-            means = self.means.to(x)[None]  # 1 k *shape
-            variance = (alpha**2 * self.std**2 + sigma**2)[:, None]
-            apart = x[:, None] - alpha[:, None] * means
-            log_p = -(apart**2 / (2 * variance)).flatten(2).sum(-1) + self.weights.to(x).log()
-            share = log_p.softmax(1).reshape(*log_p.shape, *[1] * (x.ndim - 1))
-            gain = alpha[:, None] * self.std**2 / variance
-            return Prediction((share * (means + gain * apart)).sum(1))
+            parts, share = self._at(process, x, t)
+            return Prediction(_over_components(share * parts.mean).to(x.dtype))
+
+        return denoise
+
+    def component(self, process: GaussianPath, k: int) -> Denoiser:
+        """E[x0 | x_t, component k]."""
+
+        def denoise(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
+            parts = self._parts(x, *_levels(process, t, x))
+            return Prediction(parts.mean[:, k].to(x.dtype))
 
         return denoise
 
@@ -84,4 +182,49 @@ class Mixture:
         chosen = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         shape = (n, *self.means.shape[1:])
         eps = torch.randn(shape, generator=generator, dtype=self.means.dtype)
-        return self.means[chosen] + self.std * eps
+        return self.means[chosen] + self._std(eps.device).to(eps)[chosen] * eps
+
+    def log_density(self, x0: Float[Tensor, " b *shape"]) -> Float64[Tensor, " b"]:
+        """Log density of clean data, nats."""
+        one = torch.ones(len(x0), *[1] * (x0.ndim - 1), dtype=torch.float64, device=x0.device)
+        return _log_sum(self._parts(x0, one, 0 * one).log_joint)
+
+    def log_prob(
+        self, process: GaussianPath, x: Float[Tensor, " b *shape"], t: Time
+    ) -> Float64[Tensor, " b"]:
+        """Log density of x_t, nats."""
+        return _log_sum(self._parts(x, *_levels(process, t, x)).log_joint)
+
+    def responsibilities(
+        self, process: GaussianPath, x: Float[Tensor, " b *shape"], t: Time
+    ) -> Float64[Tensor, " b k"]:
+        """Probability of each component given x_t."""
+        return self._at(process, x, t)[1].reshape(len(x), -1)
+
+    def score(
+        self, process: GaussianPath, x: Float[Tensor, " b *shape"], t: Time
+    ) -> Float[Tensor, " b *shape"]:
+        """Gradient of the log density of x_t."""
+        parts, share = self._at(process, x, t)
+        return _over_components(share * parts.score).to(x.dtype)
+
+    def trace(
+        self, process: GaussianPath, x: Float[Tensor, " b *shape"], t: Time
+    ) -> Float64[Tensor, " b"]:
+        """Trace of the denoiser's Jacobian: sum_k r_k (gain_k + mean_k (score_k - score))."""
+        parts, share = self._at(process, x, t)
+        turn = parts.score - _over_components(share * parts.score)[:, None]  # d log r_k / d x
+        return row_sum(_over_components(share * (parts.gain + parts.mean * turn)))
+
+
+def _over_components(values: Tensor) -> Tensor:
+    # One component after the other, so that the order is the same in every batch.
+    total = values[:, 0]
+    for k in range(1, values.shape[1]):
+        total = total + values[:, k]
+    return total
+
+
+def _log_sum(log_joint: Tensor) -> Tensor:
+    highest = log_joint.amax(1, keepdim=True)
+    return highest[:, 0] + _over_components((log_joint - highest).exp()).log()

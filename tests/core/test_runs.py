@@ -109,6 +109,89 @@ def test_a_truncated_checkpoint_falls_back_and_the_end_is_the_same(trained, tmp_
     assert weights(tmp_path) == weights(trained)
 
 
+def stopped_and_resumed(wanted, folder, after, monkeypatch):
+    """Train, ended right after the checkpoint of a step, then by the same request to the end."""
+    from core.request import Machine
+
+    write = checkpoint.save
+
+    def save(folder, step, *rest):
+        write(folder, step, *rest)
+        if step == after:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save)
+        with pytest.raises(KeyboardInterrupt):
+            train(wanted, folder, machine=Machine(save_seconds=1e-6))
+    notes = []
+    train(wanted, folder, emit=lambda event: notes.append(getattr(event, "text", "")))
+    assert any(f"going on from step {after} " in note for note in notes)
+
+
+def files_of(folder):
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in folder.glob("[0-9]*")}
+
+
+def test_all_that_a_run_learns_beside_its_weights_survives_a_stop(tmp_path, monkeypatch):
+    """Times that learn, power averages and snapshots, conditions dropped, variances learned."""
+    wanted = request(
+        steps=12,
+        batch=4,
+        unconditional=0.3,
+        snapshots=4,
+        objective=Spec("core/hybrid", {"steps": 50}),
+        times=Spec("core/loss_aware", {"bins": 2, "history": 3}),
+    )
+    train(wanted, tmp_path / "whole")
+    stopped_and_resumed(wanted, tmp_path / "stopped", 5, monkeypatch)
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
+    assert any(name.startswith("times/") for name in weights(tmp_path / "whole"))
+    assert any(name.startswith("averages/0.05/") for name in weights(tmp_path / "whole"))
+    expected = [f"{step:08d}.safetensors" for step in (4, 8, 12)]
+    assert sorted(files_of(tmp_path / "whole" / "averages")) == expected
+    assert files_of(tmp_path / "stopped" / "averages") == files_of(tmp_path / "whole" / "averages")
+    steps = [json.loads(line)["step"] for line in (tmp_path / "stopped/metrics.jsonl").open()]
+    assert steps == list(range(1, 13))
+
+    # A saved width is read back as it was followed; another is neither of the two.
+    followed = checkpoint.load(tmp_path / "whole").tensors["averages"]
+    from core.ema import reconstruct
+
+    found = reconstruct(tmp_path / "whole" / "averages", 0.1, until=12)[1]
+    for name, value in found.items():
+        assert (value - followed[f"0.1/{name}"]).abs().max() < 1e-5 * (1 + value.abs().max())
+
+    # The learned variance is heard by the sampler, and asked for in vain of another network.
+    grid = Spec("core/uniform_log_snr", {"steps": 3})
+
+    def draw(name, **options):
+        asked = SampleRequest(
+            checkpoint=tmp_path / "whole", grid=grid, count=1, **{"ema": True, **options}
+        )
+        sample(asked, tmp_path / name)
+        from safetensors.torch import load_file
+
+        return load_file(tmp_path / name / "samples.safetensors")["samples"]
+
+    learned = draw("learned", sampler=Spec("core/ancestral", {"variance": "learned"}))
+    assert learned.isfinite().all()
+    assert not torch.equal(learned, draw("small", sampler=Spec("core/ancestral")))
+    wide = draw("wide", ema_width=0.2)
+    assert not torch.equal(wide, draw("narrow", ema_width=0.06))
+    with pytest.raises(InputError, match="names an average, but ema is false"):
+        draw("neither", ema_width=0.1, ema=False)
+
+
+def test_what_a_run_did_not_save_is_asked_for_in_vain(trained, tmp_path):
+    with pytest.raises(InputError, match="holds no snapshots of averages; train with --set snap"):
+        load_model(trained, ema_width=0.1)
+    grid = Spec("core/uniform_log_snr", {"steps": 3})
+    learned = Spec("core/ancestral", {"variance": "learned"})
+    with pytest.raises(InputError, match="the network learned none; train with core/hybrid"):
+        sample(SampleRequest(checkpoint=trained, grid=grid, sampler=learned, count=1), tmp_path)
+
+
 def test_a_folder_of_another_run_is_not_mixed_with_this_one(trained):
     with pytest.raises(InputError, match="differs in lr; choose another output folder"):
         train(request(lr=1e-4), trained)

@@ -1,0 +1,218 @@
+"""Plants one wrong number at a time in the core and counts the faults that the tests notice.
+
+python tests/plant_faults.py            every fault, in a copy of the repository
+python tests/plant_faults.py churn ddim only those whose name contains one of the words
+
+Each fault is one replacement in one file, then the tests named beside it.  Exit status 1 if any
+goes unnoticed.  Some ten seconds a fault.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Fault(NamedTuple):
+    """`right` stands once in `file`; `wrong` is planted; the tests in `noticed_by` must fail."""
+
+    name: str
+    file: str
+    right: str
+    wrong: str
+    noticed_by: str
+    choose: str = ""
+
+
+def _solver(name: str, file: str, right: str, wrong: str, choose: str = "") -> Fault:
+    return Fault(name, f"core/sampler/{file}.py", right, wrong, "test_solvers.py", choose)
+
+
+FAULTS = (
+    # Chains of order 1.
+    _solver("ddim: direction of eps", "ancestral",
+            "direction = math.sqrt(max(e.sigma_u**2 - s**2, 0.0)) / e.sigma_t",
+            "direction = e.sigma_u / e.sigma_t"),
+    _solver("ddim: deviation without its square", "ancestral",
+            "s = self.eta * e.sigma_u * math.sqrt(max(1 - kept**2, 0.0))",
+            "s = self.eta * e.sigma_u * math.sqrt(max(1 - kept, 0.0))"),
+    _solver("ddim: x0 coefficient without alpha", "ancestral",
+            "e.alpha_u - direction * e.alpha_t, s, e.clock", "e.alpha_u - direction, s, e.clock"),
+    _solver("ancestral: variance for deviation", "ancestral",
+            "Affine(e.t, a, b, math.sqrt(max(chosen, 0.0)), e.clock)",
+            "Affine(e.t, a, b, max(chosen, 0.0), e.clock)"),
+    _solver("ancestral: large variance not squared", "ancestral",
+            "large = forward * e.sigma_t**2 if", "large = forward * e.sigma_t if"),
+    _solver("ancestral: x0 coefficient 1 % too large", "ancestral",
+            "mean = Affine(e.t, a, b, math", "mean = Affine(e.t, a, 1.01 * b, math"),
+    _solver("ancestral: learned share upside down", "ancestral",
+            "(low + said.share * (high - low)) / 2", "(high + said.share * (low - high)) / 2"),
+    _solver("euler_maruyama: pull of eta", "ancestral",
+            "pull = (1 + self.eta) / 2 * g2", "pull = (1 + self.eta) * g2"),
+    _solver("euler_maruyama: drift's sign", "ancestral",
+            "1 + f * length + pull", "1 - f * length + pull"),
+    _solver("euler_maruyama: noise without eta's root", "ancestral",
+            "math.sqrt(self.eta * g2 * abs(length))", "math.sqrt(g2 * abs(length) / 2)"),
+    _solver("euler: x0 coefficient", "solver",
+            "e.alpha_u - kept * e.alpha_t", "e.alpha_u - kept", "DDIM"),
+    # Exponential rules.
+    _solver("exponential: noise without the factor 2", "exponential",
+            "math.sqrt(-math.expm1(-2 * eta * e.h))\n", "math.sqrt(-math.expm1(-eta * e.h))\n"),
+    _solver("exponential: kept without eta", "exponential",
+            "kept = e.sigma_u / e.sigma_t * math.exp(-eta * e.h)",
+            "kept = e.sigma_u / e.sigma_t"),
+    _solver("exponential: rate of the noise", "exponential",
+            "rate = 1 + eta if prediction", "rate = 1 + eta / 2 if prediction"),
+    _solver("multistep: second difference twice (the published 3M)", "exponential",
+            "found = adams_weights(nodes, rate, e.h)\n        scale",
+            "found = adams_weights(nodes, rate, e.h)\n"
+            "        if len(nodes) == 3:\n"
+            "            second = adams_weights(nodes[:2], rate, e.h)\n"
+            "            found = [2 * a - b for a, b in zip(found, [*second, 0.0], strict=True)]\n"
+            "        scale"),
+    _solver("multistep: nodes one step late", "exponential",
+            "nodes = [node - e.h for node in nodes]", "nodes = [node - 2 * e.h for node in nodes]"),
+    _solver("multistep: midpoint's ratio upside down", "exponential",
+            "slope = gain * h / (2 * last)\n    return", "slope = gain * last / (2 * h) * 1.2\n    return"),
+    _solver("multistep: midpoint without the half", "exponential",
+            "slope = gain * h / (2 * last)\n    return", "slope = gain * h / last\n    return"),
+    _solver("multistep: eps kept as x0 is", "exponential",
+            "step = step._replace(x=e.alpha_u / e.alpha_t)", "step = step"),
+    _solver("phi: factorial one too high", "exponential",
+            "z**j / math.factorial(j + k)", "z**j / math.factorial(j + k + 1)", "phi or order"),
+    _solver("moment: factorial left out", "exponential",
+            "rate * h * math.factorial(k) * phi", "rate * h * phi", "moment or order"),
+    _solver("singlestep: asks at a third for a half", "exponential",
+            "shares = (1 / 2, 1.0) if", "shares = (1 / 3, 1.0) if"),
+    _solver("singlestep: second stage's slope", "exponential",
+            "second = moment(1, rate, reached[1].h) * 2",
+            "second = moment(1, rate, reached[1].h)"),
+    _solver("singlestep: last stage's slope", "exponential",
+            "third = moment(1, rate, e.h) * 3 / 2", "third = moment(1, rate, e.h)"),
+    _solver("singlestep: the step's noise independent of the stage's", "exponential",
+            "drawn = fresh if drawn is None else fresh.add_(drawn, alpha=stage.carry)",
+            "drawn = fresh * (1 if drawn is None else 2**0.5)"),
+    _solver("singlestep: noise carried without decay", "exponential",
+            "* math.exp((clock - end) / 2)", "* 1.0"),
+    _solver("unipc: corrector without the newest estimate's place", "exponential",
+            "adams_weights([row.ends.h, *nodes], 1.0, row.ends.h)",
+            "adams_weights([row.ends.h / 2, *nodes], 1.0, row.ends.h)"),
+    _solver("unipc: corrector of order 1 without its half", "exponential",
+            "half = self._scale(row.ends.h) / 2", "half = self._scale(row.ends.h)"),
+    _solver("unipc: bh1 and bh2 exchanged in size", "exponential",
+            'return h if self.variant == "bh1" else -math.expm1(-h)',
+            'return h if self.variant == "bh1" else math.expm1(2 * h)'),
+    # Rules in sigma / alpha.
+    _solver("heun: weight of the second slope", "runge_kutta",
+            "length / (2 * e.sigma_u)", "length / (3 * e.sigma_u)"),
+    _solver("heun: weight of the first slope", "runge_kutta",
+            "length / (2 * e.sigma_t)", "length / (1.9 * e.sigma_t)"),
+    _solver("heun: asked at the wrong time", "runge_kutta",
+            "there = estimate(ahead, e.u).x0", "there = estimate(ahead, e.t).x0"),
+    _solver("churn: added deviation without the old level", "runge_kutta",
+            "(sigma_s / alpha_s) ** 2 - s**2, 0.0", "(sigma_s / alpha_s) ** 2, 0.0"),
+    _solver("churn: x not rescaled to the raised level", "runge_kutta",
+            "alpha_s / e.alpha_t, self.inflate", "1.0, self.inflate"),
+    _solver("churn: denoiser asked at the old level", "runge_kutta",
+            "there = e._replace(t=float(at), alpha_t=alpha_s, sigma_t=sigma_s)",
+            "there = e._replace(alpha_t=alpha_s, sigma_t=sigma_s)"),
+    _solver("linear_multistep: moments of the step", "runge_kutta",
+            "[1 / (k + 1) for k in range(len(nodes))]", "[1 / (k + 2) for k in range(len(nodes))]"),
+    _solver("linear_multistep: slope without alpha", "runge_kutta",
+            "slope = torch.sub(x, x0, alpha=row.ends.alpha_t)", "slope = torch.sub(x, x0)"),
+    # Composed.
+    _solver("predictor_corrector: noise without the 2", "composed",
+            "alpha=math.sqrt(2 * size)", "alpha=math.sqrt(size)"),
+    _solver("predictor_corrector: step size", "composed",
+            "size = row.ends, 2 * self.snr**2", "size = row.ends, 2 * self.snr"),
+    _solver("predictor_corrector: x0 without alpha", "composed",
+            "alpha=size * e.alpha_u", "alpha=size"),
+    _solver("stochastic_then_ode: turns on the wrong side", "composed",
+            "process.log_snr(grid.cpu()) < self.log_snr", "process.log_snr(grid.cpu()) > self.log_snr"),
+    # Adaptive.
+    Fault("dopri5: a stage's coefficient", "core/sampler/adaptive.py",
+          "44 / 45, -56 / 15, 32 / 9", "44 / 45, -56 / 15, 31 / 9", "test_adaptive.py"),
+    Fault("dopri5: a node", "core/sampler/adaptive.py",
+          "NODES = (1 / 5, 3 / 10,", "NODES = (1 / 5, 1 / 3,", "test_adaptive.py"),
+    Fault("dopri5: an error weight", "core/sampler/adaptive.py",
+          "71 / 16695", "171 / 16695", "test_adaptive.py"),
+    Fault("dopri5: a velocity without its cosine", "core/sampler/adaptive.py",
+          "(over(angle.cos, z) * z - x0)", "(z - x0)", "test_adaptive.py"),
+    # Processes, parameterizations, the loop.
+    Fault("vp_linear: half of the quadratic term", "core/process/schedules.py",
+          "exponent = -(t * beta_min + t**2 * span / 2)", "exponent = -(t * beta_min + t**2 * span)",
+          "test_process.py"),
+    Fault("posterior: weight of x0", "core/process/gaussian.py",
+          "b = alpha_u * of_step / sigma_t**2", "b = alpha_t * of_step / sigma_t**2",
+          "test_process.py"),
+    Fault("v: sign of x0", "core/denoiser/parameterization.py",
+          "(-sigma, alpha)", "(sigma, alpha)", "test_denoiser.py"),
+    Fault("flow: velocity halved", "core/denoiser/parameterization.py",
+          "(-torch.ones_like(alpha), torch.ones_like(alpha))",
+          "(-torch.ones_like(alpha) / 2, torch.ones_like(alpha))", "test_denoiser.py"),
+    Fault("edm: input's scale", "core/denoiser/parameterization.py",
+          "1 / spread(a, s)", "1 / spread(a, s) ** 2", "test_denoiser.py"),
+    Fault("karras: rho upside down", "core/sampler/grids.py",
+          "levels = (high + ramp * (low - high)) ** rho",
+          "levels = (high + ramp * (low - high)) ** (rho + 1)", "test_sample.py", "karras"),
+    Fault("encode: alpha forgotten", "core/sampler/sample.py",
+          "float(alpha) * x0,", "x0,", "test_sample.py", "gaussian"),
+    Fault("edit: starts a step late", "core/sampler/sample.py",
+          "part = grid[steps - taken :]", "part = grid[steps - taken + 1 :]", "test_sample.py",
+          "edit"),
+    Fault("brownian: variance of a cell", "core/process/noise.py",
+          "math.exp(cell + 1) - math.exp(cell)", "math.exp(cell + 1)", "test_noise.py"),
+)  # fmt: skip
+
+
+def plant(fault: Fault, copy: Path) -> bool:
+    """Whether the tests fail with the fault in `copy`; the file is put back.
+
+    Raises:
+        ValueError: the fault no longer fits the code.
+    """
+    place = copy / fault.file
+    text = place.read_text()
+    if text.count(fault.right) != 1:
+        raise ValueError(f"{fault.name}: stands {text.count(fault.right)} times in {fault.file}")
+    place.write_text(text.replace(fault.right, fault.wrong))
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    command += [f"tests/core/{fault.noticed_by}", *(["-k", fault.choose] if fault.choose else [])]
+    environment = {
+        **os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    try:
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, check=False)
+    finally:
+        place.write_text(text)
+    if done.returncode not in (0, 1):  # neither passed nor failed: the run itself is broken
+        raise ValueError(f"{fault.name}: {done.stdout.decode()[-500:]}")
+    return done.returncode == 1
+
+
+def main(words: list[str]) -> int:
+    """Plant those faults whose names contain one of `words`, or all; 1 if any goes unnoticed."""
+    chosen = [f for f in FAULTS if not words or any(word in f.name for word in words)]
+    unnoticed = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        leave = shutil.ignore_patterns("__pycache__")
+        for name in ("core", "tests", "plugins", "pipelines"):
+            shutil.copytree(ROOT / name, copy / name, ignore=leave)
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        for number, fault in enumerate(chosen, start=1):
+            noticed = plant(fault, copy)
+            unnoticed += [] if noticed else [fault.name]
+            print(f"{number:3d} {'noticed  ' if noticed else 'UNNOTICED'} {fault.name}", flush=True)
+    print(f"{len(chosen) - len(unnoticed)} of {len(chosen)} faults noticed")
+    return 1 if unnoticed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
