@@ -149,6 +149,9 @@ class SampleRequest:
         samples: draws for each item.
         sampler: the solver.
         grid: the times it steps through.
+        guidance: what bends the model's estimates, if anything: thresholds, or classifier-free
+            guidance of a model trained with `unconditional`.
+        noise: of stochastic samplers: fresh draws, or one Brownian path that more steps refine.
         seed: draw k of item i depends on (seed, i, k) alone.
         batch: draws at a time.
         ema: use the averaged weights.
@@ -163,6 +166,8 @@ class SampleRequest:
     samples: Count = 1
     sampler: Annotated[Spec, "sampler"] = Spec("core/multistep")
     grid: Annotated[Spec, "grid"] = Spec("core/uniform_log_snr")
+    guidance: Annotated[Spec, "guidance"] | None = None
+    noise: Literal["fresh", "brownian"] = "fresh"
     seed: Annotated[int, Ge(0)] = 0
     batch: Count = 16
     ema: bool = True

@@ -23,9 +23,10 @@ from core.config import Spec, bind, configure, plain
 from core.data import Dataset, collate, order
 from core.ema import WIDTHS, Average, PowerAverage, save_snapshot
 from core.errors import InputError
+from core.guided import guided
 from core.metrics import INTERVAL, interval
 from core.model import device_of, load_model, network_of, objective_of
-from core.process.noise import Noise
+from core.process.noise import Brownian, Noise, derive
 from core.request import (
     Emit,
     EvaluateRequest,
@@ -281,6 +282,7 @@ def sample(
             f"count: {count} wanted, {spec.name} has {len(dataset)} in {request.split}"
         )
     make_folder(out)
+    denoise = guided(model, request, emit)
     pairs = [(item, draw) for item in range(count) for draw in range(request.samples)]
     drawn, done, begun = [], 0, time.monotonic()
     solver = configure("sampler", request.sampler)()
@@ -288,10 +290,11 @@ def sample(
     for chunk in (pairs[i : i + request.batch] for i in range(0, len(pairs), request.batch)):
         batch = collate(dataset, [item for item, _ in chunk])
         batch = {name: value.to(model.device) for name, value in batch.items()}
-        noise = Noise.of(request.seed, "sample", each=[f"{item}/{draw}" for item, draw in chunk])
+        seeds = [derive(request.seed, "sample", f"{item}/{draw}") for item, draw in chunk]
+        noise = Brownian(seeds) if request.noise == "brownian" else Noise(seeds)
         example = model.task.prepare(batch)
         x = prior(model.process, grid, example.x0, noise)
-        x0 = integrate(model.denoise, model.process, grid, solver, x, noise, example.condition)
+        x0 = integrate(denoise, model.process, grid, solver, x, noise, example.condition)
         drawn.append(model.task.finish(x0, batch).cpu())
         done += len(chunk)
         rate = done / (time.monotonic() - begun)

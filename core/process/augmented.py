@@ -115,7 +115,7 @@ class CriticallyDamped:
             )
 
     def clock(self, t: Float[Tensor, " *shape"]) -> Float64[Tensor, " *shape"]:
-        """s(t) = int_0^t beta / sqrt(M) = (beta_min t + (beta_max - beta_min) t^2 / 2) / sqrt(M)."""
+        """The unit clock s = (beta_min t + (beta_max - beta_min) t^2 / 2) / sqrt(M)."""
         t = t.double()
         return (self.beta_min * t + (self.beta_max - self.beta_min) * t**2 / 2) / self.mass**0.5
 

@@ -207,6 +207,5 @@ class Brownian:
         a, m, b = math.exp(bracket.low), math.exp(at), math.exp(bracket.high)
         share = (m - a) / (b - a)
         spread = math.sqrt(max((m - a) * (b - m) / (b - a), 0.0))
-        # Not lerp: it may fuse by position in memory, and a sample would know its batch.
-        mean = bracket.left + share * (bracket.right - bracket.left)
+        mean = torch.lerp(bracket.left, bracket.right, share)
         return mean + spread * self._draw(shape, cell, bracket.node)

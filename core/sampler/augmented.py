@@ -96,7 +96,7 @@ def euler_maruyama(
 
 
 def _drift(x: Tensor, w: Tensor, h: float, noise: Source) -> Pair:
-    """dx = -w ds, dw = (x - 2 w) ds + 2 dW over a time h, exactly: the forward flow of (-x, w)."""
+    """The exact step of dx = -w ds, dw = (x - 2 w) ds + 2 dW: the forward flow of (-x, w)."""
     length = torch.tensor(h, dtype=torch.float64)
     a, b, c, d = map(float, unit_flow(length))
     xx, xw, ww = map(float, unit_factor(length))

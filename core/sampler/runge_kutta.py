@@ -35,11 +35,12 @@ def _heun(x: Tensor, row: _HeunRow, estimate: Estimate, noise: Source) -> Tensor
     if e.singular:
         return ahead
     there = estimate(ahead, e.u).x0
-    # alpha_u (s_u - s_t) / 2 times the difference of the slopes, (x / alpha - x0) / s.
-    length = e.sigma_u - e.sigma_t * e.alpha_u / e.alpha_t
-    slope = torch.sub(x, x0, alpha=e.alpha_t).mul_(length / (2 * e.sigma_t))
-    other = torch.sub(ahead, there, alpha=e.alpha_u).mul_(length / (2 * e.sigma_u))
-    return ahead.add_(other).sub_(slope)
+    # ahead + alpha_u (s_u - s_t) / 2 times the difference of the slopes, (x / alpha - x0) / s; what
+    # multiplies x is then Euler's factor again.
+    half = (e.sigma_u - e.sigma_t * e.alpha_u / e.alpha_t) / 2
+    of_x0 = row.euler.x0 * (1 + half / e.sigma_u) + half * e.alpha_t / e.sigma_t
+    moved = (row.euler.x * x).add_(x0, alpha=of_x0)
+    return moved.add_(there, alpha=-half * e.alpha_u / e.sigma_u)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ does, and its law is the data's only in the limit of many steps.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float64, Int64
@@ -81,7 +82,7 @@ class Joint:
     ) -> Float64[Tensor, " *states"]:
         """The exact law of the reverse chain's result, begun with the law `start` at grid[0]."""
         law = start.flatten()
-        for t, u in zip(grid, grid[1:], strict=False):
+        for t, u in pairwise(grid):
             law = law @ self.step_matrix(process, t, u)
         return law.reshape(self.law.shape)
 

@@ -241,10 +241,10 @@ METHODS = {
 @pytest.mark.parametrize("name", PROCESSES)
 @pytest.mark.parametrize("method", METHODS)
 def test_each_sampler_has_its_weak_order_on_a_gaussian(method, name):
-    """The variances of position and velocity, from 64 to 256 steps."""
+    """The variances of position and velocity, from 96 to 384 steps."""
     solve, options, order = METHODS[method]
     process = PROCESSES[name]
-    counts, errors = (64, 128, 256), []
+    counts, errors = (96, 192, 384), []
     for count in counts:
         rows = 4 * count + 2
         grid, start = quadratic_times(steps=count), start_of(process, rows)

@@ -1,6 +1,7 @@
 """Draws depend on their seed alone; a Brownian path does not depend on who looks at it."""
 
 import math
+from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -81,7 +82,7 @@ def test_increments_of_a_brownian_path_are_independent_and_of_unit_variance():
     n, path = 40_000, Brownian([1])
     x = torch.zeros(1, n, dtype=torch.float64)
     clocks = (-math.inf, *CLOCKS)
-    rows = torch.cat([path.between(x, a, b) for a, b in zip(clocks, clocks[1:], strict=False)])
+    rows = torch.cat([path.between(x, a, b) for a, b in pairwise(clocks)])
     wanted = torch.eye(len(rows), dtype=torch.float64)
     error = (rows @ rows.T / n - wanted).abs() / (1 + wanted).sqrt()
     assert error.max() < 4 / n**0.5
@@ -92,9 +93,8 @@ def test_increments_of_a_brownian_path_are_independent_and_of_unit_variance():
 def test_increments_of_a_brownian_path_add_up_whatever_is_asked_first():
     """W(a, c) = W(a, b) + W(b, c), to the rounding of values that are e^1.35 at most."""
     x, clocks = torch.zeros(2, 7, dtype=torch.float64), CLOCKS
-    fresh = {pair: increment(Brownian([3, 4]), x, *pair)
-             for i, a in enumerate(clocks) for pair in [(a, b) for b in clocks[i + 1 :]]}  # fmt: skip
-    for a, b in zip(clocks, clocks[1:], strict=False):
+    fresh = {pair: increment(Brownian([3, 4]), x, *pair) for pair in combinations(clocks, 2)}
+    for a, b in pairwise(clocks):
         for c in clocks[clocks.index(b) + 1 :]:
             assert (fresh[a, b] + fresh[b, c] - fresh[a, c]).abs().max() < 1e-13
     order = torch.randperm(len(fresh), generator=torch.Generator().manual_seed(0)).tolist()
@@ -116,7 +116,7 @@ def test_a_brownian_path_is_the_same_alone_in_a_batch_and_in_every_precision():
     """Bit for bit: 13 elements, so that samples begin at every place of a vector register."""
     x = torch.zeros(5, 13, dtype=torch.float64)
     together, other = Brownian(range(5)), Brownian(range(5))
-    for a, b in zip(CLOCKS, CLOCKS[1:], strict=False):
+    for a, b in pairwise(CLOCKS):
         found = together.between(x, a, b)
         for i in range(5):
             assert torch.equal(Brownian([i]).between(x[:1], a, b)[0], found[i])
@@ -128,11 +128,12 @@ def test_a_brownian_path_is_the_same_alone_in_a_batch_and_in_every_precision():
 
 def test_a_path_serves_shapes_that_change_and_draws_beside_it():
     path, x = Brownian([1]), torch.zeros(1, 4)
-    first = path.between(x, -1.3, -0.4)
-    assert path.between(torch.zeros(1, 2, 3), -1.3, -0.4).shape == (1, 2, 3)
+    first = path.between(x, -1.7, -1.4)
+    other = path.between(torch.zeros(1, 2, 3), -1.7, -1.4)
+    assert torch.equal(other, Brownian([1]).between(torch.zeros(1, 2, 3), -1.7, -1.4))
     beside = path.like(x)
     assert not torch.equal(beside, path.like(x))
-    assert torch.equal(path.between(x, -1.3, -0.4), first)
+    assert torch.equal(path.between(x, -1.7, -1.4), first)
 
 
 def spread_of(solver, source, counts, last=2048):
@@ -151,11 +152,11 @@ def spread_of(solver, source, counts, last=2048):
 @pytest.mark.parametrize("solver", [Multistep(eta=1.0, order=2), Ancestral()], ids=str)
 def test_more_steps_refine_a_sample_of_a_brownian_path_and_redraw_one_of_fresh_noise(solver):
     """Strong order 1; on fresh noise samples stay two deviations of their spread apart."""
-    counts = (32, 64, 128, 256)
+    counts = (32, 64, 128)
     errors = spread_of(solver, Brownian, counts)
     assert slope(counts, errors) == pytest.approx(1, abs=0.2)
-    assert errors[-1] < 0.015
-    assert min(spread_of(solver, Noise, (32, 256))) > 0.5
+    assert errors[-1] < 0.03
+    assert min(spread_of(solver, Noise, (32, 128))) > 0.5
 
 
 @pytest.mark.parametrize(
