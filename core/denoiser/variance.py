@@ -9,6 +9,7 @@ which is theorem 1 of Bao et al. 2022, arXiv:2201.06503.  It is measured once ov
 (`score_norms`, `analytic`), or for every sample as it goes (`by_trace`).
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -22,6 +23,52 @@ from core.errors import InputError
 from core.process.gaussian import GaussianPath, over
 from core.process.noise import Source
 from core.process.rows import row_mean, row_sum
+
+Variance = Literal["small", "large", "learned", "analytic"]
+
+
+def step_variance(
+    said: Prediction,
+    kind: Variance,
+    x: Float[Tensor, " b *shape"],
+    *,
+    small: float,
+    large: float,
+    of_x0: float,
+) -> Float64[Tensor, " b *shape"]:
+    """The variance of every element of a reverse step.
+
+    Source: Ho et al. 2020, arXiv:2006.11239, section 3.2 (small, large); Nichol and Dhariwal 2021,
+    arXiv:2102.09672, eq. 15 (learned); Bao et al. 2022, arXiv:2201.06503, theorem 1 (analytic).
+
+    Args:
+        said: what the denoiser said of `x`.
+        kind: which of the four.
+        x: at the step's start; its shape and device are looked at.
+        small: variance of q(x_u | x_t, x0).
+        large: variance of q(x_t | x_u).
+        of_x0: coefficient b of x0 in the mean of q(x_u | x_t, x0).
+
+    Raises:
+        InputError: the denoiser does not say the variance that is asked for.
+    """
+    if kind == "learned":
+        if said.share is None:
+            raise InputError(
+                "variance: the network learned none; train with core/hybrid, or choose small, "
+                "large or analytic"
+            )
+        low, high = math.log(small), math.log(large)
+        return (low + said.share.double() * (high - low)).exp()
+    if kind == "analytic":
+        if said.x0_variance is None:
+            raise InputError(
+                "variance: analytic wants a denoiser that says the variance of x0; see "
+                "core.denoiser.variance.analytic"
+            )
+        return (small + of_x0**2 * over(said.x0_variance, x.double())).expand(x.shape)
+    chosen = small if kind == "small" else large
+    return torch.full_like(x, chosen, dtype=torch.float64)
 
 
 def rademacher(noise: Source, x: Float[Tensor, " b *shape"]) -> Float[Tensor, " b *shape"]:

@@ -8,15 +8,15 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from core.denoiser.variance import step_variance
 from core.errors import InputError
-from core.process.gaussian import GaussianPath, over
+from core.process.gaussian import GaussianPath
 from core.process.noise import Source
 from core.sampler.solver import Affine, Ends, Estimate, affine, ends, euler
 
 
 class _Chain(NamedTuple):
     mean: Affine
-    of_x0: float
     small: float
     large: float
 
@@ -50,7 +50,7 @@ class Ancestral:
             large = forward * e.sigma_t**2 if e.sigma_u > 0 else 0.0
             chosen = large if self.variance == "large" else small
             mean = Affine(e.t, a, b, math.sqrt(max(chosen, 0.0)), e.clock)
-            rows.append(_Chain(mean, b, max(small, 0.0), large))
+            rows.append(_Chain(mean, max(small, 0.0), large))
         return rows
 
     def step(
@@ -67,22 +67,10 @@ class Ancestral:
         mean = affine(x, said.x0, row.mean._replace(noise=0.0), noise)
         if row.large == 0:
             return mean, None
-        if self.variance == "learned":
-            if said.share is None:
-                raise InputError(
-                    "variance: the network learned none; train with core/hybrid, or choose small, "
-                    "large or analytic"
-                )
-            low, high = math.log(row.small), math.log(row.large)
-            std = ((low + said.share * (high - low)) / 2).exp()
-        else:
-            if said.x0_variance is None:
-                raise InputError(
-                    "variance: analytic wants a denoiser that says the variance of x0; see "
-                    "core.denoiser.variance.analytic"
-                )
-            std = (row.small + row.of_x0**2 * over(said.x0_variance, x)).sqrt()
-        return mean + std * noise.between(x, *row.mean.clock), None
+        variance = step_variance(
+            said, self.variance, x, small=row.small, large=row.large, of_x0=row.mean.x0
+        )
+        return mean + variance.sqrt().to(x) * noise.between(x, *row.mean.clock), None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from core.denoiser.parameterization import Condition, Denoiser, Prediction
-from core.denoiser.variance import jacobian_trace, rademacher
+from core.denoiser.parameterization import Condition, Denoiser
+from core.denoiser.variance import Variance, jacobian_trace, rademacher, step_variance
 from core.errors import InputError
 from core.process.gaussian import GaussianPath, over
 from core.process.noise import Source
@@ -257,9 +257,6 @@ def continuous_bound(
     return Bound(prior, diffusion, said)
 
 
-Variance = Literal["small", "large", "learned", "analytic"]
-
-
 @torch.no_grad()
 def discrete_bound(
     denoise: Denoiser,
@@ -313,13 +310,15 @@ def discrete_bound(
             said = estimate(alpha * x0 + sigma * noise.like(x0), row.mean.t)
             apart = x0.double() - said.x0.double()
             if row is not rows[-1]:
-                wide = _variance(said, variance, row.small, row.large, row.of_x0, x0)
-                kl = (wide / row.small).log() + (row.small + (row.of_x0 * apart) ** 2) / wide - 1
+                b = row.mean.x0
+                wide = step_variance(said, variance, x0, small=row.small, large=row.large, of_x0=b)
+                kl = (wide / row.small).log() + (row.small + (b * apart) ** 2) / wide - 1
                 diffusion += row_sum(kl) / (2 * draws)
                 continue
             known = (sigma / alpha) ** 2 if alpha > 0 else math.inf  # of x0 from x alone
             kind: Variance = "analytic" if variance == "analytic" else "small"
-            wide = _variance(said, kind, 0.0 if kind == "analytic" else known, 0.0, 1.0, x0)
+            least = 0.0 if kind == "analytic" else known
+            wide = step_variance(said, kind, x0, small=least, large=0.0, of_x0=1.0)
             reconstruction += _surprise(x0, apart, wide.sqrt(), levels) / draws
     alpha, sigma = _floats(process, float(grid[0]))
     prior = (alpha / sigma) ** 2 / 2 * row_sum(x0.double() ** 2)
@@ -343,27 +342,6 @@ def _gauss_legendre(nodes: int, low: float, high: float) -> tuple[Tensor, Tensor
     points, vectors = torch.linalg.eigh(torch.diag(beside, 1) + torch.diag(beside, -1))
     half = (high - low) / 2
     return low + half * (points + 1), 2 * half * vectors[0] ** 2
-
-
-def _variance(
-    said: Prediction, kind: Variance, small: float, large: float, of_x0: float, x: Tensor
-) -> Tensor:
-    """The variance of a step's every element, float64."""
-    if kind == "learned":
-        if said.share is None:
-            raise InputError("variance: the network learned none; choose small, large or analytic")
-        low, high = math.log(small), math.log(large)
-        return (low + said.share.double() * (high - low)).exp()
-    if kind == "analytic":
-        if said.x0_variance is None:
-            raise InputError(
-                "variance: analytic wants a denoiser that says the variance of x0; see "
-                "core.denoiser.variance.analytic"
-            )
-        unknown = over(said.x0_variance, x.double())
-        return (small + of_x0**2 * unknown).expand(x.shape)
-    chosen = small if kind == "small" else large
-    return torch.full_like(x, chosen, dtype=torch.float64)
 
 
 def _surprise(x0: Tensor, apart: Tensor, std: Tensor, levels: int | None) -> Tensor:

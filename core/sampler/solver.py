@@ -60,27 +60,23 @@ class Ends(NamedTuple):
     @property
     def h(self) -> float:
         """Rise of lambda; infinite where an end is pure noise or clean."""
-        return half_log_snr(self.alpha_u, self.sigma_u) - half_log_snr(self.alpha_t, self.sigma_t)
+        up, down = self.alpha_u * self.sigma_t, self.sigma_u * self.alpha_t
+        if down == 0:
+            return math.inf
+        return math.log(up / down) if up > 0 else -math.inf
 
     @property
     def singular(self) -> bool:
         """Whether lambda is infinite at an end, so that a step is of order 1 whatever the rule."""
-        return math.isinf(self.h)
+        return self.alpha_t * self.sigma_t * self.alpha_u * self.sigma_u == 0
 
     @property
     def clock(self) -> tuple[float, float]:
         """The log-SNR at both ends: the clock of the reverse process' Brownian motion."""
-        return (
-            2 * half_log_snr(self.alpha_t, self.sigma_t),
-            2 * half_log_snr(self.alpha_u, self.sigma_u),
-        )
-
-
-def half_log_snr(alpha: float, sigma: float) -> float:
-    """Lambda = log(alpha / sigma), infinite at both ends of a process that has them."""
-    if sigma == 0:
-        return math.inf
-    return math.log(alpha) - math.log(sigma) if alpha > 0 else -math.inf
+        start = 2 * math.log(self.alpha_t / self.sigma_t) if self.alpha_t > 0 else -math.inf
+        if self.sigma_u == 0:
+            return start, math.inf
+        return start, 2 * math.log(self.alpha_u / self.sigma_u) if self.alpha_u > 0 else -math.inf
 
 
 def ends(process: GaussianPath, grid: Tensor, *, falls: bool = False) -> Iterator[Ends]:

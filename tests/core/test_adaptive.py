@@ -14,6 +14,8 @@ from core.sampler.sample import bound, encode, sample
 from core.testing.orders import slope as fitted_slope
 from core.testing.worlds import Gaussian, Mixture
 
+pytestmark = pytest.mark.battery
+
 PATHS = {
     "vp_linear": schedules.vp_linear(),
     "edm": schedules.edm(),

@@ -28,6 +28,8 @@ from core.sampler.augmented import (
 )
 from core.testing.orders import slope
 
+pytestmark = pytest.mark.battery
+
 PROCESSES = {
     "constant": CriticallyDamped(),
     "linear": CriticallyDamped(beta_min=1.0, beta_max=8.0, gamma=0.25),

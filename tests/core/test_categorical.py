@@ -27,6 +27,8 @@ from core.sampler.categorical import bound, even_steps, sample_categories
 from core.testing.categorical import Joint
 from core.testing.orders import slope
 
+pytestmark = pytest.mark.battery
+
 KINDS = ("uniform", "absorbing", "gaussian")
 K = 5
 

@@ -16,6 +16,8 @@ from core.sampler.runge_kutta import Heun
 from core.sampler.sample import sample
 from core.testing.worlds import Gaussian, Mixture
 
+pytestmark = pytest.mark.battery
+
 PATHS = {
     "vp_linear": schedules.vp_linear(),
     "edm": schedules.edm(),

@@ -23,6 +23,8 @@ from core.sampler.likelihood import (
 from core.testing.orders import assert_order
 from core.testing.worlds import Gaussian, Mixture
 
+pytestmark = pytest.mark.battery
+
 PATHS = {
     "vp_linear": schedules.vp_linear(),
     "edm": schedules.edm(),

@@ -558,6 +558,34 @@ def test_stretches_walked_again_hear_other_noise():
     assert not torch.equal(*heard)
 
 
+def test_every_stretch_begins_without_a_history():
+    """The solver plans each stretch for itself: its first row knows of no estimate before."""
+    path, heard = PATHS["flow"], []
+
+    @dataclass(frozen=True)
+    class Numbered:
+        convergence = 1
+
+        def plan(self, process, grid):
+            return list(enumerate(DDIM().plan(process, grid)))
+
+        def step(self, x, row, state, estimate, noise):
+            heard.append((row[0], state))
+            x, _ = DDIM().step(x, row[1], None, estimate, noise)
+            return x, row[0]
+
+    measurement = Measurement(Mask(torch.zeros(1, 3)), torch.zeros(1, 3, dtype=torch.float64))
+    guided = repaint(resamples=2, jump=2)(measurement, WORLD.denoiser(path), path, Numbered())
+    grid = torch.tensor([0.9, 0.7, 0.5, 0.3, 0.1], dtype=torch.float64)
+    rows = guided.solver.plan(path, grid)
+    heard.clear()
+    state, noise = None, Noise([0])
+    for row in rows:
+        estimate = bound(guided.denoise, path, None)
+        _, state = guided.solver.step(normal(1, 3), row, state, estimate, noise)
+    assert heard == [(0, None), (1, 0)] * 4
+
+
 # --- what cannot be ------------------------------------------------------------------------------
 
 

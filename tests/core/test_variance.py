@@ -25,6 +25,8 @@ from core.sampler.sample import sample
 from core.testing.orders import variance_after
 from core.testing.worlds import Gaussian, Mixture
 
+pytestmark = pytest.mark.battery
+
 PATHS = {
     "vp_linear": schedules.vp_linear(),
     "edm": schedules.edm(),

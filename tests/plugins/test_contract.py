@@ -10,6 +10,7 @@ from core.registry import installed
 from core.testing.contract import check_part
 
 PARTS = [(part.kind, name) for name, part in installed().names()]
+PROCESSES = (edm(), vp_cosine())
 SMALL = {"width": 8, "multipliers": (1, 2), "blocks": 1, "attention": (2,), "head_channels": 8}
 
 
@@ -35,7 +36,8 @@ def test_part_keeps_its_contract(kind, name, tmp_path):
     if kind == "task":
         image = torch.rand(2, 3, 32, 32, generator=torch.Generator()) * 1.6 - 0.8
         inputs = {"batch": {"image": image}}
-    for process in (vp_cosine(), edm()) if kind in ("sampler", "grid") else (None,):
+    processes = {"sampler": PROCESSES[:1], "grid": PROCESSES}
+    for process in processes.get(kind, (None,)):
         check_part(installed(), kind, name, **({"process": process} if process else inputs))
 
 
