@@ -164,7 +164,7 @@ class SampleRequest:
     split: Literal["train", "test"] = "test"
     count: Count | None = None
     samples: Count = 1
-    sampler: Annotated[Spec, "sampler"] = Spec("core/multistep")
+    sampler: Annotated[Spec, "sampler"] = Spec("core/multistep", {"weights": "midpoint"})
     grid: Annotated[Spec, "grid"] = Spec("core/uniform_log_snr")
     guidance: Annotated[Spec, "guidance"] | None = None
     noise: Literal["fresh", "brownian"] = "fresh"

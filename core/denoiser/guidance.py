@@ -7,7 +7,7 @@ A change g of the score, grad log p(x_t) + g, is the change (sigma^2 / alpha) g 
 
 import math
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -57,7 +57,7 @@ def with_pull(
     with torch.enable_grad():
         at = x if keep and x.requires_grad else x.detach().requires_grad_()
         said = ask(at)
-    return said if keep else _detached(said), lambda v: _grad(said.x0, at, v, keep)
+    return said if keep else said.detached(), lambda v: _grad(said.x0, at, v, keep)
 
 
 def _grad(value: Tensor, at: Tensor, v: Tensor, keep: bool) -> Tensor:
@@ -68,11 +68,6 @@ def _grad(value: Tensor, at: Tensor, v: Tensor, keep: bool) -> Tensor:
     with torch.enable_grad():  # as a sum: PyTorch imports hundreds of modules when it is given v
         whole = (value * v).sum()
     return torch.autograd.grad(whole, at, materialize_grads=True)[0]
-
-
-def _detached(said: Prediction) -> Prediction:
-    values = {f.name: getattr(said, f.name) for f in fields(said)}
-    return replace(said, **{k: v.detach() for k, v in values.items() if isinstance(v, Tensor)})
 
 
 def classifier(

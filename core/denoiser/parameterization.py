@@ -38,6 +38,11 @@ class Prediction:
     x0_variance: Tensor | None = None
     logits: Tensor | None = None
 
+    def detached(self) -> "Prediction":
+        """The same without a graph."""
+        rest = (self.share, self.x0_variance, self.logits)
+        return Prediction(self.x0.detach(), *(None if v is None else v.detach() for v in rest))
+
 
 @runtime_checkable
 class Denoiser(Protocol):

@@ -116,15 +116,7 @@ def jacobian_trace(
             for i in range(flat.shape[1]):
                 (pulled,) = torch.autograd.grad(flat[:, i].sum(), x, retain_graph=True)
                 total = total + pulled.flatten(1)[:, i].double()
-    return _detached(said), total
-
-
-def _detached(said: Prediction) -> Prediction:
-    share, variance, logits = (
-        None if value is None else value.detach()
-        for value in (said.share, said.x0_variance, said.logits)
-    )
-    return Prediction(said.x0.detach(), share, variance, logits)
+    return said.detached(), total
 
 
 def by_trace(denoise: Denoiser, process: GaussianPath, noise: Source) -> Denoiser:

@@ -402,7 +402,7 @@ def overheads() -> dict[str, list[float]]:
 def test_a_step_costs_less_than_a_third_of_k_diffusions(capsys):
     """Planning included.  Ratios are of the same round, so that a busy machine cancels.
 
-    In a process of its own: under tests every annotation is checked at run time, in production none.
+    In a process of its own, as under tests every annotation is checked at run time.
     """
     command = [sys.executable, "-W", "ignore", __file__, "--overhead"]
     taken = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
