@@ -27,26 +27,41 @@ from core.process.gaussian import GaussianPath
 from core.process.noise import Source
 from core.sampler.solver import Affine, Ends, Estimate, affine, ends, euler, polynomial_weights
 
+INVERSE_FACTORIALS = tuple(1 / math.factorial(k) for k in range(24))
 
-def phi(k: int, z: float) -> float:
-    """phi_0 = e^z, phi_k = int_0^1 e^((1 - r) z) r^(k-1) / (k-1)! dr, accurate near z = 0."""
+
+def phis(count: int, z: float) -> list[float]:
+    """phi_k = int_0^1 e^((1 - r) z) r^(k-1) / (k-1)! dr, k = 1 to `count`, exact near z = 0 too."""
+    values = [0.0] * count
     if abs(z) < 1:
-        return math.fsum(z**j / math.factorial(j + k) for j in range(20))
+        # The highest by its series, sum_j z^j / (j + k)!, and phi_k = z phi_(k+1) + 1/k! downwards:
+        # upwards would lose all digits in cancellation.
+        value = 0.0
+        for inverse in INVERSE_FACTORIALS[count + 18 : count - 1 : -1]:
+            value = value * z + inverse
+        for k in range(count, 0, -1):
+            values[k - 1] = value
+            value = value * z + INVERSE_FACTORIALS[k - 1]
+        return values
     value = math.exp(z)
-    for j in range(k):
-        value = (value - 1 / math.factorial(j)) / z
-    return value
+    for k in range(count):
+        value = (value - INVERSE_FACTORIALS[k]) / z
+        values[k] = value
+    return values
 
 
-def moment(k: int, rate: float, h: float) -> float:
-    """Rate int_0^h e^(-rate (h - s)) (s / h)^k ds."""
-    return rate * h * math.factorial(k) * phi(k + 1, -rate * h)
+def moments(count: int, rate: float, h: float) -> list[float]:
+    """Rate int_0^h e^(-rate (h - s)) (s / h)^k ds for k = 0 to `count` - 1."""
+    found, factor = phis(count, -rate * h), rate * h
+    for k in range(count):
+        found[k] *= factor
+        factor *= k + 1
+    return found
 
 
 def adams_weights(nodes: Sequence[float], rate: float, h: float) -> list[float]:
     """Weights of the values at `nodes` (rises of lambda from the step's start) in that integral."""
-    moments = [moment(k, rate, h) for k in range(len(nodes))]
-    return polynomial_weights([node / h for node in nodes], moments)
+    return polynomial_weights([node / h for node in nodes], moments(len(nodes), rate, h))
 
 
 def _noise(e: Ends, eta: float) -> tuple[float, tuple[float, float]]:
@@ -88,7 +103,7 @@ Rule2 = Callable[[float, float, float], list[float]]
 
 def _midpoint(h: float, last: float, rate: float) -> list[float]:
     """The slope taken at half the step: M0 (1 + h / 2 last), -M0 h / 2 last."""
-    gain = moment(0, rate, h)
+    gain = moments(1, rate, h)[0]
     slope = gain * h / (2 * last)
     return [gain + slope, -slope]
 
@@ -240,7 +255,7 @@ class UniPC:
 
         def rule2(h: float, last: float, rate: float) -> list[float]:
             slope = self._scale(h) * h / (2 * last)
-            return [moment(0, rate, h) + slope, -slope]
+            return [moments(1, rate, h)[0] + slope, -slope]
 
         rows: list[_Corrected] = []
         kept, correct = 0.0, ()
@@ -249,7 +264,7 @@ class UniPC:
             kept, correct = row.affine.x, ()
             if len(nodes) == 1:
                 half = self._scale(row.ends.h) / 2
-                correct = (half, moment(0, 1.0, row.ends.h) - half)
+                correct = (half, -math.expm1(-row.ends.h) - half)
             elif nodes:
                 correct = tuple(adams_weights([row.ends.h, *nodes], 1.0, row.ends.h))
             correct = tuple(row.ends.alpha_u * w for w in correct)
@@ -332,12 +347,12 @@ class Singlestep:
         rate = 1 + self.eta if self.prediction == "x0" else -1.0
         shares = (1 / 2, 1.0) if self.order == 2 else (1 / 3, 2 / 3, 1.0)
         reached = [*(_until(process, e, share) for share in shares[:-1]), e]
-        m0 = [moment(0, rate, to.h) for to in reached]
+        m0 = [moments(1, rate, to.h)[0] for to in reached]
         if self.order == 2:
             weights = [(m0[0],), (0.0, m0[1])]
         else:  # a difference over r of the step, its slope integrated over the stage
-            second = moment(1, rate, reached[1].h) * 2
-            third = moment(1, rate, e.h) * 3 / 2
+            second = moments(2, rate, reached[1].h)[1] * 2
+            third = moments(2, rate, e.h)[1] * 3 / 2
             weights = [(m0[0],), (m0[1] - second, second), (m0[2] - third, 0.0, third)]
         stages, asked, clock = [], e, self.eta * e.clock[0]
         for to, weight in zip(reached, weights, strict=True):

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Float64
 from torch import Tensor
 
@@ -123,9 +122,18 @@ def euler(e: Ends) -> Affine:
 
 
 def polynomial_weights(nodes: Sequence[float], moments: Sequence[float]) -> list[float]:
-    """W with sum_j w_j nodes_j^k = moments_k: integrates the polynomial through the nodes."""
-    powers = torch.tensor(nodes, dtype=torch.float64)[None] ** torch.arange(
-        len(nodes), dtype=torch.float64
-    ).unsqueeze(1)
-    wanted = torch.tensor(list(moments), dtype=torch.float64)
-    return torch.linalg.solve(powers, wanted).tolist()
+    """The w with sum_j w_j nodes_j^k = moments_k: integrates the polynomial through the nodes.
+
+    Source: Bjorck and Pereyra 1970, Math. Comp. 24, whose elimination of Vandermonde systems is
+    exact to rounding for the few nodes of a solver.
+    """
+    w, last = list(moments), len(nodes) - 1
+    for k in range(last):
+        for i in range(last, k, -1):
+            w[i] -= nodes[k] * w[i - 1]
+    for k in range(last - 1, -1, -1):
+        for i in range(k + 1, last + 1):
+            w[i] /= nodes[i] - nodes[i - k - 1]
+        for i in range(k, last):
+            w[i] -= w[i + 1]
+    return w
