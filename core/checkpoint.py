@@ -1,15 +1,18 @@
 """Checkpoints that a crash cannot spoil: safetensors and JSON, written aside, renamed whole.
 
-A step's folder holds ``<group>.safetensors``, ``state.json`` and, written last, ``MANIFEST.json``
-with the size and SHA-256 of each.  Writing: a temporary folder on the same file system, fsync of
-every file, the manifest, fsync, rename, fsync of the parent, and only then are older ones removed.
-Reading: the newest whole one; a damaged one is passed over and named.  Nothing is unpickled.
+A step's folder holds ``<group>.safetensors``, ``state.json``, documents and, written last,
+``MANIFEST.json`` with the size and SHA-256 of each and a SHA-256 of its own.  Writing: a temporary
+folder on the same file system, fsync of every file, the manifest, fsync, rename, fsync of the
+parent, and only then are older ones removed.  Reading: the newest whole one; a damaged one is
+passed over and named.  Nothing is unpickled.
 """
 
+import hashlib
 import json
 import os
 import re
 import shutil
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +24,21 @@ from torch import Tensor
 from core import files
 from core.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "MANIFEST.json"
-_STEP = re.compile(r"step-(\d{8})$")
+STATE = "state.json"
+TENSORS = ".safetensors"
+# A step that is written again stands under the second name until the new one has the first.
+_STEP = re.compile(r"step-(\d{8,})(\.old)?")
+_LARGEST = 2**26  # bytes of a manifest that is read; a real one has some hundred
 
 
 class CheckpointError(InputError):
     """No whole checkpoint where one was wanted, or one of another kind."""
+
+
+class _Damaged(Exception):
+    """What is wrong with a step's folder."""
 
 
 @dataclass(frozen=True)
@@ -49,122 +60,353 @@ class Checkpoint:
     passed_over: tuple[str, ...] = ()
 
 
+# --- writing ----------------------------------------------------------------------------------
+
+
 def save(
     folder: Path,
     step: int,
-    tensors: dict[str, dict[str, Tensor]],
-    state: dict[str, Any],
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
     *,
     keep: int = 2,
+    also: Collection[int] = (),
+    documents: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a checkpoint and remove all but the newest `keep`.
+    """Write a checkpoint and remove all up to it but the newest `keep`.
+
+    What a process left that died while it wrote is swept up first.  Whole checkpoints of later
+    steps are left alone, damaged ones go.
 
     Args:
         folder: of all checkpoints of a run; made if missing.
-        step: optimiser steps taken; names the folder.
-        tensors: groups of named tensors, one file each.
+        step: optimiser steps taken; names the folder.  One of that step is replaced.
+        tensors: groups of named tensors, one file each, stored contiguous.
         state: plain values.
         keep: how many to leave, at least 1.
+        also: steps to leave besides, for example the best one.
+        documents: file name -> text to lay beside the tensors, for example a model's card.
+
+    Returns:
+        The step's folder; the disk holds it.
 
     Raises:
-        OSError: the disk is full or not writable; older checkpoints are untouched.
+        StorageError: the disk is full or not writable; older checkpoints are untouched.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    final, aside = folder / f"step-{step:08d}", folder / f".writing-{os.getpid()}"
-    for leftover in folder.glob(".writing-*"):
-        shutil.rmtree(leftover)
-    aside.mkdir()
-    for group, named in tensors.items():
-        whole = {name: value.detach().cpu().contiguous() for name, value in named.items()}
-        save_file(whole, aside / f"{group}.safetensors")
-    (aside / "state.json").write_text(json.dumps({**state, "step": step}, indent=1))
-    listed = {p.name: [p.stat().st_size, files.digest(p)] for p in sorted(aside.iterdir())}
-    for name in listed:
-        files.sync(aside / name)
-    (aside / MANIFEST).write_text(json.dumps({"format": FORMAT, "step": step, "files": listed}))
-    files.sync(aside / MANIFEST)
-    files.sync(aside)
-    if final.exists():  # the same step again: the old one was damaged, or it would not be retaken
-        shutil.rmtree(final)
-    aside.rename(final)
-    files.sync(folder)
-    for old in _steps(folder)[keep:]:
-        shutil.rmtree(old)
+    texts = {STATE: json.dumps({**state, "step": step}, indent=1), **(documents or {})}
+    names = [*texts, *(f"{group}{TENSORS}" for group in tensors), MANIFEST]
+    if keep < 1 or step < 0 or len({*names}) < len(names) or any(map(_is_elsewhere, names)):
+        raise ValueError(f"keep {keep}, step {step}, files {names}: not a checkpoint")
+    final = folder / f"step-{step:08d}"
+    try:
+        files.create_folder(folder)
+        with files.hold(folder) as alone:
+            _tidy(folder, alone)
+            _commit(final, step, tensors, texts)
+            files.remove_folders(_superseded(folder, step, keep, also))
+    except OSError as error:
+        needed = _size(tensors) + sum(len(text.encode()) for text in texts.values())
+        raise files.not_written(final, error, needed=needed, remains=_remains(folder)) from error
     return final
 
 
+def _commit(
+    final: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    texts: Mapping[str, str],
+) -> None:
+    """Write a step's folder aside and give it its name."""
+    folder = final.parent
+    aside = folder / f".writing-{os.getpid()}-{os.urandom(4).hex()}"
+    aside.mkdir()
+    try:
+        for group, named in tensors.items():
+            write_tensors(aside / f"{group}{TENSORS}", named)
+        for name, text in texts.items():
+            files.write_bytes(aside / name, text.encode())
+        listed = {p.name: [p.stat().st_size, files.digest(p)] for p in sorted(aside.iterdir())}
+        manifest = _sealed({"format": FORMAT, "step": step, "files": listed})
+        files.write_bytes(aside / MANIFEST, manifest)
+        files.sync(aside)
+        replaced = _hidden(final)
+        if final.exists():
+            final.rename(replaced)
+            files.sync(folder)  # the old one under its new name before the new one takes its place
+        aside.rename(final)
+        files.sync(folder)
+        if replaced.exists():
+            files.remove_folders([replaced])
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Put tensors, contiguous and on the CPU, into a new file; the disk holds it at the end.
+
+    Raises:
+        OSError: the disk is full or not writable.
+    """
+    whole: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in tensors.items():
+        value = value.detach().cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        whole[name] = value.clone() if place in seen else value  # no two may share memory
+        seen.add(place)
+    try:
+        save_file(whole, path)
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+    # The library's temporary file is for its owner alone; the folder's mode knows the umask.
+    path.chmod(path.parent.stat().st_mode & 0o666)
+    files.sync(path)
+
+
+def _sealed(contents: Mapping[str, Any]) -> bytes:
+    """A manifest's one spelling: its contents and the SHA-256 of their one spelling."""
+    seal = hashlib.sha256(json.dumps(contents).encode()).hexdigest()
+    return json.dumps({**contents, "sha256": seal}).encode()
+
+
+def _hidden(step: Path) -> Path:
+    return step.with_name(f"{step.name}.old")
+
+
+def _tidy(folder: Path, alone: bool) -> None:
+    """Sweep up after processes that died while they wrote."""
+    doomed = []
+    for name in sorted(os.listdir(folder)):
+        if alone and name.startswith((".writing-", ".del-")):
+            doomed.append(folder / name)
+        if name.endswith(".old") and _STEP.fullmatch(name):
+            doomed += _settled(folder / name)
+    files.remove_folders(doomed)
+
+
+def _settled(replaced: Path) -> list[Path]:
+    """End a replacement that was cut short: which of the two folders has to go."""
+    step = replaced.with_suffix("")
+    if not step.exists():
+        replaced.rename(step)
+        files.sync(step.parent)
+    elif _is_whole(step) or not _is_whole(replaced):
+        return [replaced]
+    else:
+        files.remove_folders([step])
+        replaced.rename(step)
+        files.sync(step.parent)
+    return []
+
+
+def _superseded(folder: Path, step: int, keep: int, also: Collection[int]) -> list[Path]:
+    """Checkpoints that are no longer wanted once that of `step` is there.
+
+    A damaged one of a later step would count as one of the newest for ever.
+    """
+    steps = [(_step_of(path), path) for path in _steps(folder)]
+    earlier = [path for number, path in steps if number <= step]
+    damaged = [path for number, path in steps if number > step and not _is_whole(path)]
+    return [path for path in earlier[keep:] if _step_of(path) not in also] + damaged
+
+
+def _remains(folder: Path) -> str:
+    whole = next((path.name for path in _steps(folder) if _is_whole(path)), None)
+    return f"{whole} is whole" if whole else "there is no checkpoint before it"
+
+
+def _size(tensors: Mapping[str, Mapping[str, Tensor]]) -> int:
+    return sum(t.numel() * t.element_size() for named in tensors.values() for t in named.values())
+
+
+def require_space(
+    folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], *, copies: float = 2.2
+) -> str | None:
+    """A warning if the disk of `folder` has no room for so many copies of what will be saved.
+
+    Args:
+        folder: of checkpoints; need not exist.
+        tensors: as for `save`.
+        copies: kept at a time: two, and a fifth for whatever else a run writes.
+    """
+    needed, free = int(copies * _size(tensors)), files.free_bytes(folder)
+    if free >= needed:
+        return None
+    return (
+        f"{folder}: {free:,} bytes are free and checkpoints need {needed:,}, {copies} times what "
+        "is saved; make room, or training may stop at a checkpoint"
+    )
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+def load(
+    place: Path, *, groups: tuple[str, ...] | None = None, step: int | None = None
+) -> Checkpoint:
+    """The newest whole checkpoint of a run's folder, its ``checkpoints`` or one step's folder.
+
+    Args:
+        place: where to look.
+        groups: groups of tensors to read; all by default.
+        step: that one and no other, if given.
+
+    Raises:
+        CheckpointError: nothing there, nothing whole there, or a format of the future.
+    """
+    passed: list[str] = []
+    try:
+        for _ in range(3):
+            candidates, passed = _candidates(place, step), []
+            for path in candidates:
+                found = _read(path, groups)
+                if isinstance(found, Checkpoint):
+                    return Checkpoint(
+                        found.path, found.step, found.tensors, found.state, tuple(passed)
+                    )
+                passed.append(f"{path.name}: {found}")
+            if candidates == _candidates(place, step):
+                break  # else a run replaced them while they were read
+    except OSError as error:
+        raise CheckpointError(
+            f"{place}: cannot be read: {error.strerror or error}; expected a folder of checkpoints"
+        ) from error
+    if passed:
+        raise CheckpointError(f"{place}: no whole checkpoint: {'; '.join(passed)}; train again")
+    wanted = "" if step is None else f" of step {step}"
+    raise CheckpointError(
+        f"{place}: no checkpoint{wanted} in this folder; give one that `train` wrote"
+    )
+
+
+def is_started(place: Path) -> bool:
+    """Whether a run in this folder has checkpoints, whole or not."""
+    return bool(_candidates(place, None)) if place.is_dir() else False
+
+
 def _steps(folder: Path) -> list[Path]:
-    """Step folders, newest first."""
-    return sorted((p for p in folder.glob("step-*") if _STEP.match(p.name)), reverse=True)
+    """Step folders, newest first; one that is being replaced after the one in its place."""
+    names = os.listdir(folder) if folder.is_dir() else []
+    found = [(int(m[1]), m[2] is None, m[0]) for name in names if (m := _STEP.fullmatch(name))]
+    return [folder / name for *_, name in sorted(found, reverse=True)]
+
+
+def _step_of(path: Path) -> int:
+    match = _STEP.fullmatch(path.name)
+    assert match is not None, path
+    return int(match[1])
+
+
+def _candidates(place: Path, step: int | None) -> list[Path]:
+    if not place.is_dir():
+        what = "is a file" if place.exists() else "does not exist"
+        raise CheckpointError(f"{place}: {what}; expected a folder of checkpoints")
+    if _STEP.fullmatch(place.name):
+        # A damaged step may have whole siblings, which are older results of the same run.
+        siblings = _steps(place.absolute().parent)
+        found = [place, *(p for p in siblings if _step_of(p) < _step_of(place))]
+    else:
+        found = _steps(place) or _steps(place / "checkpoints")
+    return [path for path in found if step is None or _step_of(path) == step]
+
+
+def _read(path: Path, groups: tuple[str, ...] | None) -> Checkpoint | str:
+    """A whole checkpoint, or what is wrong with it."""
+    damage = _damage(path)
+    if damage:
+        return damage
+    try:
+        listed = _manifest(path)["files"]
+        held = tuple(n.removesuffix(TENSORS) for n in sorted(listed) if n.endswith(TENSORS))
+        missing = [name for name in groups or () if name not in held]
+        if missing:
+            return f"holds {', '.join(held) or 'no tensors'}, not {', '.join(missing)}"
+        state = json.loads((path / STATE).read_bytes())
+        step = state["step"]
+        if type(step) is not int or step != _step_of(path):
+            return f"{STATE} is of another step than its folder"
+        tensors = {name: load_file(path / f"{name}{TENSORS}") for name in groups or held}
+    except _UNREADABLE as error:
+        return f"cannot be read: {error}"
+    return Checkpoint(path, step, tensors, state)
+
+
+# What bytes that are not a checkpoint's make of the JSON and safetensors readers.
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError,
+               SafetensorError, RuntimeError)  # fmt: skip
+
+
+def _is_elsewhere(name: str) -> bool:
+    """Whether a name would lead out of the folder it is read in."""
+    return Path(name).name != name or name in ("", ".", "..") or "\0" in name
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """A step's manifest.
+
+    Raises:
+        _Damaged: it is not what was written.
+        CheckpointError: it is, in a format of the future.
+    """
+    file = path / MANIFEST
+    if not file.is_file():
+        raise _Damaged(f"{MANIFEST} is missing")
+    size = file.stat().st_size
+    try:
+        data = file.read_bytes() if size <= _LARGEST else b""
+        said = json.loads(data)
+        contents = {name: value for name, value in said.items() if name != "sha256"}
+        whole = data == _sealed(contents)
+        number, step, listed = said["format"], said["step"], said["files"]
+    except _UNREADABLE as error:
+        raise _Damaged(f"{MANIFEST} cannot be read ({size} bytes)") from error
+    if whole and number != FORMAT:
+        raise CheckpointError(
+            f"{path}: checkpoint format {number}, this version reads {FORMAT}; "
+            "use the version of polymode that wrote it or a newer one"
+        )
+    if not whole and (number != 1 or "sha256" in said):  # format 1 had no seal
+        raise _Damaged(f"{MANIFEST} is not what was written ({size} bytes)")
+    if step != _step_of(path):
+        raise _Damaged(f"{MANIFEST} is of step {step!r}")
+    if STATE not in listed:
+        raise _Damaged(f"{MANIFEST} does not list {STATE}")
+    return said
 
 
 def _damage(path: Path) -> str:
     """What is wrong with a step's folder; nothing if it is whole."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        if manifest["format"] != FORMAT:
-            raise CheckpointError(
-                f"{path}: checkpoint format {manifest['format']}, this version reads {FORMAT}; "
-                "use the version of polymode that wrote it or a newer one"
-            )
-        for name, (size, digest) in manifest["files"].items():
-            if Path(name).name != name:
+        for name, (size, digest) in _manifest(path)["files"].items():
+            if _is_elsewhere(name):
                 return f"{MANIFEST} names a file outside the checkpoint"
             file = path / name
             if not file.is_file():
                 return f"{name} is missing"
             if file.stat().st_size != size:
                 return f"{name} has {file.stat().st_size} bytes instead of {size}"
-            if files.digest(file) != digest:
-                return f"{name} is not what was written"
-    except FileNotFoundError:
-        return f"{MANIFEST} is missing"
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
-        if isinstance(error, InputError):
-            raise
+            found = files.digest(file)
+            if found != digest:
+                return (
+                    f"{name} is not what was written: sha256 {found[:12]}, not {str(digest)[:12]}"
+                )
+    except CheckpointError:
+        raise
+    except _Damaged as error:
+        return str(error)
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    except _UNREADABLE:
         return f"{MANIFEST} cannot be read"
     return ""
 
 
-def _candidates(place: Path) -> list[Path]:
-    if _STEP.match(place.name):
-        # A damaged step may have whole siblings, which are older results of the same run.
-        return [place, *(p for p in _steps(place.parent) if p.name < place.name)]
-    return _steps(place) or _steps(place / "checkpoints")
-
-
-def load(place: Path, *, groups: tuple[str, ...] | None = None) -> Checkpoint:
-    """The newest whole checkpoint of a run's folder, its ``checkpoints`` or one step's folder.
-
-    Args:
-        place: where to look.
-        groups: groups of tensors to read; all by default.
-
-    Raises:
-        CheckpointError: nothing there, nothing whole there, or a format of the future.
-    """
-    if not place.is_dir():
-        what = "is a file" if place.exists() else "does not exist"
-        raise CheckpointError(f"{place}: {what}; expected a folder of checkpoints")
-    passed: list[str] = []
-    for path in _candidates(place):
-        damage = _damage(path)
-        if damage:
-            passed.append(f"{path.name}: {damage}")
-            continue
-        names = groups or tuple(sorted(p.stem for p in path.glob("*.safetensors")))
-        try:
-            tensors = {name: load_file(path / f"{name}.safetensors") for name in names}
-        except (SafetensorError, FileNotFoundError) as error:
-            passed.append(f"{path.name}: {error}")
-            continue
-        state = json.loads((path / "state.json").read_text())
-        return Checkpoint(path, state["step"], tensors, state, tuple(passed))
-    if passed:
-        raise CheckpointError(f"{place}: no whole checkpoint: {'; '.join(passed)}; train again")
-    raise CheckpointError(f"{place}: no checkpoint in this folder; give one that `train` wrote")
-
-
-def is_started(place: Path) -> bool:
-    """Whether a run in this folder has checkpoints, whole or not."""
-    return bool(_candidates(place)) if place.is_dir() else False
+def _is_whole(path: Path) -> bool:
+    """Whether some version can read a step; what the future wrote is not this one's to judge."""
+    try:
+        return not _damage(path)
+    except CheckpointError:
+        return True

@@ -1,10 +1,21 @@
 """Files that are whole or absent, whatever happens while they are written."""
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from core.errors import StorageError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PATIENCE = 60.0  # seconds to wait for another process that writes to the same folder
 
 
 def sync(path: Path) -> None:
@@ -22,14 +33,99 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def create_folder(path: Path) -> None:
+    """Make `path` and what is missing above it; the disk holds each name when this returns."""
+    missing = []
+    while not path.exists():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
+
+
+def remove_folders(doomed: list[Path]) -> None:
+    """Remove folders of one parent; a half-removed one has a name that begins with ``.del-``.
+
+    The new names are on the disk before any content goes: a power cut cannot leave a folder with
+    its old name and half of its files.
+    """
+    renamed = []
+    for path in doomed:
+        hidden = path.with_name(f".del-{path.name.lstrip('.')}-{os.urandom(4).hex()}")
+        path.rename(hidden)
+        renamed.append(hidden)
+    if renamed:
+        sync(renamed[0].parent)
+    for path in renamed:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[bool]:
+    """Be the only process that writes to a folder while the block lasts.
+
+    The kernel frees the lock when its holder dies, so that whatever unfinished thing is found
+    under it belongs to no living process.
+
+    Yields:
+        Whether the file system has locks; without them others may be writing too.
+
+    Raises:
+        StorageError: another process held the folder for a minute.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        held, deadline = False, time.monotonic() + PATIENCE
+        while not held:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = True
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise StorageError(
+                        f"{folder}: another process has been writing there for {PATIENCE:.0f} "
+                        "seconds; end it, or choose another output folder"
+                    ) from error
+                time.sleep(0.02)
+            except OSError:  # some network file systems have no locks
+                break
+        yield held
+    finally:
+        # Closing is not enough where a child of this process was forked while it held the lock.
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_UN)
+        os.close(handle)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Put `data` into a new file; the disk holds it when this returns."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(handle, rest) :]
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_text(path: Path, text: str) -> None:
     """Put `text` at `path` in one step: a reader sees the old file or the new one, whole."""
     waiting = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with waiting.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(waiting, path)
+    try:
+        with waiting.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(waiting, path)
+    except OSError:
+        with suppress(OSError):
+            waiting.unlink()
+        raise
     sync(path.parent)
 
 
@@ -40,3 +136,32 @@ def write_json(path: Path, value: Any) -> None:
         ValueError: a number in it is not finite.
     """
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def free_bytes(folder: Path) -> int:
+    """What is free on the disk of a folder, or of the nearest one above it that exists."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def not_written(path: Path, error: OSError, *, needed: int, remains: str) -> StorageError:
+    """The one line that says why `path` could not be written.
+
+    Args:
+        path: what was to be written.
+        error: why it was not.
+        needed: its size in bytes.
+        remains: what is whole nevertheless, as a sentence.
+    """
+    try:
+        free = f"{free_bytes(path.parent):,} are free"
+    except OSError:
+        free = "its disk cannot be asked for what is free"
+    mend = "make room" if error.errno in NO_ROOM else "mend that"
+    said = StorageError(
+        f"{path}: cannot be written: {error.strerror or error}; it needs {needed:,} bytes, {free}; "
+        f"{remains}; {mend} and run the same command again"
+    )
+    said.errno = error.errno
+    return said
