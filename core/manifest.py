@@ -59,6 +59,8 @@ PLUGIN = Plugin(
         posterior("projection", "core.sampler.posterior:projection", "Score-SDE's projection"),
         posterior("repaint", "core.sampler.posterior:repaint", "RePaint, ILVR walked repeatedly"),
         process("beta_table", "core.process.schedules:beta_table", "Discrete DDPM betas"),
+        process("cosine_table", "core.process.schedules:cosine_table", "Cosine betas, discrete"),
+        process("custom_table", "core.process.schedules:custom_table", "Any table of betas"),
         process("edm", "core.process.schedules:edm", "Variance exploding, sigma(t) = t"),
         process("flow", "core.process.schedules:flow", "Rectified flow, straight lines"),
         process("shifted", "core.process.schedules:shifted", "Another process, log-SNR shifted"),

@@ -102,55 +102,106 @@ class Parameterization:
         return over(row.of_x0, x) * x0 + over(row.of_eps, x) * eps
 
 
-Level = Literal["log_snr", "noise_level", "time"]
-
-
-def _level(name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def _level(name: str, chain: int = 0, unit: float = 0.0) -> Callable[..., Tensor]:
     """What the network is told; each spans tens to a thousand, as sinusoidal embeddings want."""
     return {
         # A level in [0, 1] fed as it is leaves the embedding almost constant over the whole chain.
         "noise_level": lambda t, alpha, sigma: 1000 * alpha,
         "log_snr": lambda t, alpha, sigma: 50 * (alpha / sigma).log().clamp(-10, 10),
         "time": lambda t, alpha, sigma: 1000 * t,
+        # Node n of a table of betas lies at t = n / chain; published chains count from 0.  Between
+        # the clean end and the first node the network knows nothing earlier than the first.
+        "index": lambda t, alpha, sigma: unit * (chain * t - 1).clamp(min=0),
     }[name]
 
 
-def eps(*, level: Literal["log_snr", "noise_level", "time"] = "log_snr") -> Parameterization:
+def _told(level: str, chain: int | None, unit: float | None) -> Callable[..., Tensor]:
+    """The level of a row whose networks may have been trained on a chain.
+
+    Raises:
+        InputError: options of a chain without its level, or out of range.
+    """
+    if level != "index" and (chain is not None or unit is not None):
+        raise InputError(
+            f"chain, unit: only the level 'index' has them, got level={level!r}; leave them out"
+        )
+    chain, unit = 1000 if chain is None else chain, 1.0 if unit is None else unit
+    if chain < 2 or unit <= 0:
+        raise InputError(f"chain, unit: expected chain >= 2 and unit > 0, got {chain} and {unit}")
+    return _level(level, chain, unit)
+
+
+def eps(
+    *,
+    level: Literal["log_snr", "noise_level", "time", "index"] = "log_snr",
+    chain: int | None = None,
+    unit: float | None = None,
+) -> Parameterization:
     """The network says the noise: x0 = (x - sigma eps) / alpha.
 
     Source: Ho et al. 2020, arXiv:2006.11239, eq. 15.
 
     Args:
         level: what the network is told: log-SNR, 1000 alpha (SR3's continuous noise level,
-            scaled) or 1000 t.
+            scaled), 1000 t, or the index in a chain, from 0, as published networks are.
+        chain: steps of the chain that `index` counts in; 1000 by default.
+        unit: what an index counts for; 1 by default, 1000 / chain in networks trained with
+            ``rescale_timesteps``.
+
+    Raises:
+        InputError: chain or unit without the level `index`, or out of range.
     """
     return Parameterization(
-        lambda alpha, sigma: (torch.zeros_like(alpha), torch.ones_like(alpha)), _level(level)
+        lambda alpha, sigma: (torch.zeros_like(alpha), torch.ones_like(alpha)),
+        _told(level, chain, unit),
     )
 
 
-def x0(*, level: Literal["log_snr", "noise_level", "time"] = "log_snr") -> Parameterization:
+def x0(
+    *,
+    level: Literal["log_snr", "noise_level", "time", "index"] = "log_snr",
+    chain: int | None = None,
+    unit: float | None = None,
+) -> Parameterization:
     """The network says the clean sample.
 
     Args:
         level: what the network is told: log-SNR, 1000 alpha (SR3's continuous noise level,
-            scaled) or 1000 t.
+            scaled), 1000 t, or the index in a chain, from 0, as published networks are.
+        chain: steps of the chain that `index` counts in; 1000 by default.
+        unit: what an index counts for; 1 by default, 1000 / chain in networks trained with
+            ``rescale_timesteps``.
+
+    Raises:
+        InputError: chain or unit without the level `index`, or out of range.
     """
     return Parameterization(
-        lambda alpha, sigma: (torch.ones_like(alpha), torch.zeros_like(alpha)), _level(level)
+        lambda alpha, sigma: (torch.ones_like(alpha), torch.zeros_like(alpha)),
+        _told(level, chain, unit),
     )
 
 
-def v(*, level: Literal["log_snr", "noise_level", "time"] = "log_snr") -> Parameterization:
+def v(
+    *,
+    level: Literal["log_snr", "noise_level", "time", "index"] = "log_snr",
+    chain: int | None = None,
+    unit: float | None = None,
+) -> Parameterization:
     """The network says v = alpha eps - sigma x0, so x0 = (alpha x - sigma v) / (alpha^2 + sigma^2).
 
     Source: Salimans and Ho 2022, arXiv:2202.00512, section 4, for processes of any variance.
 
     Args:
         level: what the network is told: log-SNR, 1000 alpha (SR3's continuous noise level,
-            scaled) or 1000 t.
+            scaled), 1000 t, or the index in a chain, from 0, as published networks are.
+        chain: steps of the chain that `index` counts in; 1000 by default.
+        unit: what an index counts for; 1 by default, 1000 / chain in networks trained with
+            ``rescale_timesteps``.
+
+    Raises:
+        InputError: chain or unit without the level `index`, or out of range.
     """
-    return Parameterization(lambda alpha, sigma: (-sigma, alpha), _level(level))
+    return Parameterization(lambda alpha, sigma: (-sigma, alpha), _told(level, chain, unit))
 
 
 def score(*, level: Literal["log_snr", "noise_level", "time"] = "log_snr") -> Parameterization:

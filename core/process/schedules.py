@@ -93,20 +93,22 @@ def beta_table(
     steps: int = 1000,
     beta_start: float = 1e-4,
     beta_end: float = 0.02,
-    shape: Literal["linear", "sqrt_linear"] = "linear",
+    shape: Literal["linear", "sqrt_linear", "sigmoid"] = "linear",
     zero_terminal_snr: bool = False,
 ) -> GaussianPath:
     """A discrete DDPM: alpha^2(n / steps) = prod over i <= n of (1 - beta_i), linear in between.
 
     With alpha^2 linear between the nodes, a uniform t has the piecewise-uniform density of
     alpha^2 that SR3 trains on (Saharia et al. 2021, arXiv:2104.07636, section 2.4).
-    Source: Ho et al. 2020, arXiv:2006.11239, section 2.
+    Source: Ho et al. 2020, arXiv:2006.11239, section 2; sigmoid: Xu et al. 2022 (GeoDiff),
+    arXiv:2203.02923, its code.
 
     Args:
         steps: length of the chain.
-        beta_start: variance of the first step.
-        beta_end: variance of the last step.
-        shape: what is linear between the two: beta, or its square root (latent diffusion's choice).
+        beta_start: variance of the first step; where the sigmoid starts.
+        beta_end: variance of the last step; where the sigmoid ends.
+        shape: what is linear between the two: beta, or its square root (latent diffusion's choice);
+            or a sigmoid from -6 to 6.
         zero_terminal_snr: shift and scale the table's alphas so that the last is zero and the
             first stays (Lin et al. 2023, arXiv:2305.08891, algorithm 1).
 
@@ -118,16 +120,79 @@ def beta_table(
             f"beta_table: expected steps >= 2 and betas in (0, 1), got steps={steps}, "
             f"beta_start={beta_start}, beta_end={beta_end}"
         )
-    power = 1.0 if shape == "linear" else 0.5
-    ends = torch.tensor([beta_start, beta_end], dtype=torch.float64) ** power
-    betas = torch.linspace(float(ends[0]), float(ends[1]), steps, dtype=torch.float64) ** (
-        1 / power
-    )
-    if zero_terminal_snr:
-        alphas = torch.log1p(-betas).cumsum(0).div(2).exp()
-        alphas = (alphas - alphas[-1]) * alphas[0] / (alphas[0] - alphas[-1])
-        betas = 1 - (alphas / torch.cat([torch.ones(1, dtype=torch.float64), alphas[:-1]])) ** 2
-    return from_betas(betas)
+    if shape == "sigmoid":
+        part = torch.linspace(-6, 6, steps, dtype=torch.float64).sigmoid()
+        betas = beta_start + part * (beta_end - beta_start)
+    else:
+        power = 1.0 if shape == "linear" else 0.5
+        ends = torch.tensor([beta_start, beta_end], dtype=torch.float64) ** power
+        even = torch.linspace(float(ends[0]), float(ends[1]), steps, dtype=torch.float64)
+        betas = even ** (1 / power)
+    return from_betas(_ending_in_noise(betas) if zero_terminal_snr else betas)
+
+
+def cosine_table(
+    *,
+    steps: int = 1000,
+    offset: float = 0.008,
+    beta_max: float = 0.999,
+    zero_terminal_snr: bool = False,
+) -> GaussianPath:
+    """The cosine schedule as published networks know it: a table of betas, cut at `beta_max`.
+
+    beta_n = min(1 - f(n / steps) / f((n - 1) / steps), beta_max), f = cos^2 of `vp_cosine`; every
+    node counts, the last one too, where `vp_cosine` ends before it.
+    Source: Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 17.
+
+    Args:
+        steps: length of the chain.
+        offset: keeps early noise from vanishing; their s.
+        beta_max: largest beta, below 1.
+        zero_terminal_snr: as of `beta_table`.
+
+    Raises:
+        InputError: fewer than two steps, offset not positive, or beta_max not in (0, 1).
+    """
+    if steps < 2 or offset <= 0 or not 0 < beta_max < 1:
+        raise InputError(
+            f"cosine_table: expected steps >= 2, offset > 0 and 0 < beta_max < 1, got "
+            f"steps={steps}, offset={offset}, beta_max={beta_max}"
+        )
+    nodes = torch.arange(steps + 1, dtype=torch.float64) / steps
+    kept = ((nodes + offset) / (1 + offset) * math.pi / 2).cos() ** 2
+    betas = (1 - kept[1:] / kept[:-1]).clamp(max=beta_max)
+    return from_betas(_ending_in_noise(betas) if zero_terminal_snr else betas)
+
+
+def custom_table(
+    *,
+    betas: tuple[float, ...] = (0.001, 0.004, 0.015, 0.05, 0.15, 0.35, 0.6, 0.8, 0.9, 0.9),
+    zero_terminal_snr: bool = False,
+) -> GaussianPath:
+    """A discrete DDPM with exactly the given betas; see `beta_table`.
+
+    Args:
+        betas: variance of each step, from the clean end to the noisy one.
+        zero_terminal_snr: as of `beta_table`.
+
+    Raises:
+        InputError: betas not in (0, 1), or fewer than two.
+    """
+    if len(betas) < 2 or not all(0 < beta < 1 for beta in betas):
+        outside = [beta for beta in betas if not 0 < beta < 1][:3]
+        raise InputError(
+            f"custom_table: expected at least two betas in (0, 1), got {len(betas)}"
+            + (f", among them {outside}" if outside else "")
+        )
+    given = torch.tensor(betas, dtype=torch.float64)
+    return from_betas(_ending_in_noise(given) if zero_terminal_snr else given)
+
+
+def _ending_in_noise(betas: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """The table whose alphas are shifted and scaled: the last is zero, the first stays."""
+    alphas = torch.log1p(-betas).cumsum(0).div(2).exp()
+    alphas = (alphas - alphas[-1]) * alphas[0] / (alphas[0] - alphas[-1])
+    return 1 - (alphas / torch.cat([torch.ones(1, dtype=torch.float64), alphas[:-1]])) ** 2
 
 
 def from_betas(betas: Float[Tensor, " n"]) -> GaussianPath:
