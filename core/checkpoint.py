@@ -132,7 +132,6 @@ def _commit(
         replaced = _hidden(final)
         if final.exists():
             final.rename(replaced)
-            files.sync(folder)  # the old one under its new name before the new one takes its place
         aside.rename(final)
         files.sync(folder)
         if replaced.exists():
@@ -192,13 +191,11 @@ def _settled(replaced: Path) -> list[Path]:
     step = replaced.with_suffix("")
     if not step.exists():
         replaced.rename(step)
-        files.sync(step.parent)
     elif _is_whole(step) or not _is_whole(replaced):
         return [replaced]
     else:
         files.remove_folders([step])
         replaced.rename(step)
-        files.sync(step.parent)
     return []
 
 

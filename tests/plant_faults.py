@@ -54,6 +54,10 @@ def _solver(name: str, file: str, right: str, wrong: str) -> Fault:
     return Fault(name, f"core/sampler/{file}.py", right, wrong, "test_solvers.py", look)
 
 
+def _commit(name: str, file: str, right: str, wrong: str, look: str) -> Fault:
+    return Fault(f"checkpoint: {name}", file, right, wrong, "reliability/test_commit.py", look)
+
+
 FAULTS = (
     # Chains of order 1.
     _solver("ddim: direction of eps", "ancestral",
@@ -192,6 +196,44 @@ FAULTS = (
           "edit"),
     Fault("brownian: variance of a cell", "core/process/noise.py",
           "math.exp(cell + 1) - math.exp(cell)", "math.exp(cell + 1)", "test_noise.py"),
+    # Checkpoints.
+    _commit("a file's bytes are not synced", "core/files.py",
+            "        os.fsync(handle)\n    finally:\n        os.close(handle)\n\n\ndef write_text",
+            "    finally:\n        os.close(handle)\n\n\ndef write_text", "power"),
+    _commit("tensors are not synced", "core/checkpoint.py",
+            "& 0o666)\n    files.sync(path)", "& 0o666)", "power"),
+    _commit("the names of files are not synced", "core/checkpoint.py",
+            "        files.sync(aside)\n", "", "power"),
+    _commit("the name of a step is not synced", "core/checkpoint.py",
+            "aside.rename(final)\n        files.sync(folder)", "aside.rename(final)", "power"),
+    _commit("new folders are not synced", "core/files.py",
+            "folder.mkdir(exist_ok=True)\n        sync(folder.parent)",
+            "folder.mkdir(exist_ok=True)", "power"),
+    _commit("content goes before the name is gone for good", "core/files.py",
+            "        sync(renamed[0].parent)", "        pass", "power"),
+    _commit("a half-removed step keeps its name", "core/files.py",
+            "        path.rename(hidden)\n        renamed.append(hidden)",
+            "        renamed.append(path)", "death"),
+    _commit("a step that is replaced is removed first", "core/checkpoint.py",
+            "final.rename(replaced)", "shutil.rmtree(final)", "death"),
+    _commit("one that is being replaced is not looked for", "core/checkpoint.py",
+            r're.compile(r"step-(\d{8,})(\.old)?")', r're.compile(r"step-(\d{8,})()")', "death"),
+    _commit("written in its place", "core/checkpoint.py",
+            'aside = folder / f".writing-{os.getpid()}-{os.urandom(4).hex()}"',
+            'aside = folder / f"step-{step:08d}"', "death"),
+    _commit("older ones go first", "core/checkpoint.py",
+            "            _commit(final, step, tensors, texts)\n"
+            "            files.remove_folders(_superseded(folder, step, keep, also))\n",
+            "            files.remove_folders(_superseded(folder, step, keep, also))\n"
+            "            _commit(final, step, tensors, texts)\n", "death"),
+    _commit("leftovers stay", "core/checkpoint.py",
+            '(".writing-", ".del-")', '(".nothing-",)', "death"),
+    _commit("the best one goes too", "core/checkpoint.py",
+            "if _step_of(path) not in also]", "]", "death"),
+    _commit("a damaged later one counts as the newest", "core/checkpoint.py",
+            "for number, path in steps if number <= step]", "for number, path in steps]", "death"),
+    _commit("whoever writes is swept up", "core/files.py",
+            "fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass", "living"),
 )  # fmt: skip
 
 
@@ -207,7 +249,8 @@ def plant(fault: Fault, copy: Path) -> bool:
         raise ValueError(f"{fault.name}: stands {text.count(fault.right)} times in {fault.file}")
     place.write_text(text.replace(fault.right, fault.wrong))
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-    command += [f"tests/core/{fault.noticed_by}", *(["-k", fault.choose] if fault.choose else [])]
+    folder = "tests" if "/" in fault.noticed_by else "tests/core"
+    command += [f"{folder}/{fault.noticed_by}", *(["-k", fault.choose] if fault.choose else [])]
     environment = {
         **os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "1",
