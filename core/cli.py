@@ -63,7 +63,7 @@ def list_parts(
 @app.command()
 def show(
     kind: Annotated[str, typer.Argument(help=f"One of: {', '.join(KINDS)}.")],
-    name: Annotated[str, typer.Argument(help="Full name, for example core/unet2d.")],
+    name: Annotated[str, typer.Argument(help="Full name, for example core/unet.")],
 ) -> None:
     """Show one part: what it is, its options with defaults and meaning, and where it is written."""
     from core.description import describe_part

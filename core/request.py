@@ -99,7 +99,7 @@ class TrainRequest:
 
     task: Annotated[Spec, "task"]
     dataset: Annotated[Spec, "dataset"]
-    network: Annotated[Spec, "network"] = Spec("core/unet2d")
+    network: Annotated[Spec, "network"] = Spec("core/unet")
     process: Annotated[Spec, "process"] = Spec("core/vp_cosine")
     parameterization: Annotated[Spec, "parameterization"] = Spec("core/v")
     weighting: Annotated[Spec, "weighting"] = Spec("core/simple")

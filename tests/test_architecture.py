@@ -31,7 +31,7 @@ def test_list_names_every_part_and_takes_under_half_a_second_of_cpu():
 
 
 @pytest.mark.parametrize(
-    "arguments", ["list", "list network", "show network core/unet2d", "--help", "run --help"]
+    "arguments", ["list", "list network", "show network core/unet", "--help", "run --help"]
 )
 def test_looking_imports_nothing_heavy(arguments):
     script = (

@@ -1,104 +1,201 @@
-"""U-Net for images of any size."""
+"""U-Net in one, two or three dimensions, of any size."""
 
-import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from core.errors import InputError
-from core.network.embedding import LevelEmbedding
+from core.network import conditioning
+from core.network.embedding import LevelEmbedding, fine_detail
+from core.network.layers import (
+    Attention,
+    Resample,
+    ResidualBlock,
+    convolution,
+    convolve,
+    crop,
+    fold,
+    head_checks,
+    heads_of,
+    norm,
+    pad_to_multiple,
+    unfold,
+    zeroed,
+)
 
 
-def _norm(channels: int) -> nn.GroupNorm:
-    groups = math.gcd(32, channels)
-    return nn.GroupNorm(groups, channels)
+class Block(nn.Module):
+    """Any of: a residual block, attention among positions, to a sequence, a change of size."""
 
-
-def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
-    """A layer that says nothing at first, so that a residual branch begins as the identity."""
-    nn.init.zeros_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-    return layer
-
-
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions; the second's norm is scaled and shifted by the level (adaptive GN).
-
-    Source: Dhariwal and Nichol 2021, arXiv:2105.05233, section 3.1.
-    """
-
-    def __init__(self, inputs: int, outputs: int, level: int, dropout: float) -> None:
+    def __init__(
+        self,
+        residual: ResidualBlock | None = None,
+        attention: Attention | None = None,
+        cross: Attention | None = None,
+        resample: nn.Module | None = None,
+        recompute: bool = False,
+    ) -> None:
         super().__init__()
-        self.enter = nn.Sequential(
-            _norm(inputs), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.residual, self.attention, self.cross = residual, attention, cross
+        self.resample, self.recompute = resample, recompute
+
+    def _run(self, x: Tensor, level: Tensor, sequence: Tensor | None) -> Tensor:
+        if self.residual is not None:
+            x = self.residual(x, level)
+        if self.attention is not None:
+            x = self.attention(x)
+        if self.cross is not None:
+            x = self.cross(x, sequence)
+        return x if self.resample is None else self.resample(x, level)
+
+    def forward(self, x: Tensor, level: Tensor, sequence: Tensor | None = None) -> Tensor:
+        if self.recompute and self.training and torch.is_grad_enabled():
+            found = checkpoint(self._run, x, level, sequence, use_reentrant=False)
+            assert isinstance(found, Tensor)
+            return found
+        return self._run(x, level, sequence)
+
+
+class Middle(nn.Module):
+    """Two residual blocks at the coarsest size, attention between them."""
+
+    def __init__(self, first: Block, second: Block) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, x: Tensor, level: Tensor, sequence: Tensor | None = None) -> Tensor:
+        return self.second(self.first(x, level, sequence), level, sequence)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kit:
+    """How the blocks of a U-Net are made; the fields are its options."""
+
+    level: int
+    dims: int
+    dropout: float
+    groups: int
+    epsilon: float
+    scale_shift: bool
+    heads: int | None
+    head_channels: int | None
+    sequence: int | None
+    resample: str
+    halving: tuple[int, ...]
+    after: bool
+    recompute: bool
+
+    def residual(self, inputs: int, outputs: int, change: Resample | None = None) -> ResidualBlock:
+        return ResidualBlock(
+            inputs,
+            outputs,
+            self.level,
+            dims=self.dims,
+            dropout=self.dropout,
+            groups=self.groups,
+            epsilon=self.epsilon,
+            scale_shift=self.scale_shift,
+            resample=change,
         )
-        self.level = nn.Sequential(nn.SiLU(), nn.Linear(level, 2 * outputs))
-        self.norm = _norm(outputs)
-        self.leave = nn.Sequential(
-            nn.SiLU(), nn.Dropout(dropout), _zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
+
+    def attend(self, c: int, sequence: int | None = None, *, normed: bool = True) -> Attention:
+        heads = heads_of(c, self.heads, self.head_channels)
+        return Attention(
+            c, heads, sequence=sequence, groups=self.groups, epsilon=self.epsilon, normed=normed
         )
-        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
-    def forward(
-        self, x: Float[Tensor, " b c h w"], level: Float[Tensor, " b d"]
-    ) -> Float[Tensor, " b k h w"]:
-        scale, shift = self.level(level)[:, :, None, None].chunk(2, dim=1)
-        h = self.norm(self.enter(x)) * (1 + scale) + shift
-        return self.skip(x) + self.leave(h)
+    def block(self, inputs: int, c: int, *, here: bool, normed: bool = True) -> Block:
+        """A residual block and, where there is attention, attention."""
+        cross = here and self.sequence is not None
+        return Block(
+            self.residual(inputs, c),
+            self.attend(c, normed=normed) if here else None,
+            self.attend(c, self.sequence) if cross else None,
+            recompute=self.recompute,
+        )
+
+    def change(self, c: int, way: Literal["up", "down"]) -> nn.Module:
+        """Half or twice the size."""
+        learned = self.resample == "conv"
+        plain = Resample(c, way, self.halving, learned=learned, after=self.after)
+        return self.residual(c, c, plain) if self.resample == "residual" else plain
+
+    def way_down(self, sizes: list[int], here: list[bool], blocks: int) -> nn.ModuleList:
+        """Blocks of every resolution, each followed by a block that halves, but for the last."""
+        found, now = nn.ModuleList(), sizes[0]
+        for depth, c in enumerate(sizes):
+            for _ in range(blocks):
+                found.append(self.block(now, c, here=here[depth]))
+                now = c
+            if depth < len(sizes) - 1:
+                found.append(Block(resample=self.change(now, "down"), recompute=self.recompute))
+        return found
+
+    def way_up(self, sizes: list[int], here: list[bool], blocks: int) -> nn.ModuleList:
+        """Blocks that are given what the way down kept; the last of a resolution doubles."""
+        kept = [sizes[0]]
+        for depth, c in enumerate(sizes):
+            kept += [c] * (blocks + (depth < len(sizes) - 1))
+        found, now = nn.ModuleList(), sizes[-1]
+        for depth, c in reversed(list(enumerate(sizes))):
+            for number in range(blocks + 1):
+                stage = self.block(now + kept.pop(), c, here=here[depth])
+                now = c
+                if depth and number == blocks:
+                    stage.resample = self.change(c, "up")
+                found.append(stage)
+        return found
 
 
-class Attention(nn.Module):
-    """Self-attention over all positions."""
+class UNet(nn.Module):
+    """F(x, level, condition): a U-Net that published ADM and DDPM weights fit.
 
-    def __init__(self, channels: int, head_channels: int) -> None:
-        super().__init__()
-        self.heads = max(1, channels // head_channels)
-        self.norm = _norm(channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = _zeroed(nn.Conv2d(channels, channels, 1))
-
-    def forward(self, x: Float[Tensor, " b c h w"]) -> Float[Tensor, " b c h w"]:
-        b, c, h, w = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w)
-        q, k, v = qkv.transpose(-1, -2).unbind(1)
-        mixed = F.scaled_dot_product_attention(q, k, v)  # b heads (h w) d
-        return x + self.out(mixed.transpose(-1, -2).reshape(b, c, h, w))
-
-
-class _Stage(nn.Module):
-    """A residual block, then attention if it is wanted at this resolution."""
-
-    def __init__(self, block: ResidualBlock, attention: Attention | None) -> None:
-        super().__init__()
-        self.block = block
-        self.attention = attention
-
-    def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        x = self.block(x, level)
-        return x if self.attention is None else self.attention(x)
-
-
-class UNet2D(nn.Module):
-    """F(x, level, condition) for pictures; a condition named "image" is concatenated to x.
-
-    Any height and width: inputs are padded by reflection to the next multiple of the coarsest
-    pixel and outputs are cropped.
-    Source: Ho et al. 2020, arXiv:2006.11239, appendix B; Saharia et al. 2021, arXiv:2104.07636.
+    Conditions are those of `core.network.conditioning`.  Any size: inputs are padded behind their
+    last element, by reflection, to the next multiple of the coarsest cell, and outputs cropped.
+    Blocks are named ``down.0``, ..., ``middle``, ``up.0``, ...; see `core.network.taps`.
+    Source: Ho et al. 2020, arXiv:2006.11239, appendix B; Dhariwal and Nichol 2021,
+    arXiv:2105.05233 (ADM), section 3; image condition Saharia et al. 2021, arXiv:2104.07636.
 
     Args:
-        width: channels at full resolution, a multiple of 4.
+        dims: axes of space: 1 for signals, 2 for pictures, 3 for volumes and clips.
+        width: channels at full resolution.
         multipliers: channels at each resolution, in units of `width`; each but the first halves
-            the picture.
+            the sample.
         blocks: residual blocks at each resolution on the way down; one more on the way up.
         attention: downsampling factors at which positions attend to each other, for example (8,).
-        head_channels: channels of an attention head.
+        middle_attention: positions attend to each other at the coarsest resolution.
+        middle_norm: a norm before that attention.
+        heads: heads of an attention layer; by default channels / `head_channels`.
+        head_channels: channels of a head, 32 by default; give one of the two.
+        adaptive: the level scales and shifts a norm's output (ADM), or is added before it (DDPM).
+        resample: halve and double by a convolution, in a residual block (ADM's
+            ``resblock_updown``), or by means and repetition alone.
+        halved: axes that are halved: all, or the last two (clips, thick slices).
+        downsample_padding: a strided convolution pads both sides, or behind the last element alone
+            (DDPM's code).
+        groups: most groups of a norm; the largest divisor they share with the channels is taken.
+        epsilon: added to a norm's variance.
+        level_features: of the level: sinusoids, or waves of random frequencies (for
+            log-SNR levels).
+        sine_first: sines before cosines among the sinusoids.
+        frequency_shift: 1 for DDPM's sinusoids, 0 for ADM's.
+        fourier_scale: deviation of the random frequencies.
+        input_octaves: sin and cos of 2^n pi x are put beside the input for each n, for likelihoods;
+            7 and 8 are usual.
         dropout: in residual blocks.
-        patch: side of the squares of pixels folded into channels before the first layer; 2 costs
-            a quarter of 1.
+        recompute: keep only the inputs of blocks in training and compute them again for the
+            gradient: far less memory, a third more time.
+        patch: side of the cubes of elements folded into channels before the first layer; in
+            pictures 2 costs a quarter of 1.
+
+    Raises:
+        InputError: options that do not fit together, all at once.
     """
 
     def __init__(
@@ -107,115 +204,121 @@ class UNet2D(nn.Module):
         outputs: int,
         conditions: Mapping[str, int],
         *,
+        dims: Literal[1, 2, 3] = 2,
         width: int = 64,
-        multipliers: tuple[int, ...] = (1, 2, 4, 4),
+        multipliers: tuple[int | float, ...] = (1, 2, 4, 4),
         blocks: int = 2,
         attention: tuple[int, ...] = (8,),
-        head_channels: int = 32,
+        middle_attention: bool = True,
+        middle_norm: bool = True,
+        heads: int | None = None,
+        head_channels: int | None = None,
+        adaptive: Literal["scale_shift", "shift"] = "scale_shift",
+        resample: Literal["conv", "residual", "pool"] = "conv",
+        halved: Literal["all", "last_two"] = "all",
+        downsample_padding: Literal["both", "after"] = "both",
+        groups: int = 32,
+        epsilon: float = 1e-5,
+        level_features: Literal["sinusoidal", "fourier"] = "sinusoidal",
+        sine_first: bool = False,
+        frequency_shift: Literal[0, 1] = 0,
+        fourier_scale: float = 16.0,
+        input_octaves: tuple[int, ...] = (),
         dropout: float = 0.0,
+        recompute: bool = False,
         patch: int = 1,
     ) -> None:
         super().__init__()
-        self._check(
-            conditions, width, multipliers, blocks, attention, head_channels, dropout, patch
-        )
-        self.patch, self.condition = patch, conditions.get("image", 0)
-        self.multiple = patch * 2 ** (len(multipliers) - 1)
-        level = 4 * width
-        self.level = LevelEmbedding(width, level)
-
-        def stage(inputs: int, outputs: int, factor: int) -> _Stage:
-            attend = Attention(outputs, head_channels) if factor in attention else None
-            return _Stage(ResidualBlock(inputs, outputs, level, dropout), attend)
-
-        self.enter = nn.Conv2d((channels + self.condition) * patch**2, width, 3, padding=1)
-        self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        kept, now = [width], width
-        for depth, multiplier in enumerate(multipliers):
-            for _ in range(blocks):
-                self.down.append(stage(now, width * multiplier, patch * 2**depth))
-                now = width * multiplier
-                kept.append(now)
-            if depth < len(multipliers) - 1:
-                self.down.append(nn.Conv2d(now, now, 3, stride=2, padding=1))
-                kept.append(now)
-        deepest = self.multiple
-        self.middle = nn.ModuleList([stage(now, now, deepest), stage(now, now, 0)])
-        for depth, multiplier in reversed(list(enumerate(multipliers))):
-            for _ in range(blocks + 1):
-                self.up.append(stage(now + kept.pop(), width * multiplier, patch * 2**depth))
-                now = width * multiplier
-            if depth:
-                self.up.append(nn.Conv2d(now, now, 3, padding=1))
-        self.leave = nn.Sequential(
-            _norm(now), nn.SiLU(), _zeroed(nn.Conv2d(now, outputs * patch**2, 3, padding=1))
-        )
-
-    @staticmethod
-    def _check(
-        conditions: Mapping[str, int],
-        width: int,
-        multipliers: tuple[int, ...],
-        blocks: int,
-        attention: tuple[int, ...],
-        head_channels: int,
-        dropout: float,
-        patch: int,
-    ) -> None:
-        unknown = sorted(set(conditions) - {"image"})
-        problems = [
-            (unknown, f"takes no condition named {', '.join(unknown)}, only 'image'"),
-            (width < 4 or width % 4, f"width: expected a multiple of 4, got {width}"),
-            (not multipliers or min(multipliers, default=0) < 1, "multipliers: expected 1 or more"),
+        sizes = [int(width * m) for m in multipliers]
+        factors = [max(patch, 1) * 2**depth for depth in range(len(sizes))]
+        attending = [c for f, c in zip(factors, sizes, strict=True) if f in attention]
+        attending += sizes[-1:] * middle_attention
+        checks = [
+            (width < 1, f"width: expected at least 1, got {width}"),
+            (min(sizes, default=0) < 1, f"multipliers: expected channels, got {sizes}"),
             (blocks < 1, f"blocks: expected at least 1, got {blocks}"),
-            (head_channels < 1, f"head_channels: expected at least 1, got {head_channels}"),
             (not 0 <= dropout < 1, f"dropout: expected 0 to 1, got {dropout}"),
             (patch < 1, f"patch: expected at least 1, got {patch}"),
+            (groups < 1, f"groups: expected at least 1, got {groups}"),
+            (epsilon <= 0, f"epsilon: expected more than 0, got {epsilon}"),
+            (dims == 1 and halved == "last_two", "halved: last_two wants dims 2 or 3, got 1"),
+            (
+                not set(attention) <= set(factors),
+                f"attention: expected some of {factors}, got {sorted(attention)}",
+            ),
+            *head_checks(attending, heads, head_channels),
         ]
-        factors = [max(patch, 1) * 2**depth for depth in range(len(multipliers))]
-        outside = sorted(set(attention) - set(factors))
-        problems.append((outside, f"attention: expected some of {factors}, got {outside}"))
-        for factor, multiplier in zip(factors, multipliers, strict=True):
-            c = width * multiplier
-            split = factor in attention and c > head_channels > 0 and c % head_channels
-            problems.append((split, f"head_channels: {head_channels} does not divide {c} channels"))
-        wrong = [message for bad, message in problems if bad]
+        wrong = conditioning.problems(conditions) + [said for bad, said in checks if bad]
         if wrong:
-            raise InputError("\n".join(f"network.{message}" for message in wrong))
+            raise InputError("\n".join(f"network.{said}" for said in wrong))
+        halving = tuple(2 if halved == "all" or dims - i <= 2 else 1 for i in range(dims))
+        self.patch, self.conditions, self.octaves = patch, dict(conditions), input_octaves
+        self.multiples = tuple(patch * f ** (len(sizes) - 1) for f in halving)
+        self.level = LevelEmbedding(
+            width,
+            4 * width,
+            kind=level_features,
+            sine_first=sine_first,
+            shift=frequency_shift,
+            scale=fourier_scale,
+        )
+        self.told = conditioning.Told(conditions, 4 * width)
+        kit = _Kit(
+            level=4 * width,
+            dims=dims,
+            dropout=dropout,
+            groups=groups,
+            epsilon=epsilon,
+            scale_shift=adaptive == "scale_shift",
+            heads=heads,
+            head_channels=head_channels,
+            sequence=conditions.get("sequence"),
+            resample=resample,
+            halving=halving,
+            after=downsample_padding == "after",
+            recompute=recompute,
+        )
+        here = [f in attention for f in factors]
+        whole = channels * (1 + 2 * len(input_octaves)) + conditions.get("image", 0)
+        self.enter = convolution(dims, whole * patch**dims, sizes[0])
+        self.down = kit.way_down(sizes, here, blocks)
+        self.middle = Middle(
+            kit.block(sizes[-1], sizes[-1], here=middle_attention, normed=middle_norm),
+            Block(kit.residual(sizes[-1], sizes[-1]), recompute=recompute),
+        )
+        self.up = kit.way_up(sizes, here, blocks)
+        self.norm = norm(sizes[0], groups, epsilon)
+        self.leave = zeroed(convolution(dims, sizes[0], outputs * patch**dims))
+        if dims == 2:  # the layout in which convolutions of pictures are fastest
+            for parameter in self.parameters():
+                if parameter.ndim == 4:
+                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+    def _exit(self, h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        h = F.group_norm(h, self.norm.num_groups, weight, bias, self.norm.eps)
+        return F.silu(h, inplace=not torch.is_grad_enabled())
 
     def forward(
         self,
-        x: Float[Tensor, " b c h w"],
+        x: Float[Tensor, " b c *space"],
         level: Float[Tensor, " b"],
         condition: Mapping[str, Tensor] | None = None,
-    ) -> Float[Tensor, " b k h w"]:
-        if self.condition:
-            given = (condition or {}).get("image")
-            if given is None:
-                raise InputError("this network was made for a condition named 'image'; none given")
-            x = torch.cat([x, given.to(x)], dim=1)
-        height, width = x.shape[-2:]
-        x = F.pixel_unshuffle(pad_to_multiple(x, self.multiple), self.patch)
-        told = self.level(level)
-        h = self.enter(x)
+    ) -> Float[Tensor, " b k *space"]:
+        given = conditioning.asked(self.conditions, condition)
+        size = x.shape[2:]
+        x = conditioning.beside(fine_detail(x, self.octaves) if self.octaves else x, given)
+        h = fold(pad_to_multiple(x, self.multiples), self.patch)
+        if h.ndim == 4:
+            h = h.contiguous(memory_format=torch.channels_last)
+        told = F.silu(self.told(self.level(level), given))
+        sequence = given.get("sequence")
+        h = self.enter(h)
         kept = [h]
-        for layer in self.down:
-            h = layer(h, told) if isinstance(layer, _Stage) else layer(h)
+        for block in self.down:
+            h = block(h, told, sequence)
             kept.append(h)
-        for layer in self.middle:
-            h = layer(h, told)
-        for layer in self.up:
-            if isinstance(layer, _Stage):
-                h = layer(torch.cat([h, kept.pop()], dim=1), told)
-            else:
-                h = layer(F.interpolate(h, scale_factor=2.0, mode="nearest"))
-        return F.pixel_shuffle(self.leave(h), self.patch)[..., :height, :width]
-
-
-def pad_to_multiple(x: Float[Tensor, " b c h w"], multiple: int) -> Float[Tensor, " b c y x"]:
-    """`x` with rows and columns appended, by reflection where there are enough, else repeated."""
-    down, right = (-x.shape[-2]) % multiple, (-x.shape[-1]) % multiple
-    if not down and not right:
-        return x
-    enough = down < x.shape[-2] and right < x.shape[-1]
-    return F.pad(x, (0, right, 0, down), mode="reflect" if enough else "replicate")
+        h = self.middle(h, told, sequence)
+        for block in self.up:
+            h = block(torch.cat([h, kept.pop()], dim=1), told, sequence)
+        h = convolve(self._exit, self.leave, h, self.norm.weight, self.norm.bias)
+        return crop(unfold(h, self.patch), size)

@@ -21,7 +21,7 @@ from core.denoiser.parameterization import Prediction, from_network
 from core.denoiser.parameterization import edm as says_edm
 from core.ema import Average
 from core.network.embedding import LevelEmbedding
-from core.network.unet import UNet2D
+from core.network.unet import UNet
 from core.objective.denoising import Denoising
 from core.objective.times import Drawn
 from core.objective.weighting import edm as weighs_edm
@@ -63,10 +63,8 @@ class PixelMixer(nn.Module):
         return self.leave(h).reshape(x.shape)
 
 
-def unet() -> UNet2D:
-    return UNet2D(
-        1, 1, {}, width=24, multipliers=(1, 2), blocks=1, attention=(2,), head_channels=24
-    )
+def unet() -> UNet:
+    return UNet(1, 1, {}, width=24, multipliers=(1, 2), blocks=1, attention=(2,), head_channels=24)
 
 
 def seeded(make, seed):
@@ -200,7 +198,7 @@ def measure(steps: int = STEPS, say=print) -> Agreement:
     """Train two networks, encode, compare; what the held-out digits agree to."""
     data = digits()
     # A step of the mixer costs a quarter of the U-Net's.
-    makes = {"UNet2D": (unet, steps), "PixelMixer": (PixelMixer, 4 * steps)}
+    makes = {"UNet": (unet, steps), "PixelMixer": (PixelMixer, 4 * steps)}
     denoisers = {}
     for seed, (name, (make, long)) in enumerate(makes.items()):
         network, seconds = learn(make, data, seed=seed, steps=long)
@@ -222,7 +220,7 @@ def measure(steps: int = STEPS, say=print) -> Agreement:
         shuffled = other.roll(1, 0)
         say(f"{label}: of different digits: {agreement(one, shuffled)}")
         for floor in ("one Gaussian", "untrained"):
-            say(f"{label}: UNet2D and {floor}: {agreement(one, made[floor][0])}")
+            say(f"{label}: UNet and {floor}: {agreement(one, made[floor][0])}")
         say(f"{label}: deviation of the latents {float(one.std()):.3f}, {float(other.std()):.3f}")
         away = ", ".join(f"{name} {error:.1e}" for name, (_, error) in made.items())
         say(f"{label}: there and back: {away}")

@@ -181,12 +181,12 @@ def test_any_value_gives_a_request_or_a_config_error(options):
 
 
 def test_settings_are_laid_over_options():
-    options = {"network": "core/unet2d", "steps": 10}
+    options = {"network": "core/unet", "steps": 10}
     result = override(options, ["network.width=32", "lr=1e-4", "norm=l1", "task.name=a/b"])
-    assert result["network"] == {"name": "core/unet2d", "width": 32}
+    assert result["network"] == {"name": "core/unet", "width": 32}
     assert result["lr"] == 1e-4
     assert result["task"] == {"name": "a/b"}
-    assert options == {"network": "core/unet2d", "steps": 10}
+    assert options == {"network": "core/unet", "steps": 10}
 
 
 @pytest.mark.parametrize("setting", ["steps", "=3", "a..b=1", "steps.more=1"])

@@ -12,7 +12,7 @@ from core.request import SampleRequest, TrainRequest, silent
 from core.runs import sample, train
 
 NETWORK = Spec(
-    "core/unet2d", {"width": 8, "multipliers": [1, 2], "blocks": 1, "attention": [], "patch": 2}
+    "core/unet", {"width": 8, "multipliers": [1, 2], "blocks": 1, "attention": [], "patch": 2}
 )
 DATA = Spec("image2image/photos", {"size": 32, "patches": 64, "per_photo": 2})
 GRID = Spec("core/uniform_log_snr", {"steps": 3})

@@ -1,29 +1,153 @@
-"""The U-Net's sizes, refusals and arithmetic; the contract is run over every registered network."""
+"""The networks' arithmetic, sizes and refusals; the contract is run over every registered one."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 from core.errors import InputError
-from core.network.embedding import sinusoidal
-from core.network.unet import Attention, UNet2D, pad_to_multiple
+from core.network.embedding import LevelEmbedding, fine_detail, positions, sinusoidal
+from core.network.layers import Attention, Resample, ResidualBlock, fold, pad_to_multiple, unfold
+from core.network.taps import blocks_of, tapped
+from core.network.transformer import Transformer
+from core.network.unet import UNet
+
+TINY = {"width": 8, "multipliers": (1, 2), "blocks": 1, "attention": (2,)}
+
+
+def stirred(network, seed=0):
+    """The same network with known parameters, so that nothing hides behind a zero."""
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in network.parameters():
+            base = 1.0 if p.ndim == 1 and bool((p == 1).all()) else 0.0
+            size = 0.1 if p.ndim == 1 else p[0].numel() ** -0.5
+            p.copy_(base + size * torch.randn(p.shape, generator=draw))
+    return network
+
+
+def drawn(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def test_attention_is_the_softmax_written_out():
-    torch.random.default_generator.manual_seed(0)
-    layer = Attention(16, 8).double()
-    torch.nn.init.normal_(layer.out.weight)
-    x = torch.randn(2, 16, 3, 5, dtype=torch.float64)
-    qkv = F.conv2d(layer.norm(x), layer.qkv.weight, layer.qkv.bias).flatten(2)
-    q, k, v = (part.unflatten(1, (2, 8)) for part in qkv.split(16, dim=1))
+    layer = stirred(Attention(16, 2).double())
+    x = drawn(2, 16, 3, 5, dtype=torch.float64)
+    qkv = torch.einsum("kc,bcn->bkn", layer.qkv.weight, layer.norm(x).flatten(2))
+    q, k, v = (part.unflatten(1, (2, 8)) for part in (qkv + layer.qkv.bias[:, None]).split(16, 1))
     share = torch.einsum("bhdn,bhdm->bhnm", q, k).div(8**0.5).softmax(-1)
-    mixed = torch.einsum("bhnm,bhdm->bhdn", share, v).flatten(1, 2).unflatten(-1, (3, 5))
-    expected = x + F.conv2d(mixed, layer.out.weight, layer.out.bias)
-    assert (layer(x) - expected).abs().max() < 1e-12
+    mixed = torch.einsum("bhdn,bhmn->bhdm", v, share).flatten(1, 2)
+    said = torch.einsum("kc,bcn->bkn", layer.out.weight, mixed) + layer.out.bias[:, None]
+    assert (layer(x) - x - said.unflatten(-1, (3, 5))).abs().max() < 1e-12
+
+
+def test_attention_to_a_sequence_ignores_its_order_and_hears_its_elements():
+    layer = stirred(Attention(16, 2, sequence=6).double())
+    x, told = drawn(2, 16, 5, dtype=torch.float64), drawn(2, 4, 6, seed=1, dtype=torch.float64)
+    assert (layer(x, told) - layer(x, told.flip(1))).abs().max() < 1e-12
+    assert (layer(x, told) - layer(x, told.roll(1, 0))).abs().max() > 1e-3
+    alone = layer(x, told[:, :1])  # one element: every position hears its value, weight 1
+    value = layer.kv(told[:, 0])[:, 16:] @ layer.out.weight.T + layer.out.bias
+    assert (alone - x - value[:, :, None]).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("scale_shift", [True, False])
+@pytest.mark.parametrize("way", [None, "up", "down"])
+def test_a_residual_block_is_its_formula(scale_shift, way):
+    change = Resample(32, way, (2, 2), learned=False) if way else None
+    block = stirred(ResidualBlock(32, 64, 12, scale_shift=scale_shift, resample=change).double())
+    x, told = drawn(2, 32, 4, 6, dtype=torch.float64), drawn(2, 12, seed=1, dtype=torch.float64)
+
+    def resized(value):
+        if way == "up":
+            return value.repeat_interleave(2, -1).repeat_interleave(2, -2)
+        if way == "down":
+            return value.unflatten(-1, (-1, 2)).mean(-1).unflatten(-2, (-1, 2)).mean(-2)
+        return value
+
+    def normed(value, layer):
+        groups = value.unflatten(1, (32, -1)).flatten(2)
+        mean, variance = groups.mean(2), groups.var(2, unbiased=False)
+        found = (groups - mean[..., None]) / (variance + layer.eps)[..., None].sqrt()
+        found = found.reshape(value.shape)
+        return found * layer.weight[:, None, None] + layer.bias[:, None, None]
+
+    silu = lambda v: v * torch.sigmoid(v)  # noqa: E731
+    h = F.conv2d(resized(silu(normed(x, block.norm1))), block.conv1.weight, block.conv1.bias, 1, 1)
+    said = (told @ block.level.weight.T + block.level.bias)[:, :, None, None]
+    if scale_shift:
+        h = normed(h, block.norm2) * (1 + said[:, :64]) + said[:, 64:]
+    else:
+        h = normed(h + said, block.norm2)
+    h = F.conv2d(silu(h), block.conv2.weight, block.conv2.bias, 1, 1)
+    expected = h + F.conv2d(resized(x), block.skip.weight, block.skip.bias)
+    assert (block(x, told) - expected).abs().max() < 1e-12
+    with torch.no_grad():  # where activations are made in place
+        kept = x.clone()
+        assert (block(x, told) - expected).abs().max() < 1e-12
+        assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize("options", [{}, {"adaptive": "shift", "resample": "residual"}])
+def test_gradients_made_again_are_those_of_plain_layers(options):
+    """In training results of norms are made twice; in evaluation autograd keeps them."""
+    network = stirred(UNet(2, 2, {"image": 1}, **TINY, **options).double())
+    x = drawn(2, 2, 7, 8, dtype=torch.float64).requires_grad_()
+    image = drawn(2, 1, 7, 8, seed=2, dtype=torch.float64).requires_grad_()
+    level, weight = torch.tensor([3.0, -40.0]).double(), drawn(2, 2, 7, 8, seed=3).double()
+
+    def gradients(training):
+        network.train(training)
+        output = network(x, level, {"image": image})
+        asked = [x, image, *network.parameters()]
+        return [output, *torch.autograd.grad((output * weight).sum(), asked)]
+
+    for kept, again in zip(gradients(False), gradients(True), strict=True):
+        assert (kept - again).abs().max() <= 1e-12 * kept.abs().max().clamp(min=1)
+
+
+@pytest.mark.parametrize("way", [None, "up", "down"])
+def test_gradients_are_those_of_finite_differences(way):
+    change = Resample(2, way, (2,), learned=False) if way else None
+    block = stirred(ResidualBlock(2, 4, 3, dims=1, groups=2, resample=change).double()).train()
+    names = ("norm1.weight", "conv1.weight", "conv1.bias", "level.weight", "norm2.bias")
+    parameters = dict(block.named_parameters())
+
+    def called(x, told, *values):
+        given = parameters | dict(zip(names, values, strict=True))
+        return torch.func.functional_call(block, given, (x, told))
+
+    x = drawn(2, 2, 4, dtype=torch.float64).requires_grad_()
+    told = drawn(2, 3, seed=1, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(called, (x, told, *(parameters[n] for n in names)))
+
+
+def test_a_network_whose_weights_are_frozen_still_has_gradients_of_its_input():
+    network = stirred(UNet(2, 2, {}, **TINY)).requires_grad_(False)
+    found = []
+    for training in (False, True):
+        x = drawn(1, 2, 8, 8).requires_grad_()
+        network.train(training)(x, torch.zeros(1)).square().sum().backward()
+        found.append(x.grad)
+    assert (found[0] - found[1]).abs().max() <= 1e-5 * found[0].abs().max()
+    assert found[0].any()
+
+
+def test_recomputed_blocks_give_the_same_gradients():
+    found = []
+    for recompute in (False, True):
+        network = stirred(UNet(2, 2, {}, **TINY, recompute=recompute).double()).train()
+        network(drawn(2, 2, 8, 8).double(), torch.ones(2).double()).square().sum().backward()
+        found.append([p.grad for p in network.parameters()])
+    assert all((a - b).abs().max() < 1e-12 for a, b in zip(*found, strict=True))
 
 
 def test_a_new_network_says_zero_and_its_parameter_count_is_the_sum_by_hand():
-    network = UNet2D(3, 3, {}, width=8, multipliers=(1,), blocks=1, attention=())
+    network = UNet(
+        3, 3, {}, width=8, multipliers=(1,), blocks=1, attention=(), middle_attention=False
+    )
     assert not network(torch.randn(1, 3, 8, 8), torch.zeros(1)).any()
     level, c = 32, 8
     block = lambda i, o: (  # noqa: E731
@@ -48,35 +172,213 @@ def test_a_new_network_says_zero_and_its_parameter_count_is_the_sum_by_hand():
     assert sum(p.numel() for p in network.parameters()) == hand
 
 
+SIZES = {1: [(1,), (37,)], 2: [(1, 1), (5, 31), (16, 16)], 3: [(3, 8, 9), (1, 2, 2)]}
+
+
 @pytest.mark.parametrize("patch", [1, 2, 3])
-@pytest.mark.parametrize("size", [(1, 1), (5, 31), (16, 16)])
-def test_any_size_comes_back_as_it_came(size, patch):
-    network = UNet2D(3, 4, {}, width=8, multipliers=(1, 2), blocks=1, attention=(), patch=patch)
-    assert network(torch.randn(2, 3, *size), torch.zeros(2)).shape == (2, 4, *size)
+@pytest.mark.parametrize(("dims", "size"), [(d, s) for d, sizes in SIZES.items() for s in sizes])
+def test_any_size_comes_back_as_it_came(dims, size, patch):
+    unet = UNet(3, 4, {}, dims=dims, width=8, multipliers=(1, 2), blocks=1, attention=(),
+                patch=patch)  # fmt: skip
+    transformer = Transformer(3, 4, {}, dims=dims, width=16, depth=1, head_channels=8, patch=patch)
+    for network in (unet, transformer):
+        assert network(torch.randn(2, 3, *size), torch.zeros(2)).shape == (2, 4, *size)
+
+
+@pytest.mark.parametrize(("dims", "halved", "size"), [
+    (1, "all", (4,)), (2, "all", (4, 4)), (3, "all", (4, 4, 4)), (3, "last_two", (8, 4, 4)),
+    (2, "last_two", (4, 4)),
+])  # fmt: skip
+def test_the_axes_that_are_halved(dims, halved, size):
+    network = UNet(1, 1, {}, dims=dims, halved=halved, width=8, multipliers=(1, 2), blocks=1,
+                   attention=())  # fmt: skip
+    with tapped(network, ["middle"]) as found:
+        network(torch.randn(1, 1, *[8] * dims), torch.zeros(1))
+    assert found["middle"].shape == (1, 16, *size)
+
+
+def test_a_volume_that_does_not_change_along_an_axis_is_treated_as_a_picture():
+    """Convolutions of 3-D kernels that are zero off the middle slice are the 2-D ones."""
+    flat = stirred(UNet(1, 1, {}, width=8, multipliers=(1, 2), blocks=1, attention=())).eval()
+    deep = UNet(1, 1, {}, dims=3, halved="last_two", width=8, multipliers=(1, 2), blocks=1,
+                attention=()).eval()  # fmt: skip
+    state = {}
+    for name, value in deep.state_dict().items():
+        given = flat.state_dict()[name]
+        if value.ndim == 5 and value.shape[2] == 3:
+            state[name] = F.pad(given[:, :, None], (0, 0, 0, 0, 1, 1))
+        else:
+            state[name] = given.reshape(value.shape)
+    deep.load_state_dict(state)
+    x = drawn(1, 1, 8, 8)
+    expected = flat(x, torch.ones(1))
+    found = deep(x[:, :, None].expand(1, 1, 4, 8, 8), torch.ones(1))
+    assert (found - expected[:, :, None]).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_folding_is_pixel_unshuffle_and_its_inverse():
+    x = drawn(2, 3, 6, 9)
+    assert torch.equal(fold(x, 3), F.pixel_unshuffle(x, 3))
+    for shape in ((2, 3, 6), (2, 3, 6, 9), (1, 2, 6, 3, 9)):
+        x = drawn(*shape)
+        assert torch.equal(unfold(fold(x, 3), 3), x)
+    volume = torch.arange(64.0).reshape(1, 1, 4, 4, 4)
+    assert fold(volume, 2)[0, :, 0, 0, 0].tolist() == volume[0, 0, :2, :2, :2].flatten().tolist()
 
 
 def test_padding_reflects_where_it_can():
     x = torch.arange(5.0).reshape(1, 1, 1, 5)
-    assert pad_to_multiple(x.expand(1, 1, 4, 5), 4)[0, 0, 0].tolist() == [0, 1, 2, 3, 4, 3, 2, 1]
-    assert pad_to_multiple(x[..., :1].expand(1, 1, 4, 1), 4)[0, 0, 0].tolist() == [0, 0, 0, 0]
+    padded = pad_to_multiple(x.expand(1, 1, 4, 5), (4, 4))
+    assert padded[0, 0, 0].tolist() == [0, 1, 2, 3, 4, 3, 2, 1]
+    assert pad_to_multiple(x[..., :1].expand(1, 1, 4, 1), (4, 4))[0, 0, 0].tolist() == [0] * 4
+    assert pad_to_multiple(x[0], (4,))[0, 0].tolist() == [0, 1, 2, 3, 4, 3, 2, 1]
+
+
+def test_a_strided_convolution_pads_where_it_is_told_to():
+    """Kernels of one element read the pixel that the padding puts under it."""
+    x = torch.arange(16.0).reshape(1, 1, 4, 4)
+    for after, first in (
+        (False, x[..., ::2, ::2]),
+        (True, F.pad(x, (0, 1, 0, 1))[..., 1::2, 1::2]),
+    ):
+        layer = Resample(1, "down", (2, 2), after=after)
+        torch.nn.init.zeros_(layer.conv.weight)
+        layer.conv.weight.data[0, 0, 1, 1] = 1
+        torch.nn.init.zeros_(layer.conv.bias)
+        assert torch.equal(layer(x), first)
 
 
 def test_sinusoids_are_those_of_the_formula():
     found = sinusoidal(torch.tensor([3.0]), 4)[0]
-    expected = torch.tensor([3.0, 0.03]).cos().tolist() + torch.tensor([3.0, 0.03]).sin().tolist()
-    assert found.tolist() == pytest.approx(expected)
+    cosines, sines = [math.cos(3.0), math.cos(0.03)], [math.sin(3.0), math.sin(0.03)]
+    assert found.tolist() == pytest.approx(cosines + sines)
+    turned = sinusoidal(torch.tensor([3.0]), 4, sine_first=True)[0]
+    assert turned.tolist() == pytest.approx(sines + cosines)
+    ddpm = sinusoidal(torch.tensor([3.0]), 4, shift=1)[0]
+    assert ddpm.tolist() == pytest.approx([math.cos(3.0), math.cos(3e-4), math.sin(3.0), 3e-4])
+    assert sinusoidal(torch.tensor([3.0]), 5).shape == (1, 5)
+
+
+def test_fourier_features_stay_as_drawn_and_tell_levels_apart():
+    layer = LevelEmbedding(64, 32, kind="fourier")
+    assert "frequencies" in layer.state_dict()
+    assert "frequencies" not in dict(layer.named_parameters())
+    # Waves of deviation 16 in c_noise: E cos(2 pi f d) = exp(-(2 pi 16 d)^2 / 2), nothing at 0.1.
+    layer.linear1 = torch.nn.Identity()
+    layer.linear2 = torch.nn.Identity()
+    with torch.no_grad():
+        layer.frequencies.copy_(16 * drawn(32))
+    angles = 2 * math.pi * torch.tensor([0.0, 0.1])[:, None] * layer.frequencies
+    found = layer(torch.tensor([0.0, 20.0]))
+    assert torch.allclose(found, F.silu(torch.cat([angles.cos(), angles.sin()], 1)), atol=1e-4)
+
+
+def test_fine_detail_is_made_large():
+    x = torch.tensor([[[0.0, 1 / 256]]])
+    found = fine_detail(x, (7,))
+    assert found.shape == (1, 3, 2)
+    assert found[0, 1].tolist() == pytest.approx([0.0, 1.0], abs=1e-6)
+    assert found[0, 2].tolist() == pytest.approx([1.0, 0.0], abs=1e-6)
+    network = UNet(1, 1, {"image": 2}, **TINY, input_octaves=(7, 8))
+    assert network.enter.weight.shape[1] == 1 * 5 + 2
+
+
+def test_positions_differ_and_do_not_depend_on_the_size_of_the_grid():
+    found = positions((3, 4), 32, torch.device("cpu")).reshape(3, 4, 32)
+    assert len(found.flatten(0, 1).unique(dim=0)) == 12
+    assert torch.equal(found, positions((5, 9), 32, torch.device("cpu")).reshape(5, 9, 32)[:3, :4])
+
+
+KINDS = {"unet": lambda given: UNet(2, 2, given, **TINY), "transformer": lambda given: Transformer(
+    2, 2, given, width=16, depth=2, head_channels=8, patch=2)}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_condition_is_heard_and_reaches_its_own_sample_only(kind):
+    numbers = {"image": 1, "class": 5, "vector": 3, "sequence": 4}
+    network = stirred(KINDS[kind](numbers)).eval()
+    x, level = drawn(2, 2, 8, 8), torch.tensor([1.0, 50.0])
+    given = {"image": drawn(2, 1, 8, 8, seed=1), "class": torch.tensor([1, 4]),
+             "vector": drawn(2, 3, seed=2), "sequence": drawn(2, 6, 4, seed=3)}  # fmt: skip
+    plain = network(x, level, given)
+    for name, value in given.items():
+        changed = value.clone()
+        changed[0] = 2 if name == "class" else value[0] + 1
+        other = network(x, level, {**given, name: changed})
+        assert (other[0] - plain[0]).abs().max() > 1e-5, name
+        assert (other[1] - plain[1]).abs().max() < 1e-5, name
+    network.train()
+    network(x, level, given).square().sum().backward()
+    assert not [n for n, p in network.named_parameters() if p.grad is None]
+    with pytest.raises(InputError, match="condition named 'vector' and 'sequence'; none given"):
+        network(x, level, {"image": given["image"], "class": given["class"]})
+    with pytest.raises(InputError, match=r"'image': expected the size of the input, \(8, 8\)"):
+        network(x, level, {**given, "image": given["image"][..., :4]})
+
+
+def test_features_are_tapped_by_name_and_nothing_stays_behind():
+    network = stirred(UNet(3, 3, {}, width=8, multipliers=(1, 2, 2), blocks=1, attention=()))
+    x, level = drawn(1, 3, 16, 16), torch.zeros(1)
+    plain = network(x, level)
+    names = list(blocks_of(network))
+    assert names[:2] == ["enter", "down.0"]
+    with tapped(network, names) as features:
+        assert torch.equal(network(x, level), plain)
+    assert list(features) == names
+    # What is tapped is what the network goes on with: the last block makes the output.
+    last = F.silu(network.norm(features["up.5"]))
+    assert (network.leave(last) - plain).abs().max() < 1e-5
+    shapes = {name: tuple(value.shape[1:]) for name, value in features.items()}
+    assert shapes["middle"] == (16, 4, 4)
+    assert shapes["up.1"] == (16, 8, 8)
+    assert shapes["up.5"] == (8, 16, 16)
+    assert not any(m._forward_hooks for m in network.modules())
+    with (
+        pytest.raises(InputError, match=r"no block 'up.6'.*did you mean"),
+        tapped(network, ["up.6"]),
+    ):
+        pass
+
+
+def test_channels_follow_width_and_multipliers_and_groups_their_divisor():
+    network = UNet(3, 3, {}, width=24, multipliers=(0.5, 1, 2), blocks=1, attention=(),
+                   middle_attention=False)  # fmt: skip
+    assert network.enter.out_channels == 12
+    assert network.down[0].residual.norm1.num_groups == 4  # gcd(32, 12)
+    assert network.middle.first.residual.conv1.out_channels == 48
 
 
 def test_impossible_networks_are_refused_with_every_problem():
     with pytest.raises(InputError) as caught:
-        UNet2D(3, 3, {"label": 1}, width=6, attention=(5,), patch=0, dropout=1.0)
-    for words in ("no condition named label", "width", "attention", "patch", "dropout"):
-        assert words in str(caught.value)
-    with pytest.raises(InputError, match="does not divide"):
-        UNet2D(3, 3, {}, width=20, multipliers=(1,), attention=(1,), head_channels=8)
+        UNet(3, 3, {"label": 1}, width=0, attention=(5,), patch=0, dropout=1.0, epsilon=0.0)
+    words = ("network.takes no condition named label", "network.width", "network.attention",
+             "network.patch", "network.dropout", "network.epsilon")  # fmt: skip
+    for said in words:
+        assert said in str(caught.value)
+    with pytest.raises(InputError, match="head_channels: 8 does not divide 20 channels"):
+        UNet(3, 3, {}, width=20, multipliers=(1,), attention=(1,), head_channels=8)
+    with pytest.raises(InputError, match="heads: 3 does not divide 8 channels"):
+        UNet(3, 3, {}, width=8, multipliers=(1,), attention=(), heads=3)
+    with pytest.raises(InputError, match="give heads or head_channels"):
+        Transformer(3, 3, {}, heads=3, head_channels=8)
+    with pytest.raises(InputError, match="condition class: expected at least 1"):
+        Transformer(3, 3, {"class": 0}, depth=0)
 
 
-def test_a_missing_condition_is_said():
-    network = UNet2D(3, 3, {"image": 3}, width=8, multipliers=(1,), blocks=1, attention=())
-    with pytest.raises(InputError, match="condition named 'image'; none given"):
-        network(torch.zeros(1, 3, 8, 8), torch.zeros(1))
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_precision_stays_near_single(kind):
+    """bfloat16 keeps 8 bits: 1 % of the output, forward and gradient, also where made again."""
+    network = stirred(KINDS[kind]({})).train()
+    x, level, found = drawn(2, 2, 8, 8), torch.tensor([1.0, 50.0]), []
+    for enabled in (False, True):
+        network.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            output = network(x, level)
+            loss = output.float().square().mean()
+        loss.backward()
+        grads = torch.cat([p.grad.flatten() for p in network.parameters()])
+        found.append((output.float().detach(), grads))
+    for single, half in zip(*found, strict=True):
+        assert single.dtype == half.dtype
+        assert float((single - half).norm() / single.norm()) < 0.05
+    assert not np.isclose(float((found[0][0] - found[1][0]).abs().max()), 0)

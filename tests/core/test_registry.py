@@ -97,5 +97,5 @@ def test_a_broken_entry_point_hides_no_other(tmp_path):
         env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0
-    assert "core/unet2d" in done.stdout
+    assert "core/unet" in done.stdout
     assert "plug-in 'torn' could not be read: RuntimeError: wrong CUDA" in done.stderr

@@ -20,7 +20,7 @@ from core.request import EvaluateRequest, SampleRequest, TrainRequest
 from core.runs import evaluate, sample, train
 
 NETWORK = Spec(
-    "core/unet2d", {"width": 8, "multipliers": [1, 2], "blocks": 1, "attention": [], "patch": 2}
+    "core/unet", {"width": 8, "multipliers": [1, 2], "blocks": 1, "attention": [], "patch": 2}
 )
 DATA = Spec("image2image/photos", {"size": 32, "patches": 64, "per_photo": 2})
 
@@ -301,8 +301,8 @@ def test_samples_of_other_data_are_refused(trained, tmp_path):
         (["sample", "--set", "checkpoint=empty"], "no checkpoint in this folder"),
         (["sample", "--set", "checkpoint=nowhere"], "nowhere: does not exist"),
         (["evaluate", "--set", "samples=empty"], "no samples that `sample` wrote"),
-        (["show", "network", "core/unet"], "did you mean 'core/unet2d'?"),
-        (["show", "netwrok", "core/unet2d"], "did you mean 'network'?"),
+        (["show", "network", "core/unt"], "did you mean 'core/unet'?"),
+        (["show", "netwrok", "core/unet"], "did you mean 'network'?"),
         (["list", "nets"], "no kind of part named 'nets'"),
         (["train", "--stes", "3"], "No such option: --stes"),
     ],

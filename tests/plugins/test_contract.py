@@ -12,6 +12,10 @@ from core.testing.contract import check_part
 PARTS = [(part.kind, name) for name, part in installed().names()]
 PROCESSES = (edm(), vp_cosine())
 SMALL = {"width": 8, "multipliers": (1, 2), "blocks": 1, "attention": (2,), "head_channels": 8}
+NETWORKS = {
+    "core/unet": SMALL,
+    "core/transformer": {"width": 16, "depth": 2, "head_channels": 8, "patch": 2},
+}
 
 
 def noise_pictures(folder):
@@ -27,11 +31,13 @@ def noise_pictures(folder):
 def test_part_keeps_its_contract(kind, name, tmp_path):
     inputs = {}
     if kind == "network":
-        inputs = {"options": SMALL}
+        inputs = {"options": NETWORKS[name]}
     if kind == "dataset":
         options = {"patches": 40, "size": 32}
         if name == "image2image/folder":
             options |= {"root": noise_pictures(tmp_path), "test_fraction": 0.4}
+        if name == "core/blank":
+            options = {"shape": (1, 5), "count": 3}
         inputs = {"options": options}
     if kind == "task":
         image = torch.rand(2, 3, 32, 32, generator=torch.Generator()) * 1.6 - 0.8
@@ -42,10 +48,10 @@ def test_part_keeps_its_contract(kind, name, tmp_path):
 
 
 def test_the_contract_catches_a_network_that_mixes_its_batch():
-    from core.network.unet import UNet2D
+    from core.network.unet import UNet
     from core.testing.contract import _network
 
-    class Mixing(UNet2D):
+    class Mixing(UNet):
         def forward(self, x, level, condition=None):
             return super().forward(x, level, condition) + x.mean()
 

@@ -181,7 +181,7 @@ def model(tmp_path_factory):
         task=Spec("image2image/sr3", {"scale": 2}),
         dataset=Spec("image2image/photos", {"size": 32, "patches": 64}),
         network=Spec(
-            "core/unet2d",
+            "core/unet",
             {"width": 8, "multipliers": [1, 2], "blocks": 1, "attention": []},
         ),
         steps=4,

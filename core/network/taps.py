@@ -1,0 +1,62 @@
+"""What a network's blocks say, by name: features for segmentation, and for looking inside."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from core.errors import InputError
+from core.registry import nearest
+
+
+def blocks_of(network: nn.Module) -> dict[str, nn.Module]:
+    """The parts of a network by name, the members of its lists one by one, in their order."""
+    found: dict[str, nn.Module] = {}
+    for name, child in network.named_children():
+        if isinstance(child, nn.ModuleList):
+            found |= {f"{name}.{number}": one for number, one in enumerate(child)}
+        elif name in ("enter", "middle"):
+            found[name] = child
+    return found
+
+
+@contextmanager
+def tapped(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """While the block lasts, every call of the network leaves the outputs of these modules.
+
+    A network that is not tapped pays nothing: hooks are put on the named modules and taken off.
+
+        with tapped(network, ["up.5", "middle"]) as features:
+            network(x, level)
+        features["up.5"]  # b c *coarse, of the last call
+
+    Args:
+        network: a U-Net has ``enter``, ``down.0``, ..., ``middle``, ``up.0``, ...; a transformer
+            ``block.0``, ....  ``up.i`` is the i-th output block of ADM.
+        names: of blocks, see `blocks_of`.
+
+    Raises:
+        InputError: no block of such a name; says which are near.
+    """
+    known = blocks_of(network)
+    for name in names:
+        if name not in known:
+            raise InputError(
+                f"{type(network).__name__} has no block {name!r}{nearest(name, known)}; it has "
+                f"{', '.join(known)}"
+            )
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            found[name] = output
+
+        return hook
+
+    hooks = [known[name].register_forward_hook(keep(name)) for name in names]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
