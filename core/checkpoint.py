@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from core import files
-from core.errors import InputError
+from core import files, tensor_file
+from core.errors import InputError, StorageError
 
 FORMAT = 2
 MANIFEST = "MANIFEST.json"
@@ -94,7 +93,7 @@ def save(
         StorageError: the disk is full or not writable; older checkpoints are untouched.
     """
     texts = {STATE: json.dumps({**state, "step": step}, indent=1), **(documents or {})}
-    names = [*texts, *(f"{group}{TENSORS}" for group in tensors), MANIFEST]
+    names = [STATE, *(documents or {}), *(f"{group}{TENSORS}" for group in tensors), MANIFEST]
     if keep < 1 or step < 0 or len({*names}) < len(names) or any(map(_is_elsewhere, names)):
         raise ValueError(f"keep {keep}, step {step}, files {names}: not a checkpoint")
     final = folder / f"step-{step:08d}"
@@ -103,7 +102,9 @@ def save(
         with files.hold(folder) as alone:
             _tidy(folder, alone)
             _commit(final, step, tensors, texts)
-            files.remove_folders(_superseded(folder, step, keep, also))
+            files.remove(_superseded(folder, step, keep, also))
+    except StorageError:
+        raise
     except OSError as error:
         needed = _size(tensors) + sum(len(text.encode()) for text in texts.values())
         raise files.not_written(final, error, needed=needed, remains=_remains(folder)) from error
@@ -122,7 +123,7 @@ def _commit(
     aside.mkdir()
     try:
         for group, named in tensors.items():
-            write_tensors(aside / f"{group}{TENSORS}", named)
+            tensor_file.write(aside / f"{group}{TENSORS}", named)
         for name, text in texts.items():
             files.write_bytes(aside / name, text.encode())
         listed = {p.name: [p.stat().st_size, files.digest(p)] for p in sorted(aside.iterdir())}
@@ -130,39 +131,14 @@ def _commit(
         files.write_bytes(aside / MANIFEST, manifest)
         files.sync(aside)
         replaced = _hidden(final)
-        if final.exists():
+        if os.path.lexists(final):
             final.rename(replaced)
         aside.rename(final)
         files.sync(folder)
-        if replaced.exists():
-            files.remove_folders([replaced])
+        if os.path.lexists(replaced):
+            files.remove([replaced])
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Put tensors, contiguous and on the CPU, into a new file; the disk holds it at the end.
-
-    Raises:
-        OSError: the disk is full or not writable.
-    """
-    whole: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, value in tensors.items():
-        value = value.detach().cpu().contiguous()
-        place = value.untyped_storage().data_ptr()
-        whole[name] = value.clone() if place in seen else value  # no two may share memory
-        seen.add(place)
-    try:
-        save_file(whole, path)
-    except SafetensorError as error:
-        code = re.search(r"os error (\d+)", str(error))
-        if code is None:
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
-    # The library's temporary file is for its owner alone; the folder's mode knows the umask.
-    path.chmod(path.parent.stat().st_mode & 0o666)
-    files.sync(path)
 
 
 def _sealed(contents: Mapping[str, Any]) -> bytes:
@@ -183,18 +159,18 @@ def _tidy(folder: Path, alone: bool) -> None:
             doomed.append(folder / name)
         if name.endswith(".old") and _STEP.fullmatch(name):
             doomed += _settled(folder / name)
-    files.remove_folders(doomed)
+    files.remove(doomed)
 
 
 def _settled(replaced: Path) -> list[Path]:
     """End a replacement that was cut short: which of the two folders has to go."""
     step = replaced.with_suffix("")
-    if not step.exists():
+    if not os.path.lexists(step):
         replaced.rename(step)
     elif _is_whole(step) or not _is_whole(replaced):
         return [replaced]
     else:
-        files.remove_folders([step])
+        files.remove([step])
         replaced.rename(step)
     return []
 
@@ -211,12 +187,15 @@ def _superseded(folder: Path, step: int, keep: int, also: Collection[int]) -> li
 
 
 def _remains(folder: Path) -> str:
-    whole = next((path.name for path in _steps(folder) if _is_whole(path)), None)
+    try:
+        whole = next((path.name for path in _steps(folder) if _is_whole(path)), None)
+    except OSError:
+        return "older ones are as they were"
     return f"{whole} is whole" if whole else "there is no checkpoint before it"
 
 
 def _size(tensors: Mapping[str, Mapping[str, Tensor]]) -> int:
-    return sum(t.numel() * t.element_size() for named in tensors.values() for t in named.values())
+    return sum(tensor_file.size_of(named) for named in tensors.values())
 
 
 def require_space(
@@ -332,8 +311,7 @@ def _read(path: Path, groups: tuple[str, ...] | None) -> Checkpoint | str:
 
 
 # What bytes that are not a checkpoint's make of the JSON and safetensors readers.
-_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError,
-               SafetensorError, RuntimeError)  # fmt: skip
+_UNREADABLE = (*tensor_file.UNREADABLE, RecursionError)
 
 
 def _is_elsewhere(name: str) -> bool:

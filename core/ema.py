@@ -6,7 +6,6 @@ that profile over t.  From saved averages of two widths that of any other is put
 Source: Karras et al. 2024, arXiv:2312.02696, section 3 and appendix C.
 """
 
-import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core import files
+from core import tensor_file
 from core.errors import InputError
 
 WIDTHS = (0.05, 0.10)  # of the averages that snapshots hold
@@ -158,17 +157,12 @@ def by_width(averages: Iterable[PowerAverage]) -> dict[str, Tensor]:
 
 
 def save_snapshot(folder: Path, step: int, averages: Iterable[PowerAverage]) -> None:
-    """Write ``<step>.safetensors`` whole or not at all; named as `by_width` does."""
-    from safetensors.torch import save_file
+    """Write ``<step>.safetensors`` whole or not at all; named as `by_width` does.
 
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.cpu().contiguous() for name, value in by_width(averages).items()}
-    final = folder / f"{step:08d}.safetensors"
-    aside = folder / f".{final.name}.{os.getpid()}"
-    save_file(tensors, aside)
-    files.sync(aside)
-    aside.rename(final)
-    files.sync(folder)
+    Raises:
+        StorageError: the disk is full or not writable.
+    """
+    tensor_file.save(folder / f"{step:08d}.safetensors", by_width(averages))
 
 
 def snapshots(folder: Path, *, until: int) -> dict[int, Path]:
@@ -188,9 +182,6 @@ def reconstruct(folder: Path, width: float, *, until: int) -> tuple[int, dict[st
     Raises:
         InputError: no snapshot, one that cannot be read, or a width out of range.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     exponent, found = exponent_of(width), snapshots(folder, until=until)
     if not found:
         raise InputError(
@@ -204,11 +195,7 @@ def reconstruct(folder: Path, width: float, *, until: int) -> tuple[int, dict[st
     total: dict[str, Tensor] = {}
     dtypes: dict[str, torch.dtype] = {}
     for step, path in found.items():
-        try:
-            saved = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path}: cannot be read: {error}; remove it to go without") from error
-        for label, value in saved.items():
+        for label, value in tensor_file.load(path).items():
             kind, name = label.split("/", 1)
             dtypes[name] = value.dtype
             if value.is_floating_point():

@@ -23,6 +23,9 @@ def sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise  # else it is a folder of a file system that can sync none, and all is done
     finally:
         os.close(handle)
 
@@ -44,8 +47,8 @@ def create_folder(path: Path) -> None:
         sync(folder.parent)
 
 
-def remove_folders(doomed: list[Path]) -> None:
-    """Remove folders of one parent; a half-removed one has a name that begins with ``.del-``.
+def remove(doomed: list[Path]) -> None:
+    """Remove files and folders of one parent; a half-removed one's name begins with ``.del-``.
 
     The new names are on the disk before any content goes: a power cut cannot leave a folder with
     its old name and half of its files.

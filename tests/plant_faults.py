@@ -58,6 +58,10 @@ def _commit(name: str, file: str, right: str, wrong: str, look: str) -> Fault:
     return Fault(f"checkpoint: {name}", file, right, wrong, "reliability/test_commit.py", look)
 
 
+def _damage(name: str, file: str, right: str, wrong: str, look: str = "") -> Fault:
+    return Fault(f"damage: {name}", file, right, wrong, "reliability/test_damage.py", look)
+
+
 FAULTS = (
     # Chains of order 1.
     _solver("ddim: direction of eps", "ancestral",
@@ -200,7 +204,7 @@ FAULTS = (
     _commit("a file's bytes are not synced", "core/files.py",
             "        os.fsync(handle)\n    finally:\n        os.close(handle)\n\n\ndef write_text",
             "    finally:\n        os.close(handle)\n\n\ndef write_text", "power"),
-    _commit("tensors are not synced", "core/checkpoint.py",
+    _commit("tensors are not synced", "core/tensor_file.py",
             "& 0o666)\n    files.sync(path)", "& 0o666)", "power"),
     _commit("the names of files are not synced", "core/checkpoint.py",
             "        files.sync(aside)\n", "", "power"),
@@ -223,8 +227,8 @@ FAULTS = (
             'aside = folder / f"step-{step:08d}"', "death"),
     _commit("older ones go first", "core/checkpoint.py",
             "            _commit(final, step, tensors, texts)\n"
-            "            files.remove_folders(_superseded(folder, step, keep, also))\n",
-            "            files.remove_folders(_superseded(folder, step, keep, also))\n"
+            "            files.remove(_superseded(folder, step, keep, also))\n",
+            "            files.remove(_superseded(folder, step, keep, also))\n"
             "            _commit(final, step, tensors, texts)\n", "death"),
     _commit("leftovers stay", "core/checkpoint.py",
             '(".writing-", ".del-")', '(".nothing-",)', "death"),
@@ -234,6 +238,44 @@ FAULTS = (
             "for number, path in steps if number <= step]", "for number, path in steps]", "death"),
     _commit("whoever writes is swept up", "core/files.py",
             "fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass", "living"),
+    _commit("a snapshot is written in its place", "core/tensor_file.py",
+            'aside = path.with_name(f".writing-{os.getpid()}-{os.urandom(4).hex()}")',
+            "aside = path", "snapshot"),
+    _commit("a snapshot's name is not synced", "core/tensor_file.py",
+            "aside.rename(path)\n                files.sync(path.parent)",
+            "aside.rename(path)", "snapshot"),
+    _damage("sizes only", "core/checkpoint.py", "if found != digest:", "if False:", "flipped"),
+    _damage("the manifest's seal is not looked at", "core/checkpoint.py",
+            "whole = data == _sealed(contents)", "whole = True", "flipped"),
+    _damage("the manifest's spelling is free", "core/checkpoint.py",
+            "whole = data == _sealed(contents)",
+            "whole = said == json.loads(_sealed(contents))", "bytes"),
+    _damage("a step's number is taken from its name", "core/checkpoint.py",
+            "if step != _step_of(path):", "if False:", "number"),
+    _damage("pipes are opened", "core/checkpoint.py",
+            "if not file.is_file():\n        raise", "if not file.exists():\n        raise",
+            "no_file and not pipe"),
+    _damage("names lead anywhere", "core/checkpoint.py",
+            "if _is_elsewhere(name):\n", "if False:\n", "any_name"),
+    _damage("deep JSON ends the reader", "core/checkpoint.py",
+            "_UNREADABLE = (*tensor_file.UNREADABLE, RecursionError)",
+            "_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)", "json"),
+    _damage("tensors of any kind", "core/tensor_file.py",
+            "UNREADABLE = (SafetensorError, OSError,", "UNREADABLE = (OSError,", "tensors"),
+    Fault("tensors: strides are stored as they are", "core/tensor_file.py",
+          "whole[name] = value.clone() if place in seen else value",
+          "whole[name] = value", "test_checkpoint.py", "memory"),
+    Fault("tensors: the seal forgets shapes", "core/tensor_file.py",
+          "{tuple(value.shape)}", "", "test_tensor_file.py", "seal"),
+    Fault("tensors: for their owner alone", "core/tensor_file.py",
+          "path.chmod(path.parent.stat().st_mode & 0o666)", "pass", "test_checkpoint.py", "modes"),
+    Fault("checkpoint: space for one copy", "core/checkpoint.py",
+          "int(copies * _size(tensors))", "int(_size(tensors))", "test_checkpoint.py", "space"),
+    Fault("checkpoint: another step in its stead", "core/checkpoint.py",
+          "if step is None or _step_of(path) == step]", "if step is None or True]",
+          "test_checkpoint.py", "number"),
+    Fault("checkpoint: readers look once", "core/checkpoint.py",
+          "for _ in range(3):", "for _ in range(1):", "test_checkpoint.py", "meanwhile"),
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
 
-from core import checkpoint
+from core import tensor_file
 
 Tree = dict[str, bytes | None]  # path below the root -> content; None is a folder
 
@@ -94,10 +94,10 @@ def watched(heard: Heard) -> Iterator[None]:
 
         return act
 
-    def save_file(tensors, path):
+    def save_file(tensors, path, about):
         from safetensors.torch import save
 
-        data, aside = save(tensors), path.with_name(".tmp123456")
+        data, aside = save(tensors, about), path.with_name(".tmp123456")
         third = len(data) // 3
         handle = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         for piece in (data[:third], data[third : 2 * third], data[2 * third :]):
@@ -110,7 +110,7 @@ def watched(heard: Heard) -> Iterator[None]:
     with ExitStack() as stack:
         for name, function in instead.items():
             stack.enter_context(patch.object(os, name, function))
-        stack.enter_context(patch.object(checkpoint, "save_file", save_file))
+        stack.enter_context(patch.object(tensor_file, "save_file", save_file))
         yield
 
 

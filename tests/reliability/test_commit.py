@@ -18,7 +18,7 @@ import torch
 from battery import FULL, count
 from disk import Operation, after_power_cut, plant, tree, watched
 
-from core import files
+from core import files, tensor_file
 from core.checkpoint import is_started, load, save
 
 
@@ -207,17 +207,17 @@ def test_death_at_every_point_and_again_at_every_point_of_the_next_commit(name, 
 # --- power cuts (R3) --------------------------------------------------------------------------
 
 
-def recorded(case: Case, folder: Path) -> list[Operation]:
+def recorded(act: Callable[[], object]) -> list[Operation]:
     told: list[Operation] = []
     with watched(lambda operation, moment: told.append(operation) if moment == "after" else None):
-        commit(case, folder)
+        act()
     return told
 
 
 def test_a_power_cut_at_any_moment_leaves_the_old_or_the_new(case, start, tmp_path):
     folder, found_at = tmp_path / "run", tmp_path / "found"
     plant(start, folder)
-    operations = recorded(case, folder)
+    operations = recorded(lambda: commit(case, folder))
     states = 0
     for done, found in after_power_cut(start, operations, folder, draws=count(8, 400)):
         plant(found, found_at)
@@ -235,7 +235,7 @@ def test_the_model_of_the_disk_is_told_everything(case, start, tmp_path):
     """All that was told, done on the model, gives the folder that is really there."""
     folder = tmp_path / "run"
     plant(start, folder)
-    operations = recorded(case, folder)
+    operations = recorded(lambda: commit(case, folder))
     *_, (_, last) = [
         state
         for state in after_power_cut(start, [*operations, *syncs(folder)], folder, draws=0)
@@ -267,6 +267,45 @@ def test_the_model_loses_what_no_fsync_followed(tmp_path):
     moved = Operation("rename", file, to=tmp_path / "b")
     both = finally_(made, written, of_file, of_folder, moved)
     assert both == [{"a": b"xy"}, {"b": b"xy"}]
+
+
+# --- a file that stands alone -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_a_snapshot_cut_short_anywhere_is_the_old_or_the_new_or_absent(old, tmp_path):
+    def put_alone(folder: Path, value: float) -> None:
+        tensor_file.save(folder / "averages/1.safetensors", {"a": torch.full((4,), value)})
+
+    def values(folder: Path) -> list[float]:
+        found = sorted(folder.glob("averages/[0-9]*"))
+        return [float(tensor_file.load(file)["a"][0]) for file in found]
+
+    folder, start = tmp_path / "run", {}
+    folder.mkdir()
+    if old:
+        put_alone(folder, 1.0)
+        (folder / "averages/.writing-1-ab").write_bytes(b"half of a fi")
+        start = tree(folder)
+    shutil.rmtree(folder)
+    allowed = ([1.0] if old else [], [2.0])
+    at, dead = 0, True
+    while dead:
+        at += 1
+        plant(start, folder)
+        dead = dies(lambda: put_alone(folder, 2.0), at)
+        assert values(folder) in allowed
+        put_alone(folder, 3.0)
+        assert os.listdir(folder / "averages") == ["1.safetensors"]
+        assert values(folder) == [3.0]
+        shutil.rmtree(folder)
+    assert at > 15
+    plant(start, folder)
+    operations = recorded(lambda: put_alone(folder, 2.0))
+    for done, found in after_power_cut(start, operations, folder, draws=count(8, 400)):
+        plant(found, tmp_path / "found")
+        assert values(tmp_path / "found") in (allowed[done == len(operations) :])
+        shutil.rmtree(tmp_path / "found")
 
 
 # --- others who write -------------------------------------------------------------------------
