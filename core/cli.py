@@ -13,6 +13,7 @@ import typer
 
 from core.errors import InputError
 from core.registry import KINDS, installed
+from core.stopping import Stopped
 
 app = typer.Typer(
     name="polymode",
@@ -34,6 +35,10 @@ Settings = Annotated[
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for everything the run writes.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores by default.")]
+Compile = Annotated[
+    bool,
+    typer.Option("--compile", help="Have torch compile the network: slow at first, then fast."),
+]
 
 
 def _note_broken() -> None:
@@ -79,10 +84,10 @@ def _request(kind: type[Any], file: Path | None, settings: list[str] | None) -> 
     return bind(kind, override(read_yaml(file) if file else {}, settings or []))
 
 
-def _machine(device: str, threads: int | None, save_seconds: float = 20.0) -> Any:
+def _machine(device: str, threads: int | None, **more: Any) -> Any:
     from core.request import Machine
 
-    return Machine(device=device, threads=threads, save_seconds=save_seconds)
+    return Machine(device=device, threads=threads, **more)
 
 
 @app.command()
@@ -95,18 +100,31 @@ def train(
     save_seconds: Annotated[
         float, typer.Option(min=0.1, help="Seconds between two checkpoints.")
     ] = 20.0,
+    micro_batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Samples computed at once; the whole batch by default."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read data ahead.")] = 0,
+    compile: Compile = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write curves for TensorBoard too.")
+    ] = False,
 ) -> None:
     """Train a network; run the same command again to go on from the last checkpoint.
+
+    Ctrl-C, SIGTERM or a file named STOP in the output folder end it with a checkpoint written.
+    Start it by torchrun to share each batch among processes.
 
     Example: polymode train --set task=image2image/sr3 --set dataset=image2image/photos
     --set network.width=32 --set steps=2000 -o runs/sr3
     """
     from core.request import TrainRequest
 
-    wanted, machine = (
-        _request(TrainRequest, request, settings),
-        _machine(device, threads, save_seconds),
-    )
+    wanted = _request(TrainRequest, request, settings)
+    machine = _machine(
+        device, threads, save_seconds=save_seconds, micro_batch=micro_batch, workers=workers,
+        compile=compile, tensorboard=tensorboard,
+    )  # fmt: skip
     from core import runs
     from core.progress import listener
 
@@ -122,6 +140,7 @@ def sample(
     settings: Settings = None,
     device: Device = "auto",
     threads: Threads = None,
+    compile: Compile = False,
 ) -> None:
     """Draw from a trained network.
 
@@ -129,7 +148,8 @@ def sample(
     """
     from core.request import SampleRequest
 
-    wanted, machine = _request(SampleRequest, request, settings), _machine(device, threads)
+    wanted = _request(SampleRequest, request, settings)
+    machine = _machine(device, threads, compile=compile)
     from core import runs
     from core.progress import listener
 
@@ -164,6 +184,58 @@ def evaluate(
     print(result.metrics)
 
 
+@app.command("import-weights")
+def import_weights(
+    source: Annotated[Path, typer.Argument(help="A file of weights, or a folder of diffusers'.")],
+    out: Out = Path("runs/imported"),
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="auto, guided-diffusion, improved-diffusion, ddpm-segmentation or diffusers.",
+        ),
+    ] = "auto",
+    flags: Annotated[
+        str, typer.Option(help="MODEL_FLAGS and DIFFUSION_FLAGS of the original, in one string.")
+    ] = "",
+    like: Annotated[
+        str, typer.Option(help="A published checkpoint whose flags to take, as lsun_cat.")
+    ] = "",
+    entry: Annotated[
+        str, typer.Option(help="Entry of a training checkpoint; averaged weights by default.")
+    ] = "",
+) -> None:
+    """Make a checkpoint of pretrained weights; nothing in them is run.
+
+    Example: polymode import-weights 256x256_diffusion_uncond.pt --like 256x256_diffusion_uncond
+    -o runs/imagenet
+    """
+    from core.weights.importing import import_weights, kind_of
+
+    made = import_weights(source, out, kind=kind_of(kind), flags=flags, like=like, entry=entry)
+    for note in made.notes:
+        print(note, file=sys.stderr)
+    print(made.checkpoint)
+
+
+@app.command("export-weights")
+def export_weights(
+    checkpoint: Annotated[Path, typer.Argument(help="A run's folder, or one checkpoint's.")],
+    out: Out = Path("runs/exported"),
+    to: Annotated[str, typer.Option(help="diffusers.")] = "diffusers",
+    ema: Annotated[bool, typer.Option(help="The averaged weights.")] = True,
+) -> None:
+    """Write a checkpoint as a folder that another program loads.
+
+    Example: polymode export-weights runs/imagenet --to diffusers -o runs/for-diffusers
+    """
+    if to != "diffusers":
+        raise InputError(f"to: expected diffusers, got {to!r}")
+    from core.weights.exporting import export_weights
+
+    print(export_weights(checkpoint, out, ema=ema))
+
+
 def run_app(commands: typer.Typer) -> NoReturn:
     """Run a set of commands with the exit codes and messages that every entry script shares."""
     signal.signal(signal.SIGTERM, _stop)
@@ -177,6 +249,8 @@ def run_app(commands: typer.Typer) -> NoReturn:
         _end(stop.exit_code)
     except KeyboardInterrupt:
         _end(130)
+    except Stopped as stopped:
+        _end(stopped.status)
     except Exception as error:  # noqa: BLE001  (the last place where a cause can be said)
         _say_failure(error)
 

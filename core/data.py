@@ -1,10 +1,15 @@
 """Datasets as the core sees them, and their order as a pure function of (seed, step)."""
 
-from collections.abc import Iterator, Mapping
+import os
+import signal
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
+import torch.utils.data
 from torch import Tensor
 
 from core.errors import InputError
@@ -58,5 +63,72 @@ def order(seed: int, length: int, batch: int, *, start: int = 0) -> Iterator[tup
 
 def collate(dataset: Dataset, indices: list[int]) -> dict[str, Tensor]:
     """The items of `indices` stacked by name."""
-    items = [dataset[index] for index in indices]
+    return _stack([dataset[index] for index in indices])
+
+
+def _stack(items: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([item[name] for item in items]) for name in items[0]}
+
+
+def batches(
+    dataset: Dataset, wanted: Iterator[tuple[int, list[int]]], *, workers: int = 0
+) -> Generator[tuple[int, dict[str, Tensor]]]:
+    """The batches of (step, indices), read in this process or ahead by `workers` others.
+
+    The same items and the same bits whatever their number: an item is a function of its index, and
+    workers deliver in order.  Workers use one thread each and end with the iterator.
+    """
+    if workers == 0:
+        for step, indices in wanted:
+            yield step, collate(dataset, indices)
+        return
+    from torch.utils.data import DataLoader
+
+    steps: deque[int] = deque()
+
+    def indices_of() -> Iterator[list[int]]:
+        for step, indices in wanted:
+            steps.append(step)
+            yield indices
+
+    loader = DataLoader(
+        _Items(dataset),
+        batch_sampler=_Once(indices_of()),
+        num_workers=workers,
+        collate_fn=_stack,
+        worker_init_fn=_prepare_worker,
+        generator=torch.Generator(),  # or it would draw from the global stream
+    )
+    for batch in loader:
+        yield steps.popleft(), batch
+
+
+@dataclass(frozen=True)
+class _Items(torch.utils.data.Dataset[Mapping[str, Tensor]]):
+    """A dataset as torch's loader wants it: what has `__getitems__` would be asked otherwise."""
+
+    dataset: Dataset
+
+    def __getitem__(self, index: int) -> Mapping[str, Tensor]:
+        return self.dataset[index]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+
+@dataclass(frozen=True)
+class _Once:
+    """Lists of indices, as a sampler that is gone through once."""
+
+    indices: Iterator[list[int]]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self.indices
+
+
+def _prepare_worker(worker: int) -> None:
+    """One thread; and no ear for signals, which the process that reads from it obeys."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

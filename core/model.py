@@ -1,5 +1,7 @@
 """From a request or a checkpoint to the live parts that it names."""
 
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +64,11 @@ def device_of(machine: Machine) -> torch.device:
     if machine.threads is not None:
         torch.set_num_threads(machine.threads)
     if machine.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        # Processes that train together are told by whoever started them which GPU is theirs.
+        mine = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+        return torch.device("cuda", mine)
     try:
         device = torch.device(machine.device)
     except RuntimeError as error:
@@ -74,6 +80,20 @@ def device_of(machine: Machine) -> torch.device:
             "use device cpu, or install a GPU build of torch"
         )
     return device
+
+
+def compile_network(network: nn.Module, device: torch.device) -> None:
+    """Have torch compile a network where it is: the names of its weights stay.
+
+    Raises:
+        InputError: there is no C++ compiler, which CPU code is made by.
+    """
+    wanted = (os.environ.get("CXX", "g++"), "clang++")
+    if device.type == "cpu" and not any(map(shutil.which, wanted)):
+        raise InputError(
+            "compile: found no C++ compiler, which torch needs on a CPU; install g++, or go without"
+        )
+    network.compile()
 
 
 def load_model(
@@ -125,6 +145,8 @@ def load_model(
             f"installed: {str(error).splitlines()[-1].strip()}"
         ) from error
     network.to(device).eval().requires_grad_(False)
+    if machine is not None and machine.compile:
+        compile_network(network, device)
     process: GaussianPath = configure("process", request.process)()
     meaning = configure("parameterization", request.parameterization)()
     count = sum(p.numel() for p in network.parameters())

@@ -24,11 +24,20 @@ class Machine:
         device: ``auto`` takes a GPU where there is one; or ``cpu``, ``cuda``, ``cuda:1``.
         threads: CPU threads for torch; the default is every core this process may use.
         save_seconds: seconds of training between two checkpoints.
+        micro_batch: samples computed at once in training, by each process; by default all of its
+            batch.  Gradients are added up, so that a step is the same; halved when memory runs out.
+        workers: processes that read training data ahead; 0 reads it in between.
+        compile: have torch compile the network: minutes at first, then faster steps.
+        tensorboard: write training curves for TensorBoard too, below ``tensorboard/``.
     """
 
     device: str = "auto"
     threads: Count | None = None
     save_seconds: Annotated[float, Gt(0)] = 20.0
+    micro_batch: Count | None = None
+    workers: Annotated[int, Ge(0)] = 0
+    compile: bool = False
+    tensorboard: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +103,15 @@ class TrainRequest:
         ema: decay of the weights' exponential moving average.
         snapshots: steps between two snapshots of power-function averages, from which one of any
             width can be made afterwards; 0 for none.  Each holds the weights twice.
+        precision: what the network computes in; weights stay float32.
+        start: checkpoint folder whose averaged weights the network begins with.
+        on_nan: what happens when a loss or gradient is no finite number: stop, leave the step
+            out, or go back to the last checkpoint and on with other draws, three times at most.
+        validate_every: steps between two measurements of the averaged weights' loss on items not
+            trained on; 0 for none.
+        validation: dataset whose ``test`` split is used for that; by default the one trained on.
+        validation_items: how many of its items, spread evenly; all if there are fewer.
+        patience: validations without improvement after which training ends; 0 for never.
         seed: every draw follows from it.
     """
 
@@ -115,6 +133,13 @@ class TrainRequest:
     clip: Annotated[float, Gt(0)] = 1.0
     ema: Annotated[float, Ge(0), Lt(1)] = 0.999
     snapshots: Annotated[int, Ge(0)] = 0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    start: Path | None = None
+    on_nan: Literal["stop", "skip", "rollback"] = "stop"
+    validate_every: Annotated[int, Ge(0)] = 0
+    validation: Annotated[Spec, "dataset"] | None = None
+    validation_items: Count = 64
+    patience: Annotated[int, Ge(0)] = 0
     seed: Annotated[int, Ge(0)] = 0
 
 
@@ -124,13 +149,15 @@ class TrainResult:
 
     Args:
         checkpoint: folder of checkpoints; readers take the newest whole one.
-        steps: optimiser steps taken in all.
+        best: the step's folder with the lowest validation loss; the newest without validation.
+        steps: optimiser steps taken in all; fewer than asked for if training ended early.
         loss: mean training loss over the last tenth of them.
         parameters: trainable numbers in the network.
         seconds: spent by this process.
     """
 
     checkpoint: Path
+    best: Path
     steps: int
     loss: float
     parameters: int

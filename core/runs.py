@@ -5,27 +5,24 @@ its `out` folder; `train` goes on from the checkpoints it finds there.
 """
 
 import json
-import os
 import re
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from itertools import takewhile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from core import checkpoint, files
-from core.checkpoint import CheckpointError
+from core import files
 from core.config import Spec, bind, configure, plain
-from core.data import Dataset, collate, order
-from core.ema import WIDTHS, Average, PowerAverage, save_snapshot
+from core.data import Dataset, collate
 from core.errors import InputError
 from core.guided import guided
+from core.journal import journal
 from core.metrics import INTERVAL, interval
-from core.model import device_of, load_model, network_of, objective_of
+from core.model import device_of, load_model
+from core.preparation import STATE_FORMAT, Run, make_folder, prepare_run
 from core.process.noise import Brownian, Noise, derive
 from core.request import (
     Emit,
@@ -42,210 +39,92 @@ from core.request import (
 )
 from core.sampler.sample import prior
 from core.sampler.sample import sample as integrate
-from core.task import Example, Task
-from core.train import Learner, Step, fit, learning_rate, without_condition
-
-STATE_FORMAT = 1
-
-
-def make_folder(out: Path) -> Path:
-    """`out`, made and found writable.
-
-    Raises:
-        InputError: it cannot be made or written to.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(
-            f"{out}: cannot write there: {error.strerror}; choose another output folder"
-        ) from error
-    return out
-
+from core.stopping import Stopped, asked_by, deliver, signals_asked
+from core.task import Task
+from core.training import Place, follow, resume, save
+from core.world import PeerError, World, joined
 
 # --- train ------------------------------------------------------------------------------------
 
 
 def train(
-    request: TrainRequest, out: Path, *, machine: Machine | None = None, emit: Emit = silent
+    request: TrainRequest,
+    out: Path,
+    *,
+    machine: Machine | None = None,
+    emit: Emit = silent,
+    stop: Callable[[], bool] | None = None,
 ) -> TrainResult:
     """Train, going on from the newest whole checkpoint in `out` if there is one.
 
     The same request in another folder gives the same weights, bit for bit, on the same device and
-    number of threads, however often it was interrupted.
+    number of threads, however often it was interrupted.  Under ``torchrun``, or inside a process
+    group, every process calls this and they share each batch; the first one writes.
+
+    SIGINT and SIGTERM, a file named STOP in `out`, or `stop` end it between two micro-batches with
+    a checkpoint written; a second signal ends it at once.
 
     Args:
         request: what to train.
         out: ``checkpoints/``, ``averages/`` and ``metrics.jsonl`` go there.
         machine: where to run.
         emit: hears of progress.
+        stop: asked at every micro-batch whether to stop.
 
     Raises:
-        InputError: any part or option is wrong, `out` is not writable, or it holds a run of
-            another request.
+        InputError: any part or option is wrong, `out` is not writable, it holds a run of another
+            request, or one sample is too much for the memory.
         NotFinite: the loss is no longer a number; the last checkpoint is whole.
+        Stopped: asked to stop, without a signal or with a handler that let it go on.
     """
     start, machine = time.perf_counter(), machine or Machine()
     request = bind(TrainRequest, plain(request))  # every option stated and checked
     device = device_of(machine)
-    task: Task = configure("task", request.task)()
-    learner = _learner(request, task, device)
-    dataset: Dataset = configure("dataset", request.dataset)("train")
-    make_folder(out)
-    state = {"format": STATE_FORMAT, "request": plain(request), "data": dataset.digest()}
-    saved = _resume(out, state, learner, emit)
-
-    def prepare(step: int, indices: list[int]) -> tuple[Example, Noise]:
-        batch = {k: v.to(device) for k, v in collate(dataset, indices).items()}
-        noise = Noise.of(request.seed, "train", step, each=range(len(indices)))
-        return without_condition(task.prepare(batch), noise, request.unconditional), noise
-
-    def save(step: int) -> None:
-        checkpoint.save(out / "checkpoints", step, learner.tensors(), state)
-
-    batches = order(request.seed, len(dataset), request.batch, start=saved)
-    wanted = takewhile(lambda batch: batch[0] < request.steps, batches)
-    steps = fit(learner, wanted, prepare, _rate(request), clip=request.clip)
-    if request.snapshots:
-        steps = _with_snapshots(steps, learner, request, out / "averages")
-    loss = _follow(steps, request, saved, out / "metrics.jsonl", machine, save, emit)
+    try:
+        with joined(device) as world:
+            run, place, loss = _trained(request, out, machine, device, world, emit, stop)
+    except Stopped as stopped:
+        deliver(stopped)
+        raise
+    best = place.standing.best_step if place.standing.best is not None else place.step
     return TrainResult(
         checkpoint=out / "checkpoints",
-        steps=request.steps,
+        best=out / "checkpoints" / f"step-{best:08d}",
+        steps=place.step,
         loss=loss,
-        parameters=sum(p.numel() for p in learner.network.parameters()),
+        parameters=run.facts.parameters,
         seconds=time.perf_counter() - start,
     )
 
 
-def _learner(request: TrainRequest, task: Task, device: torch.device) -> Learner:
-    objective = objective_of(request)
-    network = network_of(request, task, objective.outputs).to(device)
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=request.lr, weight_decay=request.weight_decay
-    )
-    powers = tuple(PowerAverage(network, width) for width in WIDTHS) if request.snapshots else ()
-    return Learner(network, objective, optimizer, Average(network, request.ema), powers)
-
-
-def _with_snapshots(
-    steps: Iterable[Step], learner: Learner, request: TrainRequest, folder: Path
-) -> Iterator[Step]:
-    """The same steps; averages are on disk before a checkpoint can say that they are."""
-    for step in steps:
-        if step.step % request.snapshots == 0 or step.step == request.steps:
-            save_snapshot(folder, step.step, learner.powers)
-        yield step
-
-
-def _rate(request: TrainRequest) -> Callable[[int], float]:
-    return lambda step: learning_rate(
-        step, peak=request.lr, warmup=request.warmup, steps=request.steps, decay=request.decay
-    )
-
-
-def _resume(
-    out: Path,
-    state: dict[str, Any],
-    learner: Learner,
-    emit: Emit,
-) -> int:
-    """Steps already taken in `out`, with the learner put where it was."""
-    folder = out / "checkpoints"
-    if not checkpoint.is_started(folder):
-        return 0
-    try:
-        saved = checkpoint.load(folder)
-    except CheckpointError as error:
-        emit(Note(text=f"{error}; starting from the beginning"))
-        return 0
-    before, now = saved.state.get("request", {}), state["request"]
-    changed = sorted(name for name in now if before.get(name) != now[name])
-    if saved.state.get("data") != state["data"]:
-        changed.append("the data")
-    if changed:
-        raise CheckpointError(
-            f"{out}: holds a run that differs in {', '.join(changed)}; "
-            "choose another output folder or remove this one"
-        )
-    for damage in saved.passed_over:
-        emit(Note(text=f"passed over a damaged checkpoint: {damage}"))
-    learner.load(saved.tensors)
-    emit(Note(text=f"going on from step {saved.step} ({saved.path.name})"))
-    return saved.step
-
-
-def _follow(
-    steps: Iterable[Step],
+def _trained(
     request: TrainRequest,
-    taken: int,
-    log: Path,
+    out: Path,
     machine: Machine,
-    save: Callable[[int], None],
+    device: torch.device,
+    world: World,
     emit: Emit,
-) -> float:
-    """Log, report and save while the loop runs; the mean loss of the last tenth of all steps."""
-    _forget_after(log, taken)
-    recent: deque[Step] = deque(maxlen=50)
-    every = max(1, request.steps // 2000)
-    last_save = last_news = time.monotonic()
-    gathered: list[Step] = []
-    with log.open("a", buffering=1) as file:
-        for step in steps:
-            recent.append(step)
-            gathered.append(step)
-            now, rate = time.monotonic(), len(recent) / sum(s.seconds for s in recent)
-            finished = step.step == request.steps
-            if step.step % every == 0 or finished:
-                file.write(json.dumps(_line(gathered, rate)) + "\n")
-                gathered = []
-            if now - last_save >= machine.save_seconds or finished:
-                save(step.step)
-                last_save = time.monotonic()
-            if now - last_news >= 0.25 or finished:
-                mean = sum(s.loss for s in recent) / len(recent)
-                emit(
-                    Progress(
-                        done=step.step,
-                        total=request.steps,
-                        unit="step",
-                        rate=rate,
-                        figures={"loss": mean},
-                    )
-                )
-                last_news = now
-    late = [row["loss"] for row in _rows(log) if row["step"] > 0.9 * request.steps]
-    return sum(late) / len(late)
-
-
-def _line(steps: list[Step], rate: float) -> dict[str, float | int]:
-    return {
-        "step": steps[-1].step,
-        "loss": sum(s.loss for s in steps) / len(steps),
-        "gradient": steps[-1].gradient,
-        "lr": steps[-1].lr,
-        "rate": rate,
-        "seconds": sum(s.seconds for s in steps),
-    }
-
-
-def _rows(log: Path) -> list[dict[str, Any]]:
-    rows = []
-    for line in log.read_text().splitlines() if log.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:  # the line that a crash cut short
-            break
-    return rows
-
-
-def _forget_after(log: Path, step: int) -> None:
-    """Drop what was logged after the checkpoint that training goes on from."""
-    kept = [json.dumps(row) for row in _rows(log) if row["step"] <= step]
-    log.write_text("".join(line + "\n" for line in kept))
+    stop: Callable[[], bool] | None,
+) -> tuple[Run, Place, float]:
+    """The run, where it ended and its late loss, in each of the processes that share it."""
+    try:
+        said = emit if world.first else silent
+        run = world.together(lambda: prepare_run(request, out, machine, device, world, said))
+        place = resume(run)
+        with (
+            journal(out, request.steps, taken=place.step, tensorboard=machine.tensorboard,
+                    writes=world.first) as record,
+            signals_asked() as signals,
+        ):  # fmt: skip
+            if place.step == 0 and request.on_nan == "rollback":
+                save(run, record, place)  # something to go back to
+            place = follow(run, record, asked_by(signals, out, stop), place)
+            return run, place, world.same(record.late_loss(place.step))
+    except PeerError:
+        raise
+    except Exception:
+        world.give_up()
+        raise
 
 
 # --- sample -----------------------------------------------------------------------------------

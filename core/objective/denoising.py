@@ -51,8 +51,12 @@ class Objective(Protocol):
     @property
     def times(self) -> Times: ...
 
-    def draw(self, x0: Tensor, noise: Noise) -> Draw:
-        """Times and eps for a batch: a function of its streams and of what `times` has learned."""
+    def draw(self, x0: Tensor, noise: Noise, part: slice | None = None) -> Draw:
+        """Times and eps for a batch: a function of its streams and of what `times` has learned.
+
+        Of a `part` of it, `x0` holds that part alone and `noise` the whole batch: what is drawn
+        for a sample is then what the whole batch would have drawn for it.
+        """
         ...
 
     def loss(
@@ -110,10 +114,11 @@ class Denoising:
         """One of the network's for each channel."""
         return 1
 
-    def draw(self, x0: Float[Tensor, " b *shape"], noise: Noise) -> Draw:
-        """Times and eps for a batch."""
-        t, weight = self.times(self.process, self.weighting, noise)
-        return Draw(t.to(x0.device), weight.to(x0.device), noise.like(x0))
+    def draw(self, x0: Float[Tensor, " n *shape"], noise: Noise, part: slice | None = None) -> Draw:
+        """Times and eps for a batch, or for the part of it that `x0` is."""
+        part = part or slice(None)
+        t, weight = self.times(self.process, self.weighting, noise)  # may look at the whole batch
+        return Draw(t[part].to(x0.device), weight[part].to(x0.device), noise.part(part).like(x0))
 
     def loss(
         self,

@@ -79,9 +79,9 @@ class Hybrid:
         """How times are drawn."""
         return self.simple.times
 
-    def draw(self, x0: Float[Tensor, " b *shape"], noise: Noise) -> Draw:
+    def draw(self, x0: Float[Tensor, " n *shape"], noise: Noise, part: slice | None = None) -> Draw:
         """Times of the chain, each the end of the step that the drawn time is in, and eps."""
-        draw, path = self.simple.draw(x0, noise), self.process
+        draw, path = self.simple.draw(x0, noise, part), self.process
         size = (path.t_max - path.t_first) / self.steps
         step = ((draw.t - path.t_first) / size).ceil().clamp(1, self.steps)
         return draw._replace(t=(path.t_first + step * size).clamp(max=path.t_max))

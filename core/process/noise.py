@@ -52,7 +52,14 @@ class Noise:
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
+        self.seeds = tuple(seeds)
         self._streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def part(self, which: slice) -> "Noise":
+        """Some of the samples; their streams go on from where they are, and are shared."""
+        chosen = Noise(())
+        chosen.seeds, chosen._streams = self.seeds[which], self._streams[which]
+        return chosen
 
     @classmethod
     def of(cls, *keys: int | str, each: Iterable[int | str]) -> "Noise":

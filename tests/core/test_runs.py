@@ -115,8 +115,8 @@ def stopped_and_resumed(wanted, folder, after, monkeypatch):
 
     write = checkpoint.save
 
-    def save(folder, step, *rest):
-        write(folder, step, *rest)
+    def save(folder, step, *rest, **more):
+        write(folder, step, *rest, **more)
         if step == after:
             raise KeyboardInterrupt
 

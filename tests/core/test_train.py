@@ -77,7 +77,7 @@ def test_training_finds_the_wiener_gain():
     network = Gain()
     for _ in steps_of(network, 300):
         pass
-    assert float(network.a) == pytest.approx(0.25 / 1.25, abs=0.02)
+    assert network.a.item() == pytest.approx(0.25 / 1.25, abs=0.02)
 
 
 def test_the_loss_of_a_step_is_weighed_by_what_the_times_say():

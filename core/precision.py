@@ -1,0 +1,61 @@
+"""Number formats of a network's arithmetic, and whether a device has them.
+
+Weights, their averages and the optimizer stay in float32; `bf16` and `fp16` are what matrix
+products and convolutions compute in.  They change a run's numbers, so the request names them.
+"""
+
+import contextlib
+from contextlib import AbstractContextManager
+
+import torch
+
+from core.errors import InputError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Say before a run starts that a device computes in a format slowly or not at all.
+
+    Raises:
+        InputError: it does.
+    """
+    if precision == "fp16" and device.type != "cuda":
+        raise InputError(
+            f"precision: 'fp16' wanted on {device.type}; it needs a CUDA GPU. "
+            "Use --device cuda, or precision fp32"
+        )
+    if precision == "bf16" and device.type == "cpu" and not _cpu_has_bf16():
+        raise InputError(
+            "precision: 'bf16' wanted on a CPU without AVX512-BF16 or AMX, which emulates it tens "
+            "of times slower than fp32; use precision fp32, or a GPU"
+        )
+    if precision == "bf16" and device.type == "cuda" and not _cuda_has_bf16():
+        raise InputError(
+            "precision: 'bf16' wanted on a GPU older than Ampere, which has none; "
+            "use precision fp16 or fp32"
+        )
+
+
+def _cpu_has_bf16() -> bool:
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # absent on other processors
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+
+
+def _cuda_has_bf16() -> bool:
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def computing(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """A block in which networks compute in a format."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+def scaler_of(precision: str, device: torch.device) -> "torch.amp.GradScaler | None":
+    """What keeps small gradients of `fp16` from vanishing; None for other formats.
+
+    Source: Micikevicius et al. 2018, arXiv:1710.03740, section 3.2.
+    """
+    return torch.amp.GradScaler(device.type) if precision == "fp16" else None
