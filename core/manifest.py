@@ -2,6 +2,7 @@
 
 from core.registry import (
     Plugin,
+    dataset,
     grid,
     guidance,
     metric,
@@ -12,6 +13,7 @@ from core.registry import (
     posterior,
     process,
     sampler,
+    task,
     times,
     weighting,
 )
@@ -20,6 +22,7 @@ PLUGIN = Plugin(
     name="core",
     summary="Processes, parameterizations, samplers and networks that every plug-in shares.",
     parts=(
+        dataset("blank", "core.generate:Blank", "Shapes and classes for sampling; no data"),
         grid("custom", "core.sampler.grids:custom", "Exactly the given levels"),
         grid("discrete", "core.sampler.grids:discrete", "Leading, trailing, linspace of a chain"),
         grid("karras", "core.sampler.grids:karras", "Noise levels spaced by a power law (EDM)"),
@@ -102,6 +105,7 @@ PLUGIN = Plugin(
             "One solver for noise, another for detail",
         ),
         sampler("unipc", "core.sampler.exponential:UniPC", "Predictor-corrector, one call a step"),
+        task("generate", "core.generate:Generate", "Samples like the data, free or of a class"),
         times(
             "importance", "core.objective.times:importance", "As dense as the weighting is heavy"
         ),

@@ -1,0 +1,1 @@
+"""Pretrained weights in and out; nothing is unpickled in this process."""

@@ -1,0 +1,148 @@
+"""The one place where a pickle is read: a process of its own, limited, that only makes tensors.
+
+Run as a script by `core.weights.read`, never imported: ``python -I child.py SOURCE TARGET ENTRY``.
+torch's restricted unpickler rebuilds tensors and plain containers and refuses every other name.
+What it gives is checked, then written as safetensors to TARGET; one line of JSON on standard
+output says what was found or why it was refused.  The limits are the second wall, should the
+unpickler have a hole: memory in proportion to the file, processor time, size of written files, no
+new processes, no environment.
+"""
+
+import json
+import os
+import re
+import resource
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+# What training code keeps a network's weights under, the averaged ones first.
+ENTRIES = (
+    "ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema",
+    "state_dict", "model_state_dict", "model", "network", "net", "unet",
+)  # fmt: skip
+MEMORY = 512 * 2**20  # bytes for the interpreter, beside three times the file
+SPEED = 20 * 2**20  # bytes a second that any disk and processor manage
+
+
+class Refused(Exception):
+    """What the file holds is not what was wanted."""
+
+
+def limit(size: int) -> None:
+    """Bound what this process may take, in proportion to a file of `size` bytes."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    memory = pages * resource.getpagesize() + MEMORY + 3 * size
+    seconds = int(resource.getrusage(resource.RUSAGE_SELF).ru_utime) + 20 + size // SPEED
+    for what, most in (
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_CPU, seconds),
+        (resource.RLIMIT_FSIZE, 2 * size + 2**20),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NPROC, 0),
+    ):
+        hard = resource.getrlimit(what)[1]
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(what, (most, most))
+
+
+def pick(found: object, entry: str) -> tuple[str, Mapping[str, Any]]:
+    """The mapping of names to tensors in what a file holds, and the name it was under."""
+    if not isinstance(found, Mapping):
+        raise Refused(f"holds a {type(found).__name__}, no mapping of names to tensors")
+    if entry:
+        if not isinstance(found.get(entry), Mapping):
+            raise Refused(f"has no mapping named {entry!r}; it has {listed(found)}")
+        return entry, found[entry]
+    if any(isinstance(value, Tensor) for value in found.values()):
+        return "", found
+    for name in ENTRIES:
+        if isinstance(found.get(name), Mapping):
+            return name, found[name]
+    raise Refused(f"has no mapping of names to tensors; it has {listed(found)}")
+
+
+def listed(names: Any, most: int = 5) -> str:
+    """Some names, cut to what fits a line."""
+    shown = [repr(str(name)[:60]) for _, name in zip(range(most), names, strict=False)]
+    return (", ".join(shown) or "nothing") + (", ..." if len(names) > most else "")
+
+
+def checked(named: Mapping[str, Any], size: int) -> dict[str, Tensor]:
+    """The tensors, each with memory of its own, no larger together than the file allows.
+
+    A tensor may claim to be any size over a memory of one element; none is copied before all that
+    is claimed is known.
+    """
+    strange = [
+        name
+        for name, value in named.items()
+        if type(name) is not str
+        or type(value) not in (Tensor, torch.nn.Parameter)
+        or value.layout is not torch.strided
+        or value.device.type != "cpu"
+        or value.is_quantized
+        or value.is_complex()
+    ]
+    if strange:
+        raise Refused(f"has entries that are no plain tensors: {listed(strange)}")
+    claimed = sum(value.numel() * value.element_size() for value in named.values())
+    if claimed > 2 * size:
+        raise Refused(f"claims {claimed:,} bytes of tensors in a file of {size:,}")
+    return {name: value.detach().clone().contiguous() for name, value in named.items()}
+
+
+def reason(error: BaseException) -> str:
+    """Why a file could not be read, in a few words."""
+    if isinstance(error, Refused):
+        return str(error)
+    if isinstance(error, MemoryError) or "alloc" in str(error):
+        return "wants more memory than a file of its size needs"
+    if isinstance(error, RecursionError):
+        return "is nested too deeply"
+    text = str(error)
+    for pattern, words in (
+        (r"GLOBAL ([\w.]+)", "asks for {}, which makes no tensor"),
+        (r"Unsupported class ([\w.]+)", "asks for {}, which makes no tensor"),
+        (r"Unsupported operand (\d+)", "has an instruction ({}) that no tensor needs"),
+    ):
+        found = re.search(pattern, text)
+        if found:
+            return words.format(found[1][:80])
+    return f"cannot be read as weights ({type(error).__name__})"
+
+
+def read(source: str, target: str, entry: str) -> dict[str, Any]:
+    """Convert and say what was found."""
+    size = os.stat(source).st_size
+    limit(size)
+    # Weights only, always: there is no second try with more trust.
+    found = torch.load(source, map_location="cpu", weights_only=True)  # noqa: TID251
+    taken, named = pick(found, entry)
+    tensors = checked(named, size)
+    if not tensors:
+        raise Refused("has no tensors")
+    save_file(tensors, target)
+    left = [str(name)[:60] for name in found if taken and name != taken][:20]
+    return {"taken": taken, "left": left}
+
+
+def main() -> NoReturn:
+    """Answer with one line of JSON."""
+    torch.set_num_threads(1)
+    sys.setrecursionlimit(500)
+    try:
+        answer = {"ok": True, **read(*sys.argv[1:4])}
+    except Exception as error:  # noqa: BLE001  (whatever a hostile file raises is its refusal)
+        answer = {"ok": False, "why": reason(error)}
+    print(json.dumps(answer), flush=True)
+    os._exit(0)  # nothing that was made may speak on the way out
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""A checkpoint of ours as a folder that diffusers loads: `polymode export-weights`."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core import checkpoint, files, tensor_file
+from core.checkpoint import CheckpointError
+from core.config import Spec, bind, configure
+from core.errors import InputError
+from core.process.gaussian import GaussianPath
+from core.request import TrainRequest
+from core.task import Task
+from core.weights import diffusers
+
+VERSION = "0.42.1"  # of diffusers, whose folders these are
+CHANNELS = {"shift": "default", "scale_shift": "scale_shift"}
+SAYS = {ours: theirs for theirs, ours in diffusers.SAYS.items()}
+SHAPES = {ours: theirs for theirs, ours in diffusers.SHAPES.items()}
+
+
+def export_weights(place: Path, out: Path, *, ema: bool = True) -> Path:
+    """Write a checkpoint as a pipeline of diffusers: model, scheduler and index.
+
+    Args:
+        place: a run's folder, its checkpoints or one step's folder.
+        out: the folder to write; must not exist.
+        ema: the averaged weights rather than the last ones.
+
+    Raises:
+        InputError: `out` exists, or the network or its chain is one that diffusers cannot express.
+        CheckpointError: no whole checkpoint.
+        StorageError: the disk is full or not writable.
+    """
+    if out.exists():
+        raise InputError(f"{out}: exists already; choose another output folder")
+    group = "ema" if ema else "model"
+    saved = checkpoint.load(place, groups=(group,))
+    if "request" not in saved.state:
+        raise CheckpointError(f"{saved.path}: holds no training request; not a model's checkpoint")
+    request = bind(TrainRequest, saved.state["request"], at="checkpoint.request")
+    task: Task = configure("task", request.task)()
+    configs = configs_of(request, task)
+    naming = diffusers.naming(configs["unet/config.json"]["layers_per_block"])
+    tensors: dict[str, Tensor] = {}
+    for name, value in saved.tensors[group].items():
+        tensors |= diffusers.split(naming(name), value)
+    aside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        for folder in ("unet", "scheduler"):
+            files.create_folder(aside / folder)
+        tensor_file.write(aside / "unet" / diffusers.WEIGHTS[0], tensors, {"format": "pt"})
+        for name, config in configs.items():
+            files.write_text(aside / name, json.dumps(config, indent=2) + "\n")
+        aside.rename(out)
+        files.sync(out.parent)
+    except OSError as error:
+        size = sum(value.numel() * value.element_size() for value in tensors.values())
+        remains = "the checkpoint is untouched"
+        raise files.not_written(out, error, needed=size, remains=remains) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return out
+
+
+def configs_of(request: TrainRequest, task: Task) -> dict[str, dict[str, Any]]:
+    """The three files of options, by name.
+
+    Raises:
+        InputError: what diffusers cannot express, all of it.
+    """
+    if request.network.name != "core/unet":
+        raise InputError(
+            f"cannot be exported: network: {request.network.name}; UNet2DModel is a core/unet"
+        )
+    outputs = 2 if request.objective.name == "core/hybrid" else 1
+    problems, model = _model(request.network.options, task, outputs)
+    size = request.dataset.options.get("shape")
+    if request.dataset.name == "core/blank" and size and len(size) == 3:
+        model["sample_size"] = size[1] if size[1] == size[2] else list(size[1:])
+    more, scheduler = _scheduler(request, outputs)
+    if problems + more:
+        listed = "\n".join(f"  {problem}" for problem in problems + more)
+        raise InputError(f"cannot be exported to diffusers:\n{listed}")
+    about = {"_diffusers_version": VERSION}
+    return {
+        "unet/config.json": {"_class_name": "UNet2DModel"} | about | model,
+        "scheduler/scheduler_config.json": {"_class_name": "DDPMScheduler"} | about | scheduler,
+        "model_index.json": {
+            "_class_name": "DDPMPipeline",
+            **about,
+            "scheduler": ["diffusers", "DDPMScheduler"],
+            "unet": ["diffusers", "UNet2DModel"],
+        },
+    }
+
+
+def _model(given: Mapping[str, Any], task: Task, outputs: int) -> tuple[list[str], dict[str, Any]]:
+    """What UNet2DModel cannot be, and its options."""
+    width, multipliers = given["width"], given["multipliers"]
+    sizes = [int(width * m) for m in multipliers]
+    factors = [2**depth for depth in range(len(sizes))]
+    attends = [factor in given["attention"] for factor in factors]
+    shifts = given["adaptive"] == "scale_shift"
+    conditions = dict(task.conditions)
+    attending = {c for c, yes in zip(sizes, attends, strict=True) if yes}
+    attending |= {sizes[-1]} if given["middle_attention"] else set()
+    head, uneven = _head(given, attending)
+    only = {
+        "dims": 2, "halved": "all", "level_features": "sinusoidal", "input_octaves": (), "patch": 1,
+    }  # fmt: skip
+    problems = [
+        f"network.{name}: {given[name]}; only {value or 'none'} can be"
+        for name, value in only.items()
+        if tuple(_listed(given[name])) != tuple(_listed(value))
+    ]
+    problems += [
+        message
+        for bad, message in (
+            (sizes[0] != width, f"network.multipliers: {multipliers}; the first has to be 1"),
+            (given["resample"] == "pool", "network.resample: pool; only conv or residual can be"),
+            (bool(set(conditions) - {"class"}), f"task: conditions {sorted(conditions)}; only class can be"),  # noqa: E501
+            (bool(uneven), f"network.heads: {given['heads']}; heads of equal width can be, or one"),
+            (
+                not given["middle_norm"] and given["middle_attention"] and not shifts,
+                "network.middle_norm: false; only with adaptive scale_shift it can be",
+            ),
+            (
+                any(c % given["groups"] for c in sizes),
+                f"network.groups: {given['groups']} does not divide {sizes}",
+            ),
+        )
+        if bad
+    ]  # fmt: skip
+    residual = given["resample"] == "residual"
+    plain = ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D") if residual else (
+        "DownBlock2D", "UpBlock2D")  # fmt: skip
+    kind = "resnet" if residual else "conv"
+    normed = shifts and given["middle_norm"]
+    return problems, diffusers.MODEL | {
+        "in_channels": task.channels,
+        "out_channels": outputs * task.channels,
+        "freq_shift": given["frequency_shift"],
+        "flip_sin_to_cos": not given["sine_first"],
+        "down_block_types": ["AttnDownBlock2D" if yes else plain[0] for yes in attends],
+        "up_block_types": ["AttnUpBlock2D" if yes else plain[1] for yes in reversed(attends)],
+        "block_out_channels": sizes,
+        "layers_per_block": given["blocks"],
+        "downsample_padding": 1 if given["downsample_padding"] == "both" else 0,
+        "downsample_type": kind,
+        "upsample_type": kind,
+        "dropout": given["dropout"],
+        "attention_head_dim": head,
+        "norm_num_groups": given["groups"],
+        "attn_norm_num_groups": given["groups"] if normed else None,
+        "norm_eps": given["epsilon"],
+        "resnet_time_scale_shift": CHANNELS[given["adaptive"]],
+        "add_attention": given["middle_attention"],
+        "num_class_embeds": conditions.get("class"),
+    }
+
+
+def _listed(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+
+
+def _head(given: Mapping[str, Any], attending: set[int]) -> tuple[int | None, bool]:
+    """Channels of a head, None for one head; and whether that cannot be said in one number."""
+    if given["heads"] is None:
+        return given["head_channels"] or 32, False
+    if given["heads"] == 1:
+        return None, False
+    widths = {c // given["heads"] for c in attending}
+    return (widths or {8}).pop(), len(widths) > 1
+
+
+def _scheduler(request: TrainRequest, outputs: int) -> tuple[list[str], dict[str, Any]]:
+    """What DDPMScheduler cannot be, and its options."""
+    process, says = request.process, request.parameterization
+    tables = ("core/beta_table", "core/cosine_table", "core/custom_table")
+    problems = []
+    if process.name not in tables:
+        problems.append(f"process: {process.name}; only {', '.join(tables)} can be")
+    if says.name not in SAYS:
+        problems.append(f"parameterization: {says.name}; only {', '.join(SAYS)} can be")
+    steps = _steps(process.name, process.options)
+    level, chain, unit = (says.options.get(key) for key in ("level", "chain", "unit"))
+    if level != "index" or (chain or 1000) != steps or (unit or 1.0) != 1.0:
+        problems.append(
+            f"parameterization: level {level}, chain {chain}, unit {unit}; only the index in the "
+            f"chain of {steps} steps can be"
+        )
+    if problems:
+        return problems, {}
+    return [], diffusers.CHAIN | {
+        "num_train_timesteps": steps,
+        **_betas(process.name, process.options),
+        "prediction_type": SAYS[says.name],
+        "variance_type": "learned_range" if outputs == 2 else "fixed_small",
+        "clip_sample": True,
+    }
+
+
+def _steps(name: str, options: Mapping[str, Any]) -> int:
+    return len(options["betas"]) if name == "core/custom_table" else options.get("steps", 0)
+
+
+def _betas(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """How a scheduler says a table: by name where it has one, else number by number."""
+    zero = {"rescale_betas_zero_snr": bool(options["zero_terminal_snr"])}
+    if name == "core/beta_table":
+        ends = {key: options[key] for key in ("beta_start", "beta_end")}
+        return {"beta_schedule": SHAPES[options["shape"]]} | ends | zero
+    if name == "core/custom_table":
+        return {"trained_betas": list(options["betas"])} | zero
+    if (options["offset"], options["beta_max"]) == (0.008, 0.999):
+        return {"beta_schedule": "squaredcos_cap_v2"} | zero
+    return {"trained_betas": _table(name, options)} | zero
+
+
+def _table(name: str, options: Mapping[str, Any]) -> list[float]:
+    """The betas of a table without a name there, before it is made to end in noise."""
+    spec = Spec(name, {**options, "zero_terminal_snr": False})
+    process: GaussianPath = configure("process", spec)()
+    steps = options["steps"]
+    nodes = torch.arange(steps + 1, dtype=torch.float64) / steps
+    kept = process.alpha_sigma(nodes)[0] ** 2
+    return (1 - kept[1:] / kept[:-1]).tolist()

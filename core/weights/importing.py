@@ -1,0 +1,194 @@
+"""Foreign weights as a checkpoint of ours: `polymode import-weights`."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from torch import Tensor
+
+from core import checkpoint
+from core.config import plain
+from core.errors import InputError
+from core.registry import nearest
+from core.request import TrainRequest
+from core.weights import diffusers, guided
+from core.weights.architecture import Described, request_of, skeleton, translated
+from core.weights.flags import GUIDED, flags_of, parse_flags
+from core.weights.published import PUBLISHED
+from core.weights.read import Found, read_weights
+
+Kind = Literal["auto", "guided-diffusion", "improved-diffusion", "ddpm-segmentation", "diffusers"]
+STATE_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What became of foreign weights.
+
+    Args:
+        checkpoint: folder of checkpoints.
+        request: that such a network would have been trained with.
+        parameters: numbers in the network.
+        notes: sentences for the user.
+    """
+
+    checkpoint: Path
+    request: TrainRequest
+    parameters: int
+    notes: tuple[str, ...]
+
+
+def kind_of(text: str) -> Kind:
+    """The format of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    for kind in get_args(Kind):
+        if kind == text:
+            return kind
+    raise InputError(f"format: expected one of {', '.join(get_args(Kind))}, got {text!r}")
+
+
+def import_weights(
+    source: Path,
+    out: Path,
+    *,
+    kind: Kind = "auto",
+    flags: str = "",
+    like: str = "",
+    entry: str = "",
+) -> Imported:
+    """Turn weights of another program into a checkpoint at step 0.
+
+    Args:
+        source: a state dict of guided-diffusion's family (``.pt``, or safetensors), or a folder of
+            diffusers'.
+        out: ``checkpoints/`` goes there; must hold none yet.
+        kind: what made it; by default as its names tell.
+        flags: the original's command-line flags, for state dicts.
+        like: a published checkpoint whose flags to take; `flags` win over them.
+        entry: which entry of a training checkpoint to take; averaged weights by default.
+
+    Raises:
+        InputError: nothing that could be read without trusting it, or tensors that are not those
+            of the network that flags or config describe.
+    """
+    if checkpoint.is_started(out / "checkpoints"):
+        raise InputError(f"{out}: holds checkpoints already; choose another output folder")
+    folder = source.is_dir()
+    if folder != (kind == "diffusers") and kind != "auto":
+        wanted = "the folder with config.json" if kind == "diffusers" else "the file of weights"
+        raise InputError(f"{source}: format {kind} wants {wanted}")
+    if folder and not diffusers.is_folder(source):
+        raise InputError(
+            f"{source}: a folder without config.json or unet/config.json; give a file of weights "
+            "or a folder of diffusers'"
+        )
+    if folder and (flags or like):
+        raise InputError("flags, like: a folder of diffusers' says in config.json what they would")
+    made = _of_diffusers(source, entry) if folder else _of_guided(source, kind, flags, like, entry)
+    described, tensors, origin = made
+    request = request_of(described)
+    notes = tuple(origin.pop("notes")) + described.notes
+    state = {"format": STATE_FORMAT, "request": plain(request), "data": "", "origin": origin}
+    documents = {"README.md": _card(request, origin, described, tensors)}
+    checkpoint.save(
+        out / "checkpoints", 0, {"model": tensors, "ema": tensors}, state, documents=documents
+    )
+    count = sum(value.numel() for value in tensors.values())
+    return Imported(out / "checkpoints", request, count, notes)
+
+
+Made = tuple[Described, dict[str, Tensor], dict[str, Any]]
+
+
+def _of_diffusers(source: Path, entry: str) -> Made:
+    config_file, weights, scheduler_file = diffusers.files_of(source)
+    config = diffusers.read_config(config_file)
+    scheduler = diffusers.read_config(scheduler_file) if scheduler_file else None
+    described = diffusers.describe(config, scheduler)
+    found = read_weights(weights, entry=entry)
+    tensors = translated(
+        skeleton(described),
+        diffusers.modern(found.tensors),
+        diffusers.naming(config.get("layers_per_block", diffusers.MODEL["layers_per_block"])),
+        diffusers.joined,
+        source=str(weights),
+    )
+    origin = _origin(weights, found, "diffusers")
+    origin["config"], origin["scheduler"] = config, scheduler
+    return described, tensors, origin
+
+
+def _of_guided(source: Path, kind: Kind, flags: str, like: str, entry: str) -> Made:
+    given, package = {}, {"auto": "", "ddpm-segmentation": GUIDED}.get(kind, kind)
+    if like:
+        if like not in PUBLISHED:
+            raise InputError(
+                f"like: no published checkpoint named {like!r}{nearest(like, PUBLISHED)}\n"
+                f"  known: {', '.join(PUBLISHED)}"
+            )
+        its, line = PUBLISHED[like]
+        package, given = package or its, parse_flags(line)
+    given |= parse_flags(flags)
+    found = read_weights(source, entry=entry)
+    if not guided.is_guided(found.tensors):
+        names = ", ".join(sorted(found.tensors)[:3])
+        raise InputError(
+            f"{source}: not a state dict of guided-diffusion or improved-diffusion; it has "
+            f"{len(found.tensors)} tensors such as {names}"
+        )
+    shapes = {name: tuple(value.shape) for name, value in found.tensors.items()}
+    residual = guided.look(shapes, str(source)).residual
+    chosen = flags_of(given, package, residual)
+    described = guided.describe(shapes, chosen, str(source))
+    ours = skeleton(described)
+    joining = guided.joining(described, chosen)
+    tensors = translated(ours, found.tensors, guided.naming(ours), joining, source=str(source))
+    origin = _origin(source, found, chosen.package)
+    origin["flags"] = dict(chosen.given)
+    if not given and source.stem in PUBLISHED:
+        origin["notes"].append(f"named like a published checkpoint: --like {source.stem}")
+    return described, tensors, origin
+
+
+def _origin(file: Path, found: Found, kind: str) -> dict[str, Any]:
+    """Where tensors came from, for the record; `notes` are for the user alone."""
+    notes = []
+    if found.taken:
+        notes.append(f"took the entry {found.taken!r}; not read: {', '.join(found.left) or 'none'}")
+    narrow = sorted({str(v.dtype)[6:] for v in found.tensors.values()} - {"float32"})
+    if narrow:
+        notes.append(f"made float32 of {', '.join(narrow)}")
+    about: dict[str, Any] = {"file": file.name, "sha256": found.sha256, "format": kind}
+    return about | {"entry": found.taken, "notes": notes}
+
+
+def _card(
+    request: TrainRequest,
+    origin: Mapping[str, Any],
+    described: Described,
+    tensors: Mapping[str, Tensor],
+) -> str:
+    """The page beside the tensors: where they come from, what they are for, what is not known."""
+    count = sum(value.numel() for value in tensors.values())
+    parts = ("network", "process", "parameterization", "objective")
+    listed = "\n".join(f"- {name}: `{getattr(request, name).name}`" for name in parts)
+    shape = " x ".join(map(str, described.size))
+    same = hashlib.sha256("".join(sorted(tensors)).encode()).hexdigest()[:12]
+    return f"""# Imported weights
+{count:,} parameters from `{origin["file"]}` ({origin["format"]}), SHA-256 `{origin["sha256"]}`.
+Samples are {shape}, in [-1, 1]; classes: {described.classes or "none"}; names of tensors `{same}`.
+## What they were taken for
+{listed}
+
+The request beside this page states every option. Steps of training: unknown, counted here as 0.
+## Intended use
+As their makers intended; their licence and model card hold. Sampling, fine-tuning, and as a prior
+for measurements. The originals clip each estimate of x0 to [-1, 1]: `--set guidance=core/clip`.
+## Limits
+Nothing was measured here. Training data, their licences and biases are not in the file.
+"""

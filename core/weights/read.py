@@ -1,0 +1,137 @@
+"""Tensors from a file that came from elsewhere: safetensors here, pickles in a limited process."""
+
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from core import files
+from core.errors import InputError
+
+CHILD = Path(__file__).with_name("child.py")
+# Where the loader finds torch's own libraries; nothing else of the environment is passed on.
+KEPT = ("LD_LIBRARY_PATH",)
+PREFIXES = ("module.", "_orig_mod.")  # of data-parallel and compiled networks
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a file of weights holds.
+
+    Args:
+        tensors: by name, on the CPU.
+        sha256: of the file.
+        taken: the entry they were under; empty where the file holds nothing else.
+        left: other entries of the file, not read.
+    """
+
+    tensors: dict[str, Tensor]
+    sha256: str
+    taken: str = ""
+    left: tuple[str, ...] = ()
+
+
+def read_weights(source: Path, *, entry: str = "") -> Found:
+    """The named tensors in a file, whatever made it.
+
+    What the file is follows from its first bytes; a name that promises safetensors is held to it.
+
+    Args:
+        source: safetensors, or a pickle that `torch.save` wrote (``.pt``, ``.pth``, ``.ckpt``,
+            ``.bin``).
+        entry: which entry of the file to take; by default the file itself or, where it is a
+            training checkpoint, its averaged weights before the others.
+
+    Raises:
+        InputError: no such file, or nothing that could be read without trusting it.
+    """
+    try:
+        kind = source.stat().st_mode
+        with source.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read: {error.strerror or error}") from error
+    if not stat.S_ISREG(kind) or not start:
+        what = "is empty" if stat.S_ISREG(kind) else "is no file"
+        raise InputError(f"{source}: {what}; give a file of weights")
+    digest = files.digest(source)
+    if source.suffix == ".safetensors" or start[8:9] == b"{":
+        return Found(_bare(_safe(source)), digest)
+    with tempfile.TemporaryDirectory(prefix="polymode-weights-") as folder:
+        target = Path(folder) / "weights.safetensors"
+        said = _ask_child(source, target, entry)
+        return Found(_bare(_safe(target)), digest, said["taken"], tuple(said["left"]))
+
+
+def _safe(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path}: not a whole safetensors file ({str(error).splitlines()[0]}); "
+            "get it again from where it came from"
+        ) from error
+
+
+def _ask_child(source: Path, target: Path, entry: str) -> dict[str, Any]:
+    """Have the other process convert `source`, and hear what it found.
+
+    Raises:
+        InputError: it refused, or its limits ended it.
+    """
+    size = source.stat().st_size
+    answer = target.with_name("answer")
+    command = [sys.executable, "-I", str(CHILD), str(source.resolve()), str(target), entry]
+    with answer.open("wb") as out:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.DEVNULL,
+            cwd=target.parent,
+            env={"OMP_NUM_THREADS": "1"} | {k: os.environ[k] for k in KEPT if k in os.environ},
+            start_new_session=True,
+        )
+        try:
+            # Importing torch from a slow disk takes a minute; reading, 10 MB a second.
+            process.wait(timeout=120 + size / 10e6)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    with answer.open("rb") as file:
+        text = file.read(2**16)
+    try:
+        said = json.loads(text)
+        if said["ok"]:
+            return {"taken": str(said["taken"]), "left": [str(name) for name in said["left"]]}
+        why = re.sub(r"[^\x20-\x7e]", "?", str(said["why"]))[:400]
+    except (ValueError, LookupError, TypeError):
+        slow = process.returncode in (-signal.SIGXCPU, -signal.SIGKILL)
+        why = f"{'took too long' if slow else 'ended the process'} that tried to read it"
+    raise InputError(
+        f"{source}: refused: {why}; nothing in it was run; "
+        "ask whoever made it for safetensors or a plain state dict"
+    )
+
+
+def _bare(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same without a prefix that all names share and that says how they were trained."""
+    for prefix in PREFIXES:
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            return _bare({name.removeprefix(prefix): value for name, value in tensors.items()})
+    return tensors
