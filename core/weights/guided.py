@@ -160,7 +160,7 @@ def describe(shapes: Mapping[str, tuple[int, ...]], flags: Flags, source: str) -
         image=channels if upsamples else 0,
         factor=max(2, size // flags["small_size"]) if upsamples else 4,
         chain=steps,
-        notes=flags.assumed(),
+        notes=() if given else flags.assumed(),
     )
 
 

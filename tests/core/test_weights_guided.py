@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from core import checkpoint
-from core.config import bind, configure
+from core.config import Spec, bind, configure
 from core.errors import InputError
 from core.model import load_model, network_of, objective_of
 from core.process.gaussian import over
 from core.request import TrainRequest
 from core.weights import guided
-from core.weights.architecture import skeleton
+from core.weights.architecture import Described, skeleton
 from core.weights.flags import Flags, flags_of, parse_flags
 from core.weights.importing import import_weights
 from core.weights.published import PUBLISHED
@@ -128,3 +128,191 @@ def test_features_of_a_segmentation_checkpoint_are_the_extractor_s(nested, tmp_p
     network(process.diffuse(x0, t, noise).float(), torch.tensor([50.0]))
     assert difference(taken[5], arrays["block_5"]) < WITHIN
     assert difference(taken[12][:, :, ::4, ::4], arrays["block_12"]) < WITHIN
+
+
+# --- what shapes and flags say -------------------------------------------------------------------
+
+
+def edited(name, change):
+    state = state_dict(stored(name)[1])
+    change(state)
+    return state
+
+
+def small_state():
+    """The additive one: quick to make, and its chain is told by flags alone."""
+    about = stored("improved_additive")[1]
+    return state_dict(about), about["flags"]
+
+
+def test_every_tensor_is_accounted_for(tmp_path):
+    state, flags = small_state()
+    del state["input_blocks.3.0.op.weight"], state["middle_block.1.proj_out.bias"]
+    state["output_blocks.2.3.weight"] = torch.zeros(3, 5)
+    with pytest.raises(InputError) as caught:
+        imported(tmp_path, state, flags=flags, kind="improved-diffusion")
+    for words in (
+        "missing: input_blocks.3.0.op.weight",
+        "missing: middle_block.1.proj_out.bias",
+        "left over: output_blocks.2.3.weight 3x5",
+    ):
+        assert words in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_shapes_that_differ_are_listed(tmp_path):
+    state, flags = small_state()
+    state["middle_block.1.qkv.weight"] = torch.zeros(96, 128, 1)
+    state["out.0.bias"] = torch.zeros(31)
+    with pytest.raises(InputError) as caught:
+        imported(tmp_path, state, flags=flags, kind="improved-diffusion")
+    assert "out.0.bias 31: expected 32 for norm.bias" in str(caught.value)
+    assert "middle_block.1.qkv.weight 96x128x1: expected 384x128" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--num_channels 128", "--num_channels 128: the file has 32"),
+        ("--num_res_blocks 3", "--num_res_blocks 3: the file has 2"),
+        ("--use_scale_shift_norm True", "--use_scale_shift_norm True: the file has False"),
+        ("--resblock_updown True", "--resblock_updown True: the file has False"),
+        ("--class_cond True", "--class_cond True: the file has False"),
+        ("--learn_sigma True", "--learn_sigma True: the file has False"),
+        ("--channel_mult 1,2,2", "--channel_mult 1,2,2: the file has 1,2,3,4"),
+        ("--image_size 256", "--image_size 256 means multipliers"),
+        ("--image_size 64 --attention_resolutions 8", "means attention at factors [8]"),
+        ("--num_heads_upsample 2", "--num_heads_upsample"),
+        ("--noise_schedule quadratic", "expected linear or cosine, got 'quadratic'"),
+    ],
+)
+def test_flags_that_contradict_the_file_are_refused(flags, words):
+    shapes = {k: tuple(v) for k, v in stored("improved_additive")[1]["shapes"].items()}
+    with pytest.raises(InputError) as caught:
+        guided.describe(shapes, Flags(parse_flags(flags)), "x.pt")
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("--foo 3", "--foo: the originals have no such flag"),
+        ("num_heads 3", "expected a flag such as --image_size, got 'num_heads'"),
+        ("--num_heads", "--num_heads: has no value"),
+        ("--num_heads x", "--num_heads: expected a whole number, got 'x'"),
+        ("--learn_sigma perhaps", "--learn_sigma: expected True or False"),
+        ("--attention_resolutions 16,a", "whole numbers with commas"),
+        ("--diffusion_steps 1", "--diffusion_steps"),
+        ("--image_size 0", "--image_size"),
+        ("'", "cannot be split"),
+    ],
+)
+def test_flags_that_make_no_sense_are_refused(text, words):
+    with pytest.raises(InputError) as caught:
+        parse_flags(text)
+    assert words in str(caught.value)
+
+
+def test_flags_are_read_as_the_original_reads_them():
+    """Its argparse: later ones win, = is allowed, those of training are taken and have no say."""
+    found = parse_flags("--image_size=64 --learn_sigma yes --lr 1e-4 --image_size 32 --dropout 0.3")
+    assert found == {"image_size": 32, "learn_sigma": True, "dropout": 0.3}
+
+
+def test_where_the_two_packages_differ_one_has_to_be_named():
+    """Only times rescaled to a thousand tell them apart, and only in other chains."""
+    assert flags_of({}, "", residual=False)["rescale_timesteps"] is False
+    assert flags_of({}, "improved-diffusion", residual=False)["rescale_timesteps"] is True
+    longer = {"diffusion_steps": 4000}
+    assert flags_of(longer, "", residual=True).package == "guided-diffusion"
+    with pytest.raises(InputError, match="add --format"):
+        flags_of(longer, "", residual=False)
+
+
+# The README's rows, by hand: multipliers, attention at factors, heads, classes, T, unit, picture.
+ROWS = {
+    "64x64_diffusion": ((1, 2, 3, 4), (2, 4, 8), {"head_channels": 64}, 1000, 1000, 1.0, 0),
+    "512x512_diffusion": (
+        (0.5, 1, 1, 2, 2, 4, 4), (16, 32, 64), {"head_channels": 64}, 1000, 1000, 1.0, 0,
+    ),
+    "64_256_upsampler": ((1, 1, 2, 2, 4, 4), (8, 16, 32), {"heads": 4}, 1000, 1000, 1.0, 3),
+    "lsun_cat": ((1, 1, 2, 2, 4, 4), (8, 16, 32), {"head_channels": 64}, 0, 1000, 1.0, 0),
+    "cifar10_uncond_50M_500K": ((1, 2, 2, 2), (2, 4), {"heads": 4}, 0, 4000, 0.25, 0),
+    "lsun_uncond_100M_1200K_bs128": ((1, 1, 2, 2, 4, 4), (16,), {"heads": 1}, 0, 1000, 1.0, 0),
+    "upsample_cond_500K": ((1, 1, 2, 2, 4, 4), (16, 32), {"heads": 4}, 1000, 4000, 1.0, 3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_published_checkpoint_s_flags_fit_the_network_they_make(name):
+    """Shapes as our network of that width would have them, under the original's names."""
+    multipliers, attention, heads, classes, steps, unit, image = ROWS[name]
+    package, line = PUBLISHED[name]
+    flags = Flags(parse_flags(line), package)
+    network = {
+        "width": flags["num_channels"], "multipliers": multipliers, "attention": attention,
+        "blocks": flags["num_res_blocks"], "resample": "residual" if flags["resblock_updown"]
+        else "conv", "adaptive": "scale_shift" if flags["use_scale_shift_norm"] else "shift",
+    }  # fmt: skip
+    size = flags["large_size" if image else "image_size"]
+    meant = Described(
+        size=(3, size, size), outputs=2, network=network | heads, process=Spec("core/beta_table"),
+        parameterization=Spec("core/eps"), classes=classes, image=image, factor=4,
+    )  # fmt: skip
+    ours = skeleton(meant)
+    naming = guided.naming(ours)
+    shapes = {naming(key)[0]: shape for key, shape in ours.items()}
+    found = guided.describe(shapes, flags, name)
+    assert found.size == meant.size
+    assert (found.classes, found.image, found.outputs) == (classes, image, 2)
+    assert tuple(found.network["attention"]) == attention
+    assert {key: found.network.get(key) for key in heads} == heads
+    assert found.parameterization.options == {"level": "index", "chain": steps, "unit": unit}
+    assert skeleton(found) == ours
+
+
+def test_a_classifier_is_told_apart(tmp_path):
+    def halve(state):
+        for key in [key for key in state if key.startswith("output_blocks.")]:
+            del state[key]
+
+    with pytest.raises(InputError, match="a classifier"):
+        imported(tmp_path, edited("improved_additive", halve))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"like": "lsun_caf"}, "did you mean 'lsun_cat'"),
+        ({"kind": "diffusers"}, "wants the folder"),
+        ({"entry": "ema"}, "has no mapping named 'ema'"),
+    ],
+)
+def test_what_was_asked_wrongly_is_said(options, words, tmp_path):
+    with pytest.raises(InputError, match=words):
+        imported(tmp_path, {"a": torch.zeros(2)}, **options)
+
+
+def test_other_tensors_are_no_network(tmp_path):
+    with pytest.raises(InputError, match="not a state dict of guided-diffusion"):
+        imported(tmp_path, {"a": torch.zeros(2)})
+
+
+def test_narrow_floats_become_float32_and_are_said(tmp_path):
+    state, flags = small_state()
+    torch.save({key: value.half() for key, value in state.items()}, tmp_path / "half.pt")
+    made = import_weights(
+        tmp_path / "half.pt", tmp_path / "run", flags=flags, kind="improved-diffusion"
+    )
+    assert "made float32 of float16" in made.notes
+    taken = checkpoint.load(tmp_path / "run").tensors["model"]
+    assert taken["enter.weight"].dtype == torch.float32
+    assert torch.equal(taken["enter.weight"], state["input_blocks.0.0.weight"].half().float())
+
+
+def test_a_folder_that_holds_a_run_is_left_alone(tmp_path):
+    state, flags = small_state()
+    folder = imported(tmp_path, state, flags=flags, kind="improved-diffusion")
+    with pytest.raises(InputError, match="choose another output folder"):
+        imported(tmp_path, state, flags=flags, kind="improved-diffusion")
+    assert load_model(folder).parameters == sum(value.numel() for value in state.values())

@@ -16,6 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from folders import CHAINS as CHAINS_OF_FOLDERS
+from folders import FOLDERS
+from folders import INDICES as INDICES_OF_FOLDERS
 from recipe import numbers, weights
 
 HERE = Path(__file__).parent
@@ -164,13 +167,39 @@ def chains():
     write("chains", about, **arrays)
 
 
+@torch.no_grad()
+def diffusers_folder(name):
+    """What a UNet2DModel says, and what its scheduler takes the clean sample to be."""
+    library = importlib.import_module("diffusers")
+    config, chain = FOLDERS[name], CHAINS_OF_FOLDERS[name]
+    model = library.UNet2DModel(**config)
+    model, shapes, _ = filled(model)
+    scheduler = library.DDPMScheduler(clip_sample=False, **chain)
+    side = config["sample_size"]
+    shape = (2, model.config.in_channels, *([side, side] if isinstance(side, int) else side))
+    x, t = torch.from_numpy(2 * numbers("x", shape)), torch.tensor(INDICES_OF_FOLDERS)
+    labels = torch.tensor([2, 9]) if "num_class_embeds" in config else None
+    said = model(x, t, class_labels=labels).sample
+    steps = [scheduler.step(said[i : i + 1], t[i], x[i : i + 1]) for i in range(2)]
+    x0 = torch.cat([step.pred_original_sample for step in steps])
+    write(f"diffusers_{name}", {"shapes": shapes, "x": shape}, output=said, x0=x0)
+
+
 def main():
     guided, improved, checkout = (Path(place).resolve() for place in sys.argv[1:4])
     sys.path[:0] = [str(guided), str(improved)]
-    wanted = sys.argv[4:] or [*CASES, "chains", "segmentation"]
+    wanted = sys.argv[4:] or [
+        *CASES,
+        *(f"diffusers_{name}" for name in FOLDERS),
+        "chains",
+        "segmentation",
+    ]
     for name, case in CASES.items():
         if name in wanted:
             network(name, *case)
+    for name in FOLDERS:
+        if f"diffusers_{name}" in wanted:
+            diffusers_folder(name)
     if "chains" in wanted:
         chains()
     if "segmentation" in wanted:
