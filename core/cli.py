@@ -11,7 +11,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from core.errors import InputError
+from core.errors import InputError, StorageError
+from core.files import NO_ROOM
 from core.registry import KINDS, installed
 from core.stopping import Stopped
 
@@ -251,6 +252,8 @@ def run_app(commands: typer.Typer) -> NoReturn:
         _end(130)
     except Stopped as stopped:
         _end(stopped.status)
+    except OSError as error:
+        _say_no_room(error)
     except Exception as error:  # noqa: BLE001  (the last place where a cause can be said)
         _say_failure(error)
 
@@ -259,6 +262,16 @@ def _end(code: int) -> NoReturn:
     if code in (130, 143):  # typer turns an interruption into the first
         print("stopped; run the same command again to go on", file=sys.stderr)
     sys.exit(code)
+
+
+def _say_no_room(error: OSError) -> NoReturn:
+    """One line for what cannot be written; other errors of the system are failures."""
+    if not isinstance(error, StorageError) and error.errno not in NO_ROOM:
+        _say_failure(error)
+    place = error.filename or "the output folder"
+    said = f"{place}: {error.strerror}; make room and run the same command again"
+    print(f"error: {error if isinstance(error, StorageError) else said}", file=sys.stderr)
+    sys.exit(1)
 
 
 def _say_failure(error: Exception) -> NoReturn:

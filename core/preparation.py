@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core import checkpoint
+from core import checkpoint, files
 from core.card import Facts, held_out_spec
 from core.checkpoint import CheckpointError
 from core.config import configure, plain
@@ -77,7 +77,14 @@ def make_folder(out: Path) -> Path:
         InputError: it cannot be made or written to.
     """
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        os.fsencode(out).decode("utf-8")
+    except UnicodeDecodeError as error:
+        shown = os.fsencode(out).decode("utf-8", "backslashreplace")
+        raise InputError(
+            f"{shown}: a name that is not UTF-8; choose another output folder"
+        ) from error
+    try:
+        files.create_folder(out)
         probe = out / f".probe-{os.getpid()}"
         probe.touch()
         probe.unlink()
