@@ -1,9 +1,4 @@
-"""Layers that networks share, for one, two or three axes of space.
-
-Training keeps the inputs of a norm and an activation rather than what they make: the result is
-made again when the gradient of the convolution behind them is wanted.  That is cheap beside a
-convolution, and two thirds of a residual block's memory.
-"""
+"""Layers that networks share, for one, two or three axes of space."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from core.network.lean import Normed, activate, convolve
 
 CONVOLUTIONS: dict[int, Callable[..., nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 POOLS: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -35,55 +32,6 @@ def zeroed(layer: Any) -> Any:
     return layer
 
 
-# --- a convolution of what is cheap to make again ----------------------------------------------
-
-Make = Callable[..., Tensor]
-
-
-class _Remade(torch.autograd.Function):
-    """conv(make(*inputs)), of which only the inputs are kept for the backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, make: Make, conv: Any, weight: Tensor, bias: Tensor, *inputs: Tensor):
-        ctx.make, ctx.conv = make, conv
-        ctx.save_for_backward(weight, *inputs)
-        kind = inputs[0].device.type
-        ctx.autocast = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
-        return conv(make(*inputs))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor):
-        gradient, conv = gradients[0], ctx.conv
-        weight, *saved = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[4:]
-        kind, dtype, enabled = ctx.autocast
-        with torch.enable_grad(), torch.autocast(kind, dtype, enabled=enabled):
-            inputs = [v.detach().requires_grad_(w) for v, w in zip(saved, wanted, strict=True)]
-            made = ctx.make(*inputs)
-        of_made, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            gradient, made.detach().to(gradient), weight.to(gradient), [weight.shape[0]],
-            conv.stride, conv.padding, conv.dilation, False, [0] * len(conv.stride), 1,
-            [any(wanted), ctx.needs_input_grad[2], ctx.needs_input_grad[3]],
-        )  # fmt: skip
-        asked = [v for v, w in zip(inputs, wanted, strict=True) if w]
-        found = iter(torch.autograd.grad(made, asked, of_made.to(made)) if asked else ())
-        rest = [next(found) if w else None for w in wanted]
-        of_weight = None if of_weight is None else of_weight.to(weight)
-        of_bias = None if of_bias is None else of_bias.to(weight.dtype)
-        return None, None, of_weight, of_bias, *rest
-
-
-def convolve(make: Make, conv: Any, *inputs: Tensor) -> Tensor:
-    """conv(make(*inputs)); in training `make` runs again rather than have its result kept.
-
-    `make` must be a pure function of its inputs and of parameters among them.
-    """
-    lean = torch.is_grad_enabled() and conv.training and not torch.compiler.is_compiling()
-    if lean and any(v.requires_grad for v in (conv.weight, *inputs)):
-        return _Remade.apply(make, conv, conv.weight, conv.bias, *inputs)
-    return conv(make(*inputs))
-
-
 # --- up, down, padding -------------------------------------------------------------------------
 
 
@@ -94,6 +42,7 @@ class Resample(nn.Module):
         way: down, by a strided convolution or the mean of neighbours; up, by repetition.
         factors: along each axis of space, 1 or 2.
         learned: whether there is a convolution.
+        lean: see `core.network.lean.convolve`.
         after: pad a strided convolution behind the last element alone, as in DDPM's code, rather
             than on both sides.
     """
@@ -106,8 +55,10 @@ class Resample(nn.Module):
         *,
         learned: bool = True,
         after: bool = False,
+        lean: bool = True,
     ) -> None:
         super().__init__()
+        self.lean = lean
         self.way, self.factors, self.after = way, factors, after and way == "down"
         dims = len(factors)
         stride = factors if way == "down" else (1,) * dims
@@ -126,7 +77,10 @@ class Resample(nn.Module):
         return x
 
     def forward(self, x: Float[Tensor, " b c *space"], level: Tensor | None = None) -> Tensor:
-        return self.change(x) if self.conv is None else convolve(self.change, self.conv, x)
+        if self.conv is None:
+            return self.change(x)
+        same = self.way == "down" and not self.after
+        return convolve(x, self.conv, change=None if same else self.change, lean=self.lean)
 
 
 def pad_to_multiple(
@@ -173,11 +127,6 @@ def unfold(x: Float[Tensor, " b k *coarse"], patch: int) -> Float[Tensor, " b c 
 # --- residual blocks and attention -------------------------------------------------------------
 
 
-def _act(x: Tensor) -> Tensor:
-    """SiLU, in place where no gradient could miss its input."""
-    return F.silu(x, inplace=not torch.is_grad_enabled())
-
-
 class ResidualBlock(nn.Module):
     """Two 3-wide convolutions, each behind a norm and SiLU; the level enters between them.
 
@@ -199,9 +148,11 @@ class ResidualBlock(nn.Module):
         epsilon: float = 1e-5,
         scale_shift: bool = True,
         resample: Resample | None = None,
+        lean: bool = True,
     ) -> None:
         super().__init__()
         self.scale_shift, self.dropout, self.change = scale_shift, dropout, resample
+        self.lean = lean
         self.norm1 = norm(inputs, groups, epsilon)
         self.conv1 = convolution(dims, inputs, outputs)
         self.level = nn.Linear(level, (2 if scale_shift else 1) * outputs)
@@ -209,28 +160,22 @@ class ResidualBlock(nn.Module):
         self.conv2 = zeroed(convolution(dims, outputs, outputs))
         self.skip = convolution(dims, inputs, outputs, 1) if inputs != outputs else None
 
-    def _enter(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        h = _act(F.group_norm(x, self.norm1.num_groups, weight, bias, self.norm1.eps))
-        return h if self.change is None else self.change(h)
-
-    def _between(self, h: Tensor, told: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        groups, epsilon = self.norm2.num_groups, self.norm2.eps
-        if not self.scale_shift:
-            return _act(F.group_norm(h + told, groups, weight, bias, epsilon))
-        scale, shift = told.chunk(2, dim=1)
-        normed = F.group_norm(h, groups, weight, bias, epsilon)
-        return _act(torch.addcmul(shift.to(normed), normed, 1 + scale.to(normed)))
-
     def forward(
         self, x: Float[Tensor, " b c *space"], level: Float[Tensor, " b d"]
     ) -> Float[Tensor, " b k *other"]:
-        told = self.level(level).reshape(len(x), -1, *[1] * (x.ndim - 2))
-        h = convolve(self._enter, self.conv1, x, self.norm1.weight, self.norm1.bias)
-        given = (h, told, self.norm2.weight, self.norm2.bias)
-        if self.dropout and self.training:  # a draw that must not be made twice
-            h = self.conv2(F.dropout(self._between(*given), self.dropout))
+        told = self.level(level)
+        first = Normed(self.norm1, self.norm1.weight[None], self.norm1.bias[None])
+        h = convolve(x, self.conv1, first, self.change, lean=self.lean)
+        w, b = self.norm2.weight[None], self.norm2.bias[None]
+        if self.scale_shift:
+            scale, shift = told.to(w).chunk(2, dim=1)
+            second = Normed(self.norm2, w * (1 + scale), torch.addcmul(shift, b, 1 + scale))
         else:
-            h = convolve(self._between, self.conv2, *given)
+            second = Normed(self.norm2, w, b, told)
+        if self.dropout and self.training:  # a draw that must not be made twice
+            h = self.conv2(F.dropout(activate(h, second), self.dropout))
+        else:
+            h = convolve(h, self.conv2, second, lean=self.lean)
         x = x if self.change is None else self.change(x)
         x = x if self.skip is None else self.skip(x)
         return h.add_(x) if not torch.is_grad_enabled() and h.dtype == x.dtype else x + h

@@ -18,7 +18,6 @@ from core.network.layers import (
     Resample,
     ResidualBlock,
     convolution,
-    convolve,
     crop,
     fold,
     head_checks,
@@ -28,6 +27,7 @@ from core.network.layers import (
     unfold,
     zeroed,
 )
+from core.network.lean import Normed, convolve
 
 
 class Block(nn.Module):
@@ -90,6 +90,7 @@ class _Kit:
     halving: tuple[int, ...]
     after: bool
     recompute: bool
+    lean: bool
 
     def residual(self, inputs: int, outputs: int, change: Resample | None = None) -> ResidualBlock:
         return ResidualBlock(
@@ -102,6 +103,7 @@ class _Kit:
             epsilon=self.epsilon,
             scale_shift=self.scale_shift,
             resample=change,
+            lean=self.lean,
         )
 
     def attend(self, c: int, sequence: int | None = None, *, normed: bool = True) -> Attention:
@@ -123,7 +125,7 @@ class _Kit:
     def change(self, c: int, way: Literal["up", "down"]) -> nn.Module:
         """Half or twice the size."""
         learned = self.resample == "conv"
-        plain = Resample(c, way, self.halving, learned=learned, after=self.after)
+        plain = Resample(c, way, self.halving, learned=learned, after=self.after, lean=self.lean)
         return self.residual(c, c, plain) if self.resample == "residual" else plain
 
     def way_down(self, sizes: list[int], here: list[bool], blocks: int) -> nn.ModuleList:
@@ -189,8 +191,9 @@ class UNet(nn.Module):
         input_octaves: sin and cos of 2^n pi x are put beside the input for each n, for likelihoods;
             7 and 8 are usual.
         dropout: in residual blocks.
-        recompute: keep only the inputs of blocks in training and compute them again for the
-            gradient: far less memory, a third more time.
+        recompute: what is computed again for the gradient in training rather than kept: norms and
+            activations, which costs next to nothing; whole blocks, for a third more time and
+            far less memory; or nothing, which second derivatives want.
         patch: side of the cubes of elements folded into channels before the first layer; in
             pictures 2 costs a quarter of 1.
 
@@ -225,7 +228,7 @@ class UNet(nn.Module):
         fourier_scale: float = 16.0,
         input_octaves: tuple[int, ...] = (),
         dropout: float = 0.0,
-        recompute: bool = False,
+        recompute: Literal["nothing", "norms", "blocks"] = "norms",
         patch: int = 1,
     ) -> None:
         super().__init__()
@@ -252,6 +255,7 @@ class UNet(nn.Module):
         if wrong:
             raise InputError("\n".join(f"network.{said}" for said in wrong))
         halving = tuple(2 if halved == "all" or dims - i <= 2 else 1 for i in range(dims))
+        self.lean = recompute == "norms"
         self.patch, self.conditions, self.octaves = patch, dict(conditions), input_octaves
         self.multiples = tuple(patch * f ** (len(sizes) - 1) for f in halving)
         self.level = LevelEmbedding(
@@ -276,7 +280,8 @@ class UNet(nn.Module):
             resample=resample,
             halving=halving,
             after=downsample_padding == "after",
-            recompute=recompute,
+            recompute=recompute == "blocks",
+            lean=recompute == "norms",
         )
         here = [f in attention for f in factors]
         whole = channels * (1 + 2 * len(input_octaves)) + conditions.get("image", 0)
@@ -284,7 +289,7 @@ class UNet(nn.Module):
         self.down = kit.way_down(sizes, here, blocks)
         self.middle = Middle(
             kit.block(sizes[-1], sizes[-1], here=middle_attention, normed=middle_norm),
-            Block(kit.residual(sizes[-1], sizes[-1]), recompute=recompute),
+            Block(kit.residual(sizes[-1], sizes[-1]), recompute=kit.recompute),
         )
         self.up = kit.way_up(sizes, here, blocks)
         self.norm = norm(sizes[0], groups, epsilon)
@@ -293,10 +298,6 @@ class UNet(nn.Module):
             for parameter in self.parameters():
                 if parameter.ndim == 4:
                     parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-
-    def _exit(self, h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        h = F.group_norm(h, self.norm.num_groups, weight, bias, self.norm.eps)
-        return F.silu(h, inplace=not torch.is_grad_enabled())
 
     def forward(
         self,
@@ -320,5 +321,6 @@ class UNet(nn.Module):
         h = self.middle(h, told, sequence)
         for block in self.up:
             h = block(torch.cat([h, kept.pop()], dim=1), told, sequence)
-        h = convolve(self._exit, self.leave, h, self.norm.weight, self.norm.bias)
+        last = Normed(self.norm, self.norm.weight[None], self.norm.bias[None])
+        h = convolve(h, self.leave, last, lean=self.lean)
         return crop(unfold(h, self.patch), size)
