@@ -106,7 +106,8 @@ def save(
     except StorageError:
         raise
     except OSError as error:
-        needed = _size(tensors) + sum(len(text.encode()) for text in texts.values())
+        needed = files.BLOCK + sum(files.room_for(len(text.encode())) for text in texts.values())
+        needed += sum(tensor_file.room_for(named) for named in tensors.values())
         raise files.not_written(final, error, needed=needed, remains=_remains(folder)) from error
     return final
 

@@ -15,6 +15,7 @@ from typing import Any
 from core.errors import StorageError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+BLOCK = 4096
 PATIENCE = 60.0  # seconds to wait for another process that writes to the same folder
 
 
@@ -141,6 +142,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def room_for(size: int) -> int:
+    """What a file of so many bytes takes on a disk, in blocks of the usual size."""
+    return -(-size // BLOCK) * BLOCK
+
+
 def free_bytes(folder: Path) -> int:
     """What is free on the disk of a folder, or of the nearest one above it that exists."""
     while not folder.exists():
@@ -154,7 +160,7 @@ def not_written(path: Path, error: OSError, *, needed: int, remains: str) -> Sto
     Args:
         path: what was to be written.
         error: why it was not.
-        needed: its size in bytes.
+        needed: bytes that it takes, about.
         remains: what is whole nevertheless, as a sentence.
     """
     try:
@@ -163,8 +169,8 @@ def not_written(path: Path, error: OSError, *, needed: int, remains: str) -> Sto
         free = "its disk cannot be asked for what is free"
     mend = "make room" if error.errno in NO_ROOM else "mend that"
     said = StorageError(
-        f"{path}: cannot be written: {error.strerror or error}; it needs {needed:,} bytes, {free}; "
-        f"{remains}; {mend} and run the same command again"
+        f"{path}: cannot be written: {error.strerror or error}; it needs about {needed:,} bytes, "
+        f"{free}; {remains}; {mend} and run the same command again"
     )
     said.errno = error.errno
     return said

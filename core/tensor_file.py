@@ -25,6 +25,12 @@ def size_of(tensors: Mapping[str, Tensor]) -> int:
     return sum(value.numel() * value.element_size() for value in tensors.values())
 
 
+def room_for(tensors: Mapping[str, Tensor]) -> int:
+    """About what a file of them takes on a disk: a header that says 100 bytes of each, blocks."""
+    header = sum(100 + len(name) for name in tensors)
+    return files.room_for(size_of(tensors) + header)
+
+
 def write(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str] | None = None) -> None:
     """Put tensors, contiguous and on the CPU, into a new file; the disk holds it at the end.
 
@@ -88,7 +94,7 @@ def save(path: Path, tensors: Mapping[str, Tensor]) -> None:
         raise
     except OSError as error:
         remains = "what was there before is whole"
-        needed = size_of(tensors)
+        needed = room_for(tensors)
         raise files.not_written(path, error, needed=needed, remains=remains) from error
 
 

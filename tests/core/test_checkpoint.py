@@ -231,9 +231,8 @@ def test_a_save_that_fails_leaves_nothing_behind_and_says_what_is_whole(tmp_path
         with pytest.raises(StorageError) as failed:
             save(tmp_path, 2, TENSORS, {})
     said = str(failed.value)
-    size = 2 * 24 + 8 + len('{\n "step": 2\n}')
     assert f"{tmp_path}/step-00000002: cannot be written: No space left on device" in said
-    assert f"it needs {size} bytes" in said
+    assert "it needs about 16,384 bytes" in said  # four files of less than a block each
     assert "step-00000001 is whole" in said
     assert "\n" not in said
     assert os.listdir(tmp_path) == ["step-00000001"]

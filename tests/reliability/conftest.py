@@ -6,31 +6,21 @@ from pathlib import Path
 
 import pytest
 
-NOBODY = 65534
-
 sys.path.insert(0, str(Path(__file__).parent))
+
+import privileges
 
 
 @pytest.fixture
-def as_another_user(tmp_path):
-    """Call a function as a user without privileges; what it returned, or its error, as text.
-
-    root passes every permission, so that the call runs in a child of another user where the tests
-    run as root; the folders above the test's own are opened for it.
-    """
+def humbly():
+    """Call a function where permissions hold, even for root; its result or its error, as text."""
 
     def call(function):
-        if os.getuid() == 0:
-            for above in tmp_path.parents[:-2]:
-                above.chmod(above.stat().st_mode | 0o055)
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
             try:
-                if os.getuid() == 0:
-                    os.setgroups([])
-                    os.setgid(NOBODY)
-                    os.setuid(NOBODY)
+                privileges.drop()
                 try:
                     said = str(function())
                 except Exception as error:  # noqa: BLE001  (the test judges it)
@@ -45,3 +35,52 @@ def as_another_user(tmp_path):
         return said
 
     return call
+
+
+@pytest.fixture(scope="session")
+def _toy_folder(tmp_path_factory):
+    from toy_training import on_path
+
+    return on_path(tmp_path_factory.mktemp("toys"))
+
+
+@pytest.fixture
+def toys(_toy_folder, monkeypatch):
+    """The plug-in `toy` is installed, here and in processes that the test starts."""
+    from core.registry import installed
+
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([*_toy_folder, os.environ.get("PYTHONPATH", "")])
+    )
+    monkeypatch.setattr(sys, "path", [*_toy_folder, *sys.path])
+    installed.cache_clear()
+    yield
+    installed.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def launcher():
+    """Starts `polymode` commands without the seconds that imports take."""
+    from launcher import Launcher
+
+    warm = Launcher()
+    yield warm
+    warm.close()
+
+
+NOTES = pytest.StashKey()
+
+
+@pytest.fixture
+def note(request):
+    """note(text): a figure to print at the end, for the table of results."""
+    told = request.config.stash.setdefault(NOTES, [])
+    return lambda text: told.append(f"{request.node.name}: {text}")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    told = config.stash.get(NOTES, [])
+    if told:
+        terminalreporter.section("battery")
+    for line in told:
+        terminalreporter.write_line(line)
