@@ -50,18 +50,6 @@ def test_no_test_folder_is_a_package():
     assert not list((ROOT / "tests").rglob("__init__.py"))
 
 
-def test_nothing_is_unpickled_or_evaluated():
-    banned = (
-        "pickle.load", "torch.load(", "allow_pickle=True", "yaml.unsafe_load", "yaml.full_load",
-        "extractall", "shell=True", "os.system(",
-    )  # fmt: skip
-    for folder in ("core", "plugins", "pipelines"):
-        for file in (ROOT / folder).rglob("*.py"):
-            text = file.read_text()
-            found = [word for word in banned if word in text]
-            assert not found, f"{file.relative_to(ROOT)}: {found}"
-
-
 def test_modules_stay_readable():
     long = {
         str(file.relative_to(ROOT)): lines

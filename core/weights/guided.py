@@ -27,6 +27,7 @@ MULTIPLIERS = {
     64: (1, 2, 3, 4),
     32: (1, 2, 2, 2),
 }
+UPSAMPLERS = {512: MULTIPLIERS[256], 256: MULTIPLIERS[256], 64: MULTIPLIERS[64]}
 RESIDUAL = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "level": "emb_layers.1",
     "norm2": "out_layers.0", "conv2": "out_layers.3", "skip": "skip_connection",
@@ -194,7 +195,7 @@ def _size(seen: Seen, flags: Flags, upsamples: bool) -> int:
     if name in flags.given:
         return flags.given[name]
     known = [side for side, usual in MULTIPLIERS.items() if usual == seen.multipliers]
-    return known[0] if known else flags[name]
+    return known[0] if known and not upsamples else flags[name]
 
 
 def _contradictions(
@@ -215,7 +216,7 @@ def _contradictions(
         for name, value in told.items()
         if name in flags.given and flags.given[name] not in (value, "")
     ]
-    usual = MULTIPLIERS.get(size)
+    usual = (UPSAMPLERS if upsamples else MULTIPLIERS).get(size)
     name = "large_size" if upsamples else "image_size"
     if name in flags.given and not flags["channel_mult"] and usual != seen.multipliers:
         found.append(

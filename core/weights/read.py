@@ -20,6 +20,7 @@ from core.errors import InputError
 CHILD = Path(__file__).with_name("child.py")
 # Where the loader finds torch's own libraries; nothing else of the environment is passed on.
 KEPT = ("LD_LIBRARY_PATH",)
+PATIENCE = 120.0  # seconds: importing torch from a slow disk takes one minute
 PREFIXES = ("module.", "_orig_mod.")  # of data-parallel and compiled networks
 
 
@@ -55,13 +56,15 @@ def read_weights(source: Path, *, entry: str = "") -> Found:
         InputError: no such file, or nothing that could be read without trusting it.
     """
     try:
-        kind = source.stat().st_mode
-        with source.open("rb") as file:
-            start = file.read(9)
+        whole = stat.S_ISREG(source.stat().st_mode)  # a pipe would be waited for
+        start = b""
+        if whole:
+            with source.open("rb") as file:
+                start = file.read(9)
     except OSError as error:
         raise InputError(f"{source}: cannot be read: {error.strerror or error}") from error
-    if not stat.S_ISREG(kind) or not start:
-        what = "is empty" if stat.S_ISREG(kind) else "is no file"
+    if not start:
+        what = "is empty" if whole else "is no file"
         raise InputError(f"{source}: {what}; give a file of weights")
     digest = files.digest(source)
     if source.suffix == ".safetensors" or start[8:9] == b"{":
@@ -105,8 +108,7 @@ def _ask_child(source: Path, target: Path, entry: str) -> dict[str, Any]:
             start_new_session=True,
         )
         try:
-            # Importing torch from a slow disk takes a minute; reading, 10 MB a second.
-            process.wait(timeout=120 + size / 10e6)
+            process.wait(timeout=PATIENCE + size / 10e6)
         except subprocess.TimeoutExpired:
             pass
         finally:

@@ -4,6 +4,7 @@ References and weights: tests/core/reference/README.md.
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -236,11 +237,27 @@ ROWS = {
         (0.5, 1, 1, 2, 2, 4, 4), (16, 32, 64), {"head_channels": 64}, 1000, 1000, 1.0, 0,
     ),
     "64_256_upsampler": ((1, 1, 2, 2, 4, 4), (8, 16, 32), {"heads": 4}, 1000, 1000, 1.0, 3),
+    "128_512_upsampler": (
+        (1, 1, 2, 2, 4, 4), (16, 32), {"head_channels": 64}, 1000, 1000, 1.0, 3,
+    ),
     "lsun_cat": ((1, 1, 2, 2, 4, 4), (8, 16, 32), {"head_channels": 64}, 0, 1000, 1.0, 0),
     "cifar10_uncond_50M_500K": ((1, 2, 2, 2), (2, 4), {"heads": 4}, 0, 4000, 0.25, 0),
     "lsun_uncond_100M_1200K_bs128": ((1, 1, 2, 2, 4, 4), (16,), {"heads": 1}, 0, 1000, 1.0, 0),
     "upsample_cond_500K": ((1, 1, 2, 2, 4, 4), (16, 32), {"heads": 4}, 1000, 4000, 1.0, 3),
 }  # fmt: skip
+
+
+# Counted in the original's own networks of those flags.
+PARAMETERS = {
+    "64x64_diffusion": 295904454,
+    "512x512_diffusion": 558997638,
+    "64_256_upsampler": 311795910,
+    "128_512_upsampler": 308835270,
+    "lsun_cat": 552814086,
+    "cifar10_uncond_50M_500K": 52546438,
+    "lsun_uncond_100M_1200K_bs128": 113676678,
+    "upsample_cond_500K": 279792390,
+}
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -269,6 +286,7 @@ def test_a_published_checkpoint_s_flags_fit_the_network_they_make(name):
     assert {key: found.network.get(key) for key in heads} == heads
     assert found.parameterization.options == {"level": "index", "chain": steps, "unit": unit}
     assert skeleton(found) == ours
+    assert sum(map(math.prod, ours.values())) == PARAMETERS[name]
 
 
 def test_a_classifier_is_told_apart(tmp_path):

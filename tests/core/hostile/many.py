@@ -1,0 +1,41 @@
+"""Run the reader's process over many files: torch is imported once, every file has a fork.
+
+    python many.py CHILD FOLDER
+
+prints a line of JSON for each file of the folder: what was said, exit, seconds and memory.
+"""
+
+import importlib.util
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+
+def main():
+    spec = importlib.util.spec_from_file_location("child", sys.argv[1])
+    child = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(child)
+    folder = Path(sys.argv[2])
+    for source in sorted(folder.glob("*.*")):
+        said, begun = folder / f"said-{source.name}", time.monotonic()
+        process = os.fork()
+        if process == 0:
+            out = os.open(said, os.O_WRONLY | os.O_CREAT)
+            os.dup2(out, 1)
+            sys.argv = ["child", str(source), str(folder / f"made-{source.name}"), ""]
+            sys.stdout = os.fdopen(1, "w")
+            child.main()
+        _, status, used = os.wait4(process, 0)
+        line = {
+            "name": source.name,
+            "said": said.read_text(),
+            "status": status,
+            "seconds": time.monotonic() - begun,
+            "kilobytes": used.ru_maxrss,
+        }
+        print(json.dumps(line), flush=True)
+
+
+main()
