@@ -1,5 +1,6 @@
 # make demo   set up, run the embedded job on real photographs, print where the report is
 # make test   set up, run the tests
+# make torture  the reliability battery in full counts: kills, crashes, power cuts, damage
 # make parity compare with k-diffusion and diffusers; installs them first
 # make lint   style, types and directions of import
 # make clean  remove what the above made
@@ -13,13 +14,18 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 JOB ?= pipelines/jobs/demo.yaml
 
-.PHONY: demo test parity lint clean
+.PHONY: demo test torture parity lint clean
 
 demo: $(VENV)/.ready
 	$(BIN)/polymode run $(JOB)
 
 test: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+# What each of its numbers is: tests/README.md.
+torture: $(VENV)/.ready
+	POLYMODE_TORTURE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/reliability \
+		-m "torture or not torture" --durations=20
 
 # k-diffusion without what it requires: its samplers need neither torchvision nor wandb nor clip,
 # and not all of those have a CPU build.

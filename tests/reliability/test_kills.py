@@ -14,6 +14,17 @@ from small_command import STEPS, command, digests
 from core import checkpoint
 
 
+def wait_for_another(folder, seconds):
+    """Wait until a checkpoint is there that was not there before; no longer than some seconds."""
+    before, end = names_in(folder), time.monotonic() + seconds
+    while names_in(folder) <= before and time.monotonic() < end:
+        time.sleep(0.005)
+
+
+def names_in(folder):
+    return {p.name for p in folder.glob("step-*")}
+
+
 @pytest.mark.parametrize("every", [False, True], ids=["save now and then", "save at every step"])
 def test_killed_at_random_times_training_ends_as_undisturbed(every, launcher, tmp_path, note):
     """Whenever a run has come to its end, it is compared, and the next one is killed."""
@@ -27,7 +38,9 @@ def test_killed_at_random_times_training_ends_as_undisturbed(every, launcher, tm
     while kills < count(4, 100) or killed.exists():
         child = launcher.start(command(killed), said, every=every)
         if kills < count(4, 100):
-            time.sleep(draw.uniform(0.2, 1.6))
+            if draw.random() < 0.8:  # else at its start
+                wait_for_another(killed / "checkpoints", seconds=5.0)
+            time.sleep(draw.uniform(0, 0.5))
             os.kill(child, signal.SIGKILL)  # not yet waited for: no other process has its number
         done = launcher.wait(child, said)
         assert done.code in (0, -signal.SIGKILL), done.err
