@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core import files
+from core import files, tensor_file
 from core.config import Spec, bind, configure, plain
 from core.data import Dataset, collate
 from core.errors import InputError
@@ -40,6 +40,7 @@ from core.request import (
 from core.sampler.sample import prior
 from core.sampler.sample import sample as integrate
 from core.stopping import Stopped, asked_by, deliver, signals_asked
+from core.sheet import write_sheet
 from core.task import Task
 from core.training import Place, follow, resume, save
 from core.world import PeerError, World, joined
@@ -137,15 +138,15 @@ def sample(
 
     Args:
         request: what to draw.
-        out: ``samples.safetensors`` and ``samples.json`` go there.
+        out: ``samples.safetensors`` and ``samples.json`` go there, and ``sheet.png`` where the task
+            shows pictures.
         machine: where to run.
         emit: hears of progress.
 
     Raises:
         InputError: as `load_model`; or the dataset has fewer items than wanted.
+        StorageError: the disk is full or not writable.
     """
-    from safetensors.torch import save_file
-
     start = time.perf_counter()
     request = bind(SampleRequest, plain(request))
     model = load_model(
@@ -179,7 +180,7 @@ def sample(
         rate = done / (time.monotonic() - begun)
         emit(Progress(done=done, total=len(pairs), unit="draw", rate=rate, figures={}))
     results = torch.cat(drawn).unflatten(0, (count, request.samples)).contiguous()
-    save_file({"samples": results}, out / "samples.safetensors")
+    tensor_file.save(out / "samples.safetensors", {"samples": results})
     about = {
         "format": STATE_FORMAT,
         "task": plain(model.request.task),
@@ -193,6 +194,7 @@ def sample(
         "checkpoint_step": int(_digits(model.checkpoint.name)),
     }
     files.write_json(out / "samples.json", about)
+    write_sheet(model.task, results, dataset, out / "sheet.png")
     return SampleResult(
         samples=out, items=count, draws=request.samples, seconds=time.perf_counter() - start
     )
