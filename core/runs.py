@@ -39,6 +39,7 @@ from core.request import (
 )
 from core.sampler.sample import prior
 from core.sampler.sample import sample as integrate
+from core.sheet import write_sheet
 from core.stopping import Stopped, asked_by, deliver, signals_asked
 from core.sheet import write_sheet
 from core.task import Task

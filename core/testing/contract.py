@@ -105,7 +105,14 @@ def _task(build: Build, *, batch: Mapping[str, Tensor], options: Mapping[str, An
     assert torch.equal(example.x0, again.x0), "prepare is not a function of the batch"
     assert example.x0.shape[1] == task.channels
     for name, channels in task.conditions.items():
-        assert example.condition[name].shape[1] == channels, f"condition {name!r}"
+        given = example.condition[name]
+        assert len(given) == len(example.x0), f"condition {name!r}"
+        if name == "class":  # whole numbers below their count
+            assert given.ndim == 1, "classes are not one a sample"
+            assert not given.is_floating_point(), "classes are no whole numbers"
+            assert bool(((given >= 0) & (given < channels)).all()), "a class is out of range"
+        else:
+            assert given.shape[1] == channels, f"condition {name!r}"
     perfect = task.finish(example.x0, batch)[:, None]
     spoiled = task.finish(example.x0 + 0.5, batch)[:, None]
     best, worse = task.score(perfect, batch), task.score(spoiled, batch)
