@@ -165,7 +165,7 @@ def dies(act: Callable[[], object], at: int) -> bool:
     return code == 9
 
 
-def test_death_at_every_point_leaves_the_old_or_the_new(case, start, tmp_path):
+def test_death_at_every_point_leaves_the_old_or_the_new(case, start, tmp_path, note):
     at, folder = 0, tmp_path / "run"
     while True:
         at += 1
@@ -179,12 +179,13 @@ def test_death_at_every_point_leaves_the_old_or_the_new(case, start, tmp_path):
             assert_going_on_works(case, folder)
         shutil.rmtree(folder)
     assert at > 50, "too few points were tried"
+    note(f"{at - 1} points")
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("name", ["one is kept", "the same step again", "a damaged step again"])
-def test_death_at_every_point_and_again_at_every_point_of_the_next_commit(name, tmp_path):
-    case, at, folder = CASES[name], 0, tmp_path / "run"
+def test_death_at_every_point_and_again_at_every_point_of_the_next_commit(name, tmp_path, note):
+    case, at, pairs, folder = CASES[name], 0, 0, tmp_path / "run"
     folder.mkdir()
     case.prepare(folder)
     start = tree(folder)
@@ -202,6 +203,8 @@ def test_death_at_every_point_and_again_at_every_point_of_the_next_commit(name, 
             dead_again = dies(lambda: commit(case, folder), again)
             assert_readable(case, folder)
             shutil.rmtree(folder)
+        pairs += again - 1
+    note(f"{pairs} pairs of points")
 
 
 # --- power cuts (R3) --------------------------------------------------------------------------
@@ -214,7 +217,7 @@ def recorded(act: Callable[[], object]) -> list[Operation]:
     return told
 
 
-def test_a_power_cut_at_any_moment_leaves_the_old_or_the_new(case, start, tmp_path):
+def test_a_power_cut_at_any_moment_leaves_the_old_or_the_new(case, start, tmp_path, note):
     folder, found_at = tmp_path / "run", tmp_path / "found"
     plant(start, folder)
     operations = recorded(lambda: commit(case, folder))
@@ -229,6 +232,7 @@ def test_a_power_cut_at_any_moment_leaves_the_old_or_the_new(case, start, tmp_pa
         shutil.rmtree(found_at)
         states += 1
     assert states > 40, "too few states were tried"
+    note(f"{states} states after {len(operations)} operations")
 
 
 def test_the_model_of_the_disk_is_told_everything(case, start, tmp_path):

@@ -76,7 +76,7 @@ def test_a_truncated_file_is_noticed_and_named_with_its_size(newest, name, left)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_flipped_bit_is_noticed_and_named(newest, name):
+def test_every_flipped_bit_is_noticed_and_named(newest, name, note):
     file = newest / name
     data = file.read_bytes()
     bits = range(8 * len(data))
@@ -91,6 +91,7 @@ def test_every_flipped_bit_is_noticed_and_named(newest, name):
         assert_passed_over(newest, name, told)
     file.write_bytes(data)
     assert load(newest.parent).step == 2
+    note(f"{len(chosen)} of {len(bits)} bits")
 
 
 def test_a_step_under_another_number_is_noticed(newest):
