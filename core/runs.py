@@ -41,7 +41,6 @@ from core.sampler.sample import prior
 from core.sampler.sample import sample as integrate
 from core.sheet import write_sheet
 from core.stopping import Stopped, asked_by, deliver, signals_asked
-from core.sheet import write_sheet
 from core.task import Task
 from core.training import Place, follow, resume, save
 from core.world import PeerError, World, joined
