@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
@@ -95,22 +96,37 @@ def batches(
         _Items(dataset),
         batch_sampler=_Once(indices_of()),
         num_workers=workers,
-        collate_fn=_stack,
+        collate_fn=_stack_or_refusal,
         worker_init_fn=_prepare_worker,
         generator=torch.Generator(),  # or it would draw from the global stream
     )
-    for batch in loader:
-        yield steps.popleft(), batch
+    reader = iter(loader)
+    try:
+        for batch in reader:
+            if isinstance(batch, InputError):
+                raise batch
+            yield steps.popleft(), batch
+        return
+    except Exception as error:  # noqa: BLE001  (raised again below)
+        failure = error.with_traceback(None)  # it holds the reader, and that its workers
+    del reader
+    raise failure
 
 
 @dataclass(frozen=True)
-class _Items(torch.utils.data.Dataset[Mapping[str, Tensor]]):
-    """A dataset as torch's loader wants it: what has `__getitems__` would be asked otherwise."""
+class _Items(torch.utils.data.Dataset[Mapping[str, Tensor] | InputError]):
+    """A dataset as torch's loader wants it.
+
+    An item that is refused is delivered as its refusal: the loader would add a traceback.
+    """
 
     dataset: Dataset
 
-    def __getitem__(self, index: int) -> Mapping[str, Tensor]:
-        return self.dataset[index]
+    def __getitem__(self, index: int) -> Mapping[str, Tensor] | InputError:
+        try:
+            return self.dataset[index]
+        except InputError as error:
+            return InputError(str(error))
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -126,9 +142,31 @@ class _Once:
         return self.indices
 
 
+def _stack_or_refusal(
+    items: list[Mapping[str, Tensor] | InputError],
+) -> dict[str, Tensor] | InputError:
+    whole: list[Mapping[str, Tensor]] = []
+    for item in items:
+        if isinstance(item, InputError):
+            return item
+        whole.append(item)
+    return _stack(whole)
+
+
 def _prepare_worker(worker: int) -> None:
-    """One thread; and no ear for signals, which the process that reads from it obeys."""
+    """One thread; and of signals only those that its parent sends.
+
+    Ctrl-C and a scheduler's SIGTERM reach every process of a group; whether to stop, and when, is
+    decided by the one that reads from this worker.
+    """
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_obey_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _obey_parent(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
