@@ -62,6 +62,10 @@ def _damage(name: str, file: str, right: str, wrong: str, look: str = "") -> Fau
     return Fault(f"damage: {name}", file, right, wrong, "reliability/test_damage.py", look)
 
 
+def _network(name: str, file: str, right: str, wrong: str, look: str) -> Fault:
+    return Fault(name, f"core/network/{file}.py", right, wrong, "test_network.py", look)
+
+
 FAULTS = (
     # Chains of order 1.
     _solver("ddim: direction of eps", "ancestral",
@@ -250,7 +254,7 @@ FAULTS = (
     _damage("a step's number is taken from its name", "core/checkpoint.py",
             "if step != _step_of(path):", "if False:", "number"),
     _damage("names lead anywhere", "core/checkpoint.py",
-            "if _is_elsewhere(name):\n", "if False:\n", "any_name"),
+            "    if elsewhere:\n", "    if False:\n", "any_name"),
     _damage("deep JSON ends the reader", "core/checkpoint.py",
             "_UNREADABLE = (*tensor_file.UNREADABLE, RecursionError)",
             "_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)", "json"),
@@ -294,6 +298,56 @@ FAULTS = (
           "test_checkpoint.py", "number"),
     Fault("checkpoint: readers look once", "core/checkpoint.py",
           "for _ in range(3):", "for _ in range(1):", "test_checkpoint.py", "meanwhile"),
+    # Networks.
+    _network("network: gradient of the norm without its mean", "lean",
+             "_over(mean * along - flat, x)", "_over(mean * along, x)", "gradients or recomputed"),
+    _network("network: gradient of the norm without its spread", "lean",
+             "_over(along, x), value=-1)", "_over(along, x), value=0)",
+             "gradients or recomputed"),
+    _network("network: scale's gradient not centred", "lean",
+             "((d * x).sum(space) - mean * db) * scale", "(d * x).sum(space) * scale",
+             "gradients or recomputed"),
+    _network("network: a shift left out of what is made again", "lean",
+             "x = u = given if layer is None else _wide(given, shift)",
+             "x = u = given if layer is None else _wide(given, None)", "gradients or recomputed"),
+    _network("network: wrong second derivatives", "lean", "    @once_differentiable\n", "",
+             "second"),
+    _network("network: everything is kept", "lean", "if lean and torch", "if not lean and torch",
+             "kept"),
+    _network("network: scale without its one", "layers", "w * (1 + scale), torch",
+             "w * scale, torch", "formula"),
+    _network("network: skip before resampling", "layers",
+             "        x = x if self.change is None else self.change(x)\n", "", "formula"),
+    _network("network: input changed in place", "layers", "return h.add_(x) if",
+             "return x.add_(h) if", "place"),
+    _network("network: heads beside channels", "layers", "shaped.permute(2, 0, 3, 1, 4)",
+             "shaped.flatten(3).unflatten(3, (k // parts // self.heads, self.heads))"
+             ".permute(2, 0, 4, 1, 3)", "softmax"),
+    _network("network: folded in another order", "layers",
+             "order = [0, 1, *range(3, 3 + 2 * n, 2), *range(2, 2 + 2 * n, 2)]",
+             "order = [0, *range(3, 3 + 2 * n, 2), 1, *range(2, 2 + 2 * n, 2)]", "unshuffle"),
+    _network("network: padded before", "layers", "for n in (0, m)]", "for n in (m, 0)]", "padding"),
+    _network("network: padding on both sides", "layers",
+             "self.way, self.factors, self.after = way, factors, after and way == \"down\"",
+             "self.way, self.factors, self.after = way, factors, False", "strided"),
+    _network("network: frequencies one step short", "embedding", "max(1, half - shift)",
+             "max(1, half)", "sinusoids"),
+    _network("network: detail of one octave less", "embedding", "2.0**n * math.pi",
+             "2.0 ** (n - 1) * math.pi", "detail"),
+    _network("network: waves not of c_noise", "embedding", "2 * math.pi / LEVEL_SPAN * level",
+             "math.pi / LEVEL_SPAN * level", "fourier"),
+    _network("network: class not heard", "conditioning",
+             "told = told + self.label(given[\"class\"])", "self.label(given[\"class\"])", "heard"),
+    _network("network: sequence not heard", "unet", "x = self.cross(x, sequence)",
+             "x = self.cross(x, sequence * 0)", "heard"),
+    _network("network: hooks stay", "taps", "        for hook in hooks:\n            hook.remove()",
+             "        pass", "tapped"),
+    _network("network: thick slices halved too", "unet", "or dims - i <= 2 else 1",
+             "or dims - i <= 3 else 1", "halved"),
+    _network("network: transformer without positions", "transformer",
+             "h = h + positions(grid, self.width, x.device).to(h)", "pass", "begins"),
+    _network("network: gate left out", "transformer", "return x + gate2 * self.leave(h)",
+             "return x + self.leave(h)", "begins"),
 )  # fmt: skip
 
 

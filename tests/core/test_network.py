@@ -85,9 +85,15 @@ def test_a_residual_block_is_its_formula(scale_shift, way):
     expected = h + F.conv2d(resized(x), block.skip.weight, block.skip.bias)
     assert (block(x, told) - expected).abs().max() < 1e-12
     with torch.no_grad():  # where activations are made in place
-        kept = x.clone()
         assert (block(x, told) - expected).abs().max() < 1e-12
-        assert torch.equal(x, kept)
+
+
+def test_nothing_that_is_given_is_changed_in_place():
+    block, kept = stirred(ResidualBlock(32, 32, 12)), drawn(2, 32, 4, 6)
+    x = kept.clone()
+    with torch.no_grad():
+        block(x, drawn(2, 12, seed=1))
+    assert torch.equal(x, kept)
 
 
 @pytest.mark.parametrize("options", [{}, {"adaptive": "shift", "resample": "residual"}])
@@ -431,3 +437,17 @@ def test_half_precision_stays_near_single(kind):
         assert single.dtype == half.dtype
         assert float((single - half).norm() / single.norm()) < 0.05
     assert not np.isclose(float((found[0][0] - found[1][0]).abs().max()), 0)
+
+
+def test_a_transformer_begins_as_nothing_and_hears_where_it_is():
+    network = Transformer(2, 2, {}, width=16, depth=2, head_channels=8, patch=2)
+    x, level = drawn(1, 2, 8, 8), torch.ones(1)
+    assert not network(x, level).any()
+    # adaLN-Zero: whatever a layer holds, its branches are closed at first.
+    layer = network.block[0]
+    h = drawn(1, 5, 16)
+    assert torch.equal(layer(h, drawn(1, 16, seed=1), None), h)
+    # The same patch everywhere: only positions can tell one from another.
+    stirred(network)
+    said = network(torch.ones(1, 2, 8, 8), level)
+    assert (said[..., :2, :2] - said[..., 2:4, :2]).abs().max() > 1e-3
