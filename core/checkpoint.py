@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors.torch import load_file
 from torch import Tensor
@@ -166,12 +166,12 @@ def _tidy(folder: Path, alone: bool) -> None:
 def _settled(replaced: Path) -> list[Path]:
     """End a replacement that was cut short: which of the two folders has to go."""
     step = replaced.with_suffix("")
-    if not os.path.lexists(step):
-        replaced.rename(step)
-    elif _is_whole(step) or not _is_whole(replaced):
+    judged = _judged(step) if os.path.lexists(step) else "absent"
+    if judged == "whole" or (judged == "ruined" and _judged(replaced) == "ruined"):
         return [replaced]
-    else:
+    if judged == "ruined":
         files.remove([step])
+    if judged != "unknown":
         replaced.rename(step)
     return []
 
@@ -183,13 +183,13 @@ def _superseded(folder: Path, step: int, keep: int, also: Collection[int]) -> li
     """
     steps = [(_step_of(path), path) for path in _steps(folder)]
     earlier = [path for number, path in steps if number <= step]
-    damaged = [path for number, path in steps if number > step and not _is_whole(path)]
+    damaged = [path for number, path in steps if number > step and _judged(path) == "ruined"]
     return [path for path in earlier[keep:] if _step_of(path) not in also] + damaged
 
 
 def _remains(folder: Path) -> str:
     try:
-        whole = next((path.name for path in _steps(folder) if _is_whole(path)), None)
+        whole = next((path.name for path in _steps(folder) if _judged(path) == "whole"), None)
     except OSError:
         return "older ones are as they were"
     return f"{whole} is whole" if whole else "there is no checkpoint before it"
@@ -331,8 +331,8 @@ def _manifest(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise _Damaged(f"{MANIFEST} is missing")
     size = file.stat().st_size
+    data = file.read_bytes() if size <= _LARGEST else b""
     try:
-        data = file.read_bytes() if size <= _LARGEST else b""
         said = json.loads(data)
         contents = {name: value for name, value in said.items() if name != "sha256"}
         whole = data == _sealed(contents)
@@ -353,36 +353,57 @@ def _manifest(path: Path) -> dict[str, Any]:
     return said
 
 
+def _verify(path: Path) -> None:
+    """Compare every byte of a step's folder with what was written.
+
+    Raises:
+        _Damaged: it is not that.
+        CheckpointError: it may be, in a format of the future.
+        OSError: it cannot be read now.
+    """
+    try:
+        listed = [(name, size, digest) for name, (size, digest) in _manifest(path)["files"].items()]
+        elsewhere = any(_is_elsewhere(name) for name, *_ in listed)
+    except (OSError, CheckpointError):
+        raise
+    except _UNREADABLE as error:
+        raise _Damaged(f"{MANIFEST} cannot be read") from error
+    if elsewhere:
+        raise _Damaged(f"{MANIFEST} names a file outside the checkpoint")
+    for name, size, digest in listed:
+        file = path / name
+        if not file.is_file():
+            raise _Damaged(f"{name} is missing")
+        if file.stat().st_size != size:
+            raise _Damaged(f"{name} has {file.stat().st_size} bytes instead of {size}")
+        found = files.digest(file)
+        if found != digest:
+            raise _Damaged(
+                f"{name} is not what was written: sha256 {found[:12]}, not {str(digest)[:12]}"
+            )
+
+
 def _damage(path: Path) -> str:
     """What is wrong with a step's folder; nothing if it is whole."""
     try:
-        for name, (size, digest) in _manifest(path)["files"].items():
-            if _is_elsewhere(name):
-                return f"{MANIFEST} names a file outside the checkpoint"
-            file = path / name
-            if not file.is_file():
-                return f"{name} is missing"
-            if file.stat().st_size != size:
-                return f"{name} has {file.stat().st_size} bytes instead of {size}"
-            found = files.digest(file)
-            if found != digest:
-                return (
-                    f"{name} is not what was written: sha256 {found[:12]}, not {str(digest)[:12]}"
-                )
-    except CheckpointError:
-        raise
-    except _Damaged as error:
-        return str(error)
+        _verify(path)
+    except _Damaged as damage:
+        return str(damage)
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
-    except _UNREADABLE:
-        return f"{MANIFEST} cannot be read"
+    except ValueError as error:
+        if isinstance(error, CheckpointError):
+            raise
+        return f"{MANIFEST} cannot be read"  # a name that no file can have
     return ""
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether some version can read a step; what the future wrote is not this one's to judge."""
+def _judged(path: Path) -> Literal["whole", "ruined", "unknown"]:
+    """Whether a step can go: what cannot be read now, or by this version, may well be whole."""
     try:
-        return not _damage(path)
-    except CheckpointError:
-        return True
+        _verify(path)
+    except _Damaged:
+        return "ruined"
+    except (OSError, ValueError):
+        return "unknown"
+    return "whole"

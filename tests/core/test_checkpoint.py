@@ -60,6 +60,22 @@ def test_whole_later_steps_are_left_alone_and_damaged_ones_go(tmp_path):
     assert load(tmp_path, step=15).step == 15
 
 
+def test_what_cannot_be_read_now_is_not_taken_for_damaged(tmp_path, monkeypatch):
+    """A network file system that is ill for a moment costs no checkpoint."""
+    for step in (1, 2):
+        save(tmp_path, step, TENSORS, {})
+
+    def ill(path):
+        raise OSError(116, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_manifest", ill)
+        with pytest.raises(CheckpointError, match="step-00000002: cannot be read: Stale file"):
+            load(tmp_path)
+        save(tmp_path, 1, TENSORS, {}, keep=1)
+    assert load(tmp_path).step == 2
+
+
 def test_steps_are_ordered_as_numbers_however_long(tmp_path):
     for step in (99_999_999, 100_000_000, 100_000_001):
         save(tmp_path, step, TENSORS, {}, keep=2)

@@ -26,7 +26,7 @@ def put(folder, step):
         "model": {"a": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(step)},
         "ema": {"a": torch.full((2, 3), float(step))},
     }
-    return save(folder, step, tensors, {"note": "x"}, documents={"README.md": "a card"})
+    return save(folder, step, tensors, {"note": "x"}, documents={"README.md": "a card of the model"})
 
 
 @pytest.fixture
