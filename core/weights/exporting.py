@@ -177,7 +177,7 @@ def _head(given: Mapping[str, Any], attending: set[int]) -> tuple[int | None, bo
     if given["heads"] == 1:
         return None, False
     widths = {c // given["heads"] for c in attending}
-    return (widths or {8}).pop(), len(widths) > 1
+    return min(widths, default=8), len(widths) > 1
 
 
 def _scheduler(request: TrainRequest, outputs: int) -> tuple[list[str], dict[str, Any]]:
