@@ -183,7 +183,7 @@ def test_death_at_every_point_leaves_the_old_or_the_new(case, start, tmp_path, n
 
 
 @pytest.mark.torture
-@pytest.mark.parametrize("name", ["one is kept", "the same step again", "a damaged step again"])
+@pytest.mark.parametrize("name", ["one is kept", "the same step again"])
 def test_death_at_every_point_and_again_at_every_point_of_the_next_commit(name, tmp_path, note):
     case, at, pairs, folder = CASES[name], 0, 0, tmp_path / "run"
     folder.mkdir()

@@ -26,7 +26,9 @@ def put(folder, step):
         "model": {"a": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(step)},
         "ema": {"a": torch.full((2, 3), float(step))},
     }
-    return save(folder, step, tensors, {"note": "x"}, documents={"README.md": "a card of the model"})
+    return save(
+        folder, step, tensors, {"note": "x"}, documents={"README.md": "a card of the model"}
+    )
 
 
 @pytest.fixture
@@ -121,7 +123,7 @@ def test_any_bytes_end_in_an_answer(newest, name, sealed):
     """Sealed, the bytes pass the checksums, and the readers of JSON and safetensors see them."""
     file = newest / name
     data, draw = file.read_bytes(), random.Random(f"{name} {sealed}")
-    for _ in range(count(60, 5000)):
+    for _ in range(count(60, 2000)):
         other = mutated(data, draw)
         file.write_bytes(other)
         if sealed and name != "MANIFEST.json":
