@@ -38,8 +38,8 @@ MODEL: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _whole(value: Any, least: int = 1) -> bool:
-    return type(value) is int and least <= value < 2**31
+def _whole(value: Any, least: int = 1, most: int = 2**24) -> bool:
+    return type(value) is int and least <= value <= most
 
 
 def _share(value: Any) -> bool:
@@ -67,10 +67,10 @@ NUMBERS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "in_channels": (_whole, "a number of channels"),
     "out_channels": (_whole, "a number of channels"),
     "block_out_channels": (
-        lambda v: type(v) is list and len(v) > 0 and all(map(_whole, v)),
-        "channels at each resolution",
+        lambda v: type(v) is list and 0 < len(v) <= 16 and all(map(_whole, v)),
+        "channels at each resolution, at most 16",
     ),
-    "layers_per_block": (_whole, "a number of blocks"),
+    "layers_per_block": (lambda v: _whole(v, most=64), "a number of blocks, at most 64"),
     "dropout": (_share, "a share below 1"),
     "attention_head_dim": (lambda v: v is None or _whole(v), "null or channels of a head"),
     "norm_num_groups": (_whole, "a number of groups"),
@@ -291,7 +291,7 @@ def _chain(scheduler: Mapping[str, Any]) -> tuple[list[str], Spec, str, int, boo
                 given["prediction_type"] not in tuple(SAYS),
                 f"prediction_type: expected {', '.join(SAYS)}",
             ),
-            (not _whole(steps, 2), "num_train_timesteps: expected at least 2"),
+            (not _whole(steps, 2, 10**6), "num_train_timesteps: expected 2 to a million"),
             (
                 betas is not None and (not numbers or len(betas) != steps),
                 "trained_betas: expected null or num_train_timesteps numbers",

@@ -19,7 +19,7 @@ from core.weights.importing import import_weights
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = Path(__file__).parent / "hostile"
 POLYMODE = Path(sys.executable).with_name("polymode")
-TORTURE = os.environ.get("POLYMODE_TORTURE") == "1"
+TORTURE = os.environ.get("POLYMODE_TORTURE", "") not in ("", "0")
 sys.path.insert(0, str(HOSTILE))
 from pickles import honest, hostile  # noqa: E402
 

@@ -4,6 +4,7 @@ References and weights: tests/core/reference/README.md.  `tests/parity` asks dif
 """
 
 import json
+import random
 import sys
 from pathlib import Path
 
@@ -203,6 +204,7 @@ def test_all_that_cannot_be_is_named_at_once(tmp_path):
         ({"out_channels": 4}, "out_channels: 4 of in_channels 3"),
         ({"up_block_types": ["UpBlock2D"]}, "equally many"),
         ({"down_block_types": [[], {}, 1, None]}, "expected some of DownBlock2D"),
+        ({"layers_per_block": 10**9}, "layers_per_block: expected a number of blocks, at most 64"),
         ({"layers_per_block": 3}, "missing: down_blocks.0.resnets.2.conv1.bias"),
     ],
 )
@@ -210,6 +212,26 @@ def test_a_config_that_does_not_fit_is_refused(changes, words, tmp_path):
     place = folder_of(tmp_path / "from", "default", changes=changes)
     with pytest.raises(InputError, match=words.replace(".", r"\.")):
         import_weights(place, tmp_path / "run")
+
+
+def test_any_value_of_any_option_is_taken_or_refused():
+    """A thousand configs with a strange value or two: described, or InputError; nothing else."""
+    draw, values = random.Random(0), [
+        None, True, False, 0, 1, -1, 2**40, 1.5, "x", "conv", "DownBlock2D", [], [1, 2], [None],
+        [[1]], {}, float("nan"), float("inf"),
+    ]  # fmt: skip
+    taken = 0
+    for _ in range(1000):
+        config = dict(diffusers.MODEL) | FOLDERS[draw.choice(list(FOLDERS))]
+        chain = dict(diffusers.CHAIN) | {"_class_name": "DDPMScheduler"}
+        for side in draw.choices([config, config, chain], k=draw.choice([1, 1, 2])):
+            side[draw.choice(list(side))] = draw.choice(values)
+        try:
+            diffusers.describe(config, chain)
+            taken += 1
+        except InputError:
+            pass
+    assert 20 < taken < 500
 
 
 def test_every_tensor_is_accounted_for(tmp_path):
