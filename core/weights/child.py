@@ -94,7 +94,15 @@ def checked(named: Mapping[str, Any], size: int) -> dict[str, Tensor]:
     claimed = sum(value.numel() * value.element_size() for value in named.values())
     if claimed > 2 * size:
         raise Refused(f"claims {claimed:,} bytes of tensors in a file of {size:,}")
-    return {name: value.detach().clone().contiguous() for name, value in named.items()}
+    seen: set[int] = set()
+    whole = {}
+    for name, value in named.items():
+        storage = value.untyped_storage()
+        own = storage.nbytes() == value.numel() * value.element_size() and value.is_contiguous()
+        own = own and storage.data_ptr() not in seen
+        seen.add(storage.data_ptr())
+        whole[name] = value.detach() if own else value.detach().contiguous().clone()
+    return whole
 
 
 def reason(error: BaseException) -> str:

@@ -230,6 +230,24 @@ def test_where_the_two_packages_differ_one_has_to_be_named():
         flags_of(longer, "", residual=False)
 
 
+@pytest.mark.parametrize(
+    ("steps", "schedule", "name", "ends"),
+    [
+        (1000, "linear", "core/beta_table", (1e-4, 0.02)),
+        (4000, "linear", "core/beta_table", (2.5e-5, 0.005)),  # as guided-diffusion scales them
+        (4000, "cosine", "core/cosine_table", None),
+    ],
+)
+def test_the_chain_is_the_one_of_the_flags(steps, schedule, name, ends):
+    shapes = {k: tuple(v) for k, v in stored("improved_additive")[1]["shapes"].items()}
+    flags = Flags({"diffusion_steps": steps, "noise_schedule": schedule})
+    process = guided.describe(shapes, flags, "x.pt").process
+    assert (process.name, process.options["steps"]) == (name, steps)
+    if ends:
+        found = (process.options["beta_start"], process.options["beta_end"])
+        assert found == pytest.approx(ends, rel=1e-12)
+
+
 # The README's rows, by hand: multipliers, attention at factors, heads, classes, T, unit, picture.
 ROWS = {
     "64x64_diffusion": ((1, 2, 3, 4), (2, 4, 8), {"head_channels": 64}, 1000, 1000, 1.0, 0),
