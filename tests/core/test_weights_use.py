@@ -19,6 +19,7 @@ from core.model import load_model, network_of, objective_of
 from core.process.noise import Noise
 from core.request import SampleRequest, TrainRequest
 from core.runs import sample as draw
+from core.runs import train
 from core.sampler.ancestral import DDIM, Ancestral
 from core.sampler.exponential import Multistep
 from core.sampler.grids import discrete
@@ -259,3 +260,18 @@ def test_an_export_leaves_what_exists_alone(run, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(InputError, match="exists already"):
         export_weights(run, tmp_path / "out")
+
+
+def test_an_imported_model_goes_on_training(run, tmp_path):
+    """Its weights are where training begins: a step of no size leaves them as they were."""
+    saved = checkpoint.load(run)
+    request = saved.state["request"] | {
+        "start": str(run), "steps": 1, "batch": 2, "lr": 1e-12, "warmup": 0, "ema": 0.0,
+        "dataset": {"name": "core/blank", "shape": [3, 16, 16]},
+    }  # fmt: skip
+    train(bind(TrainRequest, request), tmp_path / "on")
+    after = checkpoint.load(tmp_path / "on")
+    assert after.step == 1
+    for name, value in saved.tensors["model"].items():
+        # AdamW moves every weight by at most lr in its first step.
+        assert (after.tensors["model"][name] - value).abs().max() < 1e-6
