@@ -18,6 +18,8 @@ def request(**options: Any) -> TrainRequest:
         for kind, name in (("network", "toy/layers"), ("dataset", "toy/cloud"))
     }
     settings = {"steps": 12, "batch": 8, "lr": 1e-2, "warmup": 2, **options}
+    if "times" in settings:
+        settings["times"] = Spec.parse(settings["times"])
     return TrainRequest(task=Spec("toy/points"), **spec, **settings)
 
 
