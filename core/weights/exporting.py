@@ -14,13 +14,14 @@ from core import checkpoint, files, tensor_file
 from core.checkpoint import CheckpointError
 from core.config import Spec, bind, configure
 from core.errors import InputError
+from core.network.layers import HEAD, heads_of
 from core.process.gaussian import GaussianPath
 from core.request import TrainRequest
 from core.task import Task
 from core.weights import diffusers
 
 VERSION = "0.42.1"  # of diffusers, whose folders these are
-CHANNELS = {"shift": "default", "scale_shift": "scale_shift"}
+ADAPTIVE = {"shift": "default", "scale_shift": "scale_shift"}
 SAYS = {ours: theirs for theirs, ours in diffusers.SAYS.items()}
 SHAPES = {ours: theirs for theirs, ours in diffusers.SHAPES.items()}
 
@@ -103,67 +104,66 @@ def configs_of(request: TrainRequest, task: Task) -> dict[str, dict[str, Any]]:
 
 def _model(given: Mapping[str, Any], task: Task, outputs: int) -> tuple[list[str], dict[str, Any]]:
     """What UNet2DModel cannot be, and its options."""
-    width, multipliers = given["width"], given["multipliers"]
-    sizes = [int(width * m) for m in multipliers]
-    factors = [2**depth for depth in range(len(sizes))]
-    attends = [factor in given["attention"] for factor in factors]
-    shifts = given["adaptive"] == "scale_shift"
-    conditions = dict(task.conditions)
+    sizes = [int(given["width"] * m) for m in given["multipliers"]]
+    attends = [2**depth in given["attention"] for depth in range(len(sizes))]
     attending = {c for c, yes in zip(sizes, attends, strict=True) if yes}
     attending |= {sizes[-1]} if given["middle_attention"] else set()
     head, uneven = _head(given, attending)
-    only = {
-        "dims": 2, "halved": "all", "level_features": "sinusoidal", "input_octaves": (), "patch": 1,
-    }  # fmt: skip
-    problems = [
-        f"network.{name}: {given[name]}; only {value or 'none'} can be"
-        for name, value in only.items()
-        if tuple(_listed(given[name])) != tuple(_listed(value))
-    ]
-    problems += [
-        message
-        for bad, message in (
-            (sizes[0] != width, f"network.multipliers: {multipliers}; the first has to be 1"),
-            (given["resample"] == "pool", "network.resample: pool; only conv or residual can be"),
-            (bool(set(conditions) - {"class"}), f"task: conditions {sorted(conditions)}; only class can be"),  # noqa: E501
-            (bool(uneven), f"network.heads: {given['heads']}; heads of equal width can be, or one"),
-            (
-                not given["middle_norm"] and given["middle_attention"] and not shifts,
-                "network.middle_norm: false; only with adaptive scale_shift it can be",
-            ),
-            (
-                any(c % given["groups"] for c in sizes),
-                f"network.groups: {given['groups']} does not divide {sizes}",
-            ),
-        )
-        if bad
-    ]  # fmt: skip
     residual = given["resample"] == "residual"
-    plain = ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D") if residual else (
-        "DownBlock2D", "UpBlock2D")  # fmt: skip
-    kind = "resnet" if residual else "conv"
-    normed = shifts and given["middle_norm"]
-    return problems, diffusers.MODEL | {
+    down, up = ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D")
+    if not residual:
+        down, up = ("DownBlock2D", "UpBlock2D")
+    normed = given["adaptive"] == "scale_shift" and given["middle_norm"]
+    return _unlike(given, sizes, task, uneven), diffusers.MODEL | {
         "in_channels": task.channels,
         "out_channels": outputs * task.channels,
         "freq_shift": given["frequency_shift"],
         "flip_sin_to_cos": not given["sine_first"],
-        "down_block_types": ["AttnDownBlock2D" if yes else plain[0] for yes in attends],
-        "up_block_types": ["AttnUpBlock2D" if yes else plain[1] for yes in reversed(attends)],
+        "down_block_types": ["AttnDownBlock2D" if yes else down for yes in attends],
+        "up_block_types": ["AttnUpBlock2D" if yes else up for yes in reversed(attends)],
         "block_out_channels": sizes,
         "layers_per_block": given["blocks"],
         "downsample_padding": 1 if given["downsample_padding"] == "both" else 0,
-        "downsample_type": kind,
-        "upsample_type": kind,
+        "downsample_type": "resnet" if residual else "conv",
+        "upsample_type": "resnet" if residual else "conv",
         "dropout": given["dropout"],
         "attention_head_dim": head,
         "norm_num_groups": given["groups"],
         "attn_norm_num_groups": given["groups"] if normed else None,
         "norm_eps": given["epsilon"],
-        "resnet_time_scale_shift": CHANNELS[given["adaptive"]],
+        "resnet_time_scale_shift": ADAPTIVE[given["adaptive"]],
         "add_attention": given["middle_attention"],
-        "num_class_embeds": conditions.get("class"),
+        "num_class_embeds": task.conditions.get("class"),
     }
+
+
+def _unlike(given: Mapping[str, Any], sizes: list[int], task: Task, uneven: bool) -> list[str]:
+    """What of a network UNet2DModel cannot be, a sentence each."""
+    only = {
+        "dims": 2, "halved": "all", "level_features": "sinusoidal", "input_octaves": (), "patch": 1,
+    }  # fmt: skip
+    found = [
+        f"network.{name}: {given[name]}; only {value or 'none'} can be"
+        for name, value in only.items()
+        if _listed(given[name]) != _listed(value)
+    ]
+    others = sorted(task.conditions.keys() - {"class"})
+    bare = given["middle_attention"] and not given["middle_norm"]
+    undivided = any(c % given["groups"] for c in sizes)
+    if sizes[0] != given["width"]:
+        found.append(f"network.multipliers: {given['multipliers']}; the first has to be 1")
+    if given["resample"] == "pool":
+        found.append("network.resample: pool; only conv or residual can be")
+    if others:
+        found.append(f"task: conditions {', '.join(others)}; only class can be")
+    if uneven:
+        said = "heads" if given["heads"] else "head_channels"
+        found.append(f"network.{said}: {given[said]}; heads of one width can be, or one head")
+    if bare and given["adaptive"] != "scale_shift":
+        found.append("network.middle_norm: false; only with adaptive scale_shift it can be")
+    if undivided:
+        found.append(f"network.groups: {given['groups']} does not divide {sizes}")
+    return found
 
 
 def _listed(value: Any) -> tuple[Any, ...]:
@@ -171,13 +171,14 @@ def _listed(value: Any) -> tuple[Any, ...]:
 
 
 def _head(given: Mapping[str, Any], attending: set[int]) -> tuple[int | None, bool]:
-    """Channels of a head, None for one head; and whether that cannot be said in one number."""
-    if given["heads"] is None:
-        return given["head_channels"] or 32, False
-    if given["heads"] == 1:
+    """Channels of a head, None for one head; and whether one number cannot say it."""
+    counts = {c: heads_of(c, given["heads"], given["head_channels"]) for c in attending}
+    widths = {c // count for c, count in counts.items()}
+    if given["heads"] is None and widths <= {given["head_channels"] or HEAD}:
+        return given["head_channels"] or HEAD, False
+    if all(count == 1 for count in counts.values()):
         return None, False
-    widths = {c // given["heads"] for c in attending}
-    return min(widths, default=8), len(widths) > 1
+    return min(widths), len(widths) > 1
 
 
 def _scheduler(request: TrainRequest, outputs: int) -> tuple[list[str], dict[str, Any]]:

@@ -287,6 +287,7 @@ def test_nothing_of_the_environment_reaches_the_process(monkeypatch, tmp_path):
         ("os.kill(os.getpid(), 11)", "ended the process"),
         ("os.kill(os.getpid(), 24)", "took too long"),
         ("os.write(1, b'{' * 10_000_000)", "ended the process"),
+        ("print(json.dumps({'ok': False, 'why': 'x' * 1_000_000}))", "ended the process"),
         ("print(json.dumps({'ok': True, 'taken': '', 'left': []}))", "not a whole safetensors"),
         (
             "print(json.dumps({'ok': False, 'why': 'two\\nlines\\x1b[2J' + 'x' * 9999}))",

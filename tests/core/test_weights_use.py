@@ -194,6 +194,11 @@ def saved(tmp_path, **parts):
         ({"network": {"level_features": "fourier"}}, "network.level_features"),
         ({"network": {"middle_norm": False, "adaptive": "shift"}}, "network.middle_norm"),
         ({"network": {"heads": 2, "attention": [1]}}, "network.heads: 2"),
+        (
+            {"network": {"heads": None, "head_channels": 4, "attention": [1, 2], "width": 2,
+                         "groups": 2, "multipliers": [1, 4]}},
+            "network.head_channels: 4",
+        ),
         ({"network": {"groups": 3}}, "network.groups: 3"),
         ({"process": "core/vp_cosine"}, "process: core/vp_cosine"),
         ({"parameterization": "core/flow"}, "parameterization: core/flow"),
@@ -229,6 +234,7 @@ def test_all_that_cannot_be_expressed_is_named_at_once(tmp_path):
     [
         {},
         {"heads": None, "head_channels": 4},
+        {"heads": None, "head_channels": 16, "attention": [1]},  # one head of 8, one of 16
         {"heads": 4},
         {"adaptive": "scale_shift", "resample": "residual", "middle_norm": True},
         {"adaptive": "scale_shift", "middle_norm": False, "downsample_padding": "after"},
