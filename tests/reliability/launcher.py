@@ -94,25 +94,26 @@ def _every_step(arguments: list[str]) -> None:
     train(wanted, out, machine=Machine(threads=1, save_seconds=1e-6))
 
 
-def _pass_on(said: str) -> None:
-    """Have standard output and error copied to files by a child: limits on files spare pipes."""
-    for number, kind in ((1, "out"), (2, "err")):
-        reading, writing = os.pipe()
-        file = os.open(f"{said}.{kind}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-        if os.fork() == 0:
-            os.close(writing)
-            while data := os.read(reading, 65536):
-                os.write(file, data)
-            os._exit(0)
-        os.dup2(writing, number)
-        for handle in (reading, writing, file):
-            os.close(handle)
+def _copier(path: str) -> tuple[int, int]:
+    """A child that copies a pipe into a file, and the pipe's end: limits on files spare pipes."""
+    reading, writing = os.pipe()
+    copier = os.fork()
+    if copier == 0:
+        os.close(writing)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        while data := os.read(reading, 65536):
+            os.write(file, data)
+        os._exit(0)
+    os.close(reading)
+    return copier, writing
 
 
-def _child(request: Mapping[str, Any]) -> int:
+def _child(request: Mapping[str, Any], out: int, err: int) -> int:
     from core.cli import main
 
-    _pass_on(request["said"])
+    for number, pipe in ((1, out), (2, err)):
+        os.dup2(pipe, number)
+        os.close(pipe)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if "limit" in request:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -126,8 +127,30 @@ def _child(request: Mapping[str, Any]) -> int:
     main()
 
 
-def _wait(child: int) -> tuple[int, float]:
+def _start(request: Mapping[str, Any]) -> list[int]:
+    """Start a command: its process, and those that write down what it says."""
+    (first, out), (second, err) = (_copier(f"{request['said']}.{kind}") for kind in ("out", "err"))
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = _child(request, out, err)
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    os.close(out)
+    os.close(err)
+    return [child, first, second]
+
+
+def _wait(child: int, copiers: list[int]) -> tuple[int, float]:
+    """How a command ended, once all it said is written down."""
     _, status, used = os.wait4(child, 0)
+    for copier in copiers:
+        os.waitpid(copier, 0)
     return os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
 
 
@@ -139,23 +162,15 @@ def _serve() -> None:
     torch.set_num_threads(1)
     for name in EAGER:
         importlib.import_module(name)
+    started: dict[int, list[int]] = {}
     for line in sys.stdin.buffer:
         request = json.loads(line)
         answer: object = True
         if "wait" in request:
-            answer = _wait(request["wait"])
+            answer = _wait(request["wait"], started.pop(request["wait"]))
         elif "arguments" in request:
-            answer = os.fork()
-            if answer == 0:
-                code = 1
-                try:
-                    code = _child(request)
-                except SystemExit as end:
-                    code = end.code if isinstance(end.code, int) else 1
-                finally:
-                    sys.stdout.flush()
-                    sys.stderr.flush()
-                    os._exit(code)
+            answer, *copiers = _start(request)
+            started[answer] = copiers
         print(json.dumps(answer), flush=True)
 
 
