@@ -4,6 +4,7 @@ Results go to standard output, one a line; messages to standard error.  The exit
 (the run failed), 2 (the request was wrong), 130 or 143 (stopped).
 """
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -131,7 +132,8 @@ def train(
 
     with listener("train") as emit:
         result = runs.train(wanted, out, machine=machine, emit=emit)
-    print(result.checkpoint)
+    if os.environ.get("RANK", "0") == "0":  # of processes that train together one speaks
+        print(result.checkpoint)
 
 
 @app.command()
@@ -280,7 +282,6 @@ def _say_failure(error: Exception) -> NoReturn:
         asked_nothing = type(error).__name__ == "NoArgsIsHelpError"
         print(usage() if asked_nothing else f"error: {usage()}", file=sys.stderr)
         sys.exit(2)
-    import os
     import traceback
 
     if os.environ.get("POLYMODE_TRACEBACK"):

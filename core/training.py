@@ -297,7 +297,8 @@ def _continued(run: Run) -> Checkpoint | None:
 
 def _check_same(run: Run, state: Mapping[str, Any]) -> None:
     before, now = state.get("request", {}), run.identity["request"]
-    changed = sorted(name for name in now if before.get(name) != now[name])
+    # Of `start` the weights count, which are compared below, not where they lie.
+    changed = sorted(n for n in now if n != "start" and before.get(n) != now[n])
     for name, what in IDENTITY.items():
         if state.get(name, "") != run.identity[name]:
             changed.append(what)

@@ -62,6 +62,12 @@ def _damage(name: str, file: str, right: str, wrong: str, look: str = "") -> Fau
     return Fault(f"damage: {name}", file, right, wrong, "reliability/test_damage.py", look)
 
 
+def _training(name: str, file: str, right: str, wrong: str, where: str, look: str) -> Fault:
+    """Noticed by the battery's file of that name, or by `test_training.py`."""
+    noticed_by = f"reliability/test_training_{where}.py" if where else "test_training.py"
+    return Fault(f"training: {name}", f"core/{file}.py", right, wrong, noticed_by, look)
+
+
 def _network(name: str, file: str, right: str, wrong: str, look: str) -> Fault:
     return Fault(name, f"core/network/{file}.py", right, wrong, "test_network.py", look)
 
@@ -348,6 +354,61 @@ FAULTS = (
              "h = h + positions(grid, self.width, x.device).to(h)", "pass", "begins"),
     _network("network: gate left out", "transformer", "return x + gate2 * self.leave(h)",
              "return x + self.leave(h)", "begins"),
+    # Training.
+    _training("a mean over each piece", "train", "each).sum() / share.batch", "each).mean()",
+              "memory", "gradient"),
+    _training("one sample less at once", "train", "smaller = micro // 2", "smaller = micro - 1",
+              "memory", "pieces"),
+    _training("no words of the CPU's allocator", "train",
+              '    "DefaultCPUAllocator: can\'t allocate memory",\n', "", "memory", "pieces"),
+    _training("dropout from the global stream", "train",
+              "torch.default_generator.manual_seed(seed)", "pass", "memory", "dropout"),
+    _training("skips without end", "train", "skipped = 0 if finite else skipped + 1",
+              "skipped = 0", "nan", "gives_up"),
+    _training("steps that are no numbers are taken", "train", "        if finite:\n",
+              "        if True:\n", "nan", "skip_leaves"),
+    _training("the same draws after a rollback", "training", "if place.rollbacks else request.seed",
+              "if False else request.seed", "nan", "rollback_goes"),
+    _training("rollbacks forgotten", "training", '"rollbacks": self.rollbacks,', '"rollbacks": 0,',
+              "nan", "went_back"),
+    _training("whatever is in the weights is saved", "training", "if not _is_finite(tensors):",
+              "if False:", "nan", "no_numbers"),
+    _training("lines stay after a rollback", "training", "record.forget(place.step)", "pass", "nan",
+              "rollback_goes"),
+    _training("nothing saved at a stop", "training", "if place.step > begun:", "if False:", "stop",
+              "amid"),
+    _training("a second signal is held back too", "stopping", "        if came:\n",
+              "        if False:\n", "stop", "second"),
+    _training("handlers stay", "stopping", "    finally:\n        put_back()",
+              "    finally:\n        pass", "stop", "second"),
+    _training("the file named STOP stays", "stopping", "(folder / FILE).unlink(missing_ok=True)",
+              "pass", "stop", "rerun and file"),
+    _training("workers hear Ctrl-C", "data", "signal.signal(signal.SIGINT, signal.SIG_IGN)", "pass",
+              "data", "ear"),
+    _training("workers keep all threads", "data", "    torch.set_num_threads(1)\n",
+              "    torch.set_num_threads(2)\n", "data", "ear"),
+    _training("refusals with a traceback", "data", "return InputError(str(error))", "raise", "data",
+              "cannot_be_read"),
+    _training("gradients stay where they are", "world", "group.all_reduce(whole)", "pass", "world",
+              "one_two"),
+    _training("the smallest flag counts", "world", "group.ReduceOp.MAX", "group.ReduceOp.MIN",
+              "world", "alike"),
+    _training("the best step is removed", "training",
+              "also=(standing.best_step,) if standing.best is not None else (),", "also=(),", "",
+              "best"),
+    _training("the best step is not saved", "training", " or _is_new_best(place)", "", "",
+              "lowest"),
+    _training("patience one longer", "training", "0 < patience <= self", "0 < patience < self", "",
+              "without_improvement"),
+    _training("validation of the last weights", "validation", "copy.load_state_dict(weights)",
+              "pass", "", "averaged_weights"),
+    _training("another start is taken", "preparation", '"start": begun,', '"start": "",', "",
+              "start"),
+    _training("the scale is not gone on with", "train",
+              "self.scaler.load_state_dict({**self.scaler.state_dict(), **saved})", "pass", "",
+              "fp16"),
+    _training("the interval's ends swapped in the card", "card", "**plain(standing.loss),",
+              '**plain(standing.loss), "low": standing.loss.high,', "", "card"),
 )  # fmt: skip
 
 

@@ -145,6 +145,7 @@ def test_a_second_signal_acts_at_once_and_handlers_are_put_back():
         assert asked() == 0
         signal.raise_signal(signal.SIGTERM)
         assert asked() == signal.SIGTERM
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
     def twice():
         with signals_asked():
