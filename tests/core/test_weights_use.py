@@ -262,6 +262,14 @@ def test_what_can_be_expressed_comes_back_bit_for_bit(network, process, tmp_path
     assert torch.allclose(*said, rtol=1e-6, atol=1e-6)
 
 
+def test_channels_of_a_head_stay_what_they_are_called(tmp_path):
+    """One head of 16 channels is said as 16 where it was, so that there and back is one request."""
+    run = saved(tmp_path, network={"heads": None, "head_channels": 16, "attention": []})
+    export_weights(run, tmp_path / "out")
+    made = import_weights(tmp_path / "out", tmp_path / "again")
+    assert made.request.network.options["head_channels"] == 16
+
+
 def test_an_export_leaves_what_exists_alone(run, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(InputError, match="exists already"):

@@ -149,7 +149,7 @@ def honest():
     """Name of a file -> its bytes and the tensors it holds."""
     plain = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2])}
     base = torch.arange(10.0)
-    views = {"first": base[:4], "every": base[::2], "turned": base.reshape(2, 5).T}
+    views = {"turned": base.reshape(2, 5).T, "first": base[:4], "every": base[::2]}
     narrow = {"h": torch.ones(3).half(), "c": torch.ones(2).bfloat16(), "n": torch.tensor(True)}
     held = {"p": torch.nn.Parameter(base / 3), "q": torch.nn.Parameter(base[:2] * 0)}
     return {
