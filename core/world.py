@@ -6,6 +6,7 @@ begins with `agree`, so that one which failed, ran out of memory or was told to 
 and none waits for it in vain.
 """
 
+import atexit
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -128,7 +129,8 @@ class World:
 def joined(device: torch.device) -> Iterator[World]:
     """The processes that this one belongs to, found from its group or ``RANK`` and ``WORLD_SIZE``.
 
-    A group that exists already is used and left alone; one that is made here ends with the block.
+    A group that exists already is used and left alone.  One that is made here lasts as long as the
+    process: another made at the same address could meet the one before while it ends.
 
     Args:
         device: what this process computes on; GPUs talk by NCCL, CPUs by Gloo.
@@ -136,30 +138,35 @@ def joined(device: torch.device) -> Iterator[World]:
     Raises:
         InputError: the variables make no sense, or the others cannot be reached.
     """
-    made = False
     if not (group.is_available() and group.is_initialized()):
         if _number("WORLD_SIZE", 1) == 1:
             yield World(device=device)
             return
-        rank, size = _number("RANK", -1), _number("WORLD_SIZE", 1)
-        if not 0 <= rank < size:
-            raise InputError(
-                f"RANK={os.environ.get('RANK')}, WORLD_SIZE={size}: expected a rank from 0 to "
-                f"{size - 1}; start by torchrun, or unset WORLD_SIZE to train alone"
-            )
-        try:
-            group.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        except (RuntimeError, ValueError) as error:
-            raise InputError(
-                f"WORLD_SIZE={size}: the other processes cannot be reached: {error}; "
-                "start by torchrun, or unset WORLD_SIZE to train alone"
-            ) from error
-        made = True
+        _meet("nccl" if device.type == "cuda" else "gloo")
+    yield World(group.get_rank(), group.get_world_size(), device)
+
+
+def _meet(backend: str) -> None:
+    """Make the group of this process and those that were started with it."""
+    rank, size = _number("RANK", -1), _number("WORLD_SIZE", 1)
+    if not 0 <= rank < size:
+        raise InputError(
+            f"RANK={os.environ.get('RANK')}, WORLD_SIZE={size}: expected a rank from 0 to "
+            f"{size - 1}; start by torchrun, or unset WORLD_SIZE to train alone"
+        )
     try:
-        yield World(group.get_rank(), group.get_world_size(), device)
-    finally:
-        if made:
-            group.destroy_process_group()
+        group.init_process_group(backend)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            f"WORLD_SIZE={size}: the other processes cannot be reached: {error}; "
+            "start by torchrun, or unset WORLD_SIZE to train alone"
+        ) from error
+    atexit.register(_part)
+
+
+def _part() -> None:
+    if group.is_initialized():
+        group.destroy_process_group()
 
 
 def _number(name: str, default: int) -> int:
