@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from core.errors import InputError
+from core.sheet import to_bytes
 from core.task import Batch, Example, Figure, Panel, Scores
 
 LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -135,12 +135,6 @@ class Generate:
                 images[f"sample {k + 1}"] = to_bytes(draw)
             panels.append(Panel(title, images))
         return panels
-
-
-def to_bytes(x: Float[Tensor, " c h w"]) -> np.ndarray:
-    """A picture in [-1, 1] as uint8: (h, w, 3) of three channels, else (h, w) of the first."""
-    levels = ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
-    return levels.permute(1, 2, 0).numpy() if len(x) == 3 else levels[0].numpy()
 
 
 class Blank:

@@ -1,10 +1,12 @@
-"""A contact sheet: what a task shows of the first samples, on one picture."""
+"""Pictures for people: pixels of a sample, and what a task shows of the first on one sheet."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from core.data import Dataset, collate
@@ -13,6 +15,12 @@ from core.task import Panel, Task
 ITEMS = 16  # shown at most
 GAP = 2  # pixels between pictures
 GROUND = 128
+
+
+def to_bytes(x: Float[Tensor, " c h w"]) -> np.ndarray:
+    """A picture in [-1, 1] as uint8: (h, w, 3) of three channels, else (h, w) of the first."""
+    levels = ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+    return levels.permute(1, 2, 0).numpy() if len(x) == 3 else levels[0].numpy()
 
 
 def write_sheet(task: Task, results: Tensor, dataset: Dataset, path: Path) -> bool:

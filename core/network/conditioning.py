@@ -8,7 +8,7 @@
 | sequence | (b, m, d) | width d | attended to |
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +18,26 @@ from core.errors import InputError
 NAMES = ("image", "class", "vector", "sequence")
 
 
-def problems(conditions: Mapping[str, int]) -> list[str]:
-    """What is wrong with the conditions a network is asked to take."""
+def check(conditions: Mapping[str, int], checks: Iterable[tuple[bool, str]]) -> None:
+    """Refuse a network whose conditions it cannot take or whose options do not fit.
+
+    Args:
+        conditions: asked for, with their numbers.
+        checks: (whether something is wrong, what).
+
+    Raises:
+        InputError: all that is wrong, a line each.
+    """
     unknown = sorted(set(conditions) - set(NAMES))
     found = [f"takes no condition named {name}, only {', '.join(NAMES)}" for name in unknown]
-    return found + [
+    found += [
         f"condition {name}: expected at least 1 channel, class or element, got {number}"
         for name, number in conditions.items()
         if name in NAMES and number < 1
     ]
+    found += [said for wrong, said in checks if wrong]
+    if found:
+        raise InputError("\n".join(f"network.{said}" for said in found))
 
 
 def asked(

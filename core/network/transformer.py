@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from core.errors import InputError
 from core.network import conditioning
 from core.network.embedding import LevelEmbedding, positions
 from core.network.layers import (
@@ -115,9 +114,7 @@ class Transformer(nn.Module):
             (not 0 <= dropout < 1, f"dropout: expected 0 to 1, got {dropout}"),
             *head_checks([width], heads, head_channels),
         ]
-        wrong = conditioning.problems(conditions) + [said for bad, said in checks if bad]
-        if wrong:
-            raise InputError("\n".join(f"network.{said}" for said in wrong))
+        conditioning.check(conditions, checks)
         self.patch, self.conditions, self.width = patch, dict(conditions), width
         self.recompute = recompute
         whole = channels + conditions.get("image", 0)

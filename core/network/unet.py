@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from core.errors import InputError
 from core.network import conditioning
 from core.network.embedding import LevelEmbedding, fine_detail
 from core.network.layers import (
@@ -251,9 +250,7 @@ class UNet(nn.Module):
             ),
             *head_checks(attending, heads, head_channels),
         ]
-        wrong = conditioning.problems(conditions) + [said for bad, said in checks if bad]
-        if wrong:
-            raise InputError("\n".join(f"network.{said}" for said in wrong))
+        conditioning.check(conditions, checks)
         halving = tuple(2 if halved == "all" or dims - i <= 2 else 1 for i in range(dims))
         self.lean = recompute == "norms"
         self.patch, self.conditions, self.octaves = patch, dict(conditions), input_octaves

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch.nn import functional as F
 
 from core.errors import InputError
 from core.metrics import psnr, ssim
+from core.sheet import to_bytes
 from core.task import Batch, Example, Figure, Panel, Scores
 from plugins.image2image.operators import Bicubic
 
@@ -18,12 +18,6 @@ from plugins.image2image.operators import Bicubic
 def to_levels(x: Tensor) -> Tensor:
     """`x` in [-1, 1] rounded to the 256 levels of an 8-bit file, still in [-1, 1]."""
     return ((x.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
-
-
-def to_bytes(x: Float[Tensor, " c h w"]) -> np.ndarray:
-    """A picture in [-1, 1] as uint8 (h, w, c)."""
-    levels = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return levels.permute(1, 2, 0).cpu().numpy()
 
 
 def residual_spread(low: Float[Tensor, " b c y x"]) -> Float[Tensor, " b 1 y x"]:

@@ -15,8 +15,9 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from core.denoiser.parameterization import Prediction
 from core.errors import InputError
 from core.metrics import interval, psnr, ssim
+from core.sheet import to_bytes
 from plugins.image2image.operators import Bicubic
-from plugins.image2image.tasks import SR3, residual_spread, to_bytes, to_levels
+from plugins.image2image.tasks import SR3, residual_spread, to_levels
 from plugins.image2image.tiles import starts, tiled
 
 
