@@ -92,19 +92,26 @@ def _plan(
 def _check_fits(planned: "Sequence[Planned]", cpus: int | None) -> None:
     """Refuse what cannot fit; asks torch about GPUs only where a step wants one."""
     from pipelines import cluster
-    from pipelines.plan import check_resources
+    from pipelines.resources import Resources, check_fits, memory_here
 
     wanted = any(p.step.gpus for p in planned if p.state == "run")
-    check_resources(planned, cpus=cpus or cluster.cpus(), gpus=cluster.gpus() if wanted else 0)
+    here = Resources(
+        cpus=cpus or cluster.cpus(), gpus=cluster.gpus() if wanted else 0, memory=memory_here()
+    )
+    check_fits(planned, [here])
 
 
 def _table(planned: "Sequence[Planned]") -> list[str]:
+    from pipelines.resources import size_in_words
+
     rows = [
         (
             p.step.name,
             p.state,
             p.key[:12],
-            f"{p.step.cpus} cpu" + (f" {p.step.gpus:g} gpu" if p.step.gpus else ""),
+            f"{p.step.cpus} cpu"
+            + (f" {p.step.gpus:g} gpu" if p.step.gpus else "")
+            + (f" {size_in_words(p.step.memory)}" if p.step.memory else ""),
             p.why,
         )
         for p in planned
@@ -197,6 +204,30 @@ def _print_results(planned: "Sequence[Planned]", outcomes: "Outcomes") -> None:
         shown = [p.folder for p in whole if p.step.name not in needed]
     for path in shown:
         print(os.path.relpath(path))
+
+
+@app.command()
+def doctor(
+    out: Out = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Say what this machine has and lacks, and what to do; status 1 if something needed is missing.
+
+    Example: polymode doctor --json
+    """
+    from pipelines.doctor import examine, table, usable
+
+    findings = examine(out)
+    if as_json:
+        import json
+        from dataclasses import asdict
+
+        whole = {"usable": usable(findings), "findings": [asdict(f) for f in findings]}
+        print(json.dumps(whole, indent=1))
+    else:
+        print("\n".join(table(findings)))
+    if not usable(findings):
+        raise typer.Exit(1)
 
 
 def main() -> NoReturn:
