@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ OBJECT_STORE_BYTES = 256 << 20
 # 68 bytes; a unix socket's path may have 107.
 LONGEST_FOLDER = 107 - 68
 PREFIX = "polymode-ray-"
+GPU_DEVICES = ("nvidia[0-9]*", "nvhost-gpu", "nvgpu", "dxg", "kfd")  # CUDA, Jetson, WSL, ROCm
 
 
 def cpus() -> int:
@@ -28,7 +30,9 @@ def cpus() -> int:
 
 
 def gpus() -> int:
-    """GPUs that torch can use here.  Imports torch."""
+    """GPUs that torch can use here.  Imports torch, but not where the kernel shows no GPU."""
+    if sys.platform == "linux" and not any(any(Path("/dev").glob(name)) for name in GPU_DEVICES):
+        return 0
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0

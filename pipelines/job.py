@@ -29,6 +29,11 @@ from core.request import (
 from core.yaml_file import read_yaml
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+SIZE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?(B|kB|MB|GB|TB|KiB|MiB|GiB|TiB)")
+UNITS = {
+    "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+    "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40,
+}  # fmt: skip
 MAX_NAME = 64  # a folder's name holds it, a dash and 16 digits
 
 
@@ -117,6 +122,7 @@ class Step:
         inputs: request field, or a report's label, to where it comes from.
         cpus: threads it computes with, and cores it occupies.
         gpus: GPUs it occupies; a fraction shares one. 0 computes on the CPU.
+        memory: bytes of memory it is counted with; 0 for none.
         retries: how often it is tried again after a failure.
     """
 
@@ -126,6 +132,7 @@ class Step:
     inputs: Mapping[str, Source]
     cpus: int = 1
     gpus: float = 0
+    memory: int = 0
     retries: int = 0
 
     @property
@@ -157,6 +164,7 @@ class _StepAsWritten:
     inputs: dict[str, str] = field(default_factory=dict)
     cpus: Count = 1
     gpus: Annotated[float, Ge(0)] = 0
+    memory: int | str = 0
     retries: Annotated[int, Ge(0)] = 0
 
 
@@ -258,7 +266,21 @@ def _step(
     for key, source in sources.items():
         problems += _about_source(f"{at}.inputs.{key}", source, known, names, verbs, whole)
     rest = {key: values[key] for key in ("cpus", "gpus", "retries") if key in values}
+    try:
+        rest["memory"] = _bytes(values.get("memory", 0))
+    except ValueError as error:
+        problems.append(f"{at}.memory: {error}")
     return Step(name=name, run=str(run), request=request, inputs=sources, **rest), problems
+
+
+def _bytes(said: int | str) -> int:
+    """The bytes that ``8GiB``, ``500 MB`` or a number of bytes mean."""
+    if isinstance(said, int) and said >= 0:
+        return said
+    match = SIZE.fullmatch(said) if isinstance(said, str) else None
+    if match is None:
+        raise ValueError(f"expected a size such as 8GiB or 500MB, got {said!r}")
+    return int(float(match[1]) * UNITS[match[2]])
 
 
 def _takes_path(annotation: Any) -> bool:

@@ -8,7 +8,7 @@ are not in it.  Imports neither torch nor Ray.
 import hashlib
 import json
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -234,39 +234,3 @@ def _texts(value: Any, at: str) -> Iterator[tuple[str, str]]:
         case list():
             for index, inner in enumerate(value):
                 yield from _texts(inner, f"{at}[{index}]")
-
-
-# --- does it fit -----------------------------------------------------------------------------
-
-
-def check_resources(planned: Iterable[Planned], *, cpus: int, gpus: float) -> None:
-    """Refuse steps that would wait for ever for cores or GPUs that this machine does not have.
-
-    Only steps that will run count.
-
-    Raises:
-        InputError: some do not fit; all of them at once.
-    """
-    problems: list[str] = []
-    for step in (p.step for p in planned if p.state == "run"):
-        at = f"steps.{step.name}"
-        if step.gpus > gpus:
-            problems.append(
-                f"{at}: wants {_count(step.gpus, 'GPU')}, this machine has {gpus:g}; "
-                f"set {at}.gpus={gpus:g} or run on a machine with {_enough(step.gpus)}"
-            )
-        if step.cpus > cpus:
-            problems.append(
-                f"{at}: wants {_count(step.cpus, 'CPU')}, this run has {cpus}; "
-                f"set {at}.cpus={cpus} or share the cores with --cpus {step.cpus}"
-            )
-    if problems:
-        raise InputError("\n".join(problems))
-
-
-def _count(number: float, what: str) -> str:
-    return f"{number:g} {what}{'' if number <= 1 else 's'}"
-
-
-def _enough(number: float) -> str:
-    return "one" if number <= 1 else f"{number:g}"

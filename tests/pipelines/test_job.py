@@ -47,6 +47,14 @@ def test_a_job_is_resolved_and_in_an_order_that_can_be_run():
     assert steps["page"].inputs["A"] == Source("a")
 
 
+@pytest.mark.parametrize(
+    ("said", "size"),
+    [("8GiB", 8 << 30), ("1.5 MiB", 3 << 19), ("500MB", 500_000_000), (7, 7), ("2kB", 2000)],
+)
+def test_memory_is_given_in_the_units_people_use(said, size):
+    assert job({"a": {"run": "make", "memory": said}}).steps[0].memory == size
+
+
 def test_parts_are_resolved_to_their_defaults():
     found = job({"x": {"run": "learn", "request": {"network": {"name": "toy/net", "width": 3}}}})
     expected = Spec("toy/net", {"width": 3, "weights": None, "inner": None})
@@ -84,6 +92,10 @@ ONE_PROBLEM = [
     ({"a": {"run": "make", "cpus": 0}}, "steps.a.cpus: expected at least 1, got 0"),
     ({"a": {"run": "make", "gpus": -1}}, "steps.a.gpus: expected at least 0.0, got -1"),
     ({"a": {"run": "make", "retries": 1.5}}, "steps.a.retries: expected int, got 1.5"),
+    ({"a": {"run": "make", "memory": "lots"}},
+     "steps.a.memory: expected a size such as 8GiB or 500MB, got 'lots'"),
+    ({"a": {"run": "make", "memory": -1}},
+     "steps.a.memory: expected a size such as 8GiB or 500MB, got -1"),
     ({"a": {"run": "report", "inputs": {"x": "nowhere"}}},
      "steps.a.inputs.x: no step named 'nowhere'"),
     ({"a": {"run": "add", "inputs": {"left": "a.made"}}}, "steps: circular inputs a -> a"),

@@ -1,5 +1,6 @@
 """What runs again and why: exactly what a change reaches, and nothing else."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from core import files
 from core.errors import InputError
 from pipelines import store
 from pipelines.job import parse
-from pipelines.plan import check_resources, key_of, plan
+from pipelines.plan import key_of, plan
+from pipelines.resources import Resources, check_fits, memory_here
 
 STEPS = {
     "a": {"run": "make", "request": {"number": 3}},
@@ -186,13 +188,13 @@ def test_steps_that_cannot_fit_are_refused_at_once(root):
     wants = ["steps.a.gpus=1", "steps.b.gpus=2", "steps.b.cpus=9", "steps.b.request.number=0"]
     found = planned(root, settings=wants).values()
     with pytest.raises(InputError) as caught:
-        check_resources(found, cpus=2, gpus=0)
+        check_fits(found, [Resources(cpus=2)])
     assert str(caught.value).splitlines() == [
         "steps.b: wants 2 GPUs, this machine has 0; set steps.b.gpus=0 or run on a machine with 2",
         "steps.b: wants 9 CPUs, this run has 2; "
         "set steps.b.cpus=2 or share the cores with --cpus 9",
     ]  # `a` is a hit: what it wants does not matter
-    check_resources(found, cpus=9, gpus=2)
+    check_fits(found, [Resources(cpus=9, gpus=2)])
 
 
 @pytest.mark.parametrize(
@@ -202,10 +204,35 @@ def test_parts_of_gpus(root, wanted, there, fits):
     over = [f"steps.a.gpus={wanted}", "steps.a.request.number=77"]
     found = planned(root, settings=over).values()
     if fits:
-        check_resources(found, cpus=1, gpus=there)
+        check_fits(found, [Resources(cpus=1, gpus=there)])
     else:
         with pytest.raises(InputError, match=r"wants 1 GPU, this machine has 0\.5"):
-            check_resources(found, cpus=1, gpus=there)
+            check_fits(found, [Resources(cpus=1, gpus=there)])
+
+
+def test_memory_counts_too(root):
+    over = ["steps.a.memory=3GiB", "steps.a.request.number=77"]
+    found = planned(root, settings=over).values()
+    check_fits(found, [Resources(cpus=1, memory=3 << 30)])
+    check_fits(found, [Resources(cpus=1, memory=None)])
+    with pytest.raises(InputError) as caught:
+        check_fits(found, [Resources(cpus=1, memory=(3 << 30) - (1 << 29))])
+    assert str(caught.value) == (
+        "steps.a: wants 3 GiB of memory, this machine has 2.5 GiB; "
+        "set steps.a.memory lower or run on a machine with more"
+    )
+    assert memory_here() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def test_a_step_runs_on_one_machine_of_a_cluster(root):
+    over = ["steps.a.gpus=1", "steps.a.cpus=8", "steps.a.request.number=77"]
+    found = planned(root, settings=over).values()
+    apart = [Resources(cpus=8), Resources(cpus=2, gpus=4)]
+    with pytest.raises(InputError, match=r"steps\.a: no single machine of the cluster has all"):
+        check_fits(found, apart, where="the cluster")
+    with pytest.raises(InputError, match="wants 8 CPUs, a machine of the cluster has at most 4"):
+        check_fits(found, [Resources(cpus=4, gpus=1)] * 3, where="the cluster")
+    check_fits(found, [*apart, Resources(cpus=8, gpus=1)], where="the cluster")
 
 
 def test_copied_stores_are_hits_too(root, tmp_path_factory):
