@@ -7,15 +7,18 @@ import json
 import os
 import shutil
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from core.errors import StorageError
+from core.errors import InputError, StorageError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BLOCK = 4096
+# Letters after these show in another order than they have.
+TURNING = "\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 PATIENCE = 60.0  # seconds to wait for another process that writes to the same folder
 
 
@@ -35,6 +38,27 @@ def digest(path: Path) -> str:
     """sha256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path below `folder` that `name`, read from a file, means; it need not exist.
+
+    Raises:
+        InputError: it leads out of the folder, by a link too, or can be the name of no file.
+    """
+    place = PurePosixPath(name)
+    strange = any(unicodedata.category(c) in ("Cc", "Cs") or c in TURNING for c in name)
+    if strange or not place.parts or place.is_absolute() or ".." in place.parts:
+        raise InputError(f"{name!r}: expected the name of a file below {folder}, relative to it")
+    try:
+        found = (folder / place).resolve()
+        with suppress(FileNotFoundError):
+            found.lstat()
+    except (OSError, RuntimeError) as error:  # a name too long, or links that go in a circle
+        raise InputError(f"{name!r}: cannot be a file below {folder}: {error}") from error
+    if not found.is_relative_to(folder.resolve()):
+        raise InputError(f"{name!r}: leads out of {folder}")
+    return folder / place
 
 
 def create_folder(path: Path) -> None:

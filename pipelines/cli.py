@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pipelines.execute import Outcomes
     from pipelines.job import Job
     from pipelines.plan import Planned
+    from pipelines.progress import Display
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="YAML file of steps.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for results and records.")]
@@ -22,6 +24,13 @@ Cpus = Annotated[
     int | None,
     typer.Option(
         min=1, help="Cores to share out among steps; by default those that this machine has."
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Join this running Ray instead of starting one; auto for the one on this machine.",
     ),
 ]
 Verify = Annotated[
@@ -58,6 +67,7 @@ def run_job(
         bool, typer.Option("--local", help="One step after another in this process, without Ray.")
     ] = False,
     cpus: Cpus = None,
+    address: Address = None,
 ) -> None:
     """Run the steps of a job that are not done yet, on a private Ray, and print where they report.
 
@@ -66,8 +76,27 @@ def run_job(
 
     Example: polymode run pipelines/jobs/demo.yaml --set steps.train.request.steps=500
     """
-    what, planned = _plan(job, out, settings, verify=False)
-    _check_fits(planned, cpus)
+    from pipelines.job import read
+    from pipelines.plan import plan
+
+    what = read(job, settings or [])
+    with _store_in_use(out) as store:
+        planned = plan(what, store)
+        if address is None:
+            _check_fits(planned, cpus)
+        elif local or cpus:
+            raise InputError("address: a running Ray is joined as it is, without --local or --cpus")
+        _run(what, planned, out, local, cpus, address)
+
+
+def _run(
+    what: "Job",
+    planned: "Sequence[Planned]",
+    out: Path,
+    local: bool,
+    cpus: int | None,
+    address: str | None,
+) -> None:
     record = _record(out, what, planned)
     if all(p.state == "hit" for p in planned):
         count = len(planned)
@@ -75,8 +104,81 @@ def run_job(
         print(f"nothing to do: {said}", file=sys.stderr)
         _print_results(planned, {})
         return
-    outcomes = _execute(planned, record, local, cpus)
+    outcomes = _execute(planned, record, local, cpus, address)
     _finish(planned, outcomes, record)
+
+
+@app.command("verify")
+def verify_results(
+    job: Annotated[
+        Path | None,
+        typer.Argument(metavar="[JOB]", help="Only results of this YAML file of steps."),
+    ] = None,
+    out: Out = Path("runs"),
+    settings: Settings = None,
+) -> None:
+    """Compare every byte of stored results with their manifests; print the damaged ones.
+
+    Ends with 1 if there are any.  `run` makes those again.
+
+    Example: polymode verify pipelines/jobs/demo.yaml
+    """
+    from pipelines import upkeep
+
+    folders = upkeep.results(out / "store")
+    if job is not None:
+        wanted = {p.folder.name for p in _plan(job, out, settings, verify=False)[1]}
+        folders = [folder for folder in folders if folder.name in wanted]
+    counts: dict[str, int] = {}
+    for folder in folders:
+        found = upkeep.verify(folder)
+        counts[found.state] = counts.get(found.state, 0) + 1
+        if found.state == "damaged":
+            print(f"{os.path.relpath(folder)}  {found.what}")
+    said = ", ".join(f"{count} {state}" for state, count in sorted(counts.items(), reverse=True))
+    print(said or "no results", file=sys.stderr)
+    if "damaged" in counts:
+        raise typer.Exit(1)
+
+
+@app.command("gc")
+def remove_unused_results(
+    out: Out = Path("runs"),
+    yes: Annotated[bool, typer.Option("--yes", help="Remove them; otherwise only list.")] = False,
+) -> None:
+    """List the results that no job's newest record in OUT names; remove them with --yes.
+
+    A record, OUT/NAME, is what the newest `run` of a job left; remove it too if the job is not
+    wanted any more.  Nothing is removed while a run uses the store.
+
+    Example: polymode gc --yes
+    """
+    from pipelines import upkeep
+    from pipelines.resources import size_in_words
+
+    total = 0
+    for found in upkeep.remove_unused(out) if yes else upkeep.unused(out):
+        print(f"{os.path.relpath(found.path)}  {size_in_words(found.size)}  {found.why}")
+        total += found.size
+    said = "removed" if yes else "could be removed with --yes"
+    print(f"{size_in_words(total)} {said}", file=sys.stderr)
+
+
+@contextmanager
+def _store_in_use(out: Path) -> Iterator[Path]:
+    """The store, made if need be; nothing is removed from it while the block lasts."""
+    from pipelines import store
+
+    root = out.absolute() / "store"
+    with ExitStack() as stack:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(store.in_use(root))
+        except OSError as error:
+            raise InputError(
+                f"{out}: cannot be written: {error.strerror}; name another folder with --out"
+            ) from error
+        yield root
 
 
 def _plan(
@@ -134,7 +236,6 @@ def _record(out: Path, job: "Job", planned: "Sequence[Planned]") -> Path:
     record = out.absolute() / job.name
     try:
         record.mkdir(parents=True, exist_ok=True)
-        (out / "store").mkdir(exist_ok=True)
         files.write_json(record / "job.json", plain(job))
         files.write_json(
             record / "plan.json",
@@ -156,7 +257,11 @@ def _record(out: Path, job: "Job", planned: "Sequence[Planned]") -> Path:
 
 
 def _execute(
-    planned: "Sequence[Planned]", record: Path, local: bool, cpus: int | None
+    planned: "Sequence[Planned]",
+    record: Path,
+    local: bool,
+    cpus: int | None,
+    address: str | None,
 ) -> "Outcomes":
     from pipelines import cluster
     from pipelines.execute import locally, on_ray
@@ -169,11 +274,27 @@ def _execute(
     ):
         if local:
             return locally(planned, display)
+        if address:
+            return _elsewhere(planned, record, address, display)
         wanted = any(p.step.gpus for p in planned if p.state == "run")
         display.say("starting Ray on this machine")
         gpus = cluster.gpus() if wanted else 0
         with cluster.private_ray(record, cpus=cpus or cluster.cpus(), gpus=gpus):
             return on_ray(planned, display)
+
+
+def _elsewhere(
+    planned: "Sequence[Planned]", record: Path, address: str, display: "Display"
+) -> "Outcomes":
+    """Do the steps on a running Ray, if each fits on one of its machines."""
+    from pipelines.execute import on_ray
+    from pipelines.joining import joined
+    from pipelines.resources import check_fits
+
+    display.say(f"joining the Ray at {address}")
+    with joined(address, record) as machines:
+        check_fits(planned, machines, where="the cluster")
+        return on_ray(planned, display)
 
 
 def _finish(planned: "Sequence[Planned]", outcomes: "Outcomes", record: Path) -> None:

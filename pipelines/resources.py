@@ -72,6 +72,7 @@ def _lacking(step: Step, machines: Sequence[Resources], where: str) -> Iterator[
     at = f"steps.{step.name}"
     several = len(machines) > 1
     most = f"a machine of {where} has at most" if several else f"{where} has"
+    most_cpus = most if several else "this run has"
     gpus, cpus = max(m.gpus for m in machines), max(m.cpus for m in machines)
     known = [m.memory for m in machines if m.memory is not None]
     memory = max(known) if len(known) == len(machines) else None
@@ -85,7 +86,7 @@ def _lacking(step: Step, machines: Sequence[Resources], where: str) -> Iterator[
     if step.cpus > cpus:
         found = True
         yield (
-            f"{at}: wants {_count(step.cpus, 'CPU')}, {most if several else 'this run has'} {cpus:g}; "
+            f"{at}: wants {_count(step.cpus, 'CPU')}, {most_cpus} {cpus:g}; "
             f"set {at}.cpus={cpus:g} or share the cores with --cpus {step.cpus}"
         )
     if memory is not None and step.memory > memory:

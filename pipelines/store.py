@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from core import files
 from core.errors import InputError
@@ -27,6 +27,7 @@ LOG, EVENTS = "log.txt", "events.jsonl"
 # A waiting second process may still write an event after the commit.
 UNLISTED = {MANIFEST, EVENTS}
 KEY_DIGITS = 16
+LOCKS, IN_USE = ".locks", ".in-use"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +85,15 @@ def begin(folder: Path, key: str, identity: Mapping[str, Any], step: str) -> Non
 
 
 def commit(folder: Path, key: str) -> None:
-    """Make what lies in `folder` the result of `key`: all files on disk, then the manifest."""
+    """Make what lies in `folder` the result of `key`: all files on disk, then the manifest.
+
+    Raises:
+        InputError: a file there is a link out of the folder or has a name that no result may have.
+    """
     listed: dict[str, tuple[int, str]] = {}
     for name in files_below(folder):
         if name not in UNLISTED:
+            files.inside(folder, name)
             files.sync(folder / name)
             listed[name] = (folder / name).stat().st_size, digest(folder / name)
     for at, _, _ in os.walk(folder, topdown=False):
@@ -141,9 +147,10 @@ def inspect(folder: Path, key: str, *, verify: bool = False) -> Found:
 
 def _mismatch(folder: Path, name: str, said: Any, verify: bool) -> str:
     """How the file differs from what the manifest says, or nothing."""
-    path = folder / name
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        return "lies outside the folder"
+    try:
+        path = files.inside(folder, name)
+    except InputError:
+        return "is no file of this result"
     match said:
         case [int(size), str(sha256)]:
             if not path.is_file():
@@ -167,12 +174,15 @@ def result_path(folder: Path, field: str) -> Path:
     """The file or folder that a finished step gave as `field`.
 
     Raises:
-        InputError: the result has no such field.
+        InputError: the result has no such field, or it leads out of the folder.
     """
     result = read_json(folder / RESULT) or {}
     if not isinstance(result.get(field), str):
         raise InputError(f"{folder.name}: its result has no file or folder {field!r}")
-    return folder / result[field]
+    try:
+        return files.inside(folder, result[field])
+    except InputError as error:
+        raise InputError(f"{folder.name}: its result {field!r}: {error}") from error
 
 
 # --- one at a time ---------------------------------------------------------------------------
@@ -185,17 +195,66 @@ def locked(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
     The kernel frees it when the holder dies, however it dies.  It holds among processes of one
     machine; `waiting` is called once if another has it.
     """
-    place = folder.parent / ".locks" / folder.name
+    with _lock_file(folder.parent, folder.name) as file:
+        told = False
+        while not _taken(file, fcntl.LOCK_EX):
+            if not told:
+                waiting()
+                told = True
+            time.sleep(0.2)
+        yield
+
+
+@contextmanager
+def in_use(root: Path) -> Iterator[None]:
+    """Keep `removing` out of the store for as long as the block lasts; many may at once.
+
+    Raises:
+        InputError: unused results are being removed now.
+    """
+    with _lock_file(root, IN_USE) as file:
+        if not _taken(file, fcntl.LOCK_SH):
+            raise InputError(
+                f"{root}: unused results are being removed; try again when that is done"
+            )
+        yield
+
+
+@contextmanager
+def removing(root: Path) -> Iterator[None]:
+    """Have the store alone, with no run that may count on what lies there.
+
+    Raises:
+        InputError: a run is using it.
+    """
+    with _lock_file(root, IN_USE) as file:
+        if not _taken(file, fcntl.LOCK_EX):
+            raise InputError(f"{root}: a run is using it; try again when that has ended")
+        yield
+
+
+@contextmanager
+def free(folder: Path) -> Iterator[bool]:
+    """Whether nobody is making `folder`; if so, nobody begins to while the block lasts."""
+    with _lock_file(folder.parent, folder.name) as file:
+        yield _taken(file, fcntl.LOCK_EX)
+
+
+@contextmanager
+def _lock_file(root: Path, name: str) -> Iterator[TextIO]:
+    place = root / LOCKS / name
     place.parent.mkdir(parents=True, exist_ok=True)
     with place.open("w") as file:
-        told = False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not told:
-                    waiting()
-                    told = True
-                time.sleep(0.2)
-        yield
+        try:
+            yield file
+        finally:
+            # Closing is not enough where a child of this process was forked meanwhile.
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _taken(file: TextIO, how: int) -> bool:
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

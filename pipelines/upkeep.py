@@ -1,0 +1,142 @@
+"""Care of a store: are its results what their manifests say, and which does no record name."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from core import files
+from core.errors import InputError, StorageError
+from pipelines import store
+
+RESULT = re.compile(rf"[a-z0-9][a-z0-9_-]*-([0-9a-f]{{{store.KEY_DIGITS}}})")
+DAMAGED, HALF_REMOVED = "damaged-", ".del-"
+
+
+def results(root: Path) -> list[Path]:
+    """The folders of results in the store, finished or not, by name.
+
+    Raises:
+        InputError: there is no store.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no store there; name the folder that `run` wrote with --out")
+    return sorted(p for p in _folders(root) if RESULT.fullmatch(p.name))
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    """What a store may hold of ours: folders, and no links to folders elsewhere."""
+    return (path for path in root.iterdir() if path.is_dir() and not path.is_symlink())
+
+
+def _aside(path: Path) -> bool:
+    """What was set aside ends with a time; a step may itself be called ``damaged``."""
+    return path.name.startswith(DAMAGED) and re.search(r"-\d{8}T\d{12}$", path.name) is not None
+
+
+def verify(folder: Path) -> store.Found:
+    """What a result's folder holds, with every byte of it compared with the manifest."""
+    manifest = store.read_json(folder / store.MANIFEST) or {}
+    request = store.read_json(folder / store.REQUEST) or {}
+    named = RESULT.fullmatch(folder.name)
+    for document, where in ((manifest, store.MANIFEST), (request, store.REQUEST)):
+        key = document.get("key", "")
+        if named and key and not str(key).startswith(named[1]):
+            return store.Found("damaged", f"{where} belongs to another key")
+    return store.inspect(folder, str(manifest.get("key", request.get("key"))), verify=True)
+
+
+# --- what nobody names -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unused:
+    """A folder of the store that can go.
+
+    Args:
+        path: where it is.
+        size: bytes of its files.
+        why: one word or two.
+    """
+
+    path: Path
+    size: int
+    why: str
+
+
+def named(out: Path) -> set[str]:
+    """The results that the records in `out` name, each with all it was made from.
+
+    Raises:
+        InputError: a record cannot be read, so that nobody knows what it names.
+    """
+    kept: set[str] = set()
+    for path in sorted(out.glob("*/plan.json")):
+        steps = store.read_json(path)
+        folders = [s.get("folder") if isinstance(s, dict) else None for s in (steps or {}).values()]
+        found = [RESULT.fullmatch(Path(f).name) if isinstance(f, str) else None for f in folders]
+        if steps is None or not all(found):
+            raise InputError(
+                f"{path}: cannot be read, so what it uses is not known; remove {path.parent} or "
+                "run its job again"
+            )
+        kept |= {match[0] for match in found if match}
+    return kept
+
+
+def unused(out: Path) -> list[Unused]:
+    """What lies in the store of `out` and no record names; what is not ours is left alone.
+
+    Raises:
+        InputError: there is no store, or a record cannot be read.
+    """
+    root, kept = out / "store", named(out)
+    whole = {path: _state(path) for path in results(root) if path.name not in kept}
+    for path in _folders(root):
+        if _aside(path):
+            whole[path] = "damaged"
+        elif path.name.startswith(HALF_REMOVED):
+            whole[path] = "half removed"
+    return [Unused(path=path, size=_size(path), why=whole[path]) for path in sorted(whole)]
+
+
+def _state(folder: Path) -> str:
+    return "unused" if (folder / store.MANIFEST).exists() else "unfinished"
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files below `folder`; links are not followed."""
+    total = 0
+    for at, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += Path(at, name).lstat().st_size
+    return total
+
+
+def remove_unused(out: Path) -> Iterator[Unused]:
+    """Remove what no record names, one folder after another, and tell of each that is gone.
+
+    Each gets another name first, so that a kill leaves no half of a result behind.  Whatever a
+    process is making is left alone.
+
+    Raises:
+        InputError: as `unused`, or a run is using the store.
+        StorageError: a folder cannot be removed.
+    """
+    results(out / "store")  # says so if there is none
+    with store.removing(out / "store"):
+        for found in unused(out):
+            with store.free(found.path) as nobody_is_there:
+                if not nobody_is_there:
+                    continue
+                try:
+                    files.remove([found.path])
+                except OSError as error:
+                    raise StorageError(
+                        f"{found.path}: cannot be removed: {error.strerror}; what comes after it "
+                        "is still there"
+                    ) from error
+                yield found
