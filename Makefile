@@ -30,7 +30,7 @@ torture: $(VENV)/.ready
 # k-diffusion without what it requires: its samplers need neither torchvision nor wandb nor clip,
 # and not all of those have a CPU build.
 parity: $(VENV)/.ready
-	$(PIP) install --no-compile -c $(VENV)/constraints.txt -e '.[image2image,dev,parity]'
+	$(PIP) install --no-compile -c $(VENV)/constraints.txt -e '.[image2image,cluster,dev,parity]'
 	$(PIP) install --no-compile --no-deps k-diffusion==0.1.1.post1
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/parity -m parity
 
@@ -46,7 +46,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -c "import torch" 2>/dev/null || \
 		$(PIP) install --no-compile "$$(grep '^torch==' constraints.txt)"
 	grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
-	$(PIP) install --no-compile -c $(VENV)/constraints.txt -e '.[image2image,dev]'
+	$(PIP) install --no-compile -c $(VENV)/constraints.txt -e '.[image2image,cluster,dev]'
 	touch $@
 
 clean:

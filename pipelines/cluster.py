@@ -15,12 +15,20 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 OBJECT_STORE_BYTES = 256 << 20
 # Ray puts `r/session_<date>_<microseconds>_<pid>/sockets/plasma_store` below our folder, at most
 # 68 bytes; a unix socket's path may have 107.
 LONGEST_FOLDER = 107 - 68
 PREFIX = "polymode-ray-"
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray's coming behaviour, asked for now so that it prints no FutureWarning.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_SCHEDULER_EVENTS": "0",
+    "RAY_DEDUP_LOGS": "0",
+}
 GPU_DEVICES = ("nvidia[0-9]*", "nvhost-gpu", "nvgpu", "dxg", "kfd")  # CUDA, Jetson, WSL, ROCm
 
 
@@ -56,12 +64,10 @@ def private_ray(place: Path, *, cpus: int, gpus: int) -> Iterator[None]:
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))  # mode 0700
     with (folder / "alive").open("w") as alive:
         fcntl.flock(alive, fcntl.LOCK_EX)
-        before, on_stop = dict(os.environ), signal.getsignal(signal.SIGTERM)
+        before = dict(os.environ)
         os.environ.update(_environment(_token(folder)))
         try:
-            import ray
-
-            ray.init(
+            connect(
                 address="local",
                 _node_ip_address="127.0.0.1",
                 include_dashboard=False,
@@ -69,11 +75,7 @@ def private_ray(place: Path, *, cpus: int, gpus: int) -> Iterator[None]:
                 num_gpus=gpus,
                 object_store_memory=OBJECT_STORE_BYTES,
                 _temp_dir=str(folder / "r"),  # Ray opens its folder to all users; ours stays shut
-                logging_level=logging.ERROR,
-                log_to_driver=False,
             )
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, on_stop)  # Ray has put its own there
             yield
         finally:
             with suppress(ImportError):
@@ -83,6 +85,16 @@ def private_ray(place: Path, *, cpus: int, gpus: int) -> Iterator[None]:
             os.environ.clear()
             os.environ.update(before)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def connect(**settings: Any) -> None:
+    """Connect this process to Ray, quietly, with its signals left as they are."""
+    import ray
+
+    on_stop = signal.getsignal(signal.SIGTERM)
+    ray.init(logging_level=logging.ERROR, log_to_driver=False, **settings)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_stop)  # Ray has put its own there
 
 
 def _short_enough(place: Path) -> Path:
@@ -104,16 +116,12 @@ def _token(folder: Path) -> Path:
 
 def _environment(token: Path) -> dict[str, str]:
     return {
+        **QUIET,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
-        "RAY_USAGE_STATS_ENABLED": "0",
         # Off, Ray keeps a node address of 127.0.0.1 and binds to it; on, it takes the machine's
         # outer address instead and listens on every interface.  It acts on Linux too.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        # Ray's coming behaviour, asked for now so that it prints no FutureWarning.
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_SCHEDULER_EVENTS": "0",
-        "RAY_DEDUP_LOGS": "0",
     }
 
 

@@ -1,0 +1,162 @@
+"""A running Ray of one or more machines, joined for the time of a job.
+
+Its machines share the folder for results; the code travels from here.
+Source of the settings: Ray 2.60, `ray/_private/worker.py` and `ray/_private/authentication`.
+"""
+
+import os
+import secrets
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from core.errors import InputError
+from pipelines import cluster, shipping
+from pipelines.resources import Resources
+
+FOLDER = "POLYMODE_FOLDER"  # tells workers of a cluster where the command was called
+TOKEN = "~/.ray/auth_token"  # where Ray looks for it
+PATIENCE = 5.0  # seconds until nobody is taken to listen at an address
+
+
+@contextmanager
+def joined(address: str, out: Path) -> Iterator[list[Resources]]:
+    """Make this process a driver of the Ray at `address`; what each of its machines has.
+
+    Our code and every plug-in travel there; nothing is installed.  Workers start in this process's
+    working folder if they have it, so that relative paths mean the same.
+
+    Args:
+        address: ``host:port`` of its head, or ``auto`` for the one that runs on this machine.
+        out: an existing folder for results, which all its machines must share.
+
+    Raises:
+        InputError: nobody listens there, the token is not its own, its versions are others, or one
+            of its machines does not see `out`.
+    """
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory(prefix="polymode-code-") as code:
+        try:
+            os.environ.update({**cluster.QUIET, **credentials()})
+            if address != "auto":
+                _listens(address)
+            environment: dict[str, Any] = {
+                "env_vars": {FOLDER: os.getcwd()},
+                "worker_process_setup_hook": "pipelines.joining.enter",
+            }
+            if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # else it came with `submit`
+                environment["py_modules"] = [str(path) for path in shipping.unpack(Path(code))]
+            _connect(address, environment)
+            _check_shared(out)
+            yield [_resources(node) for node in alive()]
+        finally:
+            with suppress(ImportError):
+                import ray
+
+                ray.shutdown()
+            os.environ.clear()
+            os.environ.update(before)
+
+
+def enter() -> None:
+    """Go to the folder that the job was started in; called in each new worker of a cluster."""
+    with suppress(OSError):
+        os.chdir(os.environ[FOLDER])
+
+
+def credentials() -> dict[str, str]:
+    """The settings by which Ray shows its token, unless the user has said how.
+
+    Raises:
+        InputError: there is no token, or others on this machine can read it.
+    """
+    if os.environ.get("RAY_AUTH_MODE") == "disabled" or os.environ.get("RAY_AUTH_TOKEN"):
+        return {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token")}
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser(TOKEN))
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no token for the cluster there; copy the one that its head was started with, "
+            "readable by you alone, or name it by RAY_AUTH_TOKEN_PATH"
+        )
+    if path.stat().st_mode & 0o077 and path.stat().st_uid == os.getuid():
+        raise InputError(f"{path}: others can read this token; run: chmod 600 {path}")
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
+
+
+def _listens(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise InputError(f"address: expected HOST:PORT or auto, got {address!r}")
+    try:
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"address: nobody listens at {address} ({error}); is it the port of the head's GCS, as "
+            "given to `ray start --head --port`?"
+        ) from error
+
+
+def _connect(address: str, environment: dict[str, Any]) -> None:
+    """Connect, and say in one sentence why that is refused."""
+    try:
+        cluster.connect(address=address, runtime_env=environment)
+    except Exception as error:
+        said = str(error)
+        if "ersion mismatch" in said:
+            found = " ".join(line.strip() for line in said.splitlines() if "ersion" in line)
+            why = f"{found}; install the same Ray and Python on both sides"
+        elif "uthenticat" in said or "token" in said.lower():
+            why = "it refuses this token; copy the one that its head was started with"
+        elif "node" in said and "find" in said:
+            why = (
+                "this machine is not one of its; run this on one of them, or use `polymode submit`"
+            )
+        else:
+            first = (said.strip().splitlines() or [""])[0]
+            why = f"{type(error).__name__}: {first}"
+        raise InputError(f"address: the Ray at {address} cannot be joined: {why}") from error
+
+
+def alive() -> list[dict[str, Any]]:
+    """What Ray tells of each machine that is there now."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _resources(node: dict[str, Any]) -> Resources:
+    has = node["Resources"]
+    return Resources(cpus=has.get("CPU", 0), gpus=has.get("GPU", 0), memory=int(has["memory"]))
+
+
+def _check_shared(out: Path) -> None:
+    """Refuse a folder for results that some machine of the cluster does not see."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    said = secrets.token_hex(8)
+    probe = out / f".seen-{said}"
+    probe.write_text(said)
+    remote: Any = ray.remote(num_cpus=0, max_retries=0)(_reads)
+    try:
+        asked = {
+            node["NodeManagerAddress"]: remote.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(probe, said)
+            for node in alive()
+        }
+        blind = sorted(host for host, sees in asked.items() if not ray.get(sees))
+    finally:
+        probe.unlink()
+    if blind:
+        raise InputError(
+            f"{out}: not seen by {', '.join(blind)}, of the cluster; name a folder that all its "
+            "machines share with --out"
+        )
+
+
+def _reads(probe: Path, said: str) -> bool:
+    return probe.exists() and probe.read_text() == said
