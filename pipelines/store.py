@@ -179,6 +179,8 @@ def result_path(folder: Path, field: str) -> Path:
     result = read_json(folder / RESULT) or {}
     if not isinstance(result.get(field), str):
         raise InputError(f"{folder.name}: its result has no file or folder {field!r}")
+    if result[field] == ".":  # the whole folder
+        return folder
     try:
         return files.inside(folder, result[field])
     except InputError as error:

@@ -306,8 +306,9 @@ def test_no_manifest_result_or_record_leads_elsewhere(tmp_path, name):
     (folder / "absolute").symlink_to("/etc/passwd")
     (folder / "circle").symlink_to("circle")
     files.write_json(folder / "result.json", {"made": name})
-    with pytest.raises(InputError):
-        store.result_path(folder, "made")
+    if name != ".":  # the whole folder
+        with pytest.raises(InputError):
+            store.result_path(folder, "made")
     manifest = store.read_json(folder / "MANIFEST.json")
     assert manifest
     files.write_json(
@@ -318,6 +319,12 @@ def test_no_manifest_result_or_record_leads_elsewhere(tmp_path, name):
     files.write_json(tmp_path / "toys" / "plan.json", {"a": {"folder": name}})
     with pytest.raises(InputError, match="what it uses is not known"):
         upkeep.named(tmp_path)
+
+
+def test_a_result_may_be_its_whole_folder(tmp_path):
+    folder = made(tmp_path)
+    files.write_json(folder / "result.json", {"samples": "."})
+    assert store.result_path(folder, "samples") == folder
 
 
 def test_a_result_with_a_link_out_of_it_is_none(tmp_path):
