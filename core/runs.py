@@ -22,6 +22,7 @@ from core.guided import guided
 from core.journal import journal
 from core.metrics import INTERVAL, interval
 from core.model import device_of, load_model
+from core.panels import write_panels
 from core.preparation import STATE_FORMAT, Run, make_folder, prepare_run
 from core.process.noise import Brownian, Noise, derive
 from core.request import (
@@ -313,24 +314,11 @@ def _pictures(
     about: dict[str, Any],
     out: Path,
 ) -> list[dict[str, Any]]:
-    """Panels of items spread evenly over the set, written as PNG."""
-    from PIL import Image
-
+    """Panels of items spread evenly over the set, written as files."""
     wanted = min(request.pictures, len(results))
     chosen = [round(i * (len(results) - 1) / max(1, wanted - 1)) for i in range(wanted)]
     if not chosen:
         return []
-    folder = make_folder(out / "pictures")
     titles = [about["items"][i]["name"] for i in chosen]
-    panels = []
-    for number, panel in enumerate(task.show(results[chosen], collate(dataset, chosen), titles)):
-        images = []
-        for place, (label, pixels) in enumerate(panel.images.items()):
-            name = f"{number:03d}-{place}.png"
-            Image.fromarray(pixels.squeeze()).save(folder / name)
-            height, width = pixels.shape[:2]
-            images.append(
-                {"label": label, "file": f"pictures/{name}", "width": width, "height": height}
-            )
-        panels.append({"title": panel.title, "images": images})
-    return panels
+    panels = task.show(results[chosen], collate(dataset, chosen), titles)
+    return write_panels(panels, make_folder(out / "pictures"))

@@ -41,16 +41,71 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Clip:
+    """Frames to be played.
+
+    Args:
+        frames: uint8 (t, h, w, 3) or (t, h, w).
+        rate: frames a second.
+    """
+
+    frames: np.ndarray
+    rate: float = 8.0
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Slices to be leafed through, along any axis, in a window of values.
+
+    Args:
+        voxels: uint8 or uint16 (d, h, w).
+        low: value that 0 stands for, in `unit`.
+        high: value that the greatest number of the type stands for.
+        unit: "HU", "mm", ... or "".
+        spacing: size of a voxel along d, h and w, in any one unit.
+        window: centre and width shown at first, in `unit`; None for the whole range.
+    """
+
+    voxels: np.ndarray
+    low: float = 0.0
+    high: float = 1.0
+    unit: str = ""
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    window: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Points to be turned.
+
+    Args:
+        points: float (n, 3): x to the right, y up, z towards the viewer.
+        colours: uint8 (n, 3); None for colours by height.
+    """
+
+    points: np.ndarray
+    colours: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class Panel:
-    """Pictures to be seen side by side.
+    """What is to be seen side by side; views of one kind are played, leafed and turned together.
+
+    Every label is text, shown as such.
 
     Args:
         title: of the row.
         images: label -> uint8 (h, w, 3) or (h, w).
+        clips: label -> frames.
+        volumes: label -> slices.
+        clouds: label -> points.
     """
 
     title: str
-    images: Mapping[str, np.ndarray]
+    images: Mapping[str, np.ndarray] = field(default_factory=dict)
+    clips: Mapping[str, Clip] = field(default_factory=dict)
+    volumes: Mapping[str, Volume] = field(default_factory=dict)
+    clouds: Mapping[str, Cloud] = field(default_factory=dict)
 
 
 Scores = Mapping[str, Mapping[str, Tensor]]

@@ -121,7 +121,7 @@ def _do(planned: Planned, folders: Mapping[str, Path], verb: Verb, emit: Emit) -
     # Threads that wait by spinning make a step ten times slower where another program is busy.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     machine = Machine(device="auto" if step.gpus else "cpu", threads=step.cpus)
-    began, clock = datetime.now(UTC), time.monotonic()
+    began, clock, spent = datetime.now(UTC), time.monotonic(), sum(os.times()[:4])
     with _logged(folder / store.LOG):
         try:
             result = _call(planned, folders, verb, machine, emit)
@@ -137,6 +137,7 @@ def _do(planned: Planned, folders: Mapping[str, Path], verb: Verb, emit: Emit) -
         "start": began.isoformat(timespec="seconds"),
         "end": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - clock, 3),
+        "cpu_seconds": round(sum(os.times()[:4]) - spent, 3),  # children that ended included
     }
     files.write_json(folder / store.ENVIRONMENT, environment)
 

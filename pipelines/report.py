@@ -5,6 +5,7 @@ anywhere, shows whatever text it is given as text, and names no absolute path.
 """
 
 import base64
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,14 +17,17 @@ from core import files
 from core.errors import InputError
 from core.progress import duration
 from pipelines import store
-from pipelines.job import ReportResult
+from pipelines.drawings import CHART, NODE, curve, graph
+from pipelines.verbs import ReportResult
+from pipelines.verdict import FOREST, evaluation, signed
+from pipelines.views import read_panels, sheet, told
 
-FORMAT = 1
+FORMAT = 2
 MAX_BYTES = 20 << 20
 POINTS = 300  # of a loss curve
-CHART = {"width": 720, "height": 260, "left": 62, "right": 14, "top": 14, "bottom": 40}
-FOREST = 150  # width of a difference's drawing
-TEMPLATE = Path(__file__).with_name("report.html.jinja")
+PAGE = Path(__file__).with_name("page")
+COSTS = ("seconds", "cpu_seconds")  # of a step, apart from what it was made with
+SCRIPTS = ("theme", "pictures", "viewer", "clip", "volume", "cloud")
 
 Facts = dict[str, Any]
 
@@ -42,11 +46,12 @@ def report(title: str, inputs: Mapping[str, Path], out: Path) -> ReportResult:
     if not inputs:
         raise InputError("report: nothing to show; name at least one step in inputs")
     facts = gather(title, inputs)
-    panels = [
-        panel
-        for step in facts["steps"]
-        for panel in _panels(inputs[step["label"]], step.get("evaluation"))
-    ]
+    panels = []
+    for step in facts["steps"]:
+        read = list(_panels(inputs[step["label"]], step))
+        step["panels"] = [told(panel) for panel in read]
+        step.get("evaluation", {}).pop("panels", None)  # as it was written, unchecked
+        panels += read
     shown = len(panels)
     page = render(facts, panels)
     while len(page.encode()) > MAX_BYTES and shown:
@@ -57,29 +62,76 @@ def report(title: str, inputs: Mapping[str, Path], out: Path) -> ReportResult:
             f"report: over {MAX_BYTES >> 20} MB even without pictures; show fewer steps"
         )
     facts["panels_shown"], facts["panels_left_out"] = shown, len(panels) - shown
+    facts["views_unreadable"] = sum(panel["lost"] for panel in panels)
     result = ReportResult(report=out / "report.html", data=out / "report.json")
     files.write_json(result.data, facts)
     files.write_text(result.report, page)
     return result
 
 
+def _panels(folder: Path, step: Facts) -> Iterator[Facts]:
+    """What an evaluation or any other step shows; of one that shows none, its sheet of samples."""
+    evaluated = step.get("evaluation")
+    if evaluated:
+        yield from read_panels(folder, evaluated["panels"], evaluated["reference"])
+    shown = store.read_json(folder / "panels.json") or {}
+    yield from read_panels(folder, shown.get("panels"))
+    if panel := sheet(folder / "sheet.png", f"{step['label']}: samples"):
+        yield panel
+
+
 def render(facts: Facts, panels: Sequence[Facts], *, left_out: int = 0) -> str:
-    """The page as text."""
-    from jinja2 import Environment, StrictUndefined
+    """The page as text.
+
+    The policy in its head names its one script and one style by their digests: whatever else a
+    string may bring in runs nowhere and styles nothing.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(PAGE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(duration=duration, signed=signed)
-    curves = [
-        {"label": step["label"], **_curve(step["training"])}
-        for step in facts["steps"]
-        if step.get("training")
-    ]
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(
-        facts=facts, panels=panels, left_out=left_out, curves=curves, chart=CHART, forest=FOREST
+    style = (PAGE / "style.css").read_text(encoding="utf-8")
+    parts = [(PAGE / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
+    script = "\n".join(['"use strict";', *parts])
+    alone = [p for p in panels if len(p["images"]) == 1 and not _moving(p)]
+    return environment.get_template("report.html.jinja").render(
+        facts=facts,
+        panels=[panel for panel in panels if panel not in alone] if len(alone) > 1 else panels,
+        gallery=alone if len(alone) > 1 else [],
+        unreadable=sum(panel["lost"] for panel in panels),
+        left_out=left_out,
+        curves=[
+            {"label": step["label"], **curve(step["training"], step["validation"])}
+            for step in facts["steps"]
+            if step.get("training")
+        ],
+        graph=graph(facts["steps"]),
+        chart=CHART,
+        node=NODE,
+        forest=FOREST,
+        style=Markup(style),
+        script=Markup(script),
+        policy=Markup(
+            "default-src 'none'; img-src data:; "
+            f"style-src {_digest(style)}; script-src {_digest(script)}; "
+            "base-uri 'none'; form-action 'none'"
+        ),
     )
+
+
+def _moving(panel: Facts) -> bool:
+    return any(panel[kind] for kind in ("clips", "volumes", "clouds"))
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 # --- facts -----------------------------------------------------------------------------------
@@ -102,6 +154,8 @@ def gather(title: str, inputs: Mapping[str, Path]) -> Facts:
         "title": named,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(sum(step["seconds"] for step in steps), 3),
+        "cpu_seconds": _sum([step["cpu_seconds"] for step in steps]),
+        "gpu_seconds": _sum([step["gpu_seconds"] for step in steps]),
         "versions": _versions(steps),
         "steps": steps,
     }
@@ -126,12 +180,15 @@ def _step(label: str, folder: Path) -> Facts:
         "seed": options.get("seed"),
         "result": {name: _no_absolute(value) for name, value in _flat(result)},
         "seconds": environment["seconds"],
-        "environment": {k: v for k, v in environment.items() if k != "seconds"},
+        "cpu_seconds": environment.get("cpu_seconds"),
+        "gpu_seconds": round(environment["seconds"] * (environment.get("gpus") or 0), 3),
+        "environment": {k: v for k, v in environment.items() if k not in COSTS},
     }
     if metrics := store.read_json(folder / "metrics.json"):
-        facts["evaluation"] = _evaluation(metrics)
-    if rows := _rows(folder / "metrics.jsonl"):
-        facts["training"] = rows
+        facts["evaluation"] = evaluation(metrics)
+    rows = _rows(folder / "metrics.jsonl")
+    if losses := _losses(rows):
+        facts["training"], facts["validation"] = losses, _validations(rows)
     return facts
 
 
@@ -153,7 +210,7 @@ def _no_absolute(value: Any) -> Any:
 def _versions(steps: Sequence[Facts]) -> Facts:
     """What each step was made with; one value where all agree."""
     names = dict.fromkeys(name for step in steps for name in step["environment"])
-    skipped = {"start", "end", "device", "threads", "gpus"}
+    skipped = {"start", "end", "device", "threads", "gpus", "attempts"}
     versions: Facts = {}
     for name in names:
         values = list(dict.fromkeys(str(step["environment"].get(name, "—")) for step in steps))
@@ -162,9 +219,15 @@ def _versions(steps: Sequence[Facts]) -> Facts:
     return versions
 
 
+def _sum(values: Sequence[float | None]) -> float | None:
+    """Of all, if all are known."""
+    known = [value for value in values if value is not None]
+    return round(sum(known), 3) if len(known) == len(values) else None
+
+
 def _rows(path: Path) -> list[Facts]:
-    """Steps and losses of a training, averaged to at most `POINTS`; whole lines only."""
-    rows: list[tuple[float, float]] = []
+    """Whole lines of a training's record."""
+    rows = []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -172,210 +235,33 @@ def _rows(path: Path) -> list[Facts]:
     for line in lines:
         try:
             row = json.loads(line)
-            step, loss = float(row["step"]), float(row["loss"])
-        except (ValueError, KeyError, TypeError):
+        except ValueError:
             continue
-        if math.isfinite(step) and math.isfinite(loss):
-            rows.append((step, loss))
-    size = max(1, math.ceil(len(rows) / POINTS))
-    groups = [rows[i : i + size] for i in range(0, len(rows), size)]
+        if isinstance(row, dict) and _number(row.get("step")) is not None:
+            rows.append(row)
+    return rows
+
+
+def _number(value: Any) -> float | None:
+    number = float(value) if isinstance(value, int | float) else None
+    return number if number is not None and math.isfinite(number) else None
+
+
+def _losses(rows: Sequence[Facts]) -> list[Facts]:
+    """Steps and losses, averaged to at most `POINTS`."""
+    numbers = [(float(row["step"]), _number(row.get("loss"))) for row in rows]
+    known = [(step, loss) for step, loss in numbers if loss is not None]
+    size = max(1, math.ceil(len(known) / POINTS))
+    groups = [known[i : i + size] for i in range(0, len(known), size)]
     return [{"step": g[-1][0], "loss": sum(loss for _, loss in g) / len(g)} for g in groups]
 
 
-# --- verdict ---------------------------------------------------------------------------------
-
-
-def _evaluation(metrics: Facts) -> Facts:
-    """What `evaluate` wrote, with the best marked and a sentence for every difference."""
-    best: dict[str, str] = {}
-    for name, metric in metrics["metrics"].items():
-        means = {m: row[name]["mean"] for m, row in metrics["methods"].items() if name in row}
-        means = {method: mean for method, mean in means.items() if mean is not None}
-        if means:
-            choose = max if metric["better"] == "higher" else min
-            best[name] = choose(means, key=lambda method: means[method])
-    verdicts = [
-        _verdict(metrics, method, name, difference)
-        for method, row in metrics["differences"].items()
-        for name, difference in row.items()
-    ]
-    first = [v for v in verdicts if v["metric"] == next(iter(metrics["metrics"]), None)]
-    known = [v for v in first if v["gain"] is not None]
-    keep = ("task", "split", "n", "sources", "draws", "confidence", "interval", "reference")
-    figures = {
-        method: {name: {**cell, **_figure(cell)} for name, cell in row.items()}
-        for method, row in metrics["methods"].items()
-    }
-    return {
-        **{name: metrics[name] for name in keep},
-        "metrics": metrics["metrics"],
-        "methods": figures,
-        "best": best,
-        "lead": max(known, key=lambda v: v["gain"], default=None) or next(iter(first), None),
-        "verdicts": verdicts,
-        "panels": metrics.get("panels", []),
-    }
-
-
-def _verdict(metrics: Facts, method: str, name: str, difference: Facts) -> Facts:
-    """Whether a method beats the reference in one metric, in words and drawn to scale."""
-    metric, reference = metrics["metrics"][name], metrics["reference"]
-    sign = 1 if metric["better"] == "higher" else -1
-    mean, low, high = (difference.get(key) for key in ("mean", "low", "high"))
-    unit = metric["unit"]
-    unit = f"×{unit}" if unit[:1].isdigit() else f" {unit}" if unit else ""  # 1e-5 is a factor
-    over = f"on {metrics['n']} items from {_count(len(metrics['sources']), 'source')}"
-    if mean is None or low is None or high is None:
-        outcome, said = (
-            "unknown",
-            f"{method} against {reference}: no interval for {metric['label']}",
-        )
-    elif min(sign * low, sign * high) > 0:
-        outcome = "beats"
-        said = (
-            f"{method} beats {reference} by {_decimal(abs(mean), low, high)}{unit} "
-            f"{metric['label']} {_between(low, high, flip=sign < 0)} {over}"
-        )
-    else:
-        outcome = "worse" if max(sign * low, sign * high) < 0 else "open"
-        said = (
-            f"{method} does not beat {reference} in {metric['label']}: difference "
-            f"{signed(mean, low, high)}{unit} {_between(low, high)} {over}"
-        )
-    return {
-        "method": method,
-        "metric": name,
-        "outcome": outcome,
-        "gain": None if mean is None else sign * mean,
-        "sentence": said,
-        **difference,
-        "text": f"{signed(mean, low, high)} {_between(low, high)}",
-        "drawn": _drawn(metrics, name, difference),
-    }
-
-
-def _drawn(metrics: Facts, name: str, difference: Facts) -> Facts | None:
-    """Positions of an interval and of zero, on one scale for all methods of a metric."""
-    cells = [row[name] for row in metrics["differences"].values() if name in row]
-    ends = [cell[key] for cell in cells for key in ("low", "high") if cell.get(key) is not None]
-    if not ends or any(difference.get(key) is None for key in ("mean", "low", "high")):
-        return None
-    first, last = min(0.0, *ends), max(0.0, *ends)
-    span = (last - first) or 1.0
-
-    def place(value: float) -> float:
-        return round(8 + (FOREST - 16) * (value - first) / span, 1)
-
-    return {"zero": place(0.0), **{key: place(difference[key]) for key in ("mean", "low", "high")}}
-
-
-def _places(low: float | None, high: float | None) -> int | None:
-    """Decimals that show an interval's width in two digits; None if there is no width."""
-    if low is None or high is None or not math.isfinite(high - low) or high == low:
-        return None
-    return min(6, max(0, 1 - math.floor(math.log10(abs(high - low)))))
-
-
-def _decimal(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    if value is None:
-        return "—"
-    places = _places(low, high)
-    return f"{value:.4g}" if places is None else f"{value:.{places}f}"
-
-
-def signed(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    """A number with its sign, to the digits that its interval allows."""
-    text = _decimal(value, low, high)
-    return text.replace("-", "−") if value is None or value < 0 else f"+{text}"
-
-
-def _between(low: float | None, high: float | None, *, flip: bool = False) -> str:
-    if low is None or high is None:
-        return ""
-    ends = (-high, -low) if flip else (low, high)
-    return "[" + ", ".join(_decimal(end, low, high) for end in ends).replace("-", "−") + "]"
-
-
-def _figure(cell: Facts) -> dict[str, str]:
-    """A score to the digits that its interval allows, but three at least, and the interval."""
-    mean, low, high = cell["mean"], cell.get("low"), cell.get("high")
-    places = _places(low, high)
-    if mean and places is not None:
-        places = max(places, 2 - math.floor(math.log10(abs(mean))))
-    text = _decimal(mean) if places is None or mean is None else f"{mean:.{places}f}"
-    return {"text": text.replace("-", "−"), "range": _between(low, high)}
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-# --- drawings --------------------------------------------------------------------------------
-
-
-def _panels(folder: Path, evaluation: Facts | None) -> Iterator[Facts]:
-    """Pictures with their bytes in the text; those outside the step's folder are left out."""
-    for panel in evaluation["panels"] if evaluation else []:
-        images = []
-        for image in panel["images"]:
-            path = (folder / image["file"]).resolve()
-            if not path.is_relative_to(folder.resolve()) or not path.is_file():
-                continue
-            data = base64.b64encode(path.read_bytes()).decode()
-            images.append({**image, "source": f"data:image/png;base64,{data}"})
-        if images:
-            reference = evaluation["reference"] if evaluation else ""
-            before = next((i for i, e in enumerate(images) if e["label"] == reference), 0)
-            after = len(images) - 2 if len(images) > 2 and before != len(images) - 2 else -1
-            yield {"title": panel["title"], "images": images, "before": before,
-                   "after": after % len(images)}  # fmt: skip
-
-
-def _curve(rows: Sequence[Facts]) -> Facts:
-    """Points and ticks of the loss over steps, in pixels; the loss on a log scale if it can be."""
-    steps, losses = [row["step"] for row in rows], [row["loss"] for row in rows]
-    log = min(losses) > 0
-    heights = [math.log10(loss) for loss in losses] if log else losses
-    low, high = min(heights), max(heights)
-    pad = (high - low) * 0.06 or 0.5
-    low, high = low - pad, high + pad
-    last = max(*steps, 1.0) if len(steps) > 1 else max(steps[0], 1.0)
-    across = CHART["width"] - CHART["left"] - CHART["right"]
-    down = CHART["height"] - CHART["top"] - CHART["bottom"]
-
-    def x(step: float) -> float:
-        return round(CHART["left"] + across * step / last, 1)
-
-    def y(height: float) -> float:
-        return round(CHART["top"] + down * (high - height) / (high - low), 1)
-
-    values = _log_ticks(low, high) if log else _ticks(low, high)
-    marks = [{"at": y(math.log10(v) if log else v), "text": f"{v:.3g}"} for v in values]
-    return {
-        "log": log,
-        "points": " ".join(f"{x(s)},{y(h)}" for s, h in zip(steps, heights, strict=True)),
-        "x": [{"at": x(v), "text": f"{v:g}"} for v in _ticks(0, last)],
-        "y": marks,
-        "first": losses[0],
-        "last": losses[-1],
-        "steps": int(last),
-    }
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Four to eight round numbers between `low` and `high`."""
-    rough = (high - low) / 5
-    power = 10 ** math.floor(math.log10(rough))
-    step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough)
-    first = math.ceil(low / step)
-    return [round(i * step, 12) for i in range(first, math.floor(high / step) + 1)]
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """Numbers 1, 2, 5 times powers of ten between 10^low and 10^high; if few, evenly spaced."""
-    powers = range(math.floor(low), math.ceil(high) + 1)
-    values = [m * 10.0**p for p in powers for m in (1, 2, 5)]
-    inside = [v for v in values if low <= math.log10(v) <= high]
-    if len(inside) > 9:
-        inside = [v for v in inside if math.log10(v).is_integer()]
-    return inside if len(inside) >= 2 else [10 ** (low + (high - low) * k / 4) for k in range(1, 4)]
+def _validations(rows: Sequence[Facts]) -> list[Facts]:
+    """Steps, losses on held-out items and their intervals; all of the last `POINTS`."""
+    found = [
+        {"step": float(row["step"]), "n": row.get("val/n"),
+         **{key: _number(row.get(f"val/{key}")) for key in ("loss", "low", "high")}}
+        for row in rows
+        if _number(row.get("val/loss")) is not None
+    ]  # fmt: skip
+    return found[-POINTS:]

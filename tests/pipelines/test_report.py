@@ -1,118 +1,26 @@
 """The page says what the numbers say, loads nothing, and shows hostile text as text."""
 
 import base64
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from made_runs import XSS, cell, metrics, three_steps, with_panels, with_viewers
 from PIL import Image
 
 from core import files
 from core.errors import InputError
+from pipelines import drawings, store, views
 from pipelines import report as page
-from pipelines import store
-
-XSS = [
-    "<script>alert(1)</script>",
-    "<img src=x onerror=alert(1)>",
-    '"><svg onload=alert(1)>',
-    "' onmouseover='alert(1)",
-    "</style><script>alert(1)</script>",
-    "</title><script>alert(1)</script>",
-    "javascript:alert(1)",
-    "{{ 7 * 7 }}",
-    "{% raw %}<b>",
-    "<!-- <b> -->",
-    "&lt;script&gt;",
-    "<iframe srcdoc='<script>alert(1)</script>'>",
-    "`${alert(1)}`",
-    "]]><script>alert(1)</script>",
-    "<a href='https://evil.example'>x</a>",
-]
-
-
-def finished(root: Path, name: str, run: str, request: dict, inputs: dict | None = None) -> Path:
-    """A step's folder as the store keeps it."""
-    key = f"{abs(hash(name)):016x}".ljust(64, "0")[:64]
-    folder = root / f"{name}-{key[:16]}"
-    identity = {"format": 1, "run": run, "request": request, "parts": {}, "files": {}}
-    entries = {field: {"key": key, "field": ""} for field, key in (inputs or {}).items()}
-    store.begin(folder, key, {**identity, "inputs": entries}, name)
-    environment = {"python": "3.11.7", "torch": "2.13.0", "seconds": 61.5, "threads": 2}
-    files.write_json(folder / "env.json", {**environment, "device": "cpu", "gpus": 0})
-    files.write_json(folder / "result.json", {"made": "x", "seconds": 1.0})
-    return folder
-
-
-def cell(mean, low, high):
-    return {"mean": mean, "low": low, "high": high, "n": 24}
-
-
-def metrics(**changes):
-    said = {
-        "format": 1, "task": "image2image/sr3", "split": "test", "n": 24,
-        "sources": ["cat", "coffee", "rocket"], "draws": 8, "confidence": 0.95,
-        "metrics": {
-            "psnr": {"label": "PSNR", "unit": "dB", "better": "higher"},
-            "ssim": {"label": "SSIM", "unit": "", "better": "higher"},
-            "consistency": {"label": "Consistency", "unit": "", "better": "lower"},
-        },
-        "reference": "bicubic",
-        "methods": {
-            "bicubic": {"psnr": cell(27.31, 26.2, 28.4), "ssim": cell(0.81, 0.78, 0.84),
-                        "consistency": cell(0.012, 0.010, 0.014)},
-            "one sample": {"psnr": cell(26.6, 25.4, 27.7), "ssim": cell(0.805, 0.77, 0.83),
-                           "consistency": cell(0.004, 0.003, 0.005)},
-            "mean of 8": {"psnr": cell(28.14, 27.0, 29.2), "ssim": cell(0.84, 0.81, 0.87),
-                          "consistency": cell(0.003, 0.002, 0.004)},
-        },
-        "differences": {
-            "one sample": {"psnr": cell(-0.71, -0.9, -0.5), "ssim": cell(-0.005, -0.02, 0.01),
-                           "consistency": cell(-0.008, -0.0095, -0.0065)},
-            "mean of 8": {"psnr": cell(0.83, 0.61, 1.02), "ssim": cell(0.03, 0.02, 0.04),
-                          "consistency": cell(-0.009, -0.0105, -0.0075)},
-        },
-        "interval": "Percentile bootstrap over sources and their patches, 4000 draws.",
-        "panels": [],
-    }  # fmt: skip
-    return {**said, **changes}
-
-
-def with_panels(folder: Path, count: int = 2, size: int = 16, titles=("coffee, patch 3",)) -> list:
-    (folder / "pictures").mkdir(exist_ok=True)
-    panels = []
-    for number in range(count):
-        images = []
-        for at, label in enumerate(["low-res", "bicubic", "one sample", "mean of 8", "truth"]):
-            file = f"pictures/{number:03d}-{at}.png"
-            shade = Image.radial_gradient("L").resize((size, size))
-            Image.merge("RGB", (shade, shade, Image.new("L", shade.size, 40 * at))).save(
-                folder / file
-            )
-            images.append({"label": label, "file": file, "width": size, "height": size})
-        panels.append({"title": titles[number % len(titles)], "images": images})
-    return panels
 
 
 @pytest.fixture
 def run(tmp_path):
     """Folders of a training, a sampling and an evaluation, as a report is given them."""
-    train = finished(
-        tmp_path, "train", "train", {"steps": 400, "seed": 7, "dataset": {"root": "/home/me/x"}}
-    )
-    with (train / "metrics.jsonl").open("w") as file:
-        for step in range(1, 401):
-            loss = 0.9 * step**-0.45 + 0.02 * (step % 7) / 7
-            file.write(json.dumps({"step": step, "loss": loss, "lr": 1e-4, "rate": 9.0}) + "\n")
-        file.write('{"step": 401, "lo')
-    key = store.read_json(train / "request.json")["key"]
-    sample = finished(tmp_path, "sample", "sample", {"seed": 3}, {"checkpoint": key})
-    key = store.read_json(sample / "request.json")["key"]
-    evaluate = finished(tmp_path, "evaluate", "evaluate", {"confidence": 0.95}, {"samples": key})
-    files.write_json(evaluate / "metrics.json", metrics(panels=with_panels(evaluate)))
-    return {"train": train, "sample": sample, "evaluate": evaluate}
+    return three_steps(tmp_path)
 
 
 class Reader(HTMLParser):
@@ -240,6 +148,12 @@ def test_the_page_loads_nothing_and_forbids_loading(run, tmp_path):
     assert "@import" not in text
     policy = next(a["content"] for t, a in reader.elements if "http-equiv" in a)
     assert policy.startswith("default-src 'none'; img-src data:;")
+    assert "unsafe" not in policy
+    for tag in ("style", "script"):  # the digests are those of what a browser will see
+        said = re.search(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL).group(1)
+        digest = base64.b64encode(hashlib.sha256(said.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert not [a for _, a in reader.elements if "style" in a]  # it would be refused
 
 
 def test_pictures_are_those_on_disk_with_alternative_texts(run, tmp_path):
@@ -249,7 +163,7 @@ def test_pictures_are_those_on_disk_with_alternative_texts(run, tmp_path):
     kept = {path.read_bytes() for path in (run["evaluate"] / "pictures").iterdir()}
     assert shown == kept
     assert all(a["alt"] for a in images)
-    buttons = [a for tag, a in reader.elements if tag == "button"]
+    buttons = [a for tag, a in reader.elements if tag == "button" and a.get("class") == "zoom"]
     assert sum("aria-label" in a for a in buttons) == 10
     assert len([a for t, a in reader.elements if a.get("type") == "range"]) == 2
 
@@ -348,7 +262,7 @@ def test_the_loss_curve_has_every_point_in_its_place(run, tmp_path):
 
 @pytest.mark.parametrize("losses", [[1.0], [0.5, 0.5], [0.0, 1.0], [-3.0, 4.0], [1e-9, 1e6]])
 def test_curves_of_odd_losses_have_ticks_inside(losses):
-    curve = page._curve([{"step": i + 1.0, "loss": loss} for i, loss in enumerate(losses)])
+    curve = drawings.curve([{"step": i + 1.0, "loss": loss} for i, loss in enumerate(losses)])
     assert len(curve["y"]) >= 2
     assert all(14 <= tick["at"] <= 220 for tick in curve["y"])
     assert curve["log"] == (min(losses) > 0)
@@ -359,3 +273,117 @@ def test_dependencies_are_named_by_label(run, tmp_path):
     assert [step["needs"] for step in facts["steps"]] == [[], ["train"], ["sample"]]
     _, _, facts = written("", {"only": run["evaluate"]}, tmp_path / "out")
     assert facts["steps"][0]["needs"][0].endswith("(not shown)")
+
+
+def test_views_of_every_kind_hold_what_was_shown(tmp_path):
+    run = with_viewers(tmp_path)
+    reader, _, facts = written("", run, tmp_path / "out")
+    canvases = [a for tag, a in reader.elements if tag == "canvas"]
+    assert [a["data-frames"] for a in canvases if "data-frames" in a] == ["12", "12", "12"]
+    assert [a["data-bits"] for a in canvases if "data-bits" in a] == ["16", "8"]
+    clouds = [base64.b64decode(a["data-cloud"]) for a in canvases if "data-cloud" in a]
+    assert [len(held) for held in clouds] == [9 * 4000, 9 * 900]
+    assert all(a["aria-label"] for a in canvases)
+    assert facts["views_unreadable"] == 0
+    assert "on held-out items" in reader.shown
+    assert "data:" not in json.dumps(facts)
+    assert [list(panel) for panel in facts["steps"][2]["panels"]] == [
+        ["title", "images"], ["title", "images"], ["title", "clips"], ["title", "volumes"],
+        ["title", "clouds"],
+    ]  # fmt: skip
+    assert facts["steps"][2]["panels"][3]["volumes"][0]["centre"] == 40.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "at", "change"),
+    [
+        ("clips", 0, {"frames": 4000}), ("clips", 0, {"frames": "12"}), ("clips", 1, {"rate": 0}),
+        ("clips", 0, {"rate": float("nan")}), ("clips", 2, {"across": 0}),
+        ("clips", 0, {"file": "/etc/passwd"}), ("clips", 0, {"file": "views/gone.png"}),
+        ("clips", 0, {"file": "views/\0.png"}), ("clips", 0, {"file": None}),
+        ("volumes", 0, {"bits": 32}), ("volumes", 0, {"high": -1000}), ("volumes", 1, {"depth": 1}),
+        ("volumes", 0, {"spacing": [1, 1]}), ("volumes", 0, {"spacing": "111"}),
+        ("volumes", 0, {"spacing": [1, 0, 1]}), ("volumes", 0, {"window": 0}),
+        ("clouds", 0, {"points": 4001}), ("clouds", 1, {"points": -1}),
+    ],
+)  # fmt: skip
+def test_a_view_that_is_not_what_it_says_is_left_out_and_counted(tmp_path, kind, at, change):
+    run = with_viewers(tmp_path)
+    place = run["evaluate"] / "metrics.json"
+    said = json.loads(place.read_text())
+    panel = next(panel for panel in said["panels"] if kind in panel)
+    before = len(panel[kind])
+    panel[kind][at] |= change
+    place.write_text(json.dumps(said))
+    facts = page.gather("", run)["steps"][2]["evaluation"]
+    read = next(p for p in views.read_panels(run["evaluate"], facts["panels"]) if p[kind])
+    assert len(read[kind]) == before - 1
+    reader, _, facts = written("", run, tmp_path / "out")
+    assert facts["views_unreadable"] == 1
+    assert "1 view could not be read and is not shown" in reader.shown
+
+
+@pytest.mark.parametrize("panels", [None, 3, {}, [3], [[]], [{"clips": 3}], [{"images": [3]}]])
+def test_panels_that_are_none_show_nothing(tmp_path, panels):
+    assert list(views.read_panels(tmp_path, panels)) == []
+
+
+def test_any_step_can_show_panels_and_samples_have_a_sheet(run, tmp_path):
+    panels = with_panels(run["sample"], 1, titles=["from a plug-in's own verb"])
+    files.write_json(run["sample"] / "panels.json", {"panels": panels})
+    Image.new("RGB", (30, 20)).save(run["train"] / "sheet.png")
+    reader, _, facts = written("", run, tmp_path / "out")
+    assert facts["panels_shown"] == 4
+    assert "from a plug-in's own verb" in reader.shown
+    assert "train: samples" in reader.shown
+    sheet = [a for tag, a in reader.elements if tag == "img" and a.get("width") == "30"]
+    assert [a["height"] for a in sheet] == ["20"]
+
+
+def test_validation_is_drawn_on_the_scale_of_training(tmp_path):
+    rows = [{"step": 10.0, "loss": 1.0}, {"step": 20.0, "loss": 0.1}]
+    held = [{"step": 20.0, "loss": 1.0, "low": 0.1, "high": 10.0}]
+    drawn = drawings.curve(rows, held)
+    first, second = (float(point.split(",")[1]) for point in drawn["points"].split())
+    high, low = (float(point.split(",")[1]) for point in drawn["band"].split())
+    assert drawn["dots"] == [{"x": 706.0, "y": first}]  # the same loss, the same height
+    assert low == second
+    assert abs((first - high) - (second - first)) < 0.11  # a decade is a decade
+    bare = drawings.curve(rows, [{"step": 20.0, "loss": 0.5, "low": None, "high": None}])
+    assert bare["band"] == ""
+
+
+def test_steps_stand_right_of_what_they_need(tmp_path):
+    def step(label, *needs, seconds=10.0):
+        return {"label": label, "needs": list(needs), "seconds": seconds}
+
+    steps = [step("report", "a2", "b2", "gone (not shown)"), step("a1", seconds=40.0), step("b1"),
+             step("a2", "a1"), step("b2", "b1", "a1")]  # fmt: skip
+    graph = drawings.graph(steps)
+    place = {node["label"]: node for node in graph["nodes"]}
+    width = drawings.NODE["width"]
+    for label, needs in ((s["label"], s["needs"]) for s in steps):
+        for need in needs:
+            if need in place:
+                assert place[need]["x"] + width < place[label]["x"]
+    assert len(graph["edges"]) == 5
+    assert place["a1"]["bar"] == 4 * place["b1"]["bar"] == width - 24
+    corners = {(node["x"], node["y"]) for node in graph["nodes"]}
+    assert len(corners) == 5
+    around = drawings.graph([step("x", "y"), step("y", "x"), step("z", "z")])
+    assert len(around["nodes"]) == 3  # what cannot be is drawn somehow, and ends
+
+
+def test_costs_add_up_where_they_are_known(run, tmp_path):
+    for name, cpu, gpus in (("train", 100.0, 2), ("sample", 20.0, 0.5), ("evaluate", 3.0, 0)):
+        environment = store.read_json(run[name] / "env.json")
+        environment |= {"cpu_seconds": cpu, "gpus": gpus}
+        files.write_json(run[name] / "env.json", environment)
+    reader, _, facts = written("", run, tmp_path / "out")
+    assert facts["cpu_seconds"] == 123.0
+    assert facts["gpu_seconds"] == 2.5 * 61.5
+    assert "2m 03s" in reader.shown
+    (run["sample"] / "env.json").write_text(
+        (run["sample"] / "env.json").read_text().replace('"cpu_seconds"', '"other"')
+    )
+    assert page.gather("", run)["cpu_seconds"] is None
