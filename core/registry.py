@@ -72,6 +72,33 @@ sampler, task = partial(Part, "sampler"), partial(Part, "task")
 times, weighting = partial(Part, "times"), partial(Part, "weighting")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verb:
+    """One more thing that a step of a job can run.
+
+    `request` and `result` are frozen dataclasses in a module that imports nothing heavy: it is
+    imported to read a job.  `target` is a function ``(request, out, *, machine, emit) -> result``;
+    with `folders`, ``(*options, inputs, out) -> result``.
+
+    Args:
+        name: its name within the plug-in; the full name is ``<plug-in>/<name>``.
+        request: ``package.module:Class``, its options.
+        result: ``package.module:Class``; its `Path` fields can be other steps' inputs.
+        target: ``package.module:function``, imported by whoever does the step.
+        summary: one line, under 60 characters.
+        folders: its inputs are whole steps under free labels, not fields of its request.
+        version: raised when its results change for the same request.
+    """
+
+    name: str
+    request: str
+    result: str
+    target: str
+    summary: str
+    folders: bool = False
+    version: str = "1"
+
+
 @dataclass(frozen=True, slots=True)
 class Plugin:
     """A plug-in's table of contents.
@@ -81,12 +108,14 @@ class Plugin:
         summary: one line about the plug-in.
         parts: what it offers.
         extra: what to ``pip install`` for the parts' `needs`, for example ``polymode[medical]``.
+        verbs: what steps of jobs can run beside the built-in ones.
     """
 
     name: str
     summary: str
     parts: tuple[Part, ...]
     extra: str = ""
+    verbs: tuple[Verb, ...] = ()
 
 
 class RegistryError(InputError, LookupError):
@@ -141,6 +170,13 @@ class Registry:
             seen.add((part.kind, part.name))
             if ":" not in part.target:
                 return f"target {part.target!r} of {part.name!r} is not 'package.module:attribute'"
+        for verb in plugin.verbs:
+            if ("verb", verb.name) in seen:
+                return f"two verbs are {verb.name!r}"
+            seen.add(("verb", verb.name))
+            for target in (verb.request, verb.result, verb.target):
+                if ":" not in target:
+                    return f"{target!r} of the verb {verb.name!r} is not 'package.module:attribute'"
         return ""
 
     def names(self, kind: str | None = None) -> Iterator[tuple[str, Part]]:
@@ -148,6 +184,28 @@ class Registry:
         for (its_kind, name), (_, part) in sorted(self._parts.items(), key=lambda item: item[0]):
             if kind in (None, its_kind):
                 yield name, part
+
+    def verbs(self) -> Iterator[tuple[str, Verb]]:
+        """Full names and verbs, sorted."""
+        found = ((f"{p.name}/{verb.name}", verb) for p in self.plugins.values() for verb in p.verbs)
+        yield from sorted(found, key=lambda item: item[0])
+
+    def find_verb(self, name: str) -> Verb:
+        """The verb of that full name; imports nothing.
+
+        Raises:
+            RegistryError: there is none, or its plug-in is broken.
+        """
+        verbs = dict(self.verbs())
+        if name in verbs:
+            return verbs[name]
+        plugin = name.split("/", 1)[0]
+        if plugin in self.broken:
+            raise RegistryError(
+                f"verb {name!r} cannot be had: plug-in {plugin!r} could not be read: "
+                f"{self.broken[plugin]}"
+            )
+        raise RegistryError(f"no verb {name!r}{nearest(name, verbs)}")
 
     def missing(self, part: Part) -> tuple[str, ...]:
         """The optional packages that `part` needs and that are not installed."""

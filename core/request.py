@@ -181,6 +181,9 @@ class SampleRequest:
         noise: of stochastic samplers: fresh draws, or one Brownian path that more steps refine.
         seed: draw k of item i depends on (seed, i, k) alone.
         batch: draws at a time.
+        part: which of `parts` this is; the first is 1.
+        parts: shares that the draws are divided into, between two batches; `join` makes of them
+            what one run would have written, bit for bit.
         ema: use the averaged weights.
         ema_width: use the power-function average of this relative width, above 0 and at most 0.288,
             made from the run's snapshots; 0.05 to 0.2 are usual.
@@ -197,6 +200,8 @@ class SampleRequest:
     noise: Literal["fresh", "brownian"] = "fresh"
     seed: Annotated[int, Ge(0)] = 0
     batch: Count = 16
+    part: Count = 1
+    parts: Count = 1
     ema: bool = True
     ema_width: float | None = None
 
@@ -206,7 +211,8 @@ class SampleResult:
     """Draws on disk.
 
     Args:
-        samples: folder with ``samples.safetensors`` (items, draws, ...) and ``samples.json``.
+        samples: folder with ``samples.safetensors`` (items, draws, ...) and ``samples.json``; or,
+            of one part of several, with ``part.safetensors`` (draws, ...) and ``part.json``.
         items: number of items.
         draws: draws for each.
         seconds: spent by this process.

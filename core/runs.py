@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from core import files, tensor_file
+from core import files, samples
 from core.config import Spec, bind, configure, plain
 from core.data import Dataset, collate
 from core.errors import InputError
 from core.guided import guided
 from core.journal import journal
 from core.metrics import INTERVAL, interval
-from core.model import device_of, load_model
+from core.model import Model, device_of, load_model
 from core.panels import write_panels
 from core.preparation import STATE_FORMAT, Run, make_folder, prepare_run
 from core.process.noise import Brownian, Noise, derive
@@ -40,7 +41,6 @@ from core.request import (
 )
 from core.sampler.sample import prior
 from core.sampler.sample import sample as integrate
-from core.sheet import write_sheet
 from core.stopping import Stopped, asked_by, deliver, signals_asked
 from core.task import Task
 from core.training import Place, follow, resume, save
@@ -163,25 +163,10 @@ def sample(
             f"count: {count} wanted, {spec.name} has {len(dataset)} in {request.split}"
         )
     make_folder(out)
-    denoise = guided(model, request, emit)
     pairs = [(item, draw) for item in range(count) for draw in range(request.samples)]
-    drawn, done, begun = [], 0, time.monotonic()
-    solver = configure("sampler", request.sampler)()
-    grid = configure("grid", request.grid)(model.process)
-    for chunk in (pairs[i : i + request.batch] for i in range(0, len(pairs), request.batch)):
-        batch = collate(dataset, [item for item, _ in chunk])
-        batch = {name: value.to(model.device) for name, value in batch.items()}
-        seeds = [derive(request.seed, "sample", f"{item}/{draw}") for item, draw in chunk]
-        noise = Brownian(seeds) if request.noise == "brownian" else Noise(seeds)
-        example = model.task.prepare(batch)
-        x = prior(model.process, grid, example.x0, noise)
-        x0 = integrate(denoise, model.process, grid, solver, x, noise, example.condition)
-        drawn.append(model.task.finish(x0, batch).cpu())
-        done += len(chunk)
-        rate = done / (time.monotonic() - begun)
-        emit(Progress(done=done, total=len(pairs), unit="draw", rate=rate, figures={}))
-    results = torch.cat(drawn).unflatten(0, (count, request.samples)).contiguous()
-    tensor_file.save(out / "samples.safetensors", {"samples": results})
+    chunks = [pairs[i : i + request.batch] for i in range(0, len(pairs), request.batch)]
+    chunks = samples.share(chunks, request.part, request.parts)
+    results = _draw(request, model, dataset, chunks, emit)
     about = {
         "format": STATE_FORMAT,
         "task": plain(model.request.task),
@@ -194,11 +179,43 @@ def sample(
         "grid": plain(request.grid),
         "checkpoint_step": int(_digits(model.checkpoint.name)),
     }
-    files.write_json(out / "samples.json", about)
-    write_sheet(model.task, results, dataset, out / "sheet.png")
+    if request.parts > 1:
+        samples.write_part(out, results, about, request.part, request.parts)
+    else:
+        samples.write(out, results, about, model.task, dataset)
     return SampleResult(
-        samples=out, items=count, draws=request.samples, seconds=time.perf_counter() - start
+        samples=out,
+        items=len({item for chunk in chunks for item, _ in chunk}),
+        draws=request.samples,
+        seconds=time.perf_counter() - start,
     )
+
+
+def _draw(
+    request: SampleRequest,
+    model: Model,
+    dataset: Dataset,
+    chunks: list[list[tuple[int, int]]],
+    emit: Emit,
+) -> Float[Tensor, " draws *shape"]:
+    """Draw the pairs (item, draw) of `chunks`, one chunk at a time."""
+    denoise = guided(model, request, emit)
+    solver = configure("sampler", request.sampler)()
+    grid = configure("grid", request.grid)(model.process)
+    drawn, done, total, begun = [], 0, sum(map(len, chunks)), time.monotonic()
+    for chunk in chunks:
+        batch = collate(dataset, [item for item, _ in chunk])
+        batch = {name: value.to(model.device) for name, value in batch.items()}
+        seeds = [derive(request.seed, "sample", f"{item}/{draw}") for item, draw in chunk]
+        noise = Brownian(seeds) if request.noise == "brownian" else Noise(seeds)
+        example = model.task.prepare(batch)
+        x = prior(model.process, grid, example.x0, noise)
+        x0 = integrate(denoise, model.process, grid, solver, x, noise, example.condition)
+        drawn.append(model.task.finish(x0, batch).cpu())
+        done += len(chunk)
+        rate = done / (time.monotonic() - begun)
+        emit(Progress(done=done, total=total, unit="draw", rate=rate, figures={}))
+    return torch.cat(drawn)
 
 
 def _digits(name: str) -> str:

@@ -29,9 +29,9 @@ from core.errors import InputError
 from core.progress import duration
 from core.request import Emit, Machine, Note, Progress, silent
 from pipelines import store
-from pipelines.job import VERBS, Verb, Verbs
 from pipelines.plan import Planned
 from pipelines.progress import Display
+from pipelines.verbs import VERBS, Verb, Verbs, find
 
 POLL = 0.3  # seconds between two looks at Ray and at the steps' events
 BETWEEN = 0.25  # seconds between two written progress events of a step
@@ -261,7 +261,7 @@ def locally(planned: Sequence[Planned], display: Display, *, verbs: Verbs = VERB
             outcome = run_step(
                 p,
                 _folders(planned),
-                verbs[p.step.run],
+                find(p.step.run, verbs),
                 attempt=attempt,
                 emit=lambda event, name=p.step.name: display.news(name, event),
             )
@@ -285,7 +285,7 @@ def on_ray(planned: Sequence[Planned], display: Display, *, verbs: Verbs = VERBS
     def submit(p: Planned, attempt: int) -> None:
         tail = _Tail(p.folder / store.EVENTS)
         options = remote.options(num_cpus=p.step.cpus, num_gpus=p.step.gpus, name=p.step.name)
-        task = options.remote(p, _folders(planned), verbs[p.step.run], attempt=attempt)
+        task = options.remote(p, _folders(planned), find(p.step.run, verbs), attempt=attempt)
         running[task] = p, attempt, tail
 
     def settle(p: Planned, outcome: Outcome) -> None:

@@ -8,7 +8,7 @@ default changes a step's identity.
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,17 +16,12 @@ from typing import Annotated, Any
 from annotated_types import Ge
 
 from core.config import ConfigError, Option, check, options_of, override, plain
-from core.registry import Registry, nearest
-from core.request import (
-    Count,
-    EvaluateRequest,
-    EvaluateResult,
-    SampleRequest,
-    SampleResult,
-    TrainRequest,
-    TrainResult,
-)
+from core.errors import InputError
+from core.registry import Registry, installed, nearest
+from core.request import Count
 from core.yaml_file import read_yaml
+from pipelines.matrix import expand
+from pipelines.verbs import VERBS, Verb, Verbs, find, known
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 SIZE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?(B|kB|MB|GB|TB|KiB|MiB|GiB|TiB)")
@@ -35,64 +30,6 @@ UNITS = {
     "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40,
 }  # fmt: skip
 MAX_NAME = 64  # a folder's name holds it, a dash and 16 digits
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportRequest:
-    """One page about other steps.
-
-    Args:
-        title: the page's heading; by default, what was evaluated.
-    """
-
-    title: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportResult:
-    """A page and its facts.
-
-    Args:
-        report: one self-contained HTML file.
-        data: the same facts as JSON.
-    """
-
-    report: Path
-    data: Path
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verb:
-    """Something a step can run.
-
-    Args:
-        request: what it is asked, a frozen dataclass whose fields are its options.
-        result: what it answers, a frozen dataclass; its `Path` fields can be other steps' inputs.
-        target: ``package.module:function``, imported by whoever does the step.
-        folders: its inputs are whole steps under free labels, not fields of its request.
-    """
-
-    request: type[Any]
-    result: type[Any]
-    target: str
-    folders: bool = False
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """The names of the result's fields that are files or folders."""
-        hints = typing.get_type_hints(self.result)
-        return tuple(f.name for f in fields(self.result) if hints[f.name] is Path)
-
-
-Verbs = Mapping[str, Verb]
-VERBS: Verbs = {
-    "train": Verb(request=TrainRequest, result=TrainResult, target="core.runs:train"),
-    "sample": Verb(request=SampleRequest, result=SampleResult, target="core.runs:sample"),
-    "evaluate": Verb(request=EvaluateRequest, result=EvaluateResult, target="core.runs:evaluate"),
-    "report": Verb(
-        request=ReportRequest, result=ReportResult, target="pipelines.report:report", folders=True
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -166,6 +103,8 @@ class _StepAsWritten:
     gpus: Annotated[float, Ge(0)] = 0
     memory: int | str = 0
     retries: Annotated[int, Ge(0)] = 0
+    matrix: dict[str, list[Any]] = field(default_factory=dict)
+    shards: Count = 1
 
 
 def read(
@@ -213,11 +152,13 @@ def parse(
         raise ConfigError(problems)
     if not written:
         problems.append("steps: none given; a job has at least one step")
-    known = {key: step["run"] for key, step in written.items() if step.get("run") in list(verbs)}
+    table, wrong = _verbs(written, verbs, registry)
+    written, more = expand(written, table)
+    problems += more
     steps: dict[str, Step] = {}
     for key, step in written.items():
         problems += _about_name(f"steps.{key}", key)
-        steps[key], more = _step(key, step, known, list(written), verbs, registry)
+        steps[key], more = _step(key, step, written, table, wrong, registry)
         problems += more
     order, more = _order(steps)
     problems += more
@@ -234,12 +175,31 @@ def _about_name(at: str, name: str) -> list[str]:
     return [f"{at}: {name!r} is not a name; allowed: {allowed}"]
 
 
+def _verbs(
+    written: Mapping[str, Mapping[str, Any]], verbs: Verbs, registry: Registry | None
+) -> tuple[dict[str, Verb], dict[str, str]]:
+    """The verbs that the steps name and those that join their parts; what is wrong with others."""
+    table, wrong = dict(verbs), dict[str, str]()
+    for run in {step["run"] for step in written.values() if isinstance(step.get("run"), str)}:
+        try:
+            table[run] = find(run, verbs, registry)
+        except InputError as error:
+            wrong[run] = str(error)
+    names = known(verbs, registry)
+    for run, said in wrong.items():
+        if run not in names:
+            wrong[run] = f"no verb {run!r}{nearest(run, names)}; known: {', '.join(names)}"
+            if run.partition("/")[0] in (registry or installed()).broken:
+                wrong[run] = said
+    return table, wrong
+
+
 def _step(
     name: str,
     written: Mapping[str, Any],
-    known: Mapping[str, str],
-    names: list[str],
-    verbs: Verbs,
+    steps: Mapping[str, Mapping[str, Any]],
+    table: Mapping[str, Verb],
+    wrong: Mapping[str, str],
     registry: Registry | None,
 ) -> tuple[Step, list[str]]:
     """The step as far as it can be read, and all that is wrong with it."""
@@ -249,22 +209,21 @@ def _step(
         key: Source(*text.partition(".")[::2]) for key, text in values.get("inputs", {}).items()
     }
     run, request = values.get("run"), values.get("request", {})
-    if isinstance(run, str) and run not in verbs:
-        problems.append(
-            f"{at}.run: no verb {run!r}{nearest(run, verbs)}; known: {', '.join(verbs)}"
-        )
-    elif isinstance(run, str):
-        options = options_of(verbs[run].request)
-        if not verbs[run].folders:
+    verb = table.get(run) if isinstance(run, str) else None
+    if isinstance(run, str) and run in wrong:
+        problems.append(f"{at}.run: {wrong[run]}")
+    elif verb is not None:
+        options = options_of(verb.request)
+        if not verb.folders:
             problems += _about_fields(at, options, request, sources)
             # What inputs supply is neither required of the request nor wanted in it.
             options = tuple(o for o in options if o.name not in sources)
             request = {key: value for key, value in request.items() if key not in sources}
         request, more = check(options, request, at=f"{at}.request", registry=registry)
         problems += more
-    whole = isinstance(run, str) and run in verbs and verbs[run].folders
     for key, source in sources.items():
-        problems += _about_source(f"{at}.inputs.{key}", source, known, names, verbs, whole)
+        whole = verb is not None and verb.folders
+        problems += _about_source(f"{at}.inputs.{key}", source, steps, table, whole)
     rest = {key: values[key] for key in ("cpus", "gpus", "retries") if key in values}
     try:
         rest["memory"] = _bytes(values.get("memory", 0))
@@ -305,20 +264,20 @@ def _about_fields(
 def _about_source(
     at: str,
     source: Source,
-    known: Mapping[str, str],
-    names: list[str],
-    verbs: Verbs,
+    steps: Mapping[str, Mapping[str, Any]],
+    table: Mapping[str, Verb],
     whole: bool,
 ) -> Iterator[str]:
-    if source.step not in names:
-        yield f"{at}: no step named {source.step!r}{nearest(source.step, names)}"
-    elif source.step in known:
-        paths = verbs[known[source.step]].paths
+    run = steps[source.step].get("run") if source.step in steps else None
+    if source.step not in steps:
+        yield f"{at}: no step named {source.step!r}{nearest(source.step, steps)}"
+    elif isinstance(run, str) and run in table:
+        paths = table[run].paths
         if not source.field and not whole:
             yield f"{at}: expected one of {', '.join(f'{source.step}.{p}' for p in paths)}"
         elif source.field and source.field not in paths:
             yield (
-                f"{at}: {known[source.step]} gives no file or folder {source.field!r}"
+                f"{at}: {run} gives no file or folder {source.field!r}"
                 f"{nearest(source.field, paths)}; known: {', '.join(paths)}"
             )
 

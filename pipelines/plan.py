@@ -17,7 +17,8 @@ from core.config import Option, Spec, options_of, part_options, plain
 from core.errors import InputError
 from core.registry import Registry, installed
 from pipelines import store
-from pipelines.job import VERBS, Job, Step, Verbs
+from pipelines.job import Job, Step
+from pipelines.verbs import VERBS, Verbs, find
 
 FORMAT = 1
 SHOWN = 4  # differences named in a reason
@@ -68,7 +69,8 @@ def plan(
     planned: dict[str, Planned] = {}
     problems: list[str] = []
     for step in job.steps:
-        options = options_of(verbs[step.run].request)
+        verb = find(step.run, verbs, registry)
+        options = options_of(verb.request)
         mentioned = list(_mentioned(options, step.request, registry or installed(), "request"))
         files: dict[str, str] = {}
         for at, thing in mentioned:
@@ -79,11 +81,14 @@ def plan(
                     problems.append(f"steps.{step.name}.{at}: {thing}: {error.strerror}")
         if problems:
             continue
+        parts = dict(thing for _, thing in mentioned if not isinstance(thing, Path))
+        if verb.version:
+            parts[f"verb {step.run}"] = verb.version
         identity = {
             "format": FORMAT,
             "run": step.run,
             "request": plain(step.request),
-            "parts": dict(sorted(t for _, t in mentioned if not isinstance(t, Path))),
+            "parts": dict(sorted(parts.items())),
             "inputs": {
                 name: {"key": planned[source.step].key, "field": source.field}
                 for name, source in step.inputs.items()

@@ -202,6 +202,46 @@ def test_a_checkpoint_of_another_task_is_refused(trained):
         load_model(trained, task="image2image/palette")
 
 
+@pytest.mark.parametrize("parts", [2, 3, 5])
+def test_parts_join_to_the_very_files_of_one_run(trained, tmp_path, parts):
+    from core.samples import join
+
+    def draw(out, **options):
+        grid = Spec("core/uniform_log_snr", {"steps": 2})
+        asked = SampleRequest(
+            checkpoint=trained, grid=grid, sampler=Spec("core/ancestral"), count=5, samples=2,
+            batch=2 if parts == 5 else 3, **options,
+        )  # fmt: skip
+        sample(asked, tmp_path / out)
+        return tmp_path / out
+
+    # With a batch of 3, items are cut in two by the batches: 4 batches of 10 draws.
+    if parts == 5:
+        with pytest.raises(InputError, match="5 batches cannot be shared by 6"):
+            draw("none", part=1, parts=6)
+    whole = draw("whole")
+    folders = {str(i): draw(str(i), part=i, parts=parts) for i in range(parts, 0, -1)}
+    result = join(folders, tmp_path / "joined")
+    assert (result.items, result.draws) == (5, 2)
+    written = {f.name: f.read_bytes() for f in whole.iterdir()}
+    assert {f.name: f.read_bytes() for f in (tmp_path / "joined").iterdir()} == written
+    assert {"samples.safetensors", "samples.json", "sheet.png"} == written.keys()
+    with pytest.raises(InputError, match="no samples that `sample` wrote"):
+        evaluate(EvaluateRequest(samples=folders["1"]), tmp_path / "e")
+    for missing in folders:
+        with pytest.raises(InputError, match="expected every part of one run once"):
+            join({k: v for k, v in folders.items() if k != missing}, tmp_path / "none")
+    with pytest.raises(InputError, match="expected every part of one run once"):
+        join({**folders, "again": folders["1"]}, tmp_path / "none")
+    with pytest.raises(InputError, match="no part that `sample` wrote"):
+        join({**folders, "1": whole}, tmp_path / "none")
+    other = draw("other", part=1, parts=parts, seed=1)
+    with pytest.raises(InputError, match="these parts are of different runs"):
+        join({**folders, "1": other}, tmp_path / "none")
+    with pytest.raises(InputError, match=f"part: expected 1 to {parts}"):
+        draw("none", part=parts + 1, parts=parts)
+
+
 def test_draws_do_not_depend_on_batch_or_count(trained, tmp_path):
     def draws(out, **options):
         grid = Spec("core/uniform_log_snr", {"steps": 3})

@@ -10,7 +10,8 @@ from toy_verbs import TOYS, toys
 
 from core.config import ConfigError, Spec
 from core.errors import InputError
-from pipelines.job import VERBS, Job, Source, parse, read
+from pipelines.job import Job, Source, parse, read
+from pipelines.verbs import VERBS
 
 
 def job(steps, name="toys", **more):
@@ -65,7 +66,7 @@ ONE_PROBLEM = [
     ({}, "steps: none given; a job has at least one step"),
     ({"a": {"run": "make", "rnu": "make"}}, "steps.a.rnu: unknown option; did you mean 'run'?"),
     ({"a": {"run": "mkae"}},
-     "steps.a.run: no verb 'mkae'; did you mean 'make'?; known: make, learn, add, report"),
+     "steps.a.run: no verb 'mkae'; did you mean 'make'?; known: make, learn, add, report, deal, gather"),
     ({"a": {"run": "learn", "request": {"network": {"name": "toy/net", "widht": 3}}}},
      "steps.a.request.network.widht: unknown option; did you mean 'width' or 'weights'?"),
     ({"a": {"run": "learn", "request": {"network": "toy/nets"}}},
@@ -156,7 +157,8 @@ def test_settings_lie_over_the_file(tmp_path):
 
 def test_results_named_in_the_table_are_those_of_the_verbs():
     assert {verb: VERBS[verb].paths for verb in VERBS} == {
-        "train": ("checkpoint", "best"), "sample": ("samples",), "evaluate": ("metrics",),
+        "train": ("checkpoint", "best"), "sample": ("samples",), "join": ("samples",),
+        "evaluate": ("metrics",),
         "report": ("report", "data"),
     }  # fmt: skip
 

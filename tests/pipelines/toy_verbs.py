@@ -11,7 +11,7 @@ from core.config import Spec
 from core.errors import InputError
 from core.registry import Plugin, Registry, network
 from core.request import Emit, Machine, Note, Progress, silent
-from pipelines.job import VERBS, ReportRequest, ReportResult, Verb
+from pipelines.verbs import VERBS, ReportRequest, ReportResult, Verb
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,28 @@ class AddRequest:
     left: Path
     right: Path | None = None
     plus: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class DealRequest:
+    """Write numbers, or some of them.
+
+    Args:
+        count: how many in all.
+        source: a file that is not read.
+        part: which share.
+        parts: how many shares.
+    """
+
+    count: int = 10
+    source: Path | None = None
+    part: int = 1
+    parts: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatherRequest:
+    """Put the shares together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +144,20 @@ def add(
     return MakeResult(made=out / "made.txt", value=value)
 
 
+def deal(
+    request: DealRequest, out: Path, *, machine: Machine | None = None, emit: Emit = silent
+) -> MakeResult:
+    first, end = (request.count * i // request.parts for i in (request.part - 1, request.part))
+    (out / "made.txt").write_text("".join(f"{i}\n" for i in range(first, end)))
+    return MakeResult(made=out / "made.txt", value=request.count)
+
+
+def gather(inputs: dict[str, Path], out: Path) -> MakeResult:
+    text = "".join((inputs[label] / "made.txt").read_text() for label in inputs)
+    (out / "made.txt").write_text(text)
+    return MakeResult(made=out / "made.txt", value=len(text.splitlines()))
+
+
 def show(title: str, inputs: dict[str, Path], out: Path) -> ReportResult:
     said = [f"{label} {(at / 'made.txt').read_text()}" for label, at in inputs.items()]
     (out / "report.html").write_text("\n".join([title, *said]))
@@ -135,6 +171,12 @@ TOYS = {
     "add": Verb(request=AddRequest, result=MakeResult, target="toy_verbs:add"),
     "report": Verb(
         request=ReportRequest, result=ReportResult, target="toy_verbs:show", folders=True
+    ),
+    "deal": Verb(
+        request=DealRequest, result=MakeResult, target="toy_verbs:deal", joined_by="gather"
+    ),
+    "gather": Verb(
+        request=GatherRequest, result=MakeResult, target="toy_verbs:gather", folders=True
     ),
 }
 

@@ -1,0 +1,123 @@
+"""What a step can run: the core's three runs, joins, reports, and what plug-ins add."""
+
+import importlib
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from core.registry import Registry, RegistryError, installed
+from core.request import (
+    EvaluateRequest,
+    EvaluateResult,
+    SampleRequest,
+    SampleResult,
+    TrainRequest,
+    TrainResult,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinRequest:
+    """Put the parts of a sampling together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportRequest:
+    """One page about other steps.
+
+    Args:
+        title: the page's heading; by default, what was evaluated.
+    """
+
+    title: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportResult:
+    """A page and its facts.
+
+    Args:
+        report: one self-contained HTML file.
+        data: the same facts as JSON.
+    """
+
+    report: Path
+    data: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """Something a step can run.
+
+    Args:
+        request: what it is asked, a frozen dataclass whose fields are its options.
+        result: what it answers, a frozen dataclass; its `Path` fields can be other steps' inputs.
+        target: ``package.module:function``, imported by whoever does the step.
+        folders: its inputs are whole steps under free labels, not fields of its request.
+        joined_by: the verb that makes one result of its parts; its request then has the options
+            ``part`` and ``parts``.
+        version: of what it computes; another one is another result.
+    """
+
+    request: type[Any]
+    result: type[Any]
+    target: str
+    folders: bool = False
+    joined_by: str = ""
+    version: str = ""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The names of the result's fields that are files or folders."""
+        hints = typing.get_type_hints(self.result)
+        return tuple(f.name for f in fields(self.result) if hints[f.name] is Path)
+
+
+Verbs = Mapping[str, Verb]
+VERBS: Verbs = {
+    "train": Verb(request=TrainRequest, result=TrainResult, target="core.runs:train"),
+    "sample": Verb(
+        request=SampleRequest, result=SampleResult, target="core.runs:sample", joined_by="join"
+    ),
+    "join": Verb(
+        request=JoinRequest, result=SampleResult, target="core.samples:join", folders=True
+    ),
+    "evaluate": Verb(request=EvaluateRequest, result=EvaluateResult, target="core.runs:evaluate"),
+    "report": Verb(
+        request=ReportRequest, result=ReportResult, target="pipelines.report:report", folders=True
+    ),
+}
+
+
+def known(verbs: Verbs = VERBS, registry: Registry | None = None) -> list[str]:
+    """The names of all verbs, those of plug-ins last; imports none of them."""
+    return [*verbs, *(name for name, _ in (registry or installed()).verbs())]
+
+
+def find(name: str, verbs: Verbs = VERBS, registry: Registry | None = None) -> Verb:
+    """The verb of that name, from the table or from a plug-in, whose request is then imported.
+
+    Raises:
+        RegistryError: there is none, or it is not what its plug-in says.
+    """
+    if name in verbs:
+        return verbs[name]
+    said = (registry or installed()).find_verb(name)
+    request, result = (_dataclass(target, name) for target in (said.request, said.result))
+    return Verb(
+        request=request,
+        result=result,
+        target=said.target,
+        folders=said.folders,
+        version=said.version,
+    )
+
+
+def _dataclass(target: str, name: str) -> type[Any]:
+    module, _, attribute = target.partition(":")
+    found = getattr(importlib.import_module(module), attribute, None)
+    if not isinstance(found, type) or not is_dataclass(found):
+        raise RegistryError(f"verb {name!r}: {target} is no dataclass")
+    return found
