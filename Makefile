@@ -2,6 +2,7 @@
 # make test   set up, run the tests
 # make torture  the reliability battery in full counts: kills, crashes, power cuts, damage
 # make parity compare with k-diffusion and diffusers; installs them first
+# make browser  tests of the report in Chromium; fetches one where there is none
 # make lint   style, types and directions of import
 # make clean  remove what the above made
 #
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 JOB ?= pipelines/jobs/demo.yaml
 
-.PHONY: demo test torture parity lint clean
+.PHONY: demo test browser torture parity lint clean
 
 demo: $(VENV)/.ready
 	$(BIN)/polymode run $(JOB)
@@ -33,6 +34,12 @@ parity: $(VENV)/.ready
 	$(PIP) install --no-compile -c $(VENV)/constraints.txt -e '.[image2image,cluster,dev,parity]'
 	$(PIP) install --no-compile --no-deps k-diffusion==0.1.1.post1
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/parity -m parity
+
+# Where a Chromium is on PATH (Debian: apt install chromium) or POLYMODE_CHROMIUM names one, that one.
+browser: $(VENV)/.ready
+	$(PIP) install --no-compile -c $(VENV)/constraints.txt -e '.[image2image,dev,browser]'
+	$(BIN)/python tests/chromium.py || $(BIN)/playwright install --only-shell chromium
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/pipelines/test_report_browser.py -m browser
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

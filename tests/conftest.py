@@ -1,5 +1,37 @@
 """What every test runs under: one thread, since the tensors here are small and workers are many."""
 
 import os
+import sys
+from pathlib import Path
+
+import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"
+sys.path.insert(0, str(Path(__file__).parent))
+
+from chromium import chromium as find_chromium
+from chromium import missing
+
+
+def pytest_report_header() -> str:
+    """Whether the tests in a browser run, before anything else is said."""
+    lack = missing()
+    return (
+        f"browser: {f'its tests are left out, {lack} (make browser)' if lack else find_chromium()}"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the tests in a browser where there is none, so that the summary counts them."""
+    if missing():
+        without = [item for item in items if item.get_closest_marker("browser")]
+        config.hook.pytest_deselected(items=without)
+        items[:] = [item for item in items if item not in without]
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of Chromium."""
+    found = find_chromium()
+    assert found, "deselected where there is none"
+    return found
