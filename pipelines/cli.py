@@ -214,7 +214,7 @@ def _table(planned: "Sequence[Planned]") -> list[str]:
             f"{p.step.cpus} cpu"
             + (f" {p.step.gpus:g} gpu" if p.step.gpus else "")
             + (f" {size_in_words(p.step.memory)}" if p.step.memory else ""),
-            p.why,
+            p.why or p.note,
         )
         for p in planned
     ]
@@ -288,11 +288,12 @@ def _elsewhere(
 ) -> "Outcomes":
     """Do the steps on a running Ray, if each fits on one of its machines."""
     from pipelines.execute import on_ray
-    from pipelines.joining import joined
+    from pipelines.joining import joined, stopped_gently
     from pipelines.resources import check_fits
 
     display.say(f"joining the Ray at {address}")
-    with joined(address, record) as machines:
+    training = [p.folder for p in planned if p.state == "run" and p.step.run == "train"]
+    with joined(address, record) as machines, stopped_gently(training):
         check_fits(planned, machines, where="the cluster")
         return on_ray(planned, display)
 
@@ -325,6 +326,69 @@ def _print_results(planned: "Sequence[Planned]", outcomes: "Outcomes") -> None:
         shown = [p.folder for p in whole if p.step.name not in needed]
     for path in shown:
         print(os.path.relpath(path))
+
+
+Dashboard = Annotated[
+    str, typer.Option("--address", metavar="HOST:PORT", help="The cluster's dashboard.")
+]
+HERE = "127.0.0.1:8265"
+
+
+@app.command("submit")
+def submit_job(
+    job: JobFile,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for results that all its machines share.")
+    ],
+    address: Dashboard = HERE,
+    settings: Settings = None,
+) -> None:
+    """Send a job to a cluster that this machine is no part of; prints what it is called there.
+
+    The job file and the code travel; data and results are the cluster's.  Reach its dashboard by
+    an ssh tunnel: ssh -L 8265:127.0.0.1:8265 HEAD.
+
+    Example: polymode submit pipelines/jobs/demo.yaml --out /shared/runs
+    """
+    from pipelines import submit
+
+    print(submit.submit(job, settings or [], address=address, out=out))
+
+
+@app.command("status")
+def show_submitted(address: Dashboard = HERE) -> None:
+    """List jobs that were submitted to a cluster, and how far their steps are."""
+    from pipelines import submit
+
+    for line in submit.table(submit.jobs(address)):
+        print(line)
+
+
+@app.command("logs")
+def show_log(
+    job: Annotated[str, typer.Argument(help="What `submit` printed, or the job file's name.")],
+    step: Annotated[str, typer.Argument(help="One step's.")] = "",
+    address: Dashboard = HERE,
+) -> None:
+    """Print what a submitted job, or one of its steps, has written so far."""
+    from pipelines import submit
+
+    print(submit.log(address, job, step), end="")
+
+
+@app.command("stop")
+def stop_submitted(
+    job: Annotated[str, typer.Argument(help="What `submit` printed, or the job file's name.")],
+    address: Dashboard = HERE,
+) -> None:
+    """Stop a submitted job; steps that train write a checkpoint first.
+
+    The same `submit` goes on from there.
+    """
+    from pipelines import submit
+
+    for line in submit.table([submit.stop(address, job)]):
+        print(line)
 
 
 @app.command()

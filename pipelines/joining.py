@@ -8,18 +8,22 @@ import os
 import secrets
 import socket
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from core import stopping
 from core.errors import InputError
-from pipelines import cluster, shipping
+from pipelines import cluster, shipping, store
 from pipelines.resources import Resources
 
 FOLDER = "POLYMODE_FOLDER"  # tells workers of a cluster where the command was called
 TOKEN = "~/.ray/auth_token"  # where Ray looks for it
 PATIENCE = 5.0  # seconds until nobody is taken to listen at an address
+STOP_SECONDS = 45.0  # in which steps write their checkpoints; below `submit.STOP_SECONDS`
+HEARD_SECONDS = 120.0  # a running step that trains has told of its progress since then
 
 
 @contextmanager
@@ -42,7 +46,7 @@ def joined(address: str, out: Path) -> Iterator[list[Resources]]:
         try:
             os.environ.update({**cluster.QUIET, **credentials()})
             if address != "auto":
-                _listens(address)
+                check_listens(address, "the GCS of its head, as in `ray start --head --port`")
             environment: dict[str, Any] = {
                 "env_vars": {FOLDER: os.getcwd()},
                 "worker_process_setup_hook": "pipelines.joining.enter",
@@ -59,6 +63,37 @@ def joined(address: str, out: Path) -> Iterator[list[Resources]]:
                 ray.shutdown()
             os.environ.clear()
             os.environ.update(before)
+
+
+@contextmanager
+def stopped_gently(folders: Sequence[Path]) -> Iterator[None]:
+    """When a stop ends the block, have steps that train write a checkpoint, and wait for it.
+
+    Signals do not reach other machines; files in the folder that they share do.
+
+    Args:
+        folders: where such steps write; those that nothing has been heard of are left alone.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        told = [folder / stopping.FILE for folder in folders if _is_heard_of(folder)]
+        for file in told:
+            file.touch()
+        deadline = time.monotonic() + STOP_SECONDS
+        while any(file.exists() for file in told) and time.monotonic() < deadline:
+            time.sleep(0.2)  # who obeys removes the file, its checkpoint written
+        for file in told:
+            file.unlink(missing_ok=True)
+        raise
+
+
+def _is_heard_of(folder: Path) -> bool:
+    try:
+        age = time.time() - (folder / store.EVENTS).stat().st_mtime
+    except OSError:
+        return False
+    return age < HEARD_SECONDS and not (folder / store.MANIFEST).exists()
 
 
 def enter() -> None:
@@ -86,16 +121,24 @@ def credentials() -> dict[str, str]:
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
 
 
-def _listens(address: str) -> None:
+def check_listens(address: str, what: str) -> None:
+    """Refuse an address at which nobody listens, rather than wait for long.
+
+    Args:
+        address: ``host:port``.
+        what: should listen there.
+
+    Raises:
+        InputError: it is no such address, or nobody does.
+    """
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
-        raise InputError(f"address: expected HOST:PORT or auto, got {address!r}")
+        raise InputError(f"address: expected HOST:PORT, got {address!r}")
     try:
         socket.create_connection((host, int(port)), timeout=PATIENCE).close()
     except (OSError, OverflowError) as error:
         raise InputError(
-            f"address: nobody listens at {address} ({error}); is it the port of the head's GCS, as "
-            "given to `ray start --head --port`?"
+            f"address: nobody listens at {address} ({error}); it has to be that of {what}"
         ) from error
 
 
@@ -108,8 +151,11 @@ def _connect(address: str, environment: dict[str, Any]) -> None:
         if "ersion mismatch" in said:
             found = " ".join(line.strip() for line in said.splitlines() if "ersion" in line)
             why = f"{found}; install the same Ray and Python on both sides"
-        elif "uthenticat" in said or "token" in said.lower():
-            why = "it refuses this token; copy the one that its head was started with"
+        elif "uthenticat" in said or isinstance(error, ConnectionError):  # the port does answer
+            why = (
+                "it does not take us in; is the token the one that its head was started with, and "
+                "the port that of its GCS?"
+            )
         elif "node" in said and "find" in said:
             why = (
                 "this machine is not one of its; run this on one of them, or use `polymode submit`"

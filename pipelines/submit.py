@@ -1,0 +1,213 @@
+"""Jobs on a cluster that this machine is no part of, through Ray's HTTP interface.
+
+A submitted job is `polymode run --address auto` on the cluster's head; the job file and the code
+travel with it.  What they require has to be there, in the Python that comes first in the PATH with
+which the head was started.
+Source: Ray 2.60, `ray/dashboard/modules/job`.
+"""
+
+import logging
+import os
+import re
+import secrets
+import shlex
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from core.errors import InputError
+from pipelines import cluster, joining, shipping, store
+
+STOP_SECONDS = 60  # a step has these to write its checkpoint; Ray itself gives three
+PROGRAM = "from pipelines.cli import main; main()"
+JOB, JOB_FILE = "polymode_job", "job.yaml"  # our mark in Ray's list of jobs; the file's name there
+# What `progress.Display` says of a step where nobody watches.
+SAID = re.compile(r"^(?P<step>[a-z0-9_@.-]+)  (?P<state>started|done|hit|failed|not run)\b", re.M)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submitted:
+    """A job on a cluster.
+
+    Args:
+        id: what Ray calls it.
+        name: the job file's.
+        state: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.
+        began: when, or nothing yet.
+        out: its folder for results, there.
+        steps: what was last said of each step.
+        message: the last line that it printed.
+    """
+
+    id: str
+    name: str
+    state: str
+    began: str
+    out: str
+    steps: dict[str, str]
+    message: str
+
+
+def submit(file: Path, settings: Sequence[str], *, address: str, out: Path) -> str:
+    """Send a job to the cluster; what it is called there.
+
+    Args:
+        file: the job file; paths in it are the cluster's, and absolute.
+        settings: options set over the file's.
+        address: of the cluster's dashboard.
+        out: absolute folder for results that all its machines share; need not be seen from here.
+
+    Raises:
+        InputError: the job is wrong, or the cluster cannot be reached or refuses.
+    """
+    from pipelines.job import read
+
+    what = read(file, settings)
+    if not out.is_absolute():
+        raise InputError(f"out: expected an absolute path on the cluster, got {str(out)!r}")
+    command = ["python", "-c", PROGRAM, "run", JOB_FILE, "--address", "auto", "--out", str(out)]
+    command += [word for setting in settings for word in ("--set", setting)]
+    with _client(address) as client, tempfile.TemporaryDirectory(prefix="polymode-code-") as place:
+        code, folder = Path(place, "code"), Path(place, "job")
+        code.mkdir()
+        folder.mkdir()
+        (folder / JOB_FILE).write_bytes(file.read_bytes())
+        return client.submit_job(
+            submission_id=f"{what.name}-{secrets.token_hex(4)}",
+            entrypoint=shlex.join(command),
+            metadata={JOB: what.name, "out": str(out)},
+            runtime_env={
+                "working_dir": str(folder),
+                "py_modules": [str(path) for path in shipping.unpack(code)],
+                "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), **cluster.QUIET},
+            },
+        )
+
+
+def jobs(address: str) -> list[Submitted]:
+    """Our jobs on the cluster, the newest first.
+
+    Raises:
+        InputError: it cannot be reached or refuses.
+    """
+    with _client(address) as client:
+        ours = [job for job in client.list_jobs() if JOB in (job.metadata or {})]
+        ours.sort(key=lambda job: job.start_time or 0, reverse=True)
+        return [_submitted(client, job) for job in ours]
+
+
+def log(address: str, name: str, step: str = "") -> str:
+    """What a job has printed; or one of its steps, whole where its results are seen from here.
+
+    Raises:
+        InputError: no such job or step, or the cluster cannot be reached or refuses.
+    """
+    with _client(address) as client:
+        job = _find(client, name)
+        printed = client.get_job_logs(job.submission_id)
+    if not step:
+        return printed
+    record = Path(job.metadata["out"], job.metadata[JOB])
+    planned = store.read_json(record / "plan.json") or {}
+    known = list(planned) or sorted({match["step"] for match in SAID.finditer(printed)})
+    if step not in known:
+        raise InputError(f"no step {step!r} in this job; it has: {', '.join(known) or 'none yet'}")
+    whole = record / planned[step]["folder"] / store.LOG if planned else None
+    if whole is not None and whole.is_file():
+        return whole.read_text(encoding="utf-8", errors="replace")
+    lines = printed.splitlines(keepends=True)
+    return "".join(line for line in lines if line.startswith(f"{step}  "))
+
+
+def stop(address: str, name: str) -> Submitted:
+    """Stop a job, once it has written its checkpoints; how it ended.
+
+    Raises:
+        InputError: no such job, or the cluster cannot be reached or refuses.
+    """
+    with _client(address) as client:
+        job = _find(client, name)
+        client.stop_job(job.submission_id)
+        deadline = time.monotonic() + STOP_SECONDS + 30
+        while time.monotonic() < deadline:
+            job = client.get_job_info(job.submission_id)
+            if job.status.is_terminal():
+                break
+            time.sleep(0.5)
+        return _submitted(client, job)
+
+
+def _submitted(client: Any, job: Any) -> Submitted:
+    printed = client.get_job_logs(job.submission_id)
+    began = datetime.fromtimestamp((job.start_time or 0) / 1000, UTC)
+    return Submitted(
+        id=job.submission_id,
+        name=job.metadata[JOB],
+        state=str(job.status),
+        began=began.isoformat(timespec="seconds") if job.start_time else "",
+        out=job.metadata["out"],
+        steps={match["step"]: match["state"] for match in SAID.finditer(printed)},
+        message=(printed.strip().splitlines() or [job.message or ""])[-1],
+    )
+
+
+def _find(client: Any, name: str) -> Any:
+    """The job with that id; of a job file's name, the newest."""
+    ours = [job for job in client.list_jobs() if JOB in (job.metadata or {})]
+    found = [job for job in ours if name in (job.submission_id, job.metadata[JOB])]
+    if not found:
+        known = ", ".join(job.submission_id for job in ours) or "none"
+        raise InputError(f"no job {name!r} on this cluster; it has: {known}")
+    return max(found, key=lambda job: job.start_time or 0)
+
+
+@contextmanager
+def _client(address: str) -> Iterator[Any]:
+    """A connection to the cluster's jobs; its refusals become one sentence."""
+    from ray.exceptions import RayError
+
+    before = dict(os.environ)
+    try:
+        from ray.job_submission import JobSubmissionClient
+
+        os.environ.update({**cluster.QUIET, **joining.credentials()})
+        for overrides in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+            os.environ.pop(overrides, None)
+        url = address if "://" in address else f"http://{address}"
+        joining.check_listens(re.sub(r"^https?://", "", url).rstrip("/"), "its dashboard")
+        logging.disable(logging.INFO)  # each file that is sent would be a line
+        yield JobSubmissionClient(url)
+    except InputError:
+        raise
+    except (RayError, RuntimeError, ConnectionError, ImportError) as error:
+        raise InputError(f"address: the cluster at {address} {_why(error)}") from error
+    finally:
+        logging.disable(logging.NOTSET)
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _why(error: Exception) -> str:
+    said = str(error)
+    if "uthenticat" in said or "nvalid token" in said or "403" in said:
+        return "refuses this token; copy the one that its head was started with"
+    if isinstance(error, ImportError) or "ray[default]" in said:
+        return "needs more of Ray on this side: pip install 'polymode[cluster]'"
+    first = (said.strip().splitlines() or [type(error).__name__])[0]
+    return f"says: {first}"
+
+
+def table(found: Sequence[Submitted]) -> list[str]:
+    """One line a job, and one for each of its steps."""
+    lines: list[str] = []
+    for job in found:
+        lines.append(f"{job.id}  {job.state.lower()}  {job.began}  {job.out}".rstrip())
+        if job.state == "FAILED" and job.message:
+            lines.append(f"    {job.message}")
+        lines += [f"    {step}  {state}" for step, state in job.steps.items()]
+    return lines
