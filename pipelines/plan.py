@@ -6,16 +6,19 @@ are not in it.  Imports neither torch nor Ray.
 """
 
 import hashlib
+import importlib.util
 import json
 import typing
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from core import files
 from core.config import Option, Spec, options_of, part_options, plain
 from core.errors import InputError
-from core.registry import Registry, installed
+from core.registry import Part, Registry, installed
 from pipelines import store
 from pipelines.job import Job, Step
 from pipelines.verbs import VERBS, Verbs, find
@@ -36,6 +39,8 @@ class Planned:
         folder: where the result lies or will lie.
         state: a hit is there already, whole.
         why: one line; empty for a hit.
+        code: digests of the modules that do it, by name.
+        note: of a hit: which of them have changed since it was made.
     """
 
     step: Step
@@ -44,6 +49,8 @@ class Planned:
     folder: Path
     state: Literal["hit", "run"]
     why: str
+    code: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
 
 
 def plan(
@@ -72,11 +79,11 @@ def plan(
         verb = find(step.run, verbs, registry)
         options = options_of(verb.request)
         mentioned = list(_mentioned(options, step.request, registry or installed(), "request"))
-        files: dict[str, str] = {}
+        contents: dict[str, str] = {}
         for at, thing in mentioned:
             if isinstance(thing, Path):
                 try:
-                    files[at] = store.digest(thing)
+                    contents[at] = store.digest(thing)
                 except OSError as error:
                     problems.append(f"steps.{step.name}.{at}: {thing}: {error.strerror}")
         if problems:
@@ -93,12 +100,42 @@ def plan(
                 name: {"key": planned[source.step].key, "field": source.field}
                 for name, source in step.inputs.items()
             },
-            "files": files,
+            "files": contents,
         }
-        planned[step.name] = _judge(step, identity, root, verify)
+        targets = [verb.target, *(part.target for part in _parts(identity, registry))]
+        code = _code(targets)
+        planned[step.name] = _noted(_judge(step, identity, root, verify), code)
     if problems:
         raise InputError("\n".join(problems))
     return tuple(planned.values())
+
+
+def _parts(identity: Mapping[str, Any], registry: Registry | None) -> Iterator[Part]:
+    for named in identity["parts"]:
+        kind, _, name = named.partition(" ")
+        if kind != "verb":
+            yield (registry or installed()).find(kind, name)
+
+
+def _code(targets: Iterable[str]) -> dict[str, str]:
+    """Digests of the modules that hold `targets`; those that they import are not looked at."""
+    found: dict[str, str] = {}
+    for module in sorted({target.partition(":")[0] for target in targets}):
+        with suppress(ImportError, ValueError, OSError):
+            spec = importlib.util.find_spec(module)
+            if spec and spec.origin and spec.origin.endswith(".py"):
+                found[module] = files.digest(Path(spec.origin))[:16]
+    return found
+
+
+def _noted(planned: Planned, code: Mapping[str, str]) -> Planned:
+    """`planned` with its code, and of a hit a note if that was another when it was made."""
+    request = store.read_json(planned.folder / store.REQUEST) if planned.state == "hit" else None
+    before = (request or {}).get("code")
+    before = before if isinstance(before, dict) else {}
+    changed = [name for name in code if name in before and before[name] != code[name]]
+    note = f"{', '.join(changed)} changed since; raise the part's version if results do"
+    return replace(planned, code=code, note=note if changed else "")
 
 
 def key_of(identity: Mapping[str, Any]) -> str:

@@ -74,14 +74,28 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def begin(folder: Path, key: str, identity: Mapping[str, Any], step: str) -> None:
-    """Make `folder` and say in it what will be made there; keep what an earlier start left."""
+def begin(
+    folder: Path,
+    key: str,
+    identity: Mapping[str, Any],
+    step: str,
+    code: Mapping[str, str] | None = None,
+) -> None:
+    """Make `folder` and say in it what will be made there; keep what an earlier start left.
+
+    Args:
+        folder: of the result.
+        key: of the result.
+        identity: what `key` is the hash of.
+        step: its name.
+        code: digests of the modules that make it, which are not in its identity.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(".*.tmp"):
         left.unlink()
     started = datetime.now(UTC).isoformat(timespec="microseconds")
     document = {"format": FORMAT, "step": step, "key": key, "started": started}
-    files.write_json(folder / REQUEST, {**document, "identity": identity})
+    files.write_json(folder / REQUEST, {**document, "identity": identity, "code": dict(code or {})})
 
 
 def commit(folder: Path, key: str) -> None:

@@ -1,6 +1,7 @@
 """What runs again and why: exactly what a change reaches, and nothing else."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def keys(root, *args, **more):
 
 def pretend(p) -> None:
     """Commit a result for a planned step without doing it."""
-    store.begin(p.folder, p.key, p.identity, p.step.name)
+    store.begin(p.folder, p.key, p.identity, p.step.name, p.code)
     (p.folder / "made.txt").write_text("1")
     files.write_json(p.folder / "result.json", {"made": "made.txt"})
     files.write_json(p.folder / "env.json", {})
@@ -136,6 +137,31 @@ def test_contents_of_named_files_count_not_their_times(tmp_path):
     new = planned(tmp_path / "store", steps)
     assert new["a"].why == f"file {file} changed"
     assert new["b"].why == f"file {folder} changed"
+
+
+def test_changed_code_is_a_note_and_no_reason(tmp_path, monkeypatch):
+    module = tmp_path / "their_verbs.py"
+    module.write_text("def make(): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    verbs = dict(TOYS)
+    verbs["make"] = replace(TOYS["make"], target="their_verbs:make")
+    steps = {"a": {"run": "make"}, "b": {"run": "learn"}}
+
+    def now():
+        what = parse({"name": "x", "steps": steps}, verbs=verbs, registry=toys())
+        return {p.step.name: p for p in plan(what, tmp_path, verbs=verbs, registry=toys())}
+
+    for p in now().values():
+        assert p.code.keys() == {"their_verbs" if p.step.name == "a" else "toy_verbs"}
+        pretend(p)
+    assert {(p.state, p.note) for p in now().values()} == {("hit", "")}
+    module.write_text("def make(): return 2\n")
+    new = now()
+    assert (new["a"].state, new["a"].note) == (
+        "hit", "their_verbs changed since; raise the part's version if results do",
+    )  # fmt: skip
+    assert (new["b"].state, new["b"].note) == ("hit", "")
+    assert new["a"].key == key_of(new["a"].identity)
 
 
 def test_missing_files_are_named_with_step_and_option(tmp_path):

@@ -227,6 +227,16 @@ def test_no_store_is_one_sentence(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_code_that_changed_since_is_told_of_a_hit(ran):
+    (at,) = (ran / "runs" / "store").glob("a-*")
+    request = json.loads((at / "request.json").read_text())
+    assert request["code"].keys() == {"toy_verbs"}
+    files.write_json(at / "request.json", {**request, "code": {"toy_verbs": "0" * 16}})
+    line = command(ran, "plan", "job.yaml").stdout.splitlines()[0]
+    assert line.split()[:2] == ["a", "hit"]
+    assert line.endswith("toy_verbs changed since; raise the part's version if results do")
+
+
 # --- clocks, copies, locks -------------------------------------------------------------------
 
 
