@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 CHART = {"width": 720, "height": 260, "left": 62, "right": 14, "top": 14, "bottom": 40}
-NODE = {"width": 168, "height": 58, "across": 56, "down": 16, "edge": 8}
-LETTERS = 19  # of a label that fit into a node
+NODE = {"width": 190, "height": 58, "across": 48, "down": 16, "edge": 8}
+LETTERS = 20  # of a label that fit into a node
 
 Facts = dict[str, Any]
 

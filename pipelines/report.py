@@ -27,7 +27,7 @@ MAX_BYTES = 20 << 20
 POINTS = 300  # of a loss curve
 PAGE = Path(__file__).with_name("page")
 COSTS = ("seconds", "cpu_seconds")  # of a step, apart from what it was made with
-SCRIPTS = ("theme", "pictures", "viewer", "clip", "volume", "cloud")
+SCRIPTS = ("theme", "steps", "pictures", "viewer", "clip", "volume", "cloud")
 
 Facts = dict[str, Any]
 
@@ -48,7 +48,7 @@ def report(title: str, inputs: Mapping[str, Path], out: Path) -> ReportResult:
     facts = gather(title, inputs)
     panels = []
     for step in facts["steps"]:
-        read = list(_panels(inputs[step["label"]], step))
+        read = [{**panel, "step": step["label"]} for panel in _panels(inputs[step["label"]], step)]
         step["panels"] = [told(panel) for panel in read]
         step.get("evaluation", {}).pop("panels", None)  # as it was written, unchecked
         panels += read
@@ -105,6 +105,7 @@ def render(facts: Facts, panels: Sequence[Facts], *, left_out: int = 0) -> str:
         facts=facts,
         panels=[panel for panel in panels if panel not in alone] if len(alone) > 1 else panels,
         gallery=alone if len(alone) > 1 else [],
+        many=len({panel["step"] for panel in panels}) > 1,
         unreadable=sum(panel["lost"] for panel in panels),
         left_out=left_out,
         curves=[

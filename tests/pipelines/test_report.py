@@ -338,6 +338,7 @@ def test_any_step_can_show_panels_and_samples_have_a_sheet(run, tmp_path):
     assert "train: samples" in reader.shown
     sheet = [a for tag, a in reader.elements if tag == "img" and a.get("width") == "30"]
     assert [a["height"] for a in sheet] == ["20"]
+    assert [a.get("class") for tag, a in reader.elements if tag == "span"].count("from") == 4
 
 
 def test_validation_is_drawn_on_the_scale_of_training(tmp_path):

@@ -311,3 +311,11 @@ def test_a_page_without_pictures_and_one_with_single_ones(browser, tmp_path):
         tab.locator(".zoom").first.click()
         tab.keyboard.press("ArrowLeft")
         assert tab.locator("dialog").is_visible()
+
+
+def test_a_box_of_the_graph_opens_the_options_of_its_step(browser, shown):
+    with opened(browser, shown) as tab:
+        tab.locator(".graph a").nth(1).focus()
+        tab.keyboard.press("Enter")
+        assert tab.locator("details.step[open] summary").inner_text().startswith("sample")
+        assert "From train; result in store/sample-" in tab.inner_text("details.step[open]")
