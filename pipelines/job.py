@@ -60,6 +60,7 @@ class Step:
         cpus: threads it computes with, and cores it occupies.
         gpus: GPUs it occupies; a fraction shares one. 0 computes on the CPU.
         memory: bytes of memory it is counted with; 0 for none.
+        workers: processes that share a training on Ray, each with `cpus` and `gpus`.
         retries: how often it is tried again after a failure.
     """
 
@@ -70,6 +71,7 @@ class Step:
     cpus: int = 1
     gpus: float = 0
     memory: int = 0
+    workers: int = 1
     retries: int = 0
 
     @property
@@ -102,6 +104,7 @@ class _StepAsWritten:
     cpus: Count = 1
     gpus: Annotated[float, Ge(0)] = 0
     memory: int | str = 0
+    workers: Count = 1
     retries: Annotated[int, Ge(0)] = 0
     matrix: dict[str, list[Any]] = field(default_factory=dict)
     shards: Count = 1
@@ -224,7 +227,9 @@ def _step(
     for key, source in sources.items():
         whole = verb is not None and verb.folders
         problems += _about_source(f"{at}.inputs.{key}", source, steps, table, whole)
-    rest = {key: values[key] for key in ("cpus", "gpus", "retries") if key in values}
+    rest = {key: values[key] for key in ("cpus", "gpus", "workers", "retries") if key in values}
+    if rest.get("workers", 1) > 1 and run != "train":
+        problems.append(f"{at}.workers: only train is shared by several; expected 1 here")
     try:
         rest["memory"] = _bytes(values.get("memory", 0))
     except ValueError as error:

@@ -95,15 +95,27 @@ def _lacking(step: Step, machines: Sequence[Resources], where: str) -> Iterator[
             f"{at}: wants {size_in_words(step.memory)} of memory, {most} "
             f"{size_in_words(memory)}; set {at}.memory lower or run on a machine with more"
         )
-    if not found and not any(_on_one(step, machine) for machine in machines):
+    workers = step.workers
+    room = sum(_room(step, machine, workers) for machine in machines)
+    if found or room >= workers:
+        return
+    if workers == 1:
         yield f"{at}: no single machine of {where} has all that it wants; ask for less of one thing"
+    else:
+        yield (
+            f"{at}: wants {workers} workers with {_count(step.cpus, 'CPU')} and "
+            f"{_count(step.gpus, 'GPU')} each, {where} has room for {room}; "
+            f"set {at}.workers={max(1, room)} or give each less"
+        )
 
 
-def _on_one(step: Step, machine: Resources) -> bool:
-    return (
-        step.cpus <= machine.cpus
-        and step.gpus <= machine.gpus
-        and (machine.memory is None or step.memory <= machine.memory)
+def _room(step: Step, machine: Resources, most: int) -> int:
+    """How many workers of the step `machine` holds, at most `most`."""
+    pairs = (
+        (machine.cpus, step.cpus), (machine.gpus, step.gpus), (machine.memory, step.memory),
+    )  # fmt: skip
+    return min(
+        [most, *(int(has / wants + 1e-9) for has, wants in pairs if wants and has is not None)]
     )
 
 

@@ -261,6 +261,23 @@ def test_a_step_runs_on_one_machine_of_a_cluster(root):
     check_fits(found, [*apart, Resources(cpus=8, gpus=1)], where="the cluster")
 
 
+def test_workers_share_machines(root):
+    wants = {"workers": 3, "cpus": 2, "gpus": 0.5, "memory": 2 << 30}
+    (p, *_) = planned(root, settings=["steps.a.request.number=77"]).values()
+    assert p.step.name == "a"
+    found = [replace(p, step=replace(p.step, **wants))]
+    big = Resources(cpus=6, gpus=2, memory=8 << 30)
+    check_fits(found, [big])
+    check_fits(found, [Resources(cpus=2, gpus=1)] * 3, where="the cluster")
+    for short in ({"cpus": 5}, {"gpus": 1.2}, {"memory": 5 << 30}):
+        with pytest.raises(InputError) as caught:
+            check_fits(found, [replace(big, **short)])
+        assert str(caught.value) == (
+            "steps.a: wants 3 workers with 2 CPUs and 0.5 GPU each, this machine has room for 2; "
+            "set steps.a.workers=2 or give each less"
+        )
+
+
 def test_copied_stores_are_hits_too(root, tmp_path_factory):
     import shutil
 
