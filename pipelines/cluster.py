@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pipelines import guard
+
 OBJECT_STORE_BYTES = 256 << 20
 # Ray puts `r/session_<date>_<microseconds>_<pid>/sockets/plasma_store` below our folder, at most
 # 68 bytes; a unix socket's path may have 107.
@@ -66,6 +68,7 @@ def private_ray(place: Path, *, cpus: int, gpus: int) -> Iterator[None]:
         fcntl.flock(alive, fcntl.LOCK_EX)
         before = dict(os.environ)
         os.environ.update(_environment(_token(folder)))
+        watching = guard.start(folder)
         try:
             connect(
                 address="local",
@@ -84,6 +87,7 @@ def private_ray(place: Path, *, cpus: int, gpus: int) -> Iterator[None]:
                 ray.shutdown()
             os.environ.clear()
             os.environ.update(before)
+            guard.dismiss(watching)
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -119,6 +123,8 @@ def _environment(token: Path) -> dict[str, str]:
         **QUIET,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
+        # Ray's server is on this machine: if it cannot be reached it is dead.  60 otherwise.
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
         # Off, Ray keeps a node address of 127.0.0.1 and binds to it; on, it takes the machine's
         # outer address instead and listens on every interface.  It acts on Linux too.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",

@@ -1,254 +1,28 @@
-"""Doing planned steps: one after another in this process, or as tasks of a private Ray.
+"""Doing planned steps: one after another in this process, or as tasks of the running Ray."""
 
-Both call `run_step`, the one function that does a step, with the same threads and device; so both
-give the same files.  Whoever does a step holds its lock and commits it.
-"""
-
-import importlib
 import json
 import os
-import platform
-import shutil
 import signal
-import subprocess
-import sys
 import threading
-import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from core import files
-from core.config import plain
-from core.errors import InputError
 from core.progress import duration
-from core.request import Emit, Machine, Note, Progress, silent
+from core.request import Note, Progress
 from pipelines import store
+from pipelines.ddp import train_together
 from pipelines.plan import Planned
 from pipelines.progress import Display
-from pipelines.verbs import VERBS, Verb, Verbs, find
+from pipelines.step import Outcome, run_step
+from pipelines.verbs import VERBS, Verbs, find
 
 POLL = 0.3  # seconds between two looks at Ray and at the steps' events
-BETWEEN = 0.25  # seconds between two written progress events of a step
+SAVING = 20.0  # seconds that steps have to save what they did when the run is stopped
 TAIL = 15  # lines of a failed step's log that are shown
 
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a step ended.
-
-    Args:
-        step: its name.
-        state: made now, found whole, failed, or not run because of a failed input.
-        seconds: spent on the last attempt.
-        attempts: how often it was tried.
-        cause: one line: the error, or the input that failed.
-        refused: the request was wrong, so that trying again is no use.
-    """
-
-    step: str
-    state: Literal["done", "hit", "failed", "not run"]
-    seconds: float = 0.0
-    attempts: int = 0
-    cause: str = ""
-    refused: bool = False
-
-
 Outcomes = dict[str, Outcome]
-
-
-# --- one step --------------------------------------------------------------------------------
-
-
-def run_step(
-    planned: Planned,
-    folders: Mapping[str, Path],
-    verb: Verb,
-    *,
-    attempt: int = 1,
-    emit: Emit = silent,
-) -> Outcome:
-    """Do a step on this machine and commit its result, unless another process has done it.
-
-    Args:
-        planned: the step, its key and its folder.
-        folders: the folders of the steps it needs, by name.
-        verb: what it runs.
-        attempt: counts from 1.
-        emit: told what the step tells.
-    """
-    folder, name, began = planned.folder, planned.step.name, time.monotonic()
-
-    def ended(state: Literal["done", "hit", "failed"], **more: Any) -> Outcome:
-        seconds = time.monotonic() - began
-        return Outcome(step=name, state=state, seconds=seconds, attempts=attempt, **more)
-
-    def waiting() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _events(folder, attempt, emit) as tell:
-            tell(Note(text="another process is doing this step; waiting for it"))
-
-    try:
-        with store.locked(folder, waiting):
-            found = store.inspect(folder, planned.key)
-            if found.state == "whole":
-                return ended("hit")
-            if found.state == "damaged":
-                store.set_aside(folder)
-            store.begin(folder, planned.key, planned.identity, name)
-            with _events(folder, attempt, emit, began=True) as tell:
-                _do(planned, folders, verb, tell)
-            store.commit(folder, planned.key)
-        return ended("done")
-    except InputError as error:
-        return ended("failed", cause=str(error), refused=True)
-    except Exception as error:  # noqa: BLE001  (whatever a step raises is its outcome)
-        lines = str(error).strip().splitlines()
-        cause = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-        return ended("failed", cause=cause)
-
-
-def _do(planned: Planned, folders: Mapping[str, Path], verb: Verb, emit: Emit) -> None:
-    """Call the verb with its output below the step's folder; write what it gave and where."""
-    step, folder = planned.step, planned.folder
-    # For what starts threads before torch is told how many; torch's own are the Machine's.
-    os.environ["OMP_NUM_THREADS"] = str(step.cpus)
-    # Threads that wait by spinning make a step ten times slower where another program is busy.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    machine = Machine(device="auto" if step.gpus else "cpu", threads=step.cpus)
-    began, clock, spent = datetime.now(UTC), time.monotonic(), sum(os.times()[:4])
-    with _logged(folder / store.LOG):
-        try:
-            result = _call(planned, folders, verb, machine, emit)
-        except Exception:
-            traceback.print_exc()
-            raise
-    files.write_json(folder / store.RESULT, _relative(result, folder))
-    environment = {
-        **_environment(),
-        "device": machine.device,
-        "threads": machine.threads,
-        "gpus": step.gpus,
-        "start": began.isoformat(timespec="seconds"),
-        "end": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.monotonic() - clock, 3),
-        "cpu_seconds": round(sum(os.times()[:4]) - spent, 3),  # children that ended included
-    }
-    files.write_json(folder / store.ENVIRONMENT, environment)
-
-
-def _call(
-    planned: Planned, folders: Mapping[str, Path], verb: Verb, machine: Machine, emit: Emit
-) -> Any:
-    step = planned.step
-    module, _, attribute = verb.target.partition(":")
-    function = getattr(importlib.import_module(module), attribute)
-    if verb.folders:
-        whole = {label: folders[source.step] for label, source in step.inputs.items()}
-        return function(*step.request.values(), whole, planned.folder)
-    given = {
-        field: store.result_path(folders[source.step], source.field)
-        for field, source in step.inputs.items()
-    }
-    return function(
-        verb.request(**step.request, **given), planned.folder, machine=machine, emit=emit
-    )
-
-
-def _relative(result: Any, folder: Path) -> dict[str, Any]:
-    """The fields of a result, its paths relative to the step's folder."""
-    values: dict[str, Any] = {}
-    for field in fields(result):
-        value = getattr(result, field.name)
-        if isinstance(value, Path):
-            value = value.resolve().relative_to(folder.resolve()).as_posix()
-        values[field.name] = value
-    return plain(values)
-
-
-def _environment() -> dict[str, Any]:
-    """Versions and machine; never environment variables, which may hold secrets."""
-
-    def of(package: str) -> str | None:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            return None
-
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        **{package: of(package) for package in ("polymode", "torch", "numpy", "ray")},
-        **_commit(),
-    }
-
-
-def _commit() -> dict[str, Any]:
-    """The commit of the checkout that this code lies in, and whether files in it have changed."""
-    here, git = Path(__file__).resolve().parent, shutil.which("git")
-    if git is None or not (here.parent / ".git").exists():
-        return {}
-
-    def said(*arguments: str) -> str | None:
-        done = subprocess.run(
-            [git, "-C", str(here), *arguments], capture_output=True, text=True, check=False
-        )
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    head = said("rev-parse", "HEAD")
-    return {"commit": head, "dirty": bool(said("status", "--porcelain"))} if head else {}
-
-
-@contextmanager
-def _logged(path: Path) -> Iterator[None]:
-    """Send standard output and standard error, those of C code and of children too, to a file."""
-    saved = [os.dup(1), os.dup(2)]
-    with path.open("a", encoding="utf-8", buffering=1) as log, ExitStack() as stack:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-        stack.enter_context(redirect_stdout(log))
-        stack.enter_context(redirect_stderr(log))
-        try:
-            yield
-        finally:
-            for number, handle in enumerate(saved, start=1):
-                os.dup2(handle, number)
-                os.close(handle)
-
-
-@contextmanager
-def _events(folder: Path, attempt: int, emit: Emit, *, began: bool = False) -> Iterator[Emit]:
-    """A listener that writes a step's events, one JSON line each, and passes them on."""
-    with (folder / store.EVENTS).open("a", encoding="utf-8", buffering=1) as file:
-        last = 0.0
-
-        def write(event: Mapping[str, Any]) -> None:
-            line = {"time": round(time.time(), 3), "attempt": attempt, **event}
-            file.write(json.dumps(line) + "\n")
-
-        def tell(event: Progress | Note) -> None:
-            nonlocal last
-            if isinstance(event, Progress) and event.done < event.total:
-                if time.monotonic() - last < BETWEEN:
-                    return
-                last = time.monotonic()
-            write(asdict(event))
-            emit(event)
-
-        if began:
-            write({"began": True})
-        yield tell
-
-
-# --- all steps -------------------------------------------------------------------------------
 
 
 def locally(planned: Sequence[Planned], display: Display, *, verbs: Verbs = VERBS) -> Outcomes:
@@ -283,9 +57,17 @@ def on_ray(planned: Sequence[Planned], display: Display, *, verbs: Verbs = VERBS
     running: dict[Any, tuple[Planned, int, _Tail]] = {}
 
     def submit(p: Planned, attempt: int) -> None:
-        tail = _Tail(p.folder / store.EVENTS)
-        options = remote.options(num_cpus=p.step.cpus, num_gpus=p.step.gpus, name=p.step.name)
-        task = options.remote(p, _folders(planned), find(p.step.run, verbs), attempt=attempt)
+        tail, alone = _Tail(p.folder / store.EVENTS), p.step.workers == 1
+        options = remote.options(
+            num_cpus=p.step.cpus if alone else 0,  # else it is its workers that occupy them
+            num_gpus=p.step.gpus if alone else 0,
+            memory=p.step.memory or None,
+            name=p.step.name,
+        )
+        verb = find(p.step.run, verbs)
+        task = options.remote(
+            p, _folders(planned), verb, attempt=attempt, shared=None if alone else train_together
+        )
         running[task] = p, attempt, tail
 
     def settle(p: Planned, outcome: Outcome) -> None:
@@ -293,31 +75,49 @@ def on_ray(planned: Sequence[Planned], display: Display, *, verbs: Verbs = VERBS
         _show(p, outcome, display)
 
     waiting = list(planned)
-    while waiting or running:
-        for p in list(waiting):
-            if outcome := _settled(p, outcomes):
-                settle(p, outcome)
-            elif not set(p.step.needs) <= outcomes.keys():
-                continue
-            else:
-                submit(p, 1)
-            waiting.remove(p)
-        with _signals_later():
-            finished = ray.wait(list(running), timeout=POLL)[0] if running else []
-        for p, attempt, tail in running.values():
-            for event in tail.new():
-                if event is None:
-                    display.started(p.step.name, attempt)
+    # Ray prints what it thinks of dead workers to standard output, where our results go.
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), _cancelled(running):
+        while waiting or running:
+            for p in list(waiting):
+                if outcome := _settled(p, outcomes):
+                    settle(p, outcome)
+                elif not set(p.step.needs) <= outcomes.keys():
+                    continue
                 else:
-                    display.news(p.step.name, event)
-        for task in finished:
-            p, attempt, _ = running.pop(task)
-            outcome = _answer(ray.get, task, p, attempt)
-            if _again(p, outcome, display):
-                submit(p, attempt + 1)
-            else:
-                settle(p, outcome)
+                    submit(p, 1)
+                waiting.remove(p)
+            with _signals_later():
+                finished = ray.wait(list(running), timeout=POLL)[0] if running else []
+            for p, attempt, tail in running.values():
+                for event in tail.new():
+                    if event is None:
+                        display.started(p.step.name, attempt)
+                    else:
+                        display.news(p.step.name, event)
+            for task in finished:
+                p, attempt, _ = running.pop(task)
+                outcome = _answer(ray.get, task, p, attempt)
+                if _again(p, outcome, display):
+                    submit(p, attempt + 1)
+                else:
+                    settle(p, outcome)
     return {p.step.name: outcomes[p.step.name] for p in planned}
+
+
+@contextmanager
+def _cancelled(running: Mapping[Any, object]) -> Iterator[None]:
+    """If the block is left by a stop, have tasks end as by SIGINT, so that training saves."""
+    import ray
+
+    try:
+        yield
+    except BaseException:
+        with _signals_later():
+            for task in running:
+                ray.cancel(task, force=False)
+            if running:
+                ray.wait(list(running), num_returns=len(running), timeout=SAVING)
+        raise
 
 
 @contextmanager
@@ -348,7 +148,7 @@ def _answer(get: Callable[[Any], Outcome], task: Any, p: Planned, attempt: int) 
     try:
         return get(task)
     except Exception as error:  # noqa: BLE001  (Ray's errors for a lost worker share no base)
-        first = next(iter(str(error).strip().splitlines()), "")
+        first = next(iter(str(error).strip().splitlines()), "").partition(". ")[0]
         cause = f"its worker process died ({type(error).__name__}: {first})"
         return Outcome(step=p.step.name, state="failed", attempts=attempt, cause=cause)
 
@@ -369,7 +169,7 @@ def _settled(p: Planned, outcomes: Outcomes) -> Outcome | None:
 
 def _again(p: Planned, outcome: Outcome, display: Display) -> bool:
     """Whether a failed attempt is to be followed by another; says so."""
-    if outcome.state != "failed" or outcome.refused or outcome.attempts > p.step.retries:
+    if outcome.state != "failed" or outcome.final or outcome.attempts > p.step.retries:
         return False
     left = p.step.retries + 1 - outcome.attempts
     display.say(

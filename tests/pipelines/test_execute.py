@@ -14,10 +14,11 @@ from toy_verbs import TOYS, toys
 
 from core.request import Note, Progress
 from pipelines import store
-from pipelines.execute import failure, locally, run_step
+from pipelines.execute import failure, locally
 from pipelines.job import parse
 from pipelines.plan import plan
 from pipelines.progress import Display
+from pipelines.step import run_step
 
 STEPS = {
     "a": {"run": "make", "request": {"number": 3}, "cpus": 2},
@@ -281,3 +282,32 @@ def test_a_terminal_gets_a_table_and_no_colour_is_heeded(monkeypatch):
         assert record.getvalue().splitlines()[0] == "train  started"
     assert "\x1b[1;36m" in shown[""] or "\x1b[36m" in shown[""]
     assert "\x1b[36m" not in shown["1"]
+
+
+def test_numbers_that_are_no_longer_finite_are_not_tried_again(tmp_path, monkeypatch):
+    import toy_verbs
+
+    from core.train import NotFinite
+
+    tries: list[int] = []
+
+    def diverge(*_, **__):
+        tries.append(1)
+        raise NotFinite("step 7: the loss is nan")
+
+    monkeypatch.setattr(toy_verbs, "make", diverge)
+    outcomes, _ = done(tmp_path, {"a": {"run": "make", "retries": 3}})
+    assert (outcomes["a"].state, outcomes["a"].attempts, len(tries)) == ("failed", 1, 1)
+    assert not outcomes["a"].refused  # ends with status 1, not 2
+    assert outcomes["a"].cause == "NotFinite: step 7: the loss is nan"
+
+
+@pytest.mark.parametrize(("gpus", "parts"), [(0, []), (0.25, [0.25]), (1, [])])
+def test_a_part_of_a_gpu_is_a_part_of_its_memory(tmp_path, monkeypatch, gpus, parts):
+    import torch
+
+    asked: list[float] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", asked.append)
+    done(tmp_path, {"a": {"run": "make", "gpus": gpus}})
+    assert asked == parts

@@ -6,52 +6,19 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
+from processes import started_by
 from test_execute import POLYMODE, STEPS, planned
 from toy_verbs import TOYS
 
-from pipelines import cluster, store
+from pipelines import store
 from pipelines.execute import locally, on_ray
 from pipelines.progress import Display
-
-
-def _started_by(pid: int) -> list[psutil.Process]:
-    """Children and children's children that are alive."""
-    alive: list[psutil.Process] = []
-    for process in psutil.Process(pid).children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if process.status() != psutil.STATUS_ZOMBIE:
-                alive.append(process)
-    return alive
-
-
-def _ours() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob(f"{cluster.PREFIX}*"))
-
-
-@pytest.fixture(scope="session")
-def ray_here(tmp_path_factory):
-    """A private Ray of two cores; afterwards neither processes nor files of it are left."""
-    before, environment, files = _started_by(os.getpid()), dict(os.environ), _ours()
-    here = str(Path(__file__).parent)
-    os.environ["PYTHONPATH"] = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
-    environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
-    handler = signal.getsignal(signal.SIGTERM)
-    with cluster.private_ray(tmp_path_factory.mktemp("ray"), cpus=2, gpus=0):
-        assert signal.getsignal(signal.SIGTERM) is handler
-        yield
-    assert os.environ == environment
-    assert _ours() <= files
-    deadline = time.monotonic() + 15
-    while (left := set(_started_by(os.getpid())) - set(before)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not left
 
 
 def _done(root, display, run, settings=()):
@@ -104,7 +71,7 @@ def test_a_failed_branch_a_dead_worker_and_retries(ray_here, tmp_path, display):
 
 
 def test_ray_listens_on_loopback_alone(ray_here):
-    started = [psutil.Process(), *_started_by(os.getpid())]
+    started = [psutil.Process(), *started_by(os.getpid())]
     assert {"gcs_server", "raylet"} <= {p.name() for p in started}
     heard: set[tuple[str, str]] = set()
     for p in started:
@@ -171,7 +138,7 @@ def test_a_stop_leaves_no_process_and_says_nothing_of_ray(tmp_path, number, stat
     while not list(tmp_path.glob("runs/store/a-*/tries.txt")):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
-    started = _started_by(process.pid)
+    started = started_by(process.pid)
     assert len(started) >= 3
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
@@ -196,4 +163,4 @@ def test_a_gpu_that_is_not_there_is_refused_before_ray_starts(tmp_path):
         "error: steps.a: wants 1 GPU, this machine has 0; "
         "set steps.a.gpus=0 or run on a machine with one\n"
     )
-    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "runs" / "t").exists()

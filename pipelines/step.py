@@ -1,0 +1,286 @@
+"""Doing one planned step: its request to its verb, its output to its log, its result committed.
+
+Every way of running a job calls `run_step`, with the same threads and device; so all give the same
+files.  Whoever does a step holds its lock and commits it.
+"""
+
+import importlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from core import files
+from core.config import plain
+from core.errors import InputError
+from core.request import Emit, Machine, Note, Progress, silent
+from pipelines import store
+from pipelines.plan import Planned
+from pipelines.verbs import Verb
+
+BETWEEN = 0.25  # seconds between two written progress events of a step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a step ended.
+
+    Args:
+        step: its name.
+        state: made now, found whole, failed, or not run because of a failed input.
+        seconds: spent on the last attempt.
+        attempts: how often it was tried.
+        cause: one line: the error, or the input that failed.
+        refused: the request was wrong.
+        final: trying again would end in the same way.
+    """
+
+    step: str
+    state: Literal["done", "hit", "failed", "not run"]
+    seconds: float = 0.0
+    attempts: int = 0
+    cause: str = ""
+    refused: bool = False
+    final: bool = False
+
+
+def run_step(
+    planned: Planned,
+    folders: Mapping[str, Path],
+    verb: Verb,
+    *,
+    attempt: int = 1,
+    shared: Callable[..., Any] | None = None,
+    emit: Emit = silent,
+) -> Outcome:
+    """Do a step on this machine and commit its result, unless another process has done it.
+
+    Args:
+        planned: the step, its key and its folder.
+        folders: the folders of the steps it needs, by name.
+        verb: what it runs.
+        attempt: counts from 1.
+        shared: called instead of the verb's function with `workers` and `gpus` too: it has the
+            step's workers do it together.
+        emit: told what the step tells.
+    """
+    folder, name, began = planned.folder, planned.step.name, time.monotonic()
+
+    def ended(state: Literal["done", "hit", "failed"], **more: Any) -> Outcome:
+        seconds = time.monotonic() - began
+        return Outcome(step=name, state=state, seconds=seconds, attempts=attempt, **more)
+
+    def waiting() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _events(folder, attempt, emit) as tell:
+            tell(Note(text="another process is doing this step; waiting for it"))
+
+    try:
+        with store.locked(folder, waiting):
+            found = store.inspect(folder, planned.key)
+            if found.state == "whole":
+                return ended("hit")
+            if found.state == "damaged":
+                store.set_aside(folder)
+            store.begin(folder, planned.key, planned.identity, name, planned.code)
+            with _events(folder, attempt, emit, began=True) as tell:
+                _do(planned, folders, verb, tell, shared)
+            store.commit(folder, planned.key)
+        return ended("done")
+    except InputError as error:
+        return ended("failed", cause=str(error), refused=True, final=True)
+    except Exception as error:  # noqa: BLE001  (whatever a step raises is its outcome)
+        lines = str(error).strip().splitlines()
+        cause = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        return ended("failed", cause=cause, final=_final(error))
+
+
+def _final(error: Exception) -> bool:
+    """Whether it is a fault of the numbers, which come out the same at every attempt."""
+    training = sys.modules.get("core.train")  # not imported for steps that train nothing
+    return training is not None and isinstance(error, training.NotFinite)
+
+
+def _do(
+    planned: Planned,
+    folders: Mapping[str, Path],
+    verb: Verb,
+    emit: Emit,
+    shared: Callable[..., Any] | None,
+) -> None:
+    """Call the verb with its output below the step's folder; write what it gave and where."""
+    step, folder = planned.step, planned.folder
+    # For what starts threads before torch is told how many; torch's own are the Machine's.
+    os.environ["OMP_NUM_THREADS"] = str(step.cpus)
+    # Threads that wait by spinning make a step ten times slower where another program is busy.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if 0 < step.gpus < 1:
+        share_gpu(step.gpus)
+    machine = Machine(device="auto" if step.gpus else "cpu", threads=step.cpus)
+    began, clock, spent = datetime.now(UTC), time.monotonic(), sum(os.times()[:4])
+    with _logged(folder / store.LOG):
+        try:
+            result = _call(planned, folders, verb, machine, emit, shared)
+        except Exception:
+            traceback.print_exc()
+            raise
+    files.write_json(folder / store.RESULT, _relative(result, folder))
+    environment = {
+        **_environment(),
+        "device": machine.device,
+        "threads": machine.threads,
+        "gpus": step.gpus,
+        "start": began.isoformat(timespec="seconds"),
+        "end": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - clock, 3),
+        "cpu_seconds": round(sum(os.times()[:4]) - spent, 3),  # children that ended included
+    }
+    files.write_json(folder / store.ENVIRONMENT, environment)
+
+
+def share_gpu(part: float) -> None:
+    """Keep this process to its part of the GPU's memory; Ray shares out numbers only."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(part)
+
+
+def _call(
+    planned: Planned,
+    folders: Mapping[str, Path],
+    verb: Verb,
+    machine: Machine,
+    emit: Emit,
+    shared: Callable[..., Any] | None,
+) -> Any:
+    step = planned.step
+    module, _, attribute = verb.target.partition(":")
+    function = getattr(importlib.import_module(module), attribute)
+    if verb.folders:
+        whole = {label: folders[source.step] for label, source in step.inputs.items()}
+        return function(*step.request.values(), whole, planned.folder)
+    given = {
+        field: store.result_path(folders[source.step], source.field)
+        for field, source in step.inputs.items()
+    }
+    request = verb.request(**step.request, **given)
+    if shared is not None:
+        several = {"workers": step.workers, "gpus": step.gpus}
+        return shared(request, planned.folder, machine=machine, emit=emit, **several)
+    return function(request, planned.folder, machine=machine, emit=emit)
+
+
+def _relative(result: Any, folder: Path) -> dict[str, Any]:
+    """The fields of a result, its paths relative to the step's folder."""
+    values: dict[str, Any] = {}
+    for field in fields(result):
+        value = getattr(result, field.name)
+        if isinstance(value, Path):
+            value = value.resolve().relative_to(folder.resolve()).as_posix()
+        values[field.name] = value
+    return plain(values)
+
+
+def _environment() -> dict[str, Any]:
+    """Versions and machine; never environment variables, which may hold secrets."""
+
+    def of(package: str) -> str | None:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return None
+
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        **{package: of(package) for package in ("polymode", "torch", "numpy", "ray")},
+        **_commit(),
+    }
+
+
+def _commit() -> dict[str, Any]:
+    """The commit of the checkout that this code lies in, and whether files in it have changed."""
+    here, git = Path(__file__).resolve().parent, shutil.which("git")
+    if git is None or not (here.parent / ".git").exists():
+        return {}
+
+    def said(*arguments: str) -> str | None:
+        done = subprocess.run(
+            [git, "-C", str(here), *arguments], capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    head = said("rev-parse", "HEAD")
+    return {"commit": head, "dirty": bool(said("status", "--porcelain"))} if head else {}
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """Send standard output and standard error, those of C code and of children too, to a file."""
+    saved = [os.dup(1), os.dup(2)]
+    with path.open("a", encoding="utf-8", buffering=1) as log, ExitStack() as stack:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        stack.enter_context(redirect_stdout(log))
+        stack.enter_context(redirect_stderr(log))
+        try:
+            yield
+        finally:
+            for number, handle in enumerate(saved, start=1):
+                os.dup2(handle, number)
+                os.close(handle)
+
+
+@contextmanager
+def _events(folder: Path, attempt: int, emit: Emit, *, began: bool = False) -> Iterator[Emit]:
+    """A listener that writes a step's events, one JSON line each, and passes them on."""
+    with (folder / store.EVENTS).open("a", encoding="utf-8", buffering=1) as file:
+        last = 0.0
+
+        def write(event: Mapping[str, Any]) -> None:
+            line = {"time": round(time.time(), 3), "attempt": attempt, **event}
+            file.write(json.dumps(line) + "\n")
+
+        def tell(event: Progress | Note) -> None:
+            nonlocal last
+            if isinstance(event, Progress) and event.done < event.total:
+                if time.monotonic() - last < BETWEEN:
+                    return
+                last = time.monotonic()
+            write(asdict(event))
+            emit(event)
+
+        if began:
+            write({"began": True})
+        yield tell
+
+
+@contextmanager
+def continued(folder: Path, *, tells: bool) -> Iterator[Emit]:
+    """In another process that does part of a step: its output and what it tells, to the step's.
+
+    Args:
+        folder: the step's.
+        tells: it is the one of them that is heard.
+    """
+    with _logged(folder / store.LOG):
+        if not tells:
+            yield silent
+            return
+        with _events(folder, 1, silent) as tell:
+            yield tell

@@ -1,0 +1,29 @@
+"""Processes that a test or a command started, and that they are gone in time."""
+
+from contextlib import suppress
+
+import psutil
+
+GONE_WITHIN = 10.0  # seconds after the death of what started them
+
+
+def started_by(pid: int) -> list[psutil.Process]:
+    """Children and children's children that are alive."""
+    alive: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    alive.append(process)
+    return alive
+
+
+def check_gone(processes: list[psutil.Process]) -> None:
+    """Fail if any of them is alive after ten seconds."""
+    _, alive = psutil.wait_procs(processes, timeout=GONE_WITHIN)
+    left: list[str] = []
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                left.append(process.name())
+    assert left == []

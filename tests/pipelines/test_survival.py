@@ -1,0 +1,204 @@
+"""A job of five domains and sixteen steps survives whatever is killed: same results, no orphans.
+
+A few kills by default; all of them by `make torture`.
+"""
+
+import io
+import json
+import os
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from processes import GONE_WITHIN, check_gone, started_by
+from test_execute import POLYMODE, done, planned
+from toy_verbs import TOYS
+
+from pipelines import cluster, guard, store
+from pipelines.execute import on_ray
+from pipelines.progress import Display
+
+FULL = os.environ.get("POLYMODE_TORTURE", "") not in ("", "0")
+DOMAINS = ("image", "volume", "video", "cloud", "field")
+
+
+def sixteen(seconds: float = 0.0, retries: int = 0) -> dict[str, dict]:
+    """Training, sampling and scoring of each domain, and one report."""
+    steps: dict[str, dict] = {}
+    for number, domain in enumerate(DOMAINS, start=1):
+        train = {"run": "make", "request": {"number": number, "seconds": seconds}}
+        sample = {"run": "add", "inputs": {"left": f"{domain}-train.made"}}
+        evaluate = {
+            "run": "add",
+            "inputs": {"left": f"{domain}-sample.made", "right": f"{domain}-train.made"},
+        }
+        steps |= {
+            f"{domain}-train": {**train, "retries": retries},
+            f"{domain}-sample": {**sample, "retries": retries},
+            f"{domain}-evaluate": {**evaluate, "retries": retries},
+        }
+    labels = {domain: f"{domain}-evaluate" for domain in DOMAINS}
+    return {**steps, "report": {"run": "report", "inputs": labels, "retries": retries}}
+
+
+REPORT = "\n" + "\n".join(f"{domain} {2 * n + 2}" for n, domain in enumerate(DOMAINS, start=1))
+
+
+class Place:
+    """A job's file, its store and the processes that run it."""
+
+    def __init__(self, folder: Path, steps: dict[str, dict]) -> None:
+        self.folder, self.store = folder, folder / "runs" / "store"
+        self.steps = steps
+        (folder / "job.yaml").write_text(json.dumps({"name": "five", "steps": steps}))
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        command = [*POLYMODE, "run", "job.yaml", *words]
+        with (self.folder / "said.txt").open("a") as said:
+            return subprocess.Popen(command, cwd=self.folder, stdout=said, stderr=said, text=True)
+
+    def finish(self, *words: str) -> None:
+        process = self.start(*words)
+        assert process.wait(timeout=180) == 0, (self.folder / "said.txt").read_text()[-2000:]
+
+    def tries(self) -> list[Path]:
+        return list(self.store.glob("*/tries.txt"))
+
+    def committed(self) -> dict[str, int]:
+        """Results, and when each was committed."""
+        return {p.parent.name: p.stat().st_mtime_ns for p in self.store.glob("*/MANIFEST.json")}
+
+    def check_whole(self) -> None:
+        """Every step is a hit, bit for bit what it has to be."""
+        found = planned(self.store, self.steps)
+        assert [p.state for p in found] == ["hit"] * 16
+        assert len(self.committed()) == 16
+        for p in found:
+            assert store.inspect(p.folder, p.key, verify=True).state == "whole"
+        assert (found[-1].folder / "report.html").read_text() == REPORT
+        assert not list(self.store.glob("damaged-*"))
+
+
+def wait_until(true: Callable[[], object], process: subprocess.Popen[str]) -> bool:
+    """Whether it came true before the process ended."""
+    while not true():
+        if process.poll() is not None:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@pytest.fixture
+def temporary(monkeypatch):
+    """A folder for temporary files whose path is short enough for Ray's sockets; empty at the end.
+
+    Waits, because a driver that was killed is cleaned up after by another process.
+    """
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield
+        deadline = time.monotonic() + GONE_WITHIN
+        while (left := list(Path(folder).glob(f"{cluster.PREFIX}*"))) and (
+            time.monotonic() < deadline
+        ):
+            time.sleep(0.1)
+        assert left == []
+
+
+def test_a_changed_option_runs_what_depends_on_it_and_nothing_else(tmp_path):
+    done(tmp_path, sixteen())
+    outcomes, _ = done(tmp_path, sixteen(), ["steps.video-train.request.number=9"])
+    again = {name for name, outcome in outcomes.items() if outcome.state == "done"}
+    assert again == {"video-train", "video-sample", "video-evaluate", "report"}
+
+
+@pytest.mark.parametrize("first", [("--local",), pytest.param((), marks=pytest.mark.torture)])
+def test_two_drivers_at_once_do_each_step_once(tmp_path, first):
+    place = Place(tmp_path, sixteen(seconds=0.4))
+    two = [place.start(*first), place.start("--local")]
+    assert [process.wait(timeout=180) for process in two] == [0, 0]
+    place.check_whole()
+    assert [path.read_text() for path in place.tries()] == ["try\n"] * 5
+    events = [path.read_text() for path in place.store.glob("*/events.jsonl")]
+    assert [text.count('"began"') for text in events] == [1] * 16
+
+
+@pytest.mark.parametrize("words", [("--local",), ("--cpus", "2")], ids=["local", "ray"])
+def test_a_driver_killed_anywhere_goes_on_and_leaves_no_process(tmp_path, temporary, words):
+    """Killed a little after each commit of a whole run, by turns sooner and later."""
+    place = Place(tmp_path, sixteen(seconds=0.2))
+    before: dict[str, int] = {}
+    killed, wanted = 0, (32 if FULL else 6 if words == ("--local",) else 1)
+    while killed < wanted and len(before) < 16:
+        process = place.start(*words)
+        more = len(before) + (killed % 2 if words == ("--local",) else 1)  # Ray is up by then
+        killed += wait_until(lambda more=more: len(place.committed()) >= more, process)
+        time.sleep(0.07 * (killed % 7))
+        family = started_by(process.pid)
+        process.kill()
+        process.wait()
+        check_gone(family)
+        after = place.committed()
+        assert before.items() <= after.items()  # what was committed was not done again
+        before = after
+    assert killed >= min(wanted, 16)
+    place.finish("--local")
+    place.check_whole()
+    assert before.items() <= place.committed().items()
+
+
+def test_killed_workers_are_tried_again_and_change_nothing(ray_here, tmp_path):
+    place = Place(tmp_path, sixteen(seconds=1.0, retries=5))
+    kills, victims = (5 if FULL else 3), set[int]()
+
+    def kill() -> None:
+        deadline = time.monotonic() + 60
+        while len(victims) < kills and time.monotonic() < deadline:
+            for child in started_by(os.getpid()):
+                with suppress(psutil.NoSuchProcess):
+                    step = child.name().removeprefix("ray::")
+                    at_work = list(place.store.glob(f"{step}-*/tries.txt"))
+                    if step.endswith("-train") and at_work and child.pid not in victims:
+                        child.kill()
+                        victims.add(child.pid)
+                        break
+            time.sleep(0.05)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    shown = io.StringIO()
+    steps = planned(place.store, place.steps)
+    with Display([p.step.name for p in steps], stream=shown) as display:
+        outcomes = on_ray(steps, display, verbs=TOYS)
+    killer.join()
+    assert {o.state for o in outcomes.values()} == {"done"}, shown.getvalue()
+    place.check_whole()
+    assert len(victims) == kills
+    assert 1 <= shown.getvalue().count("its worker process died") <= kills
+    assert sum(len(path.read_text().split()) for path in place.tries()) > 5  # some died at work
+
+
+def test_a_killed_cluster_fails_the_call_and_the_next_goes_on(tmp_path, temporary):
+    place = Place(tmp_path, sixteen(seconds=0.5))
+    kept: dict[str, int] = {}
+    for _ in range(5 if FULL else 1):
+        process = place.start("--cpus", "2")
+        more = len(kept) + 1
+        assert wait_until(lambda more=more: len(place.committed()) >= more, process)
+        kept = place.committed()
+        family = started_by(process.pid)
+        for victim in family:
+            with suppress(psutil.NoSuchProcess):
+                if guard.__file__ not in victim.cmdline():  # ours, and no part of the cluster
+                    victim.kill()
+        assert process.wait(timeout=120) == 1
+        check_gone(family)
+    place.finish("--local")
+    place.check_whole()
+    assert kept.items() <= place.committed().items()
