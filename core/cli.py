@@ -60,6 +60,8 @@ def list_parts(
         (part.kind, name, part.summary, registry.missing(part))
         for name, part in registry.names(kind)
     ]
+    if kind is None:
+        rows += [("verb", name, verb.summary, ()) for name, verb in registry.verbs()]
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
     for its_kind, name, summary, missing in rows:
         state = f"needs {', '.join(missing)}" if missing else "ready"

@@ -27,7 +27,7 @@ packages = ["dots"]
 TABLE = '''
 """Dots: a plug-in that polymode has never heard of."""
 
-from core.registry import Plugin, dataset, network, task
+from core.registry import Plugin, Verb, dataset, network, task
 
 PLUGIN = Plugin(
     name="dots",
@@ -37,8 +37,52 @@ PLUGIN = Plugin(
         dataset("ring", "dots.parts:Ring", "Points of a ring"),
         task("generate", "dots.parts:Generate", "Free points"),
     ),
+    verbs=(
+        Verb(
+            name="radius",
+            request="dots.asked:RadiusRequest",
+            result="dots.asked:RadiusResult",
+            target="dots.radius:radius",
+            summary="Mean distance of draws from the centre",
+        ),
+    ),
 )
 '''
+ASKED = '''
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class RadiusRequest:
+    """Measure draws.
+
+    Args:
+        samples: folder that `sample` wrote.
+        scale: what is multiplied.
+    """
+
+    samples: Path
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RadiusResult:
+    """What was measured."""
+
+    radius: Path
+'''
+RADIUS = """
+from dots.asked import RadiusResult
+
+
+def radius(request, out, *, machine, emit):
+    from safetensors.torch import load_file
+
+    draws = load_file(request.samples / "samples.safetensors")["samples"]
+    (out / "radius.txt").write_text(str(request.scale * draws.norm(dim=-1).mean().item()))
+    return RadiusResult(radius=out / "radius.txt")
+"""
 PARTS = '''
 import math
 
@@ -125,6 +169,10 @@ steps:
   evaluate:
     run: evaluate
     inputs: {samples: sample.samples}
+  measure:
+    run: dots/radius
+    matrix: {scale: [1, 3]}
+    inputs: {samples: sample.samples}
 """
 
 
@@ -136,6 +184,8 @@ def environment(tmp_path_factory):
     (source / "pyproject.toml").write_text(PROJECT)
     (source / "dots" / "__init__.py").write_text(TABLE)
     (source / "dots" / "parts.py").write_text(PARTS)
+    (source / "dots" / "asked.py").write_text(ASKED)
+    (source / "dots" / "radius.py").write_text(RADIUS)
     install = [
         sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps",
         "--no-build-isolation", "--disable-pip-version-check", "--target", site, source,
@@ -155,6 +205,7 @@ def polymode(environment, *arguments):
 
 def test_it_is_listed_and_shown(environment):
     assert "dots/mlp" in polymode(environment, "list", "network").stdout
+    assert "dots/radius" in polymode(environment, "list").stdout
     assert "width: int = 32" in polymode(environment, "show", "network", "dots/mlp").stdout
 
 
@@ -171,3 +222,10 @@ def test_it_runs_inside_a_ray_worker(environment, tmp_path):
     done = polymode(environment, "run", tmp_path / "dots.yaml", "--out", tmp_path / "runs")
     assert "evaluate" in done.stderr
     assert list((tmp_path / "runs" / "store").glob("evaluate-*/metrics.json"))
+    once, thrice = (
+        float(path.read_text())
+        for scale in (1, 3)
+        for path in (tmp_path / "runs" / "store").glob(f"measure-scale_{scale}-*/radius.txt")
+    )
+    assert thrice == 3 * once  # the same draws, one product
+    assert once > 0
