@@ -48,10 +48,12 @@ def report(title: str, inputs: Mapping[str, Path], out: Path) -> ReportResult:
     facts = gather(title, inputs)
     panels = []
     for step in facts["steps"]:
-        read = [{**panel, "step": step["label"]} for panel in _panels(inputs[step["label"]], step)]
-        step["panels"] = [told(panel) for panel in read]
-        step.get("evaluation", {}).pop("panels", None)  # as it was written, unchecked
-        panels += read
+        panels += _panels(inputs[step["label"]], step)
+    if not panels:  # of what is not evaluated, the samples themselves
+        panels = [panel for step in facts["steps"] for panel in _sheet(inputs, step["label"])]
+    for step in facts["steps"]:
+        step["panels"] = [told(panel) for panel in panels if panel["step"] == step["label"]]
+        step.get("evaluation", {}).pop("panels", None)  # as they were written, unchecked
     shown = len(panels)
     page = render(facts, panels)
     while len(page.encode()) > MAX_BYTES and shown:
@@ -70,14 +72,17 @@ def report(title: str, inputs: Mapping[str, Path], out: Path) -> ReportResult:
 
 
 def _panels(folder: Path, step: Facts) -> Iterator[Facts]:
-    """What an evaluation or any other step shows; of one that shows none, its sheet of samples."""
-    evaluated = step.get("evaluation")
-    if evaluated:
-        yield from read_panels(folder, evaluated["panels"], evaluated["reference"])
-    shown = store.read_json(folder / "panels.json") or {}
-    yield from read_panels(folder, shown.get("panels"))
-    if panel := sheet(folder / "sheet.png", f"{step['label']}: samples"):
-        yield panel
+    """What an evaluation or any other step shows."""
+    evaluated = step.get("evaluation", {"panels": [], "reference": ""})
+    other = (store.read_json(folder / "panels.json") or {}).get("panels")
+    for panels, reference in ((evaluated["panels"], evaluated["reference"]), (other, "")):
+        for panel in read_panels(folder, panels, reference):
+            yield {**panel, "step": step["label"]}
+
+
+def _sheet(inputs: Mapping[str, Path], label: str) -> Iterator[Facts]:
+    if panel := sheet(inputs[label] / "sheet.png", "samples"):
+        yield {**panel, "step": label}
 
 
 def render(facts: Facts, panels: Sequence[Facts], *, left_out: int = 0) -> str:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 from made_runs import XSS, ball, clip, metrics, three_steps, with_panels, with_viewers
 
@@ -210,10 +211,11 @@ def test_the_keyboard_reaches_and_moves_everything(browser, shown):
             at = tab.evaluate("""() => { const e = document.activeElement;
                 return {tag: e.tagName, id: e.id, name: e.name || '', type: e.type || '',
                         kind: e.closest('.viewer')?.dataset.kind || '',
-                        seen: getComputedStyle(e.closest('.pair') || e).outlineStyle}; }""")
+                        seen: getComputedStyle(e.closest('.pair') || e).outline}; }""")
             if at["tag"] == "BODY":
                 break
-            assert at["seen"] != "none", at
+            assert "none" not in at["seen"], at
+            assert "0px" not in at["seen"].split(), at
             reached.append(at)
             if at["type"] == "range":
                 before = tab.evaluate("document.activeElement.value")
@@ -319,3 +321,27 @@ def test_a_box_of_the_graph_opens_the_options_of_its_step(browser, shown):
         tab.keyboard.press("Enter")
         assert tab.locator("details.step[open] summary").inner_text().startswith("sample")
         assert "From train; result in store/sample-" in tab.inner_text("details.step[open]")
+
+
+def test_a_cloud_tilted_to_the_viewer_shows_its_top(browser, shown):
+    turn = np.linspace(0, 2 * np.pi, 1000)
+    reach = ((1 + 0.4 * np.cos(turn)) / 1.4) * 4 / (4 - 0.4 / 1.4 * np.sin(turn))  # seen from above
+    with opened(browser, shown) as tab:
+        viewer = tab.locator(".viewer[data-kind=clouds]")
+        slide(tab, viewer, "size", 6)
+        seen = {}
+        for tilt in (90, -90):
+            slide(tab, viewer, "tilt", tilt)
+            seen[tilt] = viewer.locator("canvas").first.evaluate(
+                """c => { const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+                let top = c.height, bottom = 0, left = c.width, right = 0, red = 0, count = 0;
+                for (let i = 0; i < d.length; i += 4) if (d[i + 3]) {
+                  const x = i / 4 % c.width, y = Math.floor(i / 4 / c.width);
+                  top = Math.min(top, y); bottom = Math.max(bottom, y); red += d[i]; count++;
+                  left = Math.min(left, x); right = Math.max(right, x);
+                }
+                return {high: bottom - top, wide: right - left, red: red / count}; }"""
+            )
+            for extent in (seen[tilt]["high"], seen[tilt]["wide"]):
+                assert extent == pytest.approx(2 * 0.37 * 720 * reach.max() + 12, abs=6)
+        assert seen[90]["red"] > 1.5 * seen[-90]["red"]  # high points are yellow, low ones violet
