@@ -1,0 +1,51 @@
+"""What running a job of sixteen steps costs beside the steps themselves.
+
+python -m pytest tests/benchmarks/bench_pipelines.py -m benchmark -s
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TOYS = Path(__file__).parents[1] / "pipelines"
+CACHED, STEP = 2.0, 0.05  # seconds of CPU for sixteen hits; seconds of CPU a step without Ray
+
+
+def _cost(folder: Path, *words: str) -> tuple[float, float, str]:
+    """Seconds and seconds of CPU of one call, its children's too, and what it said."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    done = subprocess.run(
+        [sys.executable, str(TOYS / "toy_verbs.py"), "run", "job.yaml", *words],
+        cwd=folder, capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(TOYS), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.monotonic() - began, cpu, done.stderr
+
+
+@pytest.mark.benchmark
+def test_sixteen_steps_cost_little(tmp_path):
+    names = [f"s{i}" for i in range(16)]
+    for count in (1, 16):
+        at = tmp_path / str(count)
+        at.mkdir()
+        steps = {name: {"run": "make", "request": {"number": i}} for i, name in enumerate(names)}
+        chosen = dict(list(steps.items())[:count])
+        (at / "job.yaml").write_text(json.dumps({"name": "toys", "steps": chosen}))
+    one, one_cpu, _ = _cost(tmp_path / "1", "--local")
+    all_, all_cpu, _ = _cost(tmp_path / "16", "--local")
+    _, cached, said = _cost(tmp_path / "16")
+    wall, cpu = (all_ - one) / 15, (all_cpu - one_cpu) / 15
+    print(f"\na step without Ray: {1e3 * wall:.0f} ms, {1e3 * cpu:.0f} ms of CPU")
+    print(f"16 hits: {cached:.2f} s of CPU")
+    assert "nothing to do" in said
+    assert "starting Ray" not in said
+    assert cached <= CACHED
+    assert cpu <= STEP  # waiting for the disk and for other programs apart
