@@ -4,6 +4,7 @@ Its machines share the folder for results; the code travels from here.
 Source of the settings: Ray 2.60, `ray/_private/worker.py` and `ray/_private/authentication`.
 """
 
+import fcntl
 import os
 import secrets
 import socket
@@ -23,7 +24,7 @@ FOLDER = "POLYMODE_FOLDER"  # tells workers of a cluster where the command was c
 TOKEN = "~/.ray/auth_token"  # where Ray looks for it
 PATIENCE = 5.0  # seconds until nobody is taken to listen at an address
 STOP_SECONDS = 45.0  # in which steps write their checkpoints; below `submit.STOP_SECONDS`
-HEARD_SECONDS = 120.0  # a running step that trains has told of its progress since then
+HEARD_SECONDS = 5.0  # a step that trains tells of its progress more often than that
 
 
 @contextmanager
@@ -77,23 +78,31 @@ def stopped_gently(folders: Sequence[Path]) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        told = [folder / stopping.FILE for folder in folders if _is_heard_of(folder)]
+        told = [folder / stopping.FILE for folder in folders if _is_running(folder)]
         for file in told:
             file.touch()
         deadline = time.monotonic() + STOP_SECONDS
-        while any(file.exists() for file in told) and time.monotonic() < deadline:
+        while any(f.exists() and _is_running(f.parent) for f in told) and (
+            time.monotonic() < deadline
+        ):
             time.sleep(0.2)  # who obeys removes the file, its checkpoint written
         for file in told:
             file.unlink(missing_ok=True)
         raise
 
 
-def _is_heard_of(folder: Path) -> bool:
+def _is_running(folder: Path) -> bool:
+    """Whether its lock is held; where locks do not reach over machines, whether it is heard of."""
+    if not folder.exists() or (folder / store.MANIFEST).exists():
+        return False
     try:
-        age = time.time() - (folder / store.EVENTS).stat().st_mtime
+        with (folder.parent / ".locks" / folder.name).open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return time.time() - (folder / store.EVENTS).stat().st_mtime < HEARD_SECONDS
+    except BlockingIOError:
+        return True
     except OSError:
         return False
-    return age < HEARD_SECONDS and not (folder / store.MANIFEST).exists()
 
 
 def enter() -> None:
