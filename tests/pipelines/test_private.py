@@ -1,0 +1,64 @@
+"""The private Ray while it runs: what it sends, shows, opens and leaves for others to read."""
+
+import os
+import stat
+from pathlib import Path
+
+import psutil
+import pytest
+from processes import started_by
+
+pytestmark = pytest.mark.usefixtures("ray_here")
+
+
+@pytest.fixture
+def folder(ray_here):
+    return Path(os.environ["RAY_AUTH_TOKEN_PATH"]).parent
+
+
+def test_no_usage_statistics_leave(folder):
+    from ray._common.usage import usage_lib
+
+    assert not usage_lib.usage_stats_enabled()
+    reports = [p for p in folder.rglob("usage_stats.json") if '"success": true' in p.read_text()]
+    assert reports == []
+
+
+def test_there_is_no_dashboard():
+    import ray
+
+    assert not ray._private.worker._global_node.webui_url
+    for process in started_by(os.getpid()):  # one that only counts usage, and may not, does run
+        if "dashboard/dashboard.py" in " ".join(process.cmdline()):
+            heard = [c for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+            assert {c.laddr.ip for c in heard} <= {"127.0.0.1"}
+            assert not {c.laddr.port for c in heard} & set(range(8265, 8265 + 51))  # of its pages
+
+
+def test_everything_it_writes_lies_in_a_folder_that_only_this_user_may_enter(folder):
+    import ray
+
+    session = Path(ray._private.worker._global_node.get_session_dir_path())
+    assert session.is_relative_to(folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert folder.stat().st_uid == os.getuid()
+    open_files = {
+        Path(file.path)
+        for process in started_by(os.getpid())
+        if "ray" in " ".join(process.cmdline())
+        for file in process.open_files()
+    }
+    logs = {file for file in open_files if file.suffix in (".log", ".out", ".err")}
+    assert logs
+    assert all(file.is_relative_to(folder) for file in logs)
+
+
+def test_the_token_is_in_no_log_and_in_no_runtime_environment(folder):
+    token = (folder / "token").read_bytes()
+    files = [path for path in (folder / "r").rglob("*") if path.is_file()]
+    assert files
+    assert [path for path in files if token in path.read_bytes()] == []
+    import ray
+
+    assert token.decode() not in str(ray.get_runtime_context().runtime_env)
+    assert not any(token.decode() in " ".join(p.cmdline()) for p in psutil.process_iter())
