@@ -66,7 +66,8 @@ ONE_PROBLEM = [
     ({}, "steps: none given; a job has at least one step"),
     ({"a": {"run": "make", "rnu": "make"}}, "steps.a.rnu: unknown option; did you mean 'run'?"),
     ({"a": {"run": "mkae"}},
-     "steps.a.run: no verb 'mkae'; did you mean 'make'?; known: make, learn, add, report, deal, gather"),
+     "steps.a.run: no verb 'mkae'; did you mean 'make'?; known: make, learn, add, report, deal, "
+     "gather"),
     ({"a": {"run": "learn", "request": {"network": {"name": "toy/net", "widht": 3}}}},
      "steps.a.request.network.widht: unknown option; did you mean 'width' or 'weights'?"),
     ({"a": {"run": "learn", "request": {"network": "toy/nets"}}},
