@@ -61,4 +61,5 @@ def test_the_token_is_in_no_log_and_in_no_runtime_environment(folder):
     import ray
 
     assert token.decode() not in str(ray.get_runtime_context().runtime_env)
-    assert not any(token.decode() in " ".join(p.cmdline()) for p in psutil.process_iter())
+    commands = [p.info["cmdline"] or [] for p in psutil.process_iter(["cmdline"])]
+    assert not any(token.decode() in " ".join(command) for command in commands)
