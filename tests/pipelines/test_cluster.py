@@ -17,6 +17,8 @@ from test_execute import POLYMODE
 from core.errors import InputError
 from pipelines import cluster, joining, shipping, submit
 
+pytestmark = pytest.mark.torture  # a head of Ray's own, started and ended: minutes
+
 PYTHON = Path(sys.executable)
 COMMAND = str(PYTHON.with_name("polymode"))
 ADD = {"run": "add", "inputs": {"left": "a.made"}}

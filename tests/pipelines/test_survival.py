@@ -129,7 +129,11 @@ def test_two_drivers_at_once_do_each_step_once(tmp_path, first):
     assert [text.count('"began"') for text in events] == [1] * 16
 
 
-@pytest.mark.parametrize("words", [("--local",), ("--cpus", "2")], ids=["local", "ray"])
+@pytest.mark.parametrize(
+    "words",
+    [("--local",), pytest.param(("--cpus", "2"), marks=pytest.mark.torture)],
+    ids=["local", "ray"],
+)
 def test_a_driver_killed_anywhere_goes_on_and_leaves_no_process(tmp_path, temporary, words):
     """Killed a little after each commit of a whole run, by turns sooner and later."""
     place = Place(tmp_path, sixteen(seconds=0.2))
@@ -184,6 +188,7 @@ def test_killed_workers_are_tried_again_and_change_nothing(ray_here, tmp_path):
     assert sum(len(path.read_text().split()) for path in place.tries()) > 5  # some died at work
 
 
+@pytest.mark.torture
 def test_a_killed_cluster_fails_the_call_and_the_next_goes_on(tmp_path, temporary):
     place = Place(tmp_path, sixteen(seconds=0.5))
     kept: dict[str, int] = {}
