@@ -1,6 +1,7 @@
 """What every test runs under: one thread, since the tensors here are small and workers are many."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from chromium import chromium as find_chromium
 from chromium import missing
+
+# A shell takes SIGINT away from what it puts in the background, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:

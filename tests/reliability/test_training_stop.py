@@ -139,15 +139,6 @@ def test_the_callers_handler_hears_of_the_signal_once_all_is_saved(tmp_path):
     assert stopped.value.status == 143
 
 
-@pytest.fixture
-def _interruptible():
-    """Python's own handler: a shell starts what it puts in the background without it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("_interruptible")
 def test_a_second_signal_acts_at_once_and_handlers_are_put_back():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with signals_asked() as asked:
