@@ -4,11 +4,11 @@ import json
 import re
 import subprocess
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import jsonschema
 import pytest
-import ray
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +69,9 @@ def test_the_job_of_kuberay_is_whole(rayjob):
 
 
 def test_the_cluster_of_ssh_fits_rays_own_schema():
-    schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
+    schema = json.loads(
+        (Path(find_spec("ray").origin).parent / "autoscaler" / "ray-schema.json").read_text()
+    )
     jsonschema.validate(yaml.safe_load(_text("cluster.yaml")), schema)
 
 
