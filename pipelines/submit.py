@@ -13,7 +13,7 @@ import secrets
 import shlex
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +24,7 @@ from core.errors import InputError
 from pipelines import cluster, joining, shipping, store
 
 STOP_SECONDS = 60  # a step has these to write its checkpoint; Ray itself gives three
+AWAKE_SECONDS = 60  # that a head which has just started may take until it accepts jobs
 PROGRAM = "from pipelines.cli import main; main()"
 JOB, JOB_FILE = "polymode_job", "job.yaml"  # our mark in Ray's list of jobs; the file's name there
 # What `progress.Display` says of a step where nobody watches.
@@ -77,7 +78,8 @@ def submit(file: Path, settings: Sequence[str], *, address: str, out: Path) -> s
         code.mkdir()
         folder.mkdir()
         (folder / JOB_FILE).write_bytes(file.read_bytes())
-        return client.submit_job(
+        return _once_awake(
+            client.submit_job,
             submission_id=f"{what.name}-{secrets.token_hex(4)}",
             entrypoint=shlex.join(command),
             metadata={JOB: what.name, "out": str(out)},
@@ -190,6 +192,18 @@ def _client(address: str) -> Iterator[Any]:
         logging.disable(logging.NOTSET)
         os.environ.clear()
         os.environ.update(before)
+
+
+def _once_awake(submit: Callable[..., str], **job: Any) -> str:
+    """Submit, trying again while a cluster that has just started has no agent for jobs yet."""
+    end = time.monotonic() + AWAKE_SECONDS
+    while True:
+        try:
+            return submit(**job)
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > end:
+                raise
+            time.sleep(1)
 
 
 def _why(error: Exception) -> str:
