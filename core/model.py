@@ -27,6 +27,7 @@ class Model:
 
     Args:
         denoise: its denoiser, on `device`.
+        network: what it asks, for `core.network.taps` and for those who want its outputs.
         process: the forward process it was trained for.
         task: the task it was trained for.
         request: the request it was trained with.
@@ -37,6 +38,7 @@ class Model:
     """
 
     denoise: Denoiser
+    network: nn.Module
     process: GaussianPath
     task: Task
     request: TrainRequest
@@ -151,7 +153,7 @@ def load_model(
     meaning = configure("parameterization", request.parameterization)()
     count = sum(p.numel() for p in network.parameters())
     denoise = from_network(network, process, meaning)
-    return Model(denoise, process, built, request, device, notes, count, saved.path)
+    return Model(denoise, network, process, built, request, device, notes, count, saved.path)
 
 
 def _trained(saved: Checkpoint) -> TrainRequest:

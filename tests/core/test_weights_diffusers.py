@@ -14,10 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from core import checkpoint
-from core.config import bind, configure
 from core.errors import InputError
-from core.model import load_model, network_of, objective_of
-from core.request import TrainRequest
+from core.model import load_model
 from core.weights import diffusers
 from core.weights.exporting import export_weights
 from core.weights.importing import import_weights
@@ -54,15 +52,6 @@ def folder_of(place, name, *, pipeline=True, changes=None, chain=None, state=Non
     return place
 
 
-def network_in(folder):
-    saved = checkpoint.load(folder, groups=("ema",))
-    request = bind(TrainRequest, saved.state["request"])
-    task = configure("task", request.task)()
-    network = network_of(request, task, objective_of(request).outputs)
-    network.load_state_dict(saved.tensors["ema"])
-    return network.eval()
-
-
 def difference(ours, theirs):
     theirs = torch.as_tensor(theirs)
     return float((ours - theirs).abs().max() / theirs.abs().max())
@@ -74,7 +63,7 @@ def difference(ours, theirs):
 def test_the_network_says_what_diffusers_said(name, pipeline, tmp_path):
     arrays, about = stored(name)
     import_weights(folder_of(tmp_path / "from", name, pipeline=pipeline), tmp_path / "run")
-    network = network_in(tmp_path / "run")
+    network = load_model(tmp_path / "run").network
     x = torch.from_numpy(2 * numbers("x", tuple(about["x"])))
     condition = {"class": torch.tensor([2, 9])} if name == "rich" else {}
     said = network(x, torch.tensor(INDICES).float(), condition)

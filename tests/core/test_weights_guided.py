@@ -13,11 +13,10 @@ import pytest
 import torch
 
 from core import checkpoint
-from core.config import Spec, bind, configure
+from core.config import Spec, configure
 from core.errors import InputError
-from core.model import load_model, network_of, objective_of
+from core.model import load_model
 from core.process.gaussian import over
-from core.request import TrainRequest
 from core.weights import guided
 from core.weights.architecture import Described, skeleton
 from core.weights.flags import Flags, flags_of, parse_flags
@@ -54,15 +53,6 @@ def imported(tmp_path, state, **options):
     return tmp_path / "run"
 
 
-def network_in(folder):
-    saved = checkpoint.load(folder, groups=("ema",))
-    request = bind(TrainRequest, saved.state["request"])
-    task = configure("task", request.task)()
-    network = network_of(request, task, objective_of(request).outputs)
-    network.load_state_dict(saved.tensors["ema"])
-    return network.eval(), request, task
-
-
 def difference(ours, theirs):
     theirs = torch.as_tensor(theirs)
     return float((ours - theirs).abs().max() / theirs.abs().max())
@@ -74,7 +64,8 @@ def test_the_network_says_what_the_original_said(name, tmp_path):
     arrays, about = stored(name)
     kind = about["package"].replace("_", "-")
     folder = imported(tmp_path, state_dict(about), flags=about["flags"], kind=kind)
-    network, request, task = network_in(folder)
+    model = load_model(folder)
+    network, request, task = model.network, model.request, model.task
     x = torch.from_numpy(2 * numbers("x", tuple(about["x"])))
     batch = {"image": x}
     if "class" in task.conditions:
@@ -117,7 +108,8 @@ def test_features_of_a_segmentation_checkpoint_are_the_extractor_s(nested, tmp_p
         state = {f"module.{key}": value for key, value in state.items()}
         state = {"model": other, "ema": state, "step": 7}
     folder = imported(tmp_path, state, flags=about["flags"], kind="ddpm-segmentation")
-    network, request, _ = network_in(folder)
+    model = load_model(folder)
+    network, request = model.network, model.request
     process = configure("process", request.process)()
     t = torch.tensor([51 / 1000], dtype=torch.float64)
     x0, noise = (torch.from_numpy(numbers(key, tuple(about["x"]))) for key in ("x0", "noise"))

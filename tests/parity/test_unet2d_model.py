@@ -10,10 +10,7 @@ import pytest
 import torch
 from peers import Tape, diffusers
 
-from core import checkpoint
-from core.config import bind, configure
-from core.model import load_model, network_of, objective_of
-from core.request import TrainRequest
+from core.model import load_model
 from core.sampler.ancestral import Ancestral
 from core.sampler.sample import sample
 from core.weights.exporting import export_weights
@@ -64,22 +61,13 @@ def inputs_of(model):
     return x, labels
 
 
-def network_in(folder):
-    saved = checkpoint.load(folder, groups=("ema",))
-    request = bind(TrainRequest, saved.state["request"])
-    task = configure("task", request.task)()
-    network = network_of(request, task, objective_of(request).outputs)
-    network.load_state_dict(saved.tensors["ema"])
-    return network.eval()
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("name", VARIANTS)
 def test_an_imported_model_says_what_theirs_says(name, tmp_path, agree):
     model, scheduler = model_of(name)
     diffusers().DDPMPipeline(unet=model, scheduler=scheduler).save_pretrained(tmp_path / "theirs")
     import_weights(tmp_path / "theirs", tmp_path / "run")
-    network, (x, labels) = network_in(tmp_path / "run"), inputs_of(model)
+    network, (x, labels) = load_model(tmp_path / "run").network, inputs_of(model)
     condition = {} if labels is None else {"class": labels}
     for index in (0, 123, scheduler.config.num_train_timesteps - 1):
         theirs = model(x, index, class_labels=labels).sample
