@@ -11,6 +11,7 @@ from torch import Tensor
 from core import checkpoint
 from core.config import plain
 from core.errors import InputError
+from core.preparation import STATE_FORMAT
 from core.registry import nearest
 from core.request import TrainRequest
 from core.weights import diffusers, guided
@@ -20,7 +21,6 @@ from core.weights.published import PUBLISHED
 from core.weights.read import Found, read_weights
 
 Kind = Literal["auto", "guided-diffusion", "improved-diffusion", "ddpm-segmentation", "diffusers"]
-STATE_FORMAT = 1
 
 
 @dataclass(frozen=True)
