@@ -97,13 +97,13 @@ def connect(**settings: Any) -> None:
     import ray
 
     on_stop = signal.getsignal(signal.SIGTERM)
-    _heed_environment()
+    heed_environment()
     ray.init(logging_level=logging.ERROR, log_to_driver=False, **settings)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_stop)  # Ray has put its own there
 
 
-def _heed_environment() -> None:
+def heed_environment() -> None:
     """Have Ray read its settings anew: it keeps those that it found when it was first imported."""
     inner: Any = importlib.import_module("ray._raylet")
     inner.Config.initialize("")

@@ -180,6 +180,7 @@ def _client(address: str) -> Iterator[Any]:
         os.environ.update({**cluster.QUIET, **joining.credentials()})
         for overrides in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
             os.environ.pop(overrides, None)
+        cluster.heed_environment()
         url = address if "://" in address else f"http://{address}"
         joining.check_listens(re.sub(r"^https?://", "", url).rstrip("/"), "its dashboard")
         logging.disable(logging.INFO)  # each file that is sent would be a line

@@ -12,6 +12,7 @@ HERE = str(Path(__file__).parent)
 sys.path.insert(0, HERE)
 
 from processes import started_by  # noqa: E402
+from ray_head import head  # noqa: E402, F401  (a fixture)
 
 
 @pytest.fixture(autouse=True)

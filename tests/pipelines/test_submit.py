@@ -1,0 +1,118 @@
+"""Submitting to a running Ray: jobs go on without us, stop with a checkpoint, go on again."""
+
+import time
+
+import pytest
+from ray_head import call
+
+from pipelines import joining, submit
+
+pytestmark = pytest.mark.torture  # a head of Ray's own, started and ended: minutes
+
+
+TINY = """
+name: tiny
+steps:
+  train:
+    run: train
+    request:
+      task: {name: image2image/sr3, scale: 4}
+      dataset: {name: image2image/photos, size: 32}
+      network: {name: core/unet, width: 8, multipliers: [1], blocks: 1, attention: [],
+                middle_attention: false}
+      steps: 400
+      batch: 2
+      warmup: 10
+"""
+
+
+def _until(head, job, states):
+    """Wait for an end; what `status` says of the job."""
+    address = head["dashboard"]
+    deadline = time.monotonic() + 150
+    while True:
+        (found,) = [other for other in submit.jobs(address) if other.id == job]
+        if found.state in states:
+            return found
+        assert time.monotonic() < deadline, submit.log(address, job)
+        time.sleep(1)
+
+
+def _submit(head, file, out, *settings):
+    words = ["submit", file, "--address", head["dashboard"], "--out", out, *settings]
+    done = call(head, *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout.strip()
+
+
+def test_a_job_without_a_token_or_with_another_is_refused(head, tmp_path):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(TINY)
+    words = ["submit", file, "--address", head["dashboard"], "--out", tmp_path / "runs"]
+    none = call(head, *words, RAY_AUTH_MODE=None, RAY_AUTH_TOKEN_PATH=str(tmp_path / "none"))
+    assert (none.returncode, none.stdout) == (2, "")
+    assert "no token for the cluster there" in none.stderr
+    (tmp_path / "token").touch(0o600)
+    (tmp_path / "token").write_text("0" * 64)
+    for changes in (
+        {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")},
+        {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN_PATH": None},
+    ):
+        done = call(head, *words, **changes)
+        assert (done.returncode, done.stdout) == (2, "")
+        (line,) = done.stderr.splitlines()
+        assert "refuses this token" in line
+    assert "tiny" not in call(head, "status", "--address", head["dashboard"]).stdout
+
+
+def test_a_submitted_job_is_stopped_with_a_checkpoint_and_goes_on_with_the_same_bits(
+    head, tmp_path, monkeypatch
+):
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, head["environment"][name])
+    file, out, address = tmp_path / "tiny.yaml", tmp_path / "runs", head["dashboard"]
+    file.write_text(TINY)
+    job = submit.submit(file, [], address=address, out=out)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("store/train-*/metrics.jsonl")):
+        assert time.monotonic() < deadline, submit.log(address, job)
+        time.sleep(0.1)
+    began = time.monotonic()
+    assert submit.stop(address, job).state == "STOPPED"
+    assert time.monotonic() - began < joining.STOP_SECONDS  # it has obeyed, not been waited for
+    (folder,) = out.glob("store/train-*")
+    assert not (folder / "MANIFEST.json").exists()
+    assert not (folder / "STOP").exists()
+    assert list(folder.glob("checkpoints/*")), submit.log(address, job)
+    again = _submit(head, file, out)  # by the command
+    assert again != job
+    ended = _until(head, again, {"SUCCEEDED", "FAILED"})
+    assert (ended.state, ended.steps) == ("SUCCEEDED", {"train": "done"}), ended
+    assert f"{again}  succeeded" in call(head, "status", "--address", address).stdout
+    log = call(head, "logs", again, "train", "--address", address)
+    assert (log.returncode, log.stderr) == (0, "")
+    whole = tmp_path / "whole"
+    words = ["run", file, "--local", "--out", whole]
+    assert call(head, *words).returncode == 0
+    weights = {
+        place: [path.read_bytes() for path in sorted(place.rglob("checkpoints/**/*.safetensors"))]
+        for place in (out, whole)
+    }
+    assert weights[whole]
+    assert weights[out][-1] == weights[whole][-1]
+
+
+def test_what_is_asked_of_jobs_that_are_not_there(head, tmp_path):
+    for words in (["logs", "nobody"], ["stop", "nobody"]):
+        done = call(head, *words, "--address", head["dashboard"])
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: no job 'nobody' on this cluster; it has: ")
+    file = tmp_path / "tiny.yaml"
+    file.write_text(TINY.replace("steps: 400", "stepz: 400"))
+    words = ["submit", file, "--address", "127.0.0.1:1", "--out", "/runs"]
+    assert "request.stepz: unknown option" in call(head, *words).stderr  # before it asks anyone
+    file.write_text(TINY)
+    assert "nobody listens at 127.0.0.1:1" in call(head, *words).stderr
+    words = ["submit", file, "--address", head["dashboard"], "--out", "runs"]
+    assert "expected an absolute path" in call(head, *words).stderr
