@@ -1,6 +1,5 @@
 """From a request for training to all that the run needs; what can be refused is refused here."""
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core import checkpoint, files
+from core import checkpoint, files, tensor_file
 from core.card import Facts, held_out_spec
 from core.checkpoint import CheckpointError
 from core.config import configure, plain
@@ -227,7 +226,7 @@ def _start(request: TrainRequest, network: nn.Module, out: Path, emit: Emit) -> 
             f"{'; '.join(wrong)}; give the network the options they were made with"
         )
     network.load_state_dict(weights)
-    return _digest(weights)
+    return tensor_file.seal(weights)
 
 
 def _misfits(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
@@ -238,13 +237,3 @@ def _misfits(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[
         for name in sorted(given.keys() & wanted.keys())
         if given[name].shape != wanted[name].shape
     ]
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of named tensors, whatever file they are in."""
-    found = hashlib.sha256()
-    for name in sorted(tensors):
-        value = tensors[name].contiguous()
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        found.update(value.flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core import files, samples
+from core import files, samples, tensor_file
 from core.config import Spec, bind, configure, plain
 from core.data import Dataset, collate
 from core.errors import InputError
@@ -274,13 +274,10 @@ def evaluate(
 
 
 def _read_samples(place: Path) -> tuple[Tensor, dict[str, Any]]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
         about = json.loads((place / "samples.json").read_text())
-        results = load_file(place / "samples.safetensors")["samples"]
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        results = tensor_file.load(place / "samples.safetensors", mend="draw again")["samples"]
+    except (OSError, KeyError, ValueError) as error:
         raise InputError(f"{place}: no samples that `sample` wrote: {error}") from error
     return results, about
 

@@ -106,15 +106,12 @@ def join(inputs: Mapping[str, Path], out: Path) -> SampleResult:
 
 
 def _read(place: Path) -> tuple[dict[str, Any], Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
         about = json.loads((place / f"{PART}.json").read_text())
-        draws = load_file(place / f"{PART}.safetensors")["draws"]
+        draws = tensor_file.load(place / f"{PART}.safetensors", mend="draw it again")["draws"]
         wanted = {"part": int, "parts": int, "of": dict}
         if any(not isinstance(about[name], kind) for name, kind in wanted.items()):
             raise ValueError(f"{PART}.json is not what `sample` writes")
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{place}: no part that `sample` wrote: {error}") from error
     return about, draws

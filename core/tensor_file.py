@@ -103,8 +103,12 @@ def _leftovers(folder: Path) -> list[Path]:
     return [*folder.glob(".writing-*"), *folder.glob(".tmp??????")]
 
 
-def load(path: Path) -> dict[str, Tensor]:
+def load(path: Path, *, mend: str = "remove it to go without") -> dict[str, Tensor]:
     """What `save` put there.
+
+    Args:
+        path: of the file.
+        mend: what to do where it cannot be read, for the error.
 
     Raises:
         InputError: it cannot be read, or is not what was written.
@@ -115,10 +119,10 @@ def load(path: Path) -> dict[str, Tensor]:
             told = (file.metadata() or {}).get("sha256")
         found = seal(tensors)
     except UNREADABLE as error:
-        raise InputError(f"{path}: cannot be read: {error}; remove it to go without") from error
+        raise InputError(f"{path}: cannot be read: {error}; {mend}") from error
     if found != told:
         raise InputError(
             f"{path}: cannot be read: it is not what was written: sha256 {found[:12]}, not "
-            f"{str(told)[:12]}; remove it to go without"
+            f"{str(told)[:12]}; {mend}"
         )
     return tensors

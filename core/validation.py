@@ -66,11 +66,6 @@ class Standing:
             return Standing(loss, step, loss.mean, step, 0)
         return replace(self, loss=loss, step=step, stale=self.stale + 1)
 
-    @property
-    def is_best(self) -> bool:
-        """Whether the last validation was the best one."""
-        return self.loss is not None and self.best_step == self.step
-
 
 def spread(count: int, wanted: int) -> tuple[int, ...]:
     """`wanted` of `count` indices, all if there are fewer, spread evenly over them."""

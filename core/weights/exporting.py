@@ -62,9 +62,8 @@ def export_weights(place: Path, out: Path, *, ema: bool = True) -> Path:
         aside.rename(out)
         files.sync(out.parent)
     except OSError as error:
-        size = sum(value.numel() * value.element_size() for value in tensors.values())
-        remains = "the checkpoint is untouched"
-        raise files.not_written(out, error, needed=size, remains=remains) from error
+        needed, remains = tensor_file.room_for(tensors), "the checkpoint is untouched"
+        raise files.not_written(out, error, needed=needed, remains=remains) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return out

@@ -322,6 +322,17 @@ def test_samples_of_other_data_are_refused(trained, tmp_path):
         evaluate(EvaluateRequest(samples=tmp_path / "s"), tmp_path / "e")
 
 
+def test_samples_that_are_not_what_was_drawn_are_refused(trained, tmp_path):
+    place, grid = tmp_path / "s", Spec("core/uniform_time", {"steps": 2})
+    sample(SampleRequest(checkpoint=trained, count=1, grid=grid), place)
+    file = place / "samples.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1  # in the last value's mantissa or exponent: a number like any other
+    file.write_bytes(data)
+    with pytest.raises(InputError, match=r"no samples that `sample` wrote: .*draw again"):
+        evaluate(EvaluateRequest(samples=place), tmp_path / "e")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
