@@ -20,7 +20,7 @@ from core.errors import InputError
 from core.registry import Registry, installed, nearest
 from core.request import Count
 from core.yaml_file import read_yaml
-from pipelines.matrix import expand
+from pipelines.matrix import MAX_NAME, expand
 from pipelines.verbs import VERBS, Verb, Verbs, find, known
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -29,7 +29,6 @@ UNITS = {
     "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
     "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40,
 }  # fmt: skip
-MAX_NAME = 64  # a folder's name holds it, a dash and 16 digits
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from core.config import ConfigError, override
 from pipelines.verbs import Verb
 
 MOST = 1000  # steps that one may stand for
-LONGEST = 64  # letters of a name; `job.MAX_NAME`
+MAX_NAME = 64  # letters of a step's name; a folder's holds it, a dash and 16 digits
 Written = Mapping[str, Any]
 
 
@@ -169,7 +169,7 @@ def _suffix(axes: Sequence[Axis], choice: Choice) -> str:
 
 def _name(name: str, axes: Sequence[Axis], choice: Choice) -> str:
     suffix = _suffix(axes, choice)
-    room = LONGEST - len("-1000of1000")  # for a shard's
+    room = MAX_NAME - len("-1000of1000")  # for a shard's
     if suffix and len(name + suffix) > room:
         digits = _hash(name + suffix)
         return f"{name[: room - len(digits) - 1]}-{digits}"

@@ -111,14 +111,23 @@ class _Kit:
             c, heads, sequence=sequence, groups=self.groups, epsilon=self.epsilon, normed=normed
         )
 
-    def block(self, inputs: int, c: int, *, here: bool, normed: bool = True) -> Block:
-        """A residual block and, where there is attention, attention."""
+    def block(
+        self,
+        inputs: int,
+        c: int,
+        *,
+        here: bool,
+        normed: bool = True,
+        resample: nn.Module | None = None,
+    ) -> Block:
+        """A residual block, attention where it is wanted `here`, and a change of size."""
         cross = here and self.sequence is not None
         return Block(
             self.residual(inputs, c),
             self.attend(c, normed=normed) if here else None,
             self.attend(c, self.sequence) if cross else None,
-            recompute=self.recompute,
+            resample,
+            self.recompute,
         )
 
     def change(self, c: int, way: Literal["up", "down"]) -> nn.Module:
@@ -146,11 +155,10 @@ class _Kit:
         found, now = nn.ModuleList(), sizes[-1]
         for depth, c in reversed(list(enumerate(sizes))):
             for number in range(blocks + 1):
-                stage = self.block(now + kept.pop(), c, here=here[depth])
+                doubles = depth and number == blocks
+                change = self.change(c, "up") if doubles else None
+                found.append(self.block(now + kept.pop(), c, here=here[depth], resample=change))
                 now = c
-                if depth and number == blocks:
-                    stage.resample = self.change(c, "up")
-                found.append(stage)
         return found
 
 
