@@ -7,11 +7,11 @@ the head, under ``polymode``; the text below says it for people.
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from core.config import Spec, plain
+from core.registry import installed_version
 from core.request import TrainRequest
 from core.validation import CONFIDENCE, Standing
 from core.yaml_file import parse_yaml
@@ -154,14 +154,8 @@ def _of_card(dataset: str) -> dict[str, Any]:
 
 def software() -> dict[str, str | None]:
     """Versions of what computes the numbers."""
-
-    def of(package: str) -> str | None:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            return None
-
-    return {"python": platform.python_version(), **{name: of(name) for name in PACKAGES}}
+    versions = {name: installed_version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **versions}
 
 
 # --- for people ---------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, partial
-from importlib.metadata import entry_points
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import Any, Literal, get_args
 
 from core.errors import InputError
@@ -120,6 +120,14 @@ class Plugin:
 
 class RegistryError(InputError, LookupError):
     """A part that does not exist, cannot be had, or is not what its table says."""
+
+
+def installed_version(package: str) -> str | None:
+    """The version of an installed distribution; None if it is not."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

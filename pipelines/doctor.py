@@ -8,11 +8,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import Literal
 
 from core.errors import InputError
+from core.registry import installed_version
 
 GIB = 1 << 30
 ROOM_NEEDED, ROOM_WANTED = 1 * GIB, 10 * GIB  # the embedded job writes less than the first
@@ -91,14 +92,6 @@ def table(findings: Sequence[Finding]) -> list[str]:
 
 
 # --- packages --------------------------------------------------------------------------------
-
-
-def installed_version(package: str) -> str | None:
-    """The version of an installed distribution."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def requires_of(package: str) -> list[str]:

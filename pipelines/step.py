@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 from core import files
 from core.config import plain
 from core.errors import InputError
+from core.registry import installed_version
 from core.request import Emit, Machine, Note, Progress, silent
 from pipelines import store
 from pipelines.plan import Planned
@@ -195,18 +195,13 @@ def _relative(result: Any, folder: Path) -> dict[str, Any]:
 
 def _environment() -> dict[str, Any]:
     """Versions and machine; never environment variables, which may hold secrets."""
-
-    def of(package: str) -> str | None:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            return None
-
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        **{package: of(package) for package in ("polymode", "torch", "numpy", "ray")},
+        **{
+            package: installed_version(package) for package in ("polymode", "torch", "numpy", "ray")
+        },
         **_commit(),
     }
 
