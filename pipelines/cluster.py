@@ -13,8 +13,10 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,23 @@ def heed_environment() -> None:
     inner: Any = importlib.import_module("ray._raylet")
     inner.Config.initialize("")
     inner.AuthenticationTokenLoader.instance().reset_cache()
+
+
+def is_drained() -> bool:
+    """Whether Ray has been told that the machine of this worker will be taken away soon.
+
+    Asked as often as one likes: Ray is asked once a second.
+    """
+    return _drained(int(time.monotonic()))
+
+
+@lru_cache(maxsize=1)
+def _drained(second: int) -> bool:
+    import ray
+
+    inner: Any = importlib.import_module("ray._private.worker")
+    draining = inner.global_worker.gcs_client.get_draining_nodes()
+    return ray.get_runtime_context().get_node_id() in draining
 
 
 def _short_enough(place: Path) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 
 from core.progress import duration
 from core.request import Note, Progress
-from pipelines import store
+from pipelines import cluster, store
 from pipelines.ddp import train_together
 from pipelines.plan import Planned
 from pipelines.progress import Display
@@ -66,7 +66,12 @@ def on_ray(planned: Sequence[Planned], display: Display, *, verbs: Verbs = VERBS
         )
         verb = find(p.step.run, verbs)
         task = options.remote(
-            p, _folders(planned), verb, attempt=attempt, shared=None if alone else train_together
+            p,
+            _folders(planned),
+            verb,
+            attempt=attempt,
+            shared=None if alone else train_together,
+            leave=cluster.is_drained,
         )
         running[task] = p, attempt, tail
 
@@ -97,7 +102,10 @@ def on_ray(planned: Sequence[Planned], display: Display, *, verbs: Verbs = VERBS
             for task in finished:
                 p, attempt, _ = running.pop(task)
                 outcome = _answer(ray.get, task, p, attempt)
-                if _again(p, outcome, display):
+                if outcome.state == "moved":
+                    display.say(f"{outcome.cause}; going on on another", step=p.step.name)
+                    submit(p, attempt)
+                elif _again(p, outcome, display):
                     submit(p, attempt + 1)
                 else:
                     settle(p, outcome)

@@ -5,6 +5,7 @@ files.  Whoever does a step holds its lock and commits it.
 """
 
 import importlib
+import inspect
 import json
 import os
 import platform
@@ -25,6 +26,7 @@ from core.config import plain
 from core.errors import InputError
 from core.registry import installed_version
 from core.request import Emit, Machine, Note, Progress, silent
+from core.stopping import Stopped
 from pipelines import store
 from pipelines.plan import Planned
 from pipelines.verbs import Verb
@@ -38,7 +40,8 @@ class Outcome:
 
     Args:
         step: its name.
-        state: made now, found whole, failed, or not run because of a failed input.
+        state: made now, found whole, failed, not run because of a failed input, or stopped because
+            its machine is taken away, to be gone on with elsewhere.
         seconds: spent on the last attempt.
         attempts: how often it was tried.
         cause: one line: the error, or the input that failed.
@@ -47,7 +50,7 @@ class Outcome:
     """
 
     step: str
-    state: Literal["done", "hit", "failed", "not run"]
+    state: Literal["done", "hit", "failed", "not run", "moved"]
     seconds: float = 0.0
     attempts: int = 0
     cause: str = ""
@@ -62,6 +65,7 @@ def run_step(
     *,
     attempt: int = 1,
     shared: Callable[..., Any] | None = None,
+    leave: Callable[[], bool] | None = None,
     emit: Emit = silent,
 ) -> Outcome:
     """Do a step on this machine and commit its result, unless another process has done it.
@@ -73,11 +77,12 @@ def run_step(
         attempt: counts from 1.
         shared: called instead of the verb's function with `workers` and `gpus` too: it has the
             step's workers do it together.
+        leave: asked by verbs that can stop and be gone on with whether this machine is taken away.
         emit: told what the step tells.
     """
     folder, name, began = planned.folder, planned.step.name, time.monotonic()
 
-    def ended(state: Literal["done", "hit", "failed"], **more: Any) -> Outcome:
+    def ended(state: Literal["done", "hit", "failed", "moved"], **more: Any) -> Outcome:
         seconds = time.monotonic() - began
         return Outcome(step=name, state=state, seconds=seconds, attempts=attempt, **more)
 
@@ -95,9 +100,13 @@ def run_step(
                 store.set_aside(folder)
             store.begin(folder, planned.key, planned.identity, name, planned.code)
             with _events(folder, attempt, emit, began=True) as tell:
-                _do(planned, folders, verb, tell, shared)
+                _do(planned, folders, verb, tell, shared, leave)
             store.commit(folder, planned.key)
         return ended("done")
+    except Stopped:
+        if leave is None or not leave():
+            raise
+        return ended("moved", cause="its machine is taken away")
     except InputError as error:
         return ended("failed", cause=str(error), refused=True, final=True)
     except Exception as error:  # noqa: BLE001  (whatever a step raises is its outcome)
@@ -118,6 +127,7 @@ def _do(
     verb: Verb,
     emit: Emit,
     shared: Callable[..., Any] | None,
+    leave: Callable[[], bool] | None,
 ) -> None:
     """Call the verb with its output below the step's folder; write what it gave and where."""
     step, folder = planned.step, planned.folder
@@ -131,7 +141,7 @@ def _do(
     began, clock, spent = datetime.now(UTC), time.monotonic(), sum(os.times()[:4])
     with _logged(folder / store.LOG):
         try:
-            result = _call(planned, folders, verb, machine, emit, shared)
+            result = _call(planned, folders, verb, machine, emit, shared, leave)
         except Exception:
             traceback.print_exc()
             raise
@@ -164,6 +174,7 @@ def _call(
     machine: Machine,
     emit: Emit,
     shared: Callable[..., Any] | None,
+    leave: Callable[[], bool] | None,
 ) -> Any:
     step = planned.step
     module, _, attribute = verb.target.partition(":")
@@ -179,7 +190,9 @@ def _call(
     if shared is not None:
         several = {"workers": step.workers, "gpus": step.gpus}
         return shared(request, planned.folder, machine=machine, emit=emit, **several)
-    return function(request, planned.folder, machine=machine, emit=emit)
+    stops = leave is not None and "stop" in inspect.signature(function).parameters
+    more = {"stop": leave} if stops else {}
+    return function(request, planned.folder, machine=machine, emit=emit, **more)
 
 
 def _relative(result: Any, folder: Path) -> dict[str, Any]:
