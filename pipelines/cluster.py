@@ -117,16 +117,21 @@ def is_drained() -> bool:
 
     Asked as often as one likes: Ray is asked once a second.
     """
-    return _drained(int(time.monotonic()))
+    import ray
+
+    return ray.get_runtime_context().get_node_id() in _draining(int(time.monotonic()))
+
+
+def is_any_drained() -> bool:
+    """Whether some machine of the running Ray will be taken away soon."""
+    return bool(_draining(int(time.monotonic())))
 
 
 @lru_cache(maxsize=1)
-def _drained(second: int) -> bool:
-    import ray
-
+def _draining(second: int) -> frozenset[str]:
+    """The machines that Ray drains, by their hexadecimal names."""
     inner: Any = importlib.import_module("ray._private.worker")
-    draining = inner.global_worker.gcs_client.get_draining_nodes()
-    return ray.get_runtime_context().get_node_id() in draining
+    return frozenset(inner.global_worker.gcs_client.get_draining_nodes())
 
 
 def _short_enough(place: Path) -> Path:

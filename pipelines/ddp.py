@@ -14,6 +14,9 @@ from typing import Any
 
 from core.errors import InputError
 from core.request import Emit, Machine, TrainRequest, TrainResult
+from core.stopping import Stopped
+from pipelines import cluster
+from pipelines.step import Moved, continued, share_gpu
 
 FOREVER = str(7 * 24 * 3600)  # workers wait for cores that other steps occupy; whether they exist
 # is checked before anything starts
@@ -42,6 +45,8 @@ def train_together(
 
     Raises:
         InputError: the request is wrong, or Ray Train's own requirements are not installed.
+        Moved: a worker's machine is taken away; a checkpoint is written.
+        Stopped: asked to stop by a file; a checkpoint is written.
     """
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = FOREVER
     try:
@@ -49,7 +54,7 @@ def train_together(
         from ray.train.torch import TorchConfig, TorchTrainer
     except ImportError as error:
         raise InputError(
-            f"workers: {workers} needs Ray Train; pip install 'ray[train]', or set workers=1"
+            f"workers: {workers} needs Ray Train; pip install 'polymode[cluster]', or set workers=1"
         ) from error
     each = {"CPU": machine.threads or 1, **({"GPU": gpus} if gpus else {})}
     ours = out / ".together"  # what Ray Train writes of its own
@@ -76,21 +81,36 @@ def train_together(
         raise
     finally:
         shutil.rmtree(ours, ignore_errors=True)
-    return answer
+    if isinstance(answer, TrainResult):
+        return answer
+    if cluster.is_any_drained():
+        raise Moved
+    raise Stopped(answer, 1)
 
 
-def _one_of_them(given: dict[str, Any]) -> TrainResult:
-    """Train in a worker of the group that Ray has made; the first one tells of it."""
+def _one_of_them(given: dict[str, Any]) -> TrainResult | int:
+    """Train in a worker of the group that Ray has made; the first one tells of it.
+
+    Where it was stopped, the step at which, and all of them are.
+    """
     from ray import train
 
     from core.runs import train as run
-    from pipelines.step import continued, share_gpu
 
     if 0 < given["gpus"] < 1:
         share_gpu(given["gpus"])
     first = train.get_context().get_world_rank() == 0
     with continued(given["out"], tells=first) as emit:
-        return run(given["request"], given["out"], machine=given["machine"], emit=emit)
+        try:
+            return run(
+                given["request"],
+                given["out"],
+                machine=given["machine"],
+                emit=emit,
+                stop=cluster.is_drained,
+            )
+        except Stopped as stopped:
+            return stopped.step
 
 
 def _refusal(error: BaseException) -> str | None:

@@ -12,7 +12,6 @@ from typing import Any
 from core.progress import duration
 from core.request import Note, Progress
 from pipelines import cluster, store
-from pipelines.ddp import train_together
 from pipelines.plan import Planned
 from pipelines.progress import Display
 from pipelines.step import Outcome, run_step
@@ -50,27 +49,30 @@ def locally(planned: Sequence[Planned], display: Display, *, verbs: Verbs = VERB
 def on_ray(planned: Sequence[Planned], display: Display, *, verbs: Verbs = VERBS) -> Outcomes:
     """Do what is to be done as tasks of the running Ray, each as soon as its inputs are done."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     # A fresh worker for each step: its memory and its GPU are free when it ends.
     remote: Any = ray.remote(max_calls=1, max_retries=0)(run_step)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     outcomes: Outcomes = {}
     running: dict[Any, tuple[Planned, int, _Tail]] = {}
 
     def submit(p: Planned, attempt: int) -> None:
         tail, alone = _Tail(p.folder / store.EVENTS), p.step.workers == 1
-        options = remote.options(
-            num_cpus=p.step.cpus if alone else 0,  # else it is its workers that occupy them
-            num_gpus=p.step.gpus if alone else 0,
-            memory=p.step.memory or None,
-            name=p.step.name,
+        # Of several it is the workers that occupy cores; who calls them stays with this process.
+        occupied = (
+            {"num_cpus": p.step.cpus, "num_gpus": p.step.gpus, "memory": p.step.memory or None}
+            if alone
+            else {"num_cpus": 0, "scheduling_strategy": here}
         )
+        options = remote.options(name=p.step.name, **occupied)
         verb = find(p.step.run, verbs)
         task = options.remote(
             p,
             _folders(planned),
             verb,
             attempt=attempt,
-            shared=None if alone else train_together,
+            together=not alone,
             leave=cluster.is_drained,
         )
         running[task] = p, attempt, tail

@@ -59,7 +59,7 @@ class Step:
         cpus: threads it computes with, and cores it occupies.
         gpus: GPUs it occupies; a fraction shares one. 0 computes on the CPU.
         memory: bytes of memory it is counted with; 0 for none.
-        workers: processes that share a training on Ray, each with `cpus` and `gpus`.
+        workers: processes that share the step on Ray, each with `cpus` and `gpus`.
         retries: how often it is tried again after a failure.
     """
 
@@ -227,8 +227,9 @@ def _step(
         whole = verb is not None and verb.folders
         problems += _about_source(f"{at}.inputs.{key}", source, steps, table, whole)
     rest = {key: values[key] for key in ("cpus", "gpus", "workers", "retries") if key in values}
-    if rest.get("workers", 1) > 1 and run != "train":
-        problems.append(f"{at}.workers: only train is shared by several; expected 1 here")
+    if rest.get("workers", 1) > 1 and verb is not None and not verb.together:
+        able = ", ".join(name for name, other in table.items() if other.together)
+        problems.append(f"{at}.workers: {run} is done by one process, expected 1; shared: {able}")
     try:
         rest["memory"] = _bytes(values.get("memory", 0))
     except ValueError as error:

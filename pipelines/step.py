@@ -58,13 +58,17 @@ class Outcome:
     final: bool = False
 
 
+class Moved(Exception):  # noqa: N818  (no error)
+    """What does the step has to leave its machine; all it did is saved, to be gone on with."""
+
+
 def run_step(
     planned: Planned,
     folders: Mapping[str, Path],
     verb: Verb,
     *,
     attempt: int = 1,
-    shared: Callable[..., Any] | None = None,
+    together: bool = False,
     leave: Callable[[], bool] | None = None,
     emit: Emit = silent,
 ) -> Outcome:
@@ -75,8 +79,7 @@ def run_step(
         folders: the folders of the steps it needs, by name.
         verb: what it runs.
         attempt: counts from 1.
-        shared: called instead of the verb's function with `workers` and `gpus` too: it has the
-            step's workers do it together.
+        together: the step's workers do it, by the running Ray.
         leave: asked by verbs that can stop and be gone on with whether this machine is taken away.
         emit: told what the step tells.
     """
@@ -100,13 +103,15 @@ def run_step(
                 store.set_aside(folder)
             store.begin(folder, planned.key, planned.identity, name, planned.code)
             with _events(folder, attempt, emit, began=True) as tell:
-                _do(planned, folders, verb, tell, shared, leave)
+                _do(planned, folders, verb, tell, together, leave)
             store.commit(folder, planned.key)
         return ended("done")
     except Stopped:
         if leave is None or not leave():
             raise
         return ended("moved", cause="its machine is taken away")
+    except Moved:
+        return ended("moved", cause="a machine of its workers is taken away")
     except InputError as error:
         return ended("failed", cause=str(error), refused=True, final=True)
     except Exception as error:  # noqa: BLE001  (whatever a step raises is its outcome)
@@ -126,7 +131,7 @@ def _do(
     folders: Mapping[str, Path],
     verb: Verb,
     emit: Emit,
-    shared: Callable[..., Any] | None,
+    together: bool,
     leave: Callable[[], bool] | None,
 ) -> None:
     """Call the verb with its output below the step's folder; write what it gave and where."""
@@ -141,7 +146,7 @@ def _do(
     began, clock, spent = datetime.now(UTC), time.monotonic(), sum(os.times()[:4])
     with _logged(folder / store.LOG):
         try:
-            result = _call(planned, folders, verb, machine, emit, shared, leave)
+            result = _call(planned, folders, verb, machine, emit, together, leave)
         except Exception:
             traceback.print_exc()
             raise
@@ -173,11 +178,11 @@ def _call(
     verb: Verb,
     machine: Machine,
     emit: Emit,
-    shared: Callable[..., Any] | None,
+    together: bool,
     leave: Callable[[], bool] | None,
 ) -> Any:
     step = planned.step
-    module, _, attribute = verb.target.partition(":")
+    module, _, attribute = (verb.together if together else verb.target).partition(":")
     function = getattr(importlib.import_module(module), attribute)
     if verb.folders:
         whole = {label: folders[source.step] for label, source in step.inputs.items()}
@@ -187,9 +192,9 @@ def _call(
         for field, source in step.inputs.items()
     }
     request = verb.request(**step.request, **given)
-    if shared is not None:
+    if together:
         several = {"workers": step.workers, "gpus": step.gpus}
-        return shared(request, planned.folder, machine=machine, emit=emit, **several)
+        return function(request, planned.folder, machine=machine, emit=emit, **several)
     stops = leave is not None and "stop" in inspect.signature(function).parameters
     more = {"stop": leave} if stops else {}
     return function(request, planned.folder, machine=machine, emit=emit, **more)

@@ -58,6 +58,8 @@ class Verb:
         folders: its inputs are whole steps under free labels, not fields of its request.
         joined_by: the verb that makes one result of its parts; its request then has the options
             ``part`` and ``parts``.
+        together: ``package.module:function``, called instead of `target`, with `workers` and `gpus`
+            too, where several processes of Ray share the step; empty if they cannot.
         version: of what it computes; another one is another result.
     """
 
@@ -66,6 +68,7 @@ class Verb:
     target: str
     folders: bool = False
     joined_by: str = ""
+    together: str = ""
     version: str = ""
 
     @property
@@ -77,7 +80,12 @@ class Verb:
 
 Verbs = Mapping[str, Verb]
 VERBS: Verbs = {
-    "train": Verb(request=TrainRequest, result=TrainResult, target="core.runs:train"),
+    "train": Verb(
+        request=TrainRequest,
+        result=TrainResult,
+        target="core.runs:train",
+        together="pipelines.ddp:train_together",
+    ),
     "sample": Verb(
         request=SampleRequest, result=SampleResult, target="core.runs:sample", joined_by="join"
     ),
