@@ -58,7 +58,7 @@ class Outcome:
     final: bool = False
 
 
-class Moved(Exception):  # noqa: N818  (no error)
+class Moved(Exception):
     """What does the step has to leave its machine; all it did is saved, to be gone on with."""
 
 
