@@ -18,6 +18,8 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, TypeVar, Union, cast, get_args, get_origin
 
+from annotated_types import Ge, Gt, Le, Lt
+
 from core.errors import InputError
 from core.registry import Registry, installed, nearest
 from core.yaml_file import parse_yaml
@@ -92,6 +94,7 @@ _PLAIN_TYPES: dict[str, Any] = {
     "dict": dict, "Path": Path, "Spec": Spec, "Literal": Literal, "Annotated": Annotated,
     "Optional": Optional, "None": None,
 }  # fmt: skip
+_BOUNDS: dict[str, Callable[[Any], object]] = {"Ge": Ge, "Gt": Gt, "Le": Le, "Lt": Lt}
 
 
 def _type_from(node: ast.expr) -> Any:
@@ -102,6 +105,8 @@ def _type_from(node: ast.expr) -> Any:
             return value
         case ast.Name(id=name) if name in _PLAIN_TYPES:
             return _PLAIN_TYPES[name]
+        case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=bound)]) if name in _BOUNDS:
+            return _BOUNDS[name](bound)
         case ast.BinOp(left=left, op=ast.BitOr(), right=right):
             return Union[_type_from(left), _type_from(right)]  # noqa: UP007  (built from values)
         case ast.Subscript(value=outer, slice=ast.Tuple(elts=inner)):

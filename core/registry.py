@@ -32,6 +32,7 @@ Kind = Literal[
     "operator",
     "parameterization",
     "posterior",
+    "predictor",
     "process",
     "sampler",
     "task",
@@ -68,6 +69,7 @@ guidance, posterior = partial(Part, "guidance"), partial(Part, "posterior")
 network, operator = partial(Part, "network"), partial(Part, "operator")
 objective = partial(Part, "objective")
 parameterization, process = partial(Part, "parameterization"), partial(Part, "process")
+predictor = partial(Part, "predictor")
 sampler, task = partial(Part, "sampler"), partial(Part, "task")
 times, weighting = partial(Part, "times"), partial(Part, "weighting")
 

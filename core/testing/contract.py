@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -350,6 +351,26 @@ def _posterior(build: Build, *, options: Mapping[str, Any] | None = None) -> Non
         assert bool((left < free / 2).all()), f"the measurement is not heard: {left / free}"
 
 
+def _predictor(build: Any) -> None:
+    """It says, before a model is loaded, what it reads and what the results are called."""
+    inputs = [
+        p
+        for p in inspect.signature(build).parameters.values()
+        if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    ]
+    assert len(inputs) == 2, "it is not built from a machine and a checkpoint"
+    suffixes: Any = getattr(build, "suffixes", None)
+    assert isinstance(suffixes, tuple), "suffixes is no tuple"
+    assert suffixes, "it reads nothing"
+    for suffix in suffixes:
+        assert suffix.startswith("."), f"{suffix!r} has no dot"
+        assert suffix == suffix.lower(), f"{suffix!r} is not in lower case"
+        name = build.result_name(f"a photo{suffix}")
+        assert name == Path(name).name, f"{name!r} is a path"
+        assert name not in ("", ".", ".."), "a result has no name"
+        assert name != build.result_name(f"another{suffix}"), "two files share a result"
+
+
 _CHECKS: dict[str, Callable[..., None]] = {
     "network": _network,
     "dataset": _dataset,
@@ -365,4 +386,5 @@ _CHECKS: dict[str, Callable[..., None]] = {
     "objective": _objective,
     "guidance": _guidance,
     "posterior": _posterior,
+    "predictor": _predictor,
 }

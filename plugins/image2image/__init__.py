@@ -1,6 +1,6 @@
 """Image to image: pictures as (b, c, h, w) in [-1, 1]."""
 
-from core.registry import Plugin, dataset, operator, task
+from core.registry import Plugin, dataset, operator, predictor, task
 
 PLUGIN = Plugin(
     name="image2image",
@@ -19,6 +19,7 @@ PLUGIN = Plugin(
             "plugins.image2image.operators:Bicubic",
             "Antialiased bicubic by a whole factor",
         ),
+        predictor("upscale", "plugins.image2image.predictors:Upscale", "Photographs made larger"),
         task("sr3", "plugins.image2image.tasks:SR3", "Super-resolution by refinement (SR3)"),
     ),
 )

@@ -1,8 +1,7 @@
 """``python -m plugins.image2image``: what a user with photographs would say."""
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -24,18 +23,6 @@ app = typer.Typer(
 @app.callback()
 def _verbs() -> None:
     """Super-resolution of your own photographs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How a picture is enlarged: everything that decides the pixels but the picture and model."""
-
-    steps: int
-    seed: int
-    mean_of: int
-    sampler: str
-    tile: int
-    overlap: int
 
 
 @app.command()
@@ -67,21 +54,30 @@ def upscale(
     Example: python -m plugins.image2image upscale photo.png --checkpoint runs/sr3 -o large.png
     """
     jobs = _targets(photos, out)
-    settings = Settings(
-        steps=steps, seed=seed, mean_of=mean_of, sampler=sampler, tile=tile, overlap=overlap
-    )
     from plugins.image2image import io
 
     # Everything that can be wrong is found before the slow part, and before torch is needed.
     pictures = [io.read(photo) for photo, _ in jobs]
     for (_, target), picture in zip(jobs, pictures, strict=True):
         io.check_writable(target, alpha=picture.alpha is not None, depth=picture.depth)
-    enlarge = _enlarger(checkpoint, scale, settings, device, threads)
+    from core.config import Spec, configure
+    from core.progress import listener
+    from core.request import Machine
+
+    options = {
+        "scale": scale, "steps": steps, "seed": seed, "mean_of": mean_of, "sampler": sampler,
+        "tile": tile, "overlap": overlap,
+    }  # fmt: skip
+    machine = Machine(device=device, threads=threads)
+    upscaler = configure("predictor", Spec("image2image/upscale", options))(machine, checkpoint)
     for (photo, target), picture in zip(jobs, pictures, strict=True):
-        result, about = enlarge(picture, photo.name)
+        for note in picture.notes:
+            print(f"{photo.name}: {note}", file=sys.stderr)
+        with listener(f"upscale {photo.name}") as emit:
+            result = upscaler.enlarge(picture, emit=emit)
         io.write(target, result)
         if record:
-            text = json.dumps({"input": photo.name, **about}, indent=1)
+            text = json.dumps({"input": photo.name, **upscaler.about}, indent=1)
             target.with_suffix(".json").write_text(text + "\n")
         print(target)
 
@@ -110,58 +106,6 @@ def _targets(photos: list[Path], out: Path) -> list[tuple[Path, Path]]:
     if doubled:
         raise InputError(f"{doubled[0]}: two pictures of that name; enlarge them one by one")
     return jobs
-
-
-def _enlarger(
-    checkpoint: Path, scale: int | None, settings: Settings, device: str, threads: int | None
-) -> Callable:
-    """The function from a picture to its enlargement and what was done, for one loaded model."""
-    import sys
-
-    from core.config import Spec, configure, plain
-    from core.model import load_model
-    from core.progress import listener
-    from core.request import Machine
-    from plugins.image2image.enlarge import enlarge
-
-    machine = Machine(device=device, threads=threads)
-    model = load_model(checkpoint, machine=machine, task="image2image/sr3")
-    for note in model.notes:
-        print(note, file=sys.stderr)
-    trained = model.task.scale  # pyright: ignore[reportAttributeAccessIssue]
-    if scale is not None and scale != trained:
-        raise InputError(
-            f"--scale: the model was trained for {trained}, {scale} was asked; leave it out or "
-            "train with task.scale set"
-        )
-    solver = configure("sampler", Spec(settings.sampler))()
-    grid = configure("grid", Spec("core/uniform_time", {"steps": settings.steps}))(model.process)
-    about = {
-        "scale": trained,
-        **plain(settings),
-        "checkpoint": model.checkpoint.name,
-        "model": plain(model.request),
-    }
-
-    def run(picture, name: str):
-        for note in picture.notes:
-            print(f"{name}: {note}", file=sys.stderr)
-        with listener(f"upscale {name}") as emit:
-            pixels, alpha = enlarge(
-                model,
-                picture.pixels,
-                picture.alpha,
-                solver=solver,
-                grid=grid,
-                seed=settings.seed,
-                mean_of=settings.mean_of,
-                tile=settings.tile,
-                overlap=settings.overlap,
-                emit=emit,
-            )
-        return replace(picture, pixels=pixels, alpha=alpha), about
-
-    return run
 
 
 def main() -> NoReturn:

@@ -1,0 +1,110 @@
+"""Pictures made larger by a trained model: what ``upscale`` and ``polymode apply`` call."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from annotated_types import Ge
+
+from core.config import Spec, configure, plain
+from core.errors import InputError
+from core.model import load_model
+from core.request import Emit, Machine, silent
+from plugins.image2image import io
+from plugins.image2image.enlarge import enlarge
+from plugins.image2image.tiles import tiled
+
+
+class Upscale:
+    """A photograph enlarged by a trained SR3 model, as a file of the same name.
+
+    Any size; RGB or grey; alpha, 16 bits, colour profile and EXIF are kept.
+
+    Args:
+        scale: factor; must be the one the model was trained for, and is that by default.
+        steps: of the sampler; more is slower.
+        seed: the same seed gives the same picture.
+        mean_of: draws to average: closer on average, and smoother.
+        sampler: rule of a step.
+        tile: side of a tile of the result, in pixels; bounds the memory.
+        overlap: pixels that tiles share.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]] = tuple(io.SUFFIXES)
+
+    def __init__(
+        self,
+        machine: Machine,
+        checkpoint: Path,
+        *,
+        scale: Annotated[int, Ge(2)] | None = None,
+        steps: Annotated[int, Ge(2)] = 20,
+        seed: Annotated[int, Ge(0)] = 0,
+        mean_of: Annotated[int, Ge(1)] = 1,
+        sampler: Annotated[Spec, "sampler"] = Spec("core/ancestral"),
+        tile: Annotated[int, Ge(64)] = 512,
+        overlap: Annotated[int, Ge(0)] = 64,
+    ) -> None:
+        solver = configure("sampler", sampler)()
+        self.model = model = load_model(checkpoint, machine=machine, task="image2image/sr3")
+        for note in model.notes:
+            print(note, file=sys.stderr)
+        trained = model.task.scale  # pyright: ignore[reportAttributeAccessIssue]
+        if scale is not None and scale != trained:
+            raise InputError(
+                f"scale: the model was trained for {trained}, {scale} was asked; leave it out or "
+                "train with task.scale set"
+            )
+        tiled(model.denoise, tile=tile, overlap=overlap)  # refuses tiles that share too much
+        self._how = {
+            "solver": solver,
+            "grid": configure("grid", Spec("core/uniform_time", {"steps": steps}))(model.process),
+            "seed": seed,
+            "mean_of": mean_of,
+            "tile": tile,
+            "overlap": overlap,
+        }
+        self.about = {
+            "scale": trained,
+            "steps": steps,
+            "seed": seed,
+            "mean_of": mean_of,
+            "sampler": plain(sampler),
+            "tile": tile,
+            "overlap": overlap,
+            "checkpoint": model.checkpoint.name,
+            "model": plain(model.request),
+        }
+        """Everything that decided the pixels but the picture, as JSON's types."""
+
+    @staticmethod
+    def result_name(name: str) -> str:
+        """The name itself, and with it the format."""
+        return name
+
+    def __call__(self, source: Path, target: Path) -> Mapping[str, Any]:
+        """Enlarge one picture into a new file.
+
+        Returns:
+            ``size``, width and height of the result, and ``notes``, what reading left out.
+
+        Raises:
+            InputError: `source` is no picture that can be used, or cannot be held by the format
+                that `target` names.
+        """
+        picture = io.read(source)
+        io.check_writable(target, alpha=picture.alpha is not None, depth=picture.depth)
+        result = self.enlarge(picture)
+        io.write(target, result)
+        return {"size": list(result.pixels.shape[:0:-1]), "notes": list(picture.notes)}
+
+    def enlarge(self, picture: io.Picture, *, emit: Emit = silent) -> io.Picture:
+        """The picture, `scale` times as large.
+
+        Raises:
+            InputError: the result would not fit into memory.
+        """
+        pixels, alpha = enlarge(self.model, picture.pixels, picture.alpha, **self._how, emit=emit)
+        return replace(picture, pixels=pixels, alpha=alpha)
