@@ -7,6 +7,7 @@ and none waits for it in vain.
 """
 
 import atexit
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -166,6 +167,9 @@ def _meet(backend: str) -> None:
 
 def _part() -> None:
     if group.is_initialized():
+        # What is referred to still, by a cycle of frames, ends with the interpreter instead, and
+        # there Gloo's threads abort the process.
+        gc.collect()
         group.destroy_process_group()
 
 

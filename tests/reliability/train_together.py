@@ -5,6 +5,7 @@ lists, for each run, its folder, its options, the machine's and after how many q
 With GROUP set the process group exists before training, as in a Ray worker.
 """
 
+import gc
 import json
 import os
 import sys
@@ -37,6 +38,7 @@ def main() -> None:
         print(json.dumps([name, told]), flush=True)
     if "GROUP" in os.environ:
         assert distributed.is_initialized()
+        gc.collect()  # as `core.world` does, and for its reason
         distributed.destroy_process_group()
 
 
