@@ -44,6 +44,7 @@ def plan_job(
     out: Out = Path("runs"),
     settings: Settings = None,
     cpus: Cpus = None,
+    address: Address = None,
     verify: Verify = False,
 ) -> None:
     """Show what `run` would do, and why: one line for each step.  Starts nothing.
@@ -55,7 +56,15 @@ def plan_job(
     _, planned = _plan(job, out, settings, verify)
     for line in _table(planned):
         print(line)
-    _check_fits(planned, cpus)
+    _check_call(address, cpus=cpus)
+    if address is None:
+        _check_fits(planned, cpus)
+        return
+    from pipelines.joining import joined
+    from pipelines.resources import check_fits
+
+    with joined(address) as machines:
+        check_fits(planned, machines, where="the cluster")
 
 
 @app.command("run")
@@ -79,13 +88,12 @@ def run_job(
     from pipelines.job import read
     from pipelines.plan import plan
 
+    _check_call(address, cpus=cpus, local=local)
     what = read(job, settings or [])
     with _store_in_use(out) as store:
         planned = plan(what, store)
         if address is None:
             _check_fits(planned, cpus)
-        elif local or cpus:
-            raise InputError("address: a running Ray is joined as it is, without --local or --cpus")
         _run(what, planned, out, local, cpus, address)
 
 
@@ -189,6 +197,11 @@ def _plan(
 
     what = read(job, settings or [])
     return what, plan(what, out.absolute() / "store", verify=verify)
+
+
+def _check_call(address: str | None, *, cpus: int | None, local: bool = False) -> None:
+    if address is not None and (local or cpus):
+        raise InputError("address: a running Ray is joined as it is, without --local or --cpus")
 
 
 def _check_fits(planned: "Sequence[Planned]", cpus: int | None) -> None:

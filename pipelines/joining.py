@@ -28,7 +28,7 @@ HEARD_SECONDS = 5.0  # a step that trains tells of its progress more often than 
 
 
 @contextmanager
-def joined(address: str, out: Path) -> Iterator[list[Resources]]:
+def joined(address: str, out: Path | None = None) -> Iterator[list[Resources]]:
     """Make this process a driver of the Ray at `address`; what each of its machines has.
 
     Our code and every plug-in travel there; nothing is installed.  Workers start in this process's
@@ -36,7 +36,8 @@ def joined(address: str, out: Path) -> Iterator[list[Resources]]:
 
     Args:
         address: ``host:port`` of its head, or ``auto`` for the one that runs on this machine.
-        out: an existing folder for results, which all its machines must share.
+        out: an existing folder for results, which all its machines must share; None where nothing
+            is to be done there, and then no code travels.
 
     Raises:
         InputError: nobody listens there, the token is not its own, its versions are others, or one
@@ -52,10 +53,13 @@ def joined(address: str, out: Path) -> Iterator[list[Resources]]:
                 "env_vars": {FOLDER: os.getcwd()},
                 "worker_process_setup_hook": "pipelines.joining.enter",
             }
-            if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # else it came with `submit`
+            if out is None:
+                environment = {}
+            elif "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # else it came with `submit`
                 environment["py_modules"] = [str(path) for path in shipping.unpack(Path(code))]
             _connect(address, environment)
-            _check_shared(out)
+            if out is not None:
+                _check_shared(out)
             yield [_resources(node) for node in alive()]
         finally:
             with suppress(ImportError):

@@ -38,6 +38,11 @@ def test_a_step_that_fits_on_no_machine_of_the_cluster_is_refused(head, tmp_path
     assert done.returncode == 2
     assert "steps.a: wants 3 CPUs" in done.stderr
     assert "steps.b: wants 1 GPU, the cluster has 0" in done.stderr
+    words[0] = "plan"
+    asked = call(head, *words, command=POLYMODE, PYTHONPATH=str(Path(__file__).parent))
+    assert asked.returncode == 2
+    assert asked.stderr == done.stderr.replace(f"joining the Ray at {head['address']}\n", "")
+    assert [line.split()[0] for line in asked.stdout.splitlines()] == ["a", "b"]
 
 
 SEEN = """
