@@ -15,6 +15,7 @@ from pipelines import cluster, store
 from pipelines.plan import Planned
 from pipelines.progress import Display
 from pipelines.step import Outcome, run_step
+from pipelines.tail import Tail
 from pipelines.verbs import VERBS, Verbs, find
 
 POLL = 0.3  # seconds between two looks at Ray and at the steps' events
@@ -55,10 +56,10 @@ def on_ray(planned: Sequence[Planned], display: Display, *, verbs: Verbs = VERBS
     remote: Any = ray.remote(max_calls=1, max_retries=0)(run_step)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     outcomes: Outcomes = {}
-    running: dict[Any, tuple[Planned, int, _Tail]] = {}
+    running: dict[Any, tuple[Planned, int, _Events]] = {}
 
     def submit(p: Planned, attempt: int) -> None:
-        tail, alone = _Tail(p.folder / store.EVENTS), p.step.workers == 1
+        tail, alone = _Events(p.folder / store.EVENTS), p.step.workers == 1
         # Of several it is the workers that occupy cores; who calls them stays with this process.
         occupied = (
             {"num_cpus": p.step.cpus, "num_gpus": p.step.gpus, "memory": p.step.memory or None}
@@ -209,26 +210,15 @@ def failure(p: Planned, outcome: Outcome) -> str:
     return "\n".join([said, f"  log: {log}", *(f"  | {line}" for line in lines)])
 
 
-class _Tail:
+class _Events:
     """The events that a step writes from now on."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._at = path.stat().st_size if path.exists() else 0
+        self._tail = Tail(path)
 
     def new(self) -> Iterator[Progress | Note | None]:
         """Events that were not there at the last look; None where a step began."""
-        try:
-            if self._path.stat().st_size < self._at:
-                self._at = 0  # the folder was moved aside and begun again
-            with self._path.open("rb") as file:
-                file.seek(self._at)
-                found = file.read()
-        except OSError:
-            return
-        whole = found[: found.rfind(b"\n") + 1]
-        self._at += len(whole)
-        for line in whole.splitlines():
+        for line in self._tail.lines():
             said = json.loads(line)
             for ours in ("time", "attempt"):
                 said.pop(ours)

@@ -21,7 +21,7 @@ from core.registry import Registry, installed, nearest
 from core.request import Count
 from core.yaml_file import read_yaml
 from pipelines.matrix import MAX_NAME, expand
-from pipelines.verbs import VERBS, Verb, Verbs, find, known
+from pipelines.verbs import VERBS, Verb, Verbs, find, known, load
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 SIZE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?(B|kB|MB|GB|TB|KiB|MiB|GiB|TiB)")
@@ -222,6 +222,9 @@ def _step(
             options = tuple(o for o in options if o.name not in sources)
             request = {key: value for key, value in request.items() if key not in sources}
         request, more = check(options, request, at=f"{at}.request", registry=registry)
+        if verb.variants and not more:
+            _, wrong_ones = load(verb.variants)(request, registry)
+            more = [f"{at}.request.{said}" for said in wrong_ones]
         problems += more
     for key, source in sources.items():
         whole = verb is not None and verb.folders

@@ -9,7 +9,7 @@ import hashlib
 import importlib.util
 import json
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +21,10 @@ from core.errors import InputError
 from core.registry import Part, Registry, installed
 from pipelines import store
 from pipelines.job import Job, Step
-from pipelines.verbs import VERBS, Verbs, find
+from pipelines.verbs import VERBS, Verb, Verbs, find, load
+
+Mention = tuple[str, Path | tuple[str, str]]
+"""A path, or a part (kind and name, version), with its dotted place in a request."""
 
 FORMAT = 1
 SHOWN = 4  # differences named in a reason
@@ -79,6 +82,8 @@ def plan(
         verb = find(step.run, verbs, registry)
         options = options_of(verb.request)
         mentioned = list(_mentioned(options, step.request, registry or installed(), "request"))
+        if verb.variants:
+            mentioned += _in_variants(verb, step.request, mentioned, registry or installed())
         contents: dict[str, str] = {}
         for at, thing in mentioned:
             if isinstance(thing, Path):
@@ -108,6 +113,22 @@ def plan(
     if problems:
         raise InputError("\n".join(problems))
     return tuple(planned.values())
+
+
+def _in_variants(
+    verb: Verb, request: Mapping[str, Any], before: Sequence[Mention], registry: Registry
+) -> list[Mention]:
+    """What the requests that are made of `request` name and it does not itself."""
+    named = {thing for _, thing in before}
+    options = {option.name: option for option in options_of(verb.request)}
+    found: list[Mention] = []
+    for number, values in enumerate(load(verb.variants)(request, registry)[0]):
+        its = tuple(options[name] for name in values)
+        for at, thing in _mentioned(its, values, registry, f"request.variants[{number}]"):
+            if thing not in named:
+                named.add(thing)
+                found.append((at, thing))
+    return found
 
 
 def _parts(identity: Mapping[str, Any], registry: Registry | None) -> Iterator[Part]:
@@ -166,16 +187,14 @@ def _kind_in(annotation: Any) -> Any:
 
 def _mentioned(
     options: tuple[Option, ...], values: Mapping[str, Any], registry: Registry, at: str
-) -> Iterator[tuple[str, Path | tuple[str, str]]]:
+) -> Iterator[Mention]:
     """Every path and every part (name, version) in resolved `values`, with its dotted place."""
     annotations = {option.name: option.annotation for option in options}
     for name, value in values.items():
         yield from _within(annotations.get(name), value, registry, f"{at}.{name}")
 
 
-def _within(
-    annotation: Any, value: Any, registry: Registry, at: str
-) -> Iterator[tuple[str, Path | tuple[str, str]]]:
+def _within(annotation: Any, value: Any, registry: Registry, at: str) -> Iterator[Mention]:
     match value:
         case Path():
             yield at, value

@@ -4,7 +4,6 @@ Every way of running a job calls `run_step`, with the same threads and device; s
 files.  Whoever does a step holds its lock and commits it.
 """
 
-import importlib
 import inspect
 import json
 import os
@@ -29,7 +28,7 @@ from core.request import Emit, Machine, Note, Progress, silent
 from core.stopping import Stopped
 from pipelines import store
 from pipelines.plan import Planned
-from pipelines.verbs import Verb
+from pipelines.verbs import Verb, load
 
 BETWEEN = 0.25  # seconds between two written progress events of a step
 
@@ -182,8 +181,7 @@ def _call(
     leave: Callable[[], bool] | None,
 ) -> Any:
     step = planned.step
-    module, _, attribute = (verb.together if together else verb.target).partition(":")
-    function = getattr(importlib.import_module(module), attribute)
+    function = load(verb.together if together else verb.target)
     if verb.folders:
         whole = {label: folders[source.step] for label, source in step.inputs.items()}
         return function(*step.request.values(), whole, planned.folder)

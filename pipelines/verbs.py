@@ -5,10 +5,13 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge
 
 from core.registry import Registry, RegistryError, installed
 from core.request import (
+    Count,
     EvaluateRequest,
     EvaluateResult,
     SampleRequest,
@@ -48,6 +51,61 @@ class ReportResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SweepRequest(TrainRequest):
+    """Train with several choices of options and keep the best; see `TrainRequest` for the rest.
+
+    Choices are drawn from `space` by `seed`: a choice is the same whatever the number of trials.
+    Trials that do badly in validation are cut by successive halving, as soon as they are measured.
+    Source: Li et al. 2020, arXiv:1810.05934, algorithm 2.
+
+    Args:
+        space: dotted option of the training to the values it may take: a list of them, or one of
+            ``{uniform: [low, high]}``, ``{loguniform: [low, high]}``, ``{int: [low, high, step]}``.
+        trials: choices that are tried; fewer where the space has no more.
+        metric: what is compared, lower is better: the mean loss on held-out items, or the upper
+            end of its interval.
+        grace: steps before a trial may be cut; by default until its first validation.
+        reduction: of the trials that got as far, the best one in so many goes on; measured again
+            after `grace` times it, times its square, and so on.
+    """
+
+    space: dict[str, Any]
+    trials: Count = 16
+    metric: Literal["val/loss", "val/high"] = "val/loss"
+    grace: Count | None = None
+    reduction: Annotated[int, Ge(2)] = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepResult:
+    """The best of several trainings.
+
+    Args:
+        checkpoint: folder of checkpoints of the best trial.
+        best: its step with the lowest validation loss.
+        request: its options as ``polymode train`` reads them.
+        table: ``trials.json``: options and outcome of every trial.
+        trial: its name.
+        value: the figure that was compared, at that step.
+        finished: trials that were trained to the end.
+        cut: trials that were ended early because others did better.
+        failed: trials that could not be trained.
+        seconds: spent by this process.
+    """
+
+    checkpoint: Path
+    best: Path
+    request: Path
+    table: Path
+    trial: str
+    value: float
+    finished: int
+    cut: int
+    failed: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verb:
     """Something a step can run.
 
@@ -60,6 +118,9 @@ class Verb:
             ``part`` and ``parts``.
         together: ``package.module:function``, called instead of `target`, with `workers` and `gpus`
             too, where several processes of Ray share the step; empty if they cannot.
+        variants: ``package.module:function``, from the options of a request to those of all that
+            is made of it, and what is wrong with them; the parts and files that these name count
+            as the request's.  Empty if nothing is.
         version: of what it computes; another one is another result.
     """
 
@@ -69,6 +130,7 @@ class Verb:
     folders: bool = False
     joined_by: str = ""
     together: str = ""
+    variants: str = ""
     version: str = ""
 
     @property
@@ -85,6 +147,14 @@ VERBS: Verbs = {
         result=TrainResult,
         target="core.runs:train",
         together="pipelines.ddp:train_together",
+    ),
+    "sweep": Verb(
+        request=SweepRequest,
+        result=SweepResult,
+        target="pipelines.sweep:sweep",
+        together="pipelines.sweep:sweep_together",
+        variants="pipelines.space:variants",
+        version="1",
     ),
     "sample": Verb(
         request=SampleRequest, result=SampleResult, target="core.runs:sample", joined_by="join"
@@ -121,6 +191,16 @@ def find(name: str, verbs: Verbs = VERBS, registry: Registry | None = None) -> V
         folders=said.folders,
         version=said.version,
     )
+
+
+def load(target: str) -> Any:
+    """What ``package.module:attribute`` names, imported.
+
+    Raises:
+        AttributeError: the module has no such thing.
+    """
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def _dataclass(target: str, name: str) -> type[Any]:
