@@ -13,6 +13,12 @@ PLUGIN = Plugin(
             "Photographs in scikit-image; no download",
             needs=("skimage",),
         ),
+        dataset(
+            "digits",
+            "plugins.image2image.digits:Digits",
+            "Handwritten digits in scikit-learn; no download",
+            needs=("sklearn",),
+        ),
         dataset("folder", "plugins.image2image.data:Folder", "Your own pictures, recursively"),
         operator(
             "bicubic",
