@@ -116,6 +116,56 @@ def _run(
     _finish(planned, outcomes, record)
 
 
+@app.command("apply")
+def apply_to_folder(
+    predictor: Annotated[str, typer.Argument(help="See `polymode list predictor`.")],
+    folder: Annotated[Path, typer.Argument(help="Files, and folders of files.")],
+    out: Out = Path("runs/apply"),
+    settings: Settings = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes of Ray, each with a model of its own.")
+    ] = 1,
+    cpus: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads of each; all cores by default, shared out evenly."),
+    ] = None,
+    gpus: Annotated[
+        float | None,
+        typer.Option(min=0, help="GPUs of each; those of this machine, shared out evenly."),
+    ] = None,
+    address: Address = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="One file after another in this process, without Ray.")
+    ] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Try files again that could not be used.")
+    ] = False,
+) -> None:
+    """Make one file of each file in a folder by a trained model; run it again to go on.
+
+    Results lie in OUT/results in the same folders; OUT/files.jsonl says what became of each file.
+    Ends with 1 if some could not be done.
+
+    Example: polymode apply image2image/upscale photos -o large --set checkpoint=runs/sr3
+    --set predictor.steps=8 --workers 4
+    """
+    from core.config import bind, override
+    from pipelines import apply_command
+    from pipelines.verbs import ApplyRequest
+
+    given = {"predictor": predictor, "folder": str(folder)}
+    request = bind(ApplyRequest, override(given, settings or []))
+    if address is not None and local:
+        raise InputError("address: a running Ray is joined; leave one of it and --local out")
+    means = apply_command.Means(
+        workers=1 if local else workers, cpus=cpus, gpus=gpus, address=address
+    )
+    result = apply_command.run(request, out, means, retry=retry)
+    print(os.path.relpath(result.results))
+    if result.bad or result.failed:
+        raise typer.Exit(1)
+
+
 @app.command("verify")
 def verify_results(
     job: Annotated[

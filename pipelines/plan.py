@@ -84,16 +84,10 @@ def plan(
         mentioned = list(_mentioned(options, step.request, registry or installed(), "request"))
         if verb.variants:
             mentioned += _in_variants(verb, step.request, mentioned, registry or installed())
-        contents: dict[str, str] = {}
-        for at, thing in mentioned:
-            if isinstance(thing, Path):
-                try:
-                    contents[at] = store.digest(thing)
-                except OSError as error:
-                    problems.append(f"steps.{step.name}.{at}: {thing}: {error.strerror}")
+        contents, parts, wrong = _weighed(mentioned)
+        problems += [f"steps.{step.name}.{said}" for said in wrong]
         if problems:
             continue
-        parts = dict(thing for _, thing in mentioned if not isinstance(thing, Path))
         if verb.version:
             parts[f"verb {step.run}"] = verb.version
         identity = {
@@ -129,6 +123,41 @@ def _in_variants(
                 named.add(thing)
                 found.append((at, thing))
     return found
+
+
+def what_decides(
+    options: tuple[Option, ...], values: Mapping[str, Any], registry: Registry, at: str
+) -> tuple[dict[str, str], dict[str, str], list[str]]:
+    """What decides a result beside the values themselves, and what cannot be read of it.
+
+    Args:
+        options: of `values`.
+        values: resolved; parts may be in them, with options of their own.
+        registry: where parts are looked up.
+        at: dotted place of `values`.
+
+    Returns:
+        Digests of the files and folders named, by dotted place; versions of the parts named, by
+        kind and name; and problems, each with its dotted place.
+    """
+    return _weighed(_mentioned(options, values, registry, at))
+
+
+def _weighed(
+    mentioned: Iterable[Mention],
+) -> tuple[dict[str, str], dict[str, str], list[str]]:
+    contents: dict[str, str] = {}
+    parts: dict[str, str] = {}
+    problems: list[str] = []
+    for at, thing in mentioned:
+        if isinstance(thing, Path):
+            try:
+                contents[at] = store.digest(thing)
+            except OSError as error:
+                problems.append(f"{at}: {thing}: {error.strerror}")
+        else:
+            parts.update([thing])
+    return contents, parts, problems
 
 
 def _parts(identity: Mapping[str, Any], registry: Registry | None) -> Iterator[Part]:
@@ -191,7 +220,8 @@ def _mentioned(
     """Every path and every part (name, version) in resolved `values`, with its dotted place."""
     annotations = {option.name: option.annotation for option in options}
     for name, value in values.items():
-        yield from _within(annotations.get(name), value, registry, f"{at}.{name}")
+        place = f"{at}.{name}" if at else name
+        yield from _within(annotations.get(name), value, registry, place)
 
 
 def _within(annotation: Any, value: Any, registry: Registry, at: str) -> Iterator[Mention]:

@@ -1,4 +1,4 @@
-"""What a step can run: the core's three runs, joins, reports, and what plug-ins add."""
+"""What a step can run: the core's three runs, folders, joins, reports, and plug-ins' own."""
 
 import importlib
 import typing
@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 
+from core.config import Spec
 from core.registry import Registry, RegistryError, installed
 from core.request import (
     Count,
@@ -24,6 +25,40 @@ from core.request import (
 @dataclass(frozen=True, kw_only=True)
 class JoinRequest:
     """Put the parts of a sampling together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApplyRequest:
+    """Make one file of each file in a folder and those inside it.
+
+    Args:
+        predictor: what makes one file of another.
+        checkpoint: the model's folder or file.
+        folder: the files; those that the predictor does not read are passed over.
+    """
+
+    predictor: Annotated[Spec, "predictor"]
+    checkpoint: Path
+    folder: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApplyResult:
+    """A folder of results.
+
+    Args:
+        results: a file for each that could be used, in the same folders.
+        files: what became of each file: one line of JSON, `pipelines.ledger.Record`.
+        done: files with a result.
+        bad: files that cannot be used.
+        failed: files that something else went wrong with; they are tried again next time.
+    """
+
+    results: Path
+    files: Path
+    done: int
+    bad: int
+    failed: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +196,12 @@ VERBS: Verbs = {
     ),
     "join": Verb(
         request=JoinRequest, result=SampleResult, target="core.samples:join", folders=True
+    ),
+    "apply": Verb(
+        request=ApplyRequest,
+        result=ApplyResult,
+        target="pipelines.batch:apply",
+        together="pipelines.batch:apply_together",
     ),
     "evaluate": Verb(request=EvaluateRequest, result=EvaluateResult, target="core.runs:evaluate"),
     "report": Verb(

@@ -1,0 +1,118 @@
+"""The command `polymode apply`: a folder done by this process, a private Ray, or a cluster."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from core.errors import InputError
+from core.request import Machine, Note, Progress
+from pipelines import batch, cluster
+from pipelines.joining import joined
+from pipelines.order import prepared
+from pipelines.progress import Display
+from pipelines.resources import Resources
+from pipelines.step import continued
+from pipelines.verbs import ApplyRequest, ApplyResult
+
+NAME = "apply"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """By what the files are done.
+
+    Args:
+        workers: processes; one is this one, unless there is an address.
+        cpus: threads of each; by default, all cores shared out evenly.
+        gpus: of each; by default, those of this machine shared out evenly.
+        address: of a running Ray to join.
+    """
+
+    workers: int = 1
+    cpus: int | None = None
+    gpus: float | None = None
+    address: str | None = None
+
+
+def run(request: ApplyRequest, out: Path, means: Means, *, retry: bool = False) -> ApplyResult:
+    """Do the files of a folder and say on standard error how far that is and how it ended.
+
+    Args:
+        request: what is done with which files.
+        out: for results, records and ``log.txt``.
+        means: by what.
+        retry: do again also what could not be used.
+
+    Raises:
+        InputError: the request is wrong, or this machine has not what is asked for.
+    """
+    several = means.workers > 1 or means.address is not None
+    machine, gpus = Machine(threads=means.cpus), 0.0
+    if several:
+        machine, gpus = _each(means)
+    with Display([NAME]) as display, ExitStack() as stack:
+
+        def emit(event: Progress | Note) -> None:
+            display.news(NAME, event)
+
+        display.started(NAME, 1)
+        work = stack.enter_context(prepared(request, out, machine=machine, emit=emit, retry=retry))
+        before = work.total - len(work.todo)
+        if before:
+            display.say(f"{before} of {work.total} files need no doing", step=NAME)
+        stack.enter_context(continued(work.order.out, tells=False))
+        share = batch.here
+        if several and work.todo:
+            display.say(f"joining the Ray at {means.address}" if means.address else "starting Ray")
+            stack.enter_context(_ray(means, work.order.out, machine.threads or 1, gpus))
+            share = partial(batch.on_ray, workers=means.workers, gpus=gpus)
+        result = batch.finish(work, share, emit)
+        counts = ("done", "bad", "failed")
+        said = ", ".join(f"{n} {word}" for word in counts if (n := getattr(result, word)))
+        display.ended(NAME, "done" if result.done else "failed", said)
+    return result
+
+
+def _each(means: Means) -> tuple[Machine, float]:
+    """What each of several workers has.
+
+    Raises:
+        InputError: this machine has less.
+    """
+    if means.address is not None:
+        cpus, gpus = means.cpus or 1, means.gpus or 0
+    else:
+        have = Resources(cpus=cluster.cpus(), gpus=0 if means.gpus == 0 else cluster.gpus())
+        cpus = means.cpus or max(1, int(have.cpus) // means.workers)
+        gpus = min(1.0, have.gpus / means.workers) if means.gpus is None else means.gpus
+        _check_room(means.workers, cpus, gpus, [have], "this machine")
+    return Machine(device="auto" if gpus else "cpu", threads=cpus), gpus
+
+
+@contextmanager
+def _ray(means: Means, out: Path, cpus: int, gpus: float) -> Iterator[None]:
+    """A Ray in which the workers have room."""
+    if means.address is not None:
+        with joined(means.address, out) as machines:
+            _check_room(means.workers, cpus, gpus, machines, "the cluster")
+            yield
+        return
+    shared = cluster.gpus() if gpus else 0
+    with cluster.private_ray(out, cpus=cpus * means.workers, gpus=shared):
+        yield
+
+
+def _check_room(
+    workers: int, cpus: int, gpus: float, machines: Sequence[Resources], where: str
+) -> None:
+    room = sum(
+        min(int(m.cpus // cpus), int(m.gpus / gpus + 1e-9) if gpus else workers) for m in machines
+    )
+    if room < workers:
+        each = f"{cpus} CPU{'s' if cpus > 1 else ''}" + (f" and {gpus:g} GPU" if gpus else "")
+        raise InputError(
+            f"workers: {workers} with {each} each were asked for, {where} has room for {room}; "
+            "ask for fewer, or give each less with --cpus or --gpus"
+        )

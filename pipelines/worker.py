@@ -1,0 +1,160 @@
+"""A process's predictor, and what it does with one file: the result whole, then its record."""
+
+import os
+import shutil
+import stat
+import time
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from core import files
+from core.config import plain
+from core.errors import InputError, StorageError
+from pipelines import store
+from pipelines.ledger import Ledger, Record, shown
+from pipelines.order import DEATHS, RESULTS, Order, result_of
+
+LONGEST = 300  # characters of a cause
+
+
+class _Trouble(Exception):
+    """A file that is not done, and why."""
+
+    def __init__(self, state: Literal["bad", "failed"], cause: str) -> None:
+        super().__init__(cause)
+        self.state: Literal["bad", "failed"] = state
+        self.cause = cause
+
+
+class Worker:
+    """A process's predictor, and what it does with a file.
+
+    Raises:
+        InputError: the predictor cannot be had, or the checkpoint is another one by now.
+    """
+
+    def __init__(self, order: Order) -> None:
+        node = f"{os.uname().nodename}-{os.getpid()}"
+        if not order.folder.is_dir():
+            raise InputError(f"folder: {order.folder}: not seen by {node}; share it")
+        self._order, self._book = order, Ledger(order.out)
+        self._scratch = self._book.scratch / node
+        self._predict = order.build(order.machine, order.checkpoint, **order.options)
+        if store.digest(order.checkpoint) != order.digest:
+            raise InputError(
+                f"checkpoint: {order.checkpoint} has changed meanwhile; if it is still being "
+                "trained, name the folder of one step"
+            )
+
+    def do(self, name: str) -> Record:
+        """The record of a file, written after its result.
+
+        A file that another worker did before it died is not done again.
+        """
+        if found := self._book.find(name):
+            return found
+        began, deaths, source = time.monotonic(), self._book.deaths(name), ""
+        try:
+            result, path = self._places(name)
+            source = _read(path)
+            if deaths >= DEATHS:
+                cause = f"{deaths} processes died doing it; left alone while it stays as it is"
+                raise _Trouble("failed", cause)
+            self._book.begin(name)
+            record = Record(name=name, state="done", **self._made(name, path, result))
+        except _Trouble as trouble:
+            record = Record(name=name, state=trouble.state, cause=trouble.cause)
+        except BaseException:  # a stop or a full disk is not this file's doing
+            self._book.end(name)
+            raise
+        record = replace(
+            record,
+            key=self._order.key,
+            source=source,
+            deaths=deaths,
+            seconds=round(time.monotonic() - began, 3),
+        )
+        self._book.add(record)
+        return record
+
+    def _places(self, name: str) -> tuple[Path, Path]:
+        """Where the result goes, with an earlier one out of the way, and the file itself."""
+        try:
+            result = files.inside(self._order.out / RESULTS, result_of(self._order, name))
+            if result.is_file():
+                result.unlink()
+            return result, files.inside(self._order.folder, name)
+        except InputError as error:
+            cause = str(error).replace(f"{self._order.folder}", "the folder")
+            raise _Trouble("bad", cause) from error
+
+    def _made(self, name: str, path: Path, result: Path) -> dict[str, Any]:
+        """What the record says of the result, which is on the disk."""
+        part, before = self._scratch / result.name, _stamp(path)
+        files.create_folder(self._scratch)
+        try:
+            facts = plain(dict(self._predict(path, part) or {}))
+            if not part.is_file():
+                raise RuntimeError("the predictor wrote no result")
+            if _stamp(path) != before:
+                raise _Trouble("failed", "it changed while it was read")
+            about = {"size": part.stat().st_size, "digest": files.digest(part)}
+            files.sync(part)
+            files.create_folder(result.parent)
+            os.replace(part, result)
+            files.sync(result.parent)
+        except _Trouble:
+            raise
+        except Exception as error:
+            said = _first_line(error).replace(f"{path}: ", "").replace(f"{part}: ", "")
+            said = said.replace(str(path), shown(name)).replace(str(part), shown(name))
+            raise self._trouble(error, said[:LONGEST]) from error
+        finally:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+        return {"facts": facts, "result": result_of(self._order, name), **about}
+
+    def _trouble(self, error: Exception, said: str) -> _Trouble:
+        """What an error says of the file; an error of the system says nothing of its bytes.
+
+        Raises:
+            StorageError: there is no room for any result.
+        """
+        system = error if isinstance(error, OSError) else error.__cause__
+        number = system.errno if isinstance(system, OSError) else None
+        if number in files.NO_ROOM:
+            raise StorageError(
+                f"{self._order.out}: {os.strerror(number or 0)}; make room and run the same "
+                "command again"
+            ) from error
+        if isinstance(error, InputError) and number is None:
+            return _Trouble("bad", said)
+        traceback.print_exc()
+        return _Trouble("failed", said)
+
+
+def _read(path: Path) -> str:
+    """The digest of a file, which need not be one."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise _Trouble("bad", "not a file that holds anything")
+        return files.digest(path)
+    except OSError as error:
+        raise _Trouble("failed", f"cannot be read: {error.strerror}") from error
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """What changes when somebody writes to a file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0, 0
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    if isinstance(error, InputError):
+        return lines[0]
+    return f"{type(error).__name__}: {lines[0]}"

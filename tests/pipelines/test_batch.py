@@ -1,0 +1,583 @@
+"""A folder through a predictor: which files, what becomes of them, and what a stop costs."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from processes import started_by
+from toy_predictor import toys
+
+from core.config import Spec
+from core.errors import InputError, StorageError
+from core.request import Machine, Note, Progress
+from core.stopping import Stopped
+from core.testing.contract import check_part
+from pipelines import batch, order, store
+from pipelines.batch import Incomplete, apply, apply_together
+from pipelines.order import prepared
+from pipelines.verbs import ApplyRequest
+
+FULL = os.environ.get("POLYMODE_TORTURE", "") not in ("", "0")
+POLYMODE = str(Path(sys.executable).with_name("polymode"))
+TEXTS = {"a.txt": "one", "b.md": "two", "in/c.TXT": "three", "in/deep er/d.txt": "four"}
+LOUD = {
+    "a.loud": "well ONE!", "b.loud": "well TWO!", "in/c.loud": "well THREE!",
+    "in/deep er/d.loud": "well FOUR!",
+}  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder of texts, and a checkpoint."""
+    for name, text in TEXTS.items():
+        put(tmp_path, name, text)
+    (tmp_path / "word").write_text("well")
+    return tmp_path
+
+
+def put(place, name, text):
+    path = place / "texts" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def request(place, **options):
+    spec = Spec("toy/shout", {"log": str(place / "log"), **options})
+    return ApplyRequest(predictor=spec, checkpoint=place / "word", folder=place / "texts")
+
+
+def run(place, *, version="1", retry=False, share=batch.here, out="out", **options):
+    """The result, what was told, and the names of the files that were begun."""
+    told = []
+    (place / "log").write_text("")
+    with prepared(
+        request(place, **options), place / out, machine=Machine(threads=1), emit=told.append,
+        retry=retry, registry=toys(version),
+    ) as work:  # fmt: skip
+        result = batch.finish(work, share, told.append)
+    return result, told, begun(place)
+
+
+def begun(place):
+    return (place / "log").read_text().split()
+
+
+def results(place, out="out"):
+    at = place / out / "results"
+    return {p.relative_to(at).as_posix(): p.read_text() for p in at.rglob("*") if p.is_file()}
+
+
+def listed(place, out="out"):
+    lines = (place / out / "files.jsonl").read_text().splitlines()
+    return {record["name"]: record for record in map(json.loads, lines)}
+
+
+def notes(told):
+    return [event.text for event in told if isinstance(event, Note)]
+
+
+def test_the_toy_keeps_the_contract_of_predictors():
+    check_part(toys(), "predictor", "toy/shout")
+
+
+# --- what comes out ----------------------------------------------------------------------------
+
+
+def test_each_file_gives_one_in_the_same_folder(place):
+    put(place, "picture.png", "not read by it")
+    put(place, ".hidden.txt", "passed over")
+    put(place, ".git/e.txt", "passed over")
+    result, told, _ = run(place)
+    assert results(place) == LOUD
+    assert (result.done, result.bad, result.failed) == (4, 0, 0)
+    files = listed(place)
+    assert list(files) == sorted(TEXTS)
+    for name, text in TEXTS.items():
+        record = files[name]
+        made = (place / "out/results" / record["result"]).read_bytes()
+        assert record["state"] == "done"
+        assert record["facts"] == {"letters": len(text)}
+        assert record["source"] == hashlib.sha256(text.encode()).hexdigest()
+        assert record["size"] == len(made)
+        assert record["digest"] == hashlib.sha256(made).hexdigest()
+    steps = [event for event in told if isinstance(event, Progress)]
+    assert [(s.done, s.total, s.unit) for s in steps] == [(n, 4, "file") for n in (1, 2, 3, 4)]
+    assert sorted(p.name for p in (place / "out").iterdir()) == ["files.jsonl", "results"]
+
+
+def test_nothing_is_done_twice(place):
+    run(place)
+    before = {p: p.stat().st_mtime_ns for p in (place / "out/results").rglob("*.loud")}
+    files = listed(place)
+    result, _, names = run(place)
+    assert names == []
+    assert result.done == 4
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert listed(place) == files
+
+
+def test_what_has_changed_is_done_again_and_nothing_else(place):
+    run(place)
+    put(place, "a.txt", "uno")
+    put(place, "new.txt", "five")
+    (place / "out/results/b.loud").write_text("well TWO?")  # a letter, the size kept
+    (place / "out/results/in/c.loud").unlink()
+    os.utime(place / "texts/in/deep er/d.txt", (1, 1))
+    result, _, names = run(place)
+    assert sorted(names) == ["a.txt", "b.md", "c.TXT", "new.txt"]
+    assert results(place) == {**LOUD, "a.loud": "well UNO!", "new.loud": "well FIVE!"}
+    assert result.done == 5
+
+
+@pytest.mark.parametrize("what", ["option", "version", "checkpoint"])
+def test_all_is_done_again_where_that_decides(place, what):
+    run(place)
+    if what == "checkpoint":
+        (place / "word").write_text("oh")
+    changed = {"option": {"mark": "?"}, "version": {"version": "2"}}.get(what, {})
+    _, _, names = run(place, **changed)
+    assert len(names) == 4
+    first = {"option": "well ONE?", "version": "well ONE!", "checkpoint": "oh ONE!"}[what]
+    assert results(place)["a.loud"] == first
+
+
+def test_results_of_files_that_are_gone_are_left_and_said(place):
+    run(place)
+    (place / "texts/a.txt").unlink()
+    _, told, names = run(place)
+    assert names == []
+    assert notes(told) == ["results of 1 files that are gone now are left where they are"]
+    assert "a.loud" in results(place)
+    assert "a.txt" not in listed(place)
+
+
+# --- bad files ---------------------------------------------------------------------------------
+
+
+def test_bad_files_are_named_and_not_tried_again(place):
+    put(place, "zero.txt", "")
+    put(place, "bad.txt", "bad")
+    result, told, _ = run(place)
+    assert (result.done, result.bad, result.failed) == (4, 2, 0)
+    assert results(place) == LOUD
+    assert notes(told) == ["bad: bad.txt: holds 3 letters", "bad: zero.txt: holds 0 letters"]
+    assert str(place) not in (place / "out/files.jsonl").read_text()
+    again, told, names = run(place)
+    assert (names, again.bad) == ([], 2)
+    assert len(notes(told)) == 2
+    _, _, names = run(place, retry=True)
+    assert sorted(names) == ["bad.txt", "zero.txt"]
+    put(place, "bad.txt", "better")
+    result, _, names = run(place)
+    assert (names, result.bad) == (["bad.txt"], 1)
+
+
+def test_a_file_that_became_bad_has_no_result(place):
+    run(place)
+    put(place, "a.txt", "bad")
+    run(place)
+    assert "a.loud" not in results(place)
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("raise", "RuntimeError: it broke at x.txt"),
+        ("nothing", "RuntimeError: the predictor wrote no result"),
+        ("cannot", "cannot be read"),  # of the system, so it says nothing of the file
+    ],
+)
+def test_what_may_work_next_time_is_tried_again(place, text, cause):
+    put(place, "x.txt", text)
+    result, told, _ = run(place)
+    assert (result.done, result.failed) == (4, 1)
+    assert notes(told) == [f"failed: x.txt: {cause}"]
+    assert results(place) == LOUD
+    _, _, names = run(place)
+    assert names == ["x.txt"]
+
+
+def test_a_full_disk_stops_all_and_costs_nothing(place):
+    put(place, "aa.txt", "full")
+    with pytest.raises(StorageError, match="make room and run the same command again"):
+        run(place)
+    put(place, "aa.txt", "room")
+    result, _, names = run(place)
+    assert (result.done, names[0]) == (5, "aa.txt")
+    assert "a.txt" not in names
+
+
+def test_what_is_no_file_is_never_opened(place):
+    os.mkfifo(place / "texts/pipe.txt")  # to open it would wait for ever
+    (place / "texts/folder.txt").mkdir()
+    put(place, "folder.txt/e.txt", "five")
+    result, told, _ = run(place)
+    assert notes(told) == ["bad: pipe.txt: not a file that holds anything"]
+    assert (result.done, result.bad) == (5, 1)
+    assert results(place)["folder.txt/e.loud"] == "well FIVE!"
+
+
+def test_links_out_of_the_folder_are_not_followed(place):
+    secret = place / "secret"
+    secret.mkdir()
+    (secret / "s.txt").write_text("secret")
+    (place / "texts/out.txt").symlink_to(secret / "s.txt")
+    (place / "texts/folder").symlink_to(secret)
+    (place / "texts/broken.txt").symlink_to(place / "texts/nowhere.txt")
+    (place / "texts/inside.txt").symlink_to("a.txt")
+    result, told, _ = run(place)
+    said = notes(told)
+    assert [line.split(": ")[:2] for line in said] == [
+        ["failed", "broken.txt"], ["bad", "folder"], ["bad", "out.txt"],
+    ]  # fmt: skip
+    assert "leads out of the folder" in said[2]
+    assert (result.done, result.bad, result.failed) == (5, 2, 1)
+    assert not any("SECRET" in text for text in results(place).values())
+
+
+def test_results_do_not_leave_by_a_link_among_them(place):
+    (place / "elsewhere").mkdir()
+    (place / "out/results").mkdir(parents=True)
+    (place / "out/results/in").symlink_to(place / "elsewhere")
+    result, _, _ = run(place)
+    assert (result.done, result.bad) == (2, 2)
+    assert list((place / "elsewhere").iterdir()) == []
+
+
+def test_names_that_are_no_text_are_refused_and_shown_safely(place):
+    with open(os.fsencode(place / "texts") + b"/caf\xe9.txt", "w") as file:
+        file.write("five")
+    put(place, "red\x1b[31m.txt", "six")
+    put(place, "n\u00fcr \u7bc4.txt", "seven")
+    result, told, _ = run(place)
+    assert (result.done, result.bad) == (5, 2)
+    assert results(place)["n\u00fcr \u7bc4.loud"] == "well SEVEN!"
+    said = "\n".join(notes(told))
+    assert "\\udce9" in said
+    assert "\\x1b" in said
+    assert "\x1b" not in said
+    said.encode()
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
+def test_what_may_not_be_read_is_tried_again(place):
+    put(place, "locked/x.txt", "five")
+    (place / "texts/a.txt").chmod(0)
+    (place / "texts/locked").chmod(0)
+    try:
+        result, told, _ = run(place)
+    finally:
+        (place / "texts/locked").chmod(0o700)
+        (place / "texts/a.txt").chmod(0o600)
+    assert (result.done, result.failed) == (3, 2)
+    assert notes(told)[0] == "failed: a.txt: cannot be read: Permission denied"
+    assert notes(told)[1] == "failed: locked: a folder: Permission denied"
+    result, _, names = run(place)
+    assert (result.done, sorted(names)) == (5, ["a.txt", "x.txt"])
+
+
+def test_many_bad_files_are_counted(place):
+    for number in range(30):
+        put(place, f"{number:02d}.txt", "bad")
+    said = notes(run(place)[1])
+    assert len(said) == batch.SHOWN + 1
+    assert said[-1] == "and 10 more; files.jsonl names them all"
+
+
+# --- refused before anything -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        (lambda p: put(p, "a.md", "x"), r"a\.md and a\.txt would both give a\.loud"),
+        (lambda p: (p / "word").unlink(), "checkpoint: .*word: No such file"),
+        (lambda p: (p / "texts").rename(p / "other"), "folder: .*texts: no such folder"),
+        (lambda p: (p / "out").write_text(""), "out: .*: a file"),
+        (lambda p: (p / "out").symlink_to(p / "texts"), "out: .* lies in .*texts"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_once(place, prepare, words):
+    prepare(place)
+    with pytest.raises(InputError, match=words):
+        run(place)
+    assert begun(place) == []
+
+
+def test_folders_without_files_for_it_are_refused(place):
+    empty = place / "empty"
+    empty.mkdir()
+    asked = ApplyRequest(predictor=Spec("toy/shout"), checkpoint=place / "word", folder=empty)
+    for name in ("", "a.png"):
+        if name:
+            (empty / name).write_text("x")
+        with pytest.raises(InputError, match=r"no file that toy/shout reads \(\.txt, \.md\)"):
+            apply(asked, place / "out", registry=toys())
+
+
+def test_results_never_replace_what_is_read(place):
+    asked = request(place)
+    for out in (place / "texts", place / "texts/in/new"):
+        with pytest.raises(InputError, match="lies in"):
+            apply(asked, out, registry=toys())
+    (place / "results").mkdir()
+    (place / "texts").rename(place / "results/texts")
+    moved = ApplyRequest(
+        predictor=Spec("toy/shout"), checkpoint=place / "word", folder=place / "results/texts"
+    )
+    with pytest.raises(InputError, match="lies among the results"):
+        apply(moved, place, registry=toys())
+
+
+def test_options_are_checked(place):
+    with pytest.raises(InputError, match=r"predictor\.mrk: unknown option; did you mean 'mark'"):
+        run(place, mrk="?")
+
+
+def test_a_checkpoint_that_changes_meanwhile_is_noticed(place, monkeypatch):
+    real = order._order
+
+    def late(*given):
+        found = real(*given)
+        (place / "word").write_text("other")
+        return found
+
+    monkeypatch.setattr(order, "_order", late)
+    with pytest.raises(InputError, match="has changed meanwhile"):
+        run(place)
+
+
+# --- as a step ---------------------------------------------------------------------------------
+
+
+def test_a_step_fails_where_files_failed_or_none_could_be_used(place):
+    put(place, "x.txt", "raise")
+    with pytest.raises(Incomplete, match=r"1 of 5 files failed; the first: x\.txt: RuntimeError"):
+        apply(request(place), place / "out", registry=toys())
+    put(place, "x.txt", "bad")
+    assert apply(request(place), place / "out", registry=toys()).bad == 1
+    for name in TEXTS:
+        put(place, name, "bad")
+    with pytest.raises(InputError, match=r"none of 5 files could be used; the first: a\.txt"):
+        apply(request(place), place / "out", registry=toys())
+
+
+def test_a_stop_is_heeded_between_files_and_gone_on_with(place):
+    asked = iter([False, False, True])
+    with pytest.raises(Stopped):
+        apply(request(place), place / "out", stop=lambda: next(asked), registry=toys())
+    assert len(begun(place)) == 2
+    apply(request(place), place / "out", registry=toys())
+    assert Counter(begun(place)) == dict.fromkeys(["a.txt", "b.md", "c.TXT", "d.txt"], 1)
+
+
+# --- several workers ---------------------------------------------------------------------------
+
+
+def together(place, out="both", **options):
+    told = []
+    result = apply_together(
+        request(place, **options), place / out, workers=2, gpus=0, machine=Machine(threads=1),
+        emit=told.append, registry=toys(),
+    )  # fmt: skip
+    return result, told
+
+
+def test_two_workers_give_what_one_loop_gives(ray_here, place):
+    for number in range(20):
+        put(place, f"{number}.txt", f"text {number}")
+    put(place, "bad.txt", "bad")
+    run(place)
+    result, told = together(place)
+    assert (result.done, result.bad, result.failed) == (24, 1, 0)
+    assert results(place, "both") == results(place)
+    assert notes(told) == ["bad: bad.txt: holds 3 letters"]
+    ours, theirs = listed(place), listed(place, "both")
+    for record in (*ours.values(), *theirs.values()):
+        record.pop("seconds")
+    assert ours == theirs
+    assert sorted(p.name for p in (place / "both").iterdir()) == [
+        "files.jsonl", store.LOG, "results",
+    ]  # fmt: skip
+
+
+def test_a_file_that_kills_its_workers_is_left_alone(ray_here, place):
+    put(place, "poison.txt", "die")
+    with pytest.raises(Incomplete, match=r"poison\.txt: 2 processes died doing it"):
+        together(place)
+    times = Counter(begun(place))
+    assert times.pop("poison.txt") == 2
+    assert times == dict.fromkeys(["a.txt", "b.md", "c.TXT", "d.txt"], 1)
+    assert results(place, "both") == LOUD
+    with pytest.raises(Incomplete):
+        together(place)
+    assert Counter(begun(place))["poison.txt"] == 2
+    put(place, "poison.txt", "harmless")
+    assert together(place)[0].done == 5
+
+
+def test_a_refusal_of_the_model_is_said_as_one(ray_here, place):
+    (place / "word").write_text("of another task")
+    with pytest.raises(InputError, match="checkpoint: of another task"):
+        together(place)
+
+
+def test_a_model_that_kills_every_worker_ends(ray_here, place):
+    (place / "word").write_text("dies")
+    with pytest.raises(Exception, match=r"died|while they load the model"):
+        together(place)
+    assert not (place / "log").exists()
+
+
+# --- the command -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(place, monkeypatch):
+    """The command in a process of its own, which finds the toy as a stranger's plug-in."""
+    about = place / "plugins" / "toy-1.0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[polymode.plugins]\ntoy = toy_predictor:PLUGIN\n")
+    found = [str(place / "plugins"), os.environ["PYTHONPATH"]]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(found))
+
+    def start(*words, seconds=0.0):
+        said = open(place / "said.txt", "a")  # noqa: SIM115  (the process has it)
+        settings = ["checkpoint=word", f"predictor.log={place / 'log'}"]
+        settings += [f"predictor.seconds={seconds}"]
+        return subprocess.Popen(
+            [POLYMODE, "apply", "toy/shout", "texts", "-o", "out", *words,
+             *(word for setting in settings for word in ("--set", setting))],
+            cwd=place, stdout=subprocess.PIPE, stderr=said, text=True,
+        )  # fmt: skip
+
+    return start
+
+
+def ended(process, place, status):
+    out, _ = process.communicate(timeout=120)
+    said = (place / "said.txt").read_text()
+    assert process.returncode == status, said
+    assert "Traceback" not in said
+    return out, said
+
+
+def test_the_command_says_what_it_did(command, place):
+    put(place, "bad.txt", "bad")
+    out, said = ended(command(), place, 1)
+    assert out == "out/results\n"
+    assert "bad: bad.txt: holds 3 letters" in said
+    assert "4 done, 1 bad" in said
+    assert results(place) == LOUD
+    (place / "texts/bad.txt").unlink()
+    ended(command(), place, 0)
+    _, said = ended(command("--set", "predictor.mrk=1"), place, 2)
+    assert "did you mean 'mark'" in said
+    _, said = ended(command("--workers", "2000"), place, 2)
+    assert "this machine has room for" in said
+
+
+def killed_again_and_again(command, place, *words, kills, seconds=0.1):
+    """Kill the command `kills` times at work, then let it end."""
+    for number in range(kills):
+        before = len(begun(place)) if (place / "log").exists() else 0
+        process = command(*words, seconds=seconds)
+        deadline = time.monotonic() + 90
+        while not (place / "log").exists() or len(begun(place)) < before + 2 + number % 3:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        whole = [text for text in results(place).values() if not text.startswith("well ")]
+        assert whole == []
+    ended(command(*words, seconds=seconds), place, 0)
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(40, marks=pytest.mark.torture)])
+def test_a_kill_costs_the_file_in_work(command, place, kills):
+    for number in range(5 * kills):
+        put(place, f"{number}.txt", f"text {number}")
+    killed_again_and_again(command, place, kills=kills)
+    assert len(results(place)) == 4 + 5 * kills
+    times = Counter(begun(place))
+    assert len(times) == 4 + 5 * kills
+    assert sum(times.values()) <= len(times) + kills
+    assert {r["state"] for r in listed(place).values()} == {"done"}
+    assert not (place / "out/.apply").exists()
+
+
+@pytest.mark.torture
+def test_a_kill_of_the_command_with_workers_costs_the_files_in_work(command, place):
+    kills = 5 if FULL else 1
+    for number in range(40):
+        put(place, f"{number}.txt", f"text {number}")
+    killed_again_and_again(command, place, "--workers", "2", kills=kills, seconds=0.3)
+    times = Counter(begun(place))
+    assert len(times) == 44
+    assert sum(times.values()) <= 44 + 2 * kills
+
+
+def workers_of(process):
+    found = []
+    for child in started_by(process.pid):
+        with suppress(psutil.NoSuchProcess):
+            if "MapWorker" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
+@pytest.mark.torture
+def test_killed_workers_cost_the_files_in_work(command, place):
+    for number in range(40):
+        put(place, f"{number}.txt", f"text {number}")
+    process, kills = command("--workers", "2", seconds=0.3), 0
+    while process.poll() is None and kills < (8 if FULL else 2):
+        found = workers_of(process)
+        if (place / "log").exists() and len(begun(place)) > 4 * kills and found:
+            found[kills % len(found)].kill()
+            kills += 1
+        time.sleep(0.05)
+    ended(process, place, 0)
+    assert kills
+    times = Counter(begun(place))
+    assert (len(times), len(results(place))) == (44, 44)
+    assert sum(times.values()) <= 44 + kills
+
+
+def test_a_file_that_kills_the_command_is_left_alone(command, place):
+    put(place, "aa.txt", "die")
+    for _ in range(2):
+        process = command()
+        process.wait(timeout=60)
+        assert process.returncode == -signal.SIGKILL
+    _, said = ended(command(), place, 1)
+    assert "failed: aa.txt: 2 processes died doing it" in said
+    assert results(place) == LOUD
+    times = Counter(begun(place))
+    assert times.pop("aa.txt") == 2
+    assert set(times.values()) == {1}
+    ended(command(), place, 1)
+    assert begun(place).count("aa.txt") == 2
+
+
+def test_an_interrupted_command_goes_on(command, place):
+    process = command(seconds=0.5)
+    while not (place / "log").exists() or len(begun(place)) < 2:
+        time.sleep(0.01)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, said = ended(process, place, 130)
+    assert "run the same command again" in said
+    ended(command(), place, 0)
+    assert results(place) == LOUD
