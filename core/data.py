@@ -13,8 +13,10 @@ import torch
 import torch.utils.data
 from torch import Tensor
 
+from core.config import Spec, configure
 from core.errors import InputError
 from core.process.noise import derive
+from core.task import Degrading, Task
 
 
 @runtime_checkable
@@ -36,6 +38,39 @@ class Dataset(Protocol):
     def digest(self) -> str:
         """SHA-256 of the data, for the record of a run."""
         ...
+
+
+@dataclass(frozen=True)
+class _Degraded:
+    """A dataset with what its task makes of each item."""
+
+    dataset: Dataset
+    task: Degrading
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Mapping[str, Tensor]:
+        return self.task.degrade(self.dataset[index], index)
+
+    def source(self, index: int) -> str:
+        return self.dataset.source(index)
+
+    def name(self, index: int) -> str:
+        return self.dataset.name(index)
+
+    def digest(self) -> str:
+        return self.dataset.digest()
+
+
+def open_dataset(spec: Spec, split: str, task: Task) -> Dataset:
+    """A split of the dataset, its items as `task` wants them.
+
+    Raises:
+        InputError: an option is wrong, or the data cannot be used.
+    """
+    dataset: Dataset = configure("dataset", spec)(split)
+    return _Degraded(dataset, task) if isinstance(task, Degrading) else dataset
 
 
 def order(seed: int, length: int, batch: int, *, start: int = 0) -> Iterator[tuple[int, list[int]]]:

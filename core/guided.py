@@ -1,18 +1,21 @@
 """A trained model's denoiser, bent as a request for samples wants it."""
 
 import inspect
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from core.config import Spec, configure
-from core.data import Dataset, collate
-from core.denoiser.parameterization import Condition, Denoiser
+from core.data import collate, open_dataset
+from core.denoiser.parameterization import Condition, Denoiser, Prediction
 from core.denoiser.variance import analytic, score_norms
 from core.errors import InputError
 from core.model import Model
 from core.process.noise import Noise
 from core.registry import installed
 from core.request import Emit, Note, SampleRequest
+from core.task import Batch, Correcting, Task
 
 CALIBRATION = 64  # training items on which the variance of estimates is measured
 
@@ -46,6 +49,18 @@ def guided(model: Model, request: SampleRequest, emit: Emit) -> Denoiser:
     return guide(*(inputs[name] for name in names))
 
 
+def corrected(denoise: Denoiser, task: Task, batch: Batch) -> Denoiser:
+    """The denoiser with each estimate brought to agree with what the task was given."""
+    if not isinstance(task, Correcting):
+        return denoise
+
+    def ask(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
+        said = denoise(x, t, condition)
+        return replace(said, x0=task.correct(said.x0, batch))
+
+    return ask
+
+
 def empty(condition: Condition | None) -> Condition:
     """The condition of nothing: zeros, as in training with `unconditional`."""
     return {name: torch.zeros_like(value) for name, value in (condition or {}).items()}
@@ -54,7 +69,7 @@ def empty(condition: Condition | None) -> Condition:
 def _knowing_its_variance(model: Model, request: SampleRequest, emit: Emit) -> Denoiser:
     """Bao et al.'s table, measured on the first training items."""
     spec: Spec = request.dataset or model.request.dataset
-    dataset: Dataset = configure("dataset", spec)("train")
+    dataset = open_dataset(spec, "train", model.task)
     size = min(request.batch, len(dataset), CALIBRATION)
     count = min(len(dataset), CALIBRATION) // size * size
     emit(Note(text=f"measuring the variance of the model's estimates on {count} items"))

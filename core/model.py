@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,7 +10,7 @@ from torch import nn
 
 from core import checkpoint
 from core.checkpoint import Checkpoint, CheckpointError
-from core.config import bind, configure
+from core.config import Spec, bind, configure
 from core.denoiser.parameterization import Denoiser, from_network
 from core.ema import reconstruct
 from core.errors import InputError
@@ -154,6 +154,22 @@ def load_model(
     count = sum(p.numel() for p in network.parameters())
     denoise = from_network(network, process, meaning)
     return Model(denoise, network, process, built, request, device, notes, count, saved.path)
+
+
+def for_task(model: Model, spec: Spec) -> Model:
+    """The model used for another task than it was trained for.
+
+    Raises:
+        InputError: an option is wrong, or the task wants other channels or conditions.
+    """
+    task: Task = configure("task", spec)()
+    trained = model.task
+    if (task.channels, dict(task.conditions)) != (trained.channels, dict(trained.conditions)):
+        raise InputError(
+            f"task: {spec.name} has {task.channels} channels and conditions {task.conditions}, the "
+            f"model was trained for {trained.channels} and {trained.conditions}"
+        )
+    return replace(model, task=task, request=replace(model.request, task=spec))
 
 
 def _trained(saved: Checkpoint) -> TrainRequest:

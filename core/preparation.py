@@ -13,7 +13,7 @@ from core import checkpoint, files, tensor_file
 from core.card import Facts, held_out_spec
 from core.checkpoint import CheckpointError
 from core.config import configure, plain
-from core.data import Dataset
+from core.data import Dataset, open_dataset
 from core.ema import WIDTHS, Average, PowerAverage
 from core.errors import InputError
 from core.journal import check_tensorboard
@@ -114,7 +114,7 @@ def prepare_run(
     network = network_of(request, task, objective.outputs)
     begun = _start(request, network, out, emit)
     make_folder(out)
-    dataset: Dataset = configure("dataset", request.dataset)("train")
+    dataset = open_dataset(request.dataset, "train", task)
     held_out = _held_out(request, task)
     network.to(device)
     if machine.compile:
@@ -162,7 +162,7 @@ def _held_out(request: TrainRequest, task: Task) -> HeldOut | None:
     if not request.validate_every:
         return None
     spec = held_out_spec(request)
-    dataset: Dataset = configure("dataset", spec)("test")
+    dataset = open_dataset(spec, "test", task)
     if not len(dataset):
         raise InputError(
             f"validate_every: the test split of {spec.name} is empty; name another dataset by "

@@ -170,6 +170,8 @@ class SampleRequest:
 
     Args:
         checkpoint: folder that ``train`` wrote.
+        task: what is drawn, by default what the network was trained for: another one of the same
+            channels and conditions.
         dataset: whose items are the conditions; by default the one trained on.
         split: which of its splits.
         count: items, the first so many; by default all.
@@ -190,6 +192,7 @@ class SampleRequest:
     """
 
     checkpoint: Path
+    task: Annotated[Spec, "task"] | None = None
     dataset: Annotated[Spec, "dataset"] | None = None
     split: Literal["train", "test"] = "test"
     count: Count | None = None

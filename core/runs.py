@@ -17,12 +17,12 @@ from torch import Tensor
 
 from core import files, samples, tensor_file
 from core.config import Spec, bind, configure, plain
-from core.data import Dataset, collate
+from core.data import Dataset, collate, open_dataset
 from core.errors import InputError
-from core.guided import guided
+from core.guided import corrected, guided
 from core.journal import journal
 from core.metrics import INTERVAL, interval
-from core.model import Model, device_of, load_model
+from core.model import Model, device_of, for_task, load_model
 from core.panels import write_panels
 from core.preparation import STATE_FORMAT, Run, make_folder, prepare_run
 from core.process.noise import Brownian, Noise, derive
@@ -155,8 +155,10 @@ def sample(
     )
     for note in model.notes:
         emit(Note(text=note))
+    if request.task is not None:
+        model = for_task(model, request.task)
     spec = request.dataset or model.request.dataset
-    dataset: Dataset = configure("dataset", spec)(request.split)
+    dataset = open_dataset(spec, request.split, model.task)
     count = request.count or len(dataset)
     if count > len(dataset):
         raise InputError(
@@ -210,7 +212,8 @@ def _draw(
         noise = Brownian(seeds) if request.noise == "brownian" else Noise(seeds)
         example = model.task.prepare(batch)
         x = prior(model.process, grid, example.x0, noise)
-        x0 = integrate(denoise, model.process, grid, solver, x, noise, example.condition)
+        asked = corrected(denoise, model.task, batch)
+        x0 = integrate(asked, model.process, grid, solver, x, noise, example.condition)
         drawn.append(model.task.finish(x0, batch).cpu())
         done += len(chunk)
         rate = done / (time.monotonic() - begun)
@@ -245,7 +248,7 @@ def evaluate(
     results, about = _read_samples(request.samples)
     task_spec, data_spec = Spec.parse(about["task"]), Spec.parse(about["dataset"])
     task: Task = configure("task", task_spec)()
-    dataset: Dataset = configure("dataset", data_spec)(about["split"])
+    dataset = open_dataset(data_spec, about["split"], task)
     if dataset.digest() != about["data"]:
         raise InputError(
             f"{request.samples}: drawn for other data than {data_spec.name} holds now; draw again"

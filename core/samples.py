@@ -12,7 +12,7 @@ from torch import Tensor
 
 from core import files, tensor_file
 from core.config import Spec, configure
-from core.data import Dataset
+from core.data import Dataset, open_dataset
 from core.errors import InputError
 from core.preparation import make_folder
 from core.request import SampleResult
@@ -90,7 +90,7 @@ def join(inputs: Mapping[str, Path], out: Path) -> SampleResult:
         raise InputError("join: these parts are of different runs; draw them again")
     task: Task = configure("task", Spec.parse(about["task"]))()
     spec = Spec.parse(about["dataset"])
-    dataset: Dataset = configure("dataset", spec)(about["split"])
+    dataset = open_dataset(spec, about["split"], task)
     if dataset.digest() != about["data"]:
         raise InputError(f"join: drawn for other data than {spec.name} holds now; draw again")
     results, items = torch.cat([draws for _, draws in read]), len(about["items"])

@@ -142,3 +142,24 @@ class Task(Protocol):
     def show(self, results: Tensor, batch: Batch, titles: list[str]) -> list[Panel]:
         """What to look at, a panel per item."""
         ...
+
+
+@runtime_checkable
+class Degrading(Protocol):
+    """A task that adds to each item of a dataset what its examples are made of: a mask, a file.
+
+    It is done where items are read, in as many processes as read ahead.
+    """
+
+    def degrade(self, item: Batch, index: int) -> Batch:
+        """The item and more; a function of the item and its index alone."""
+        ...
+
+
+@runtime_checkable
+class Correcting(Protocol):
+    """A task that knows what was measured: every estimate is brought to agree with it."""
+
+    def correct(self, x0: Tensor, batch: Batch) -> Tensor:
+        """The estimate (b, *shape) of the diffused variable, or the nearest that agrees."""
+        ...

@@ -1,11 +1,12 @@
 """Along the reverse process and back: sample, encode, edit, interpolate."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from core.denoiser.parameterization import Condition, Denoiser, Prediction
 from core.errors import InputError
@@ -29,6 +30,7 @@ class Moment(NamedTuple):
 
 
 Watch = Callable[[Moment], None]
+Gradients = bool | Literal["recompute"]
 
 
 def prior(
@@ -67,7 +69,7 @@ def sample(
     condition: Condition | None = None,
     *,
     watch: Watch | None = None,
-    gradients: bool = False,
+    gradients: Gradients = False,
 ) -> Float[Tensor, " b *shape"]:
     """Integrate from `x` at grid[0] to grid[-1].
 
@@ -80,20 +82,65 @@ def sample(
         noise: draws for stochastic solvers, one stream per sample.
         condition: passed on to `denoise`.
         watch: called after each step, for progress and trajectories.
-        gradients: keep the graph, so that the result can be differentiated; memory grows with the
-            number of calls.
+        gradients: whether the result can be differentiated.  True keeps the graph of all calls.
+            ``recompute`` keeps what each step begins with and its draws, and computes the step
+            again on the way back: the same gradients, the memory of one step's graph.
 
     Raises:
         InputError: the grid does not run one way, or not in a way that the solver can.
     """
     estimate = bound(denoise, process, condition)
-    with torch.set_grad_enabled(gradients):
+    step = _recomputed(solver) if gradients == "recompute" else solver.step
+    with torch.set_grad_enabled(bool(gradients)):
         rows, state = solver.plan(process, grid), None
         for done, row in enumerate(rows, start=1):
-            x, state = solver.step(x, row, state, estimate, noise)
+            x, state = step(x, row, state, estimate, noise)
             if watch is not None:
                 watch(Moment(done, len(rows), x))
     return x
+
+
+class _Replay:
+    """A source whose draws are those of the first time when a step is computed again."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._draws: list[Tensor] = []
+        self._next = 0
+
+    def rewind(self) -> None:
+        """Begin with the first draw again."""
+        self._next = 0
+
+    def like(self, x: Tensor) -> Tensor:
+        return self._once(lambda: self._source.like(x))
+
+    def between(self, x: Tensor, start: float, end: float) -> Tensor:
+        return self._once(lambda: self._source.between(x, start, end))
+
+    def _once(self, draw: Callable[[], Tensor]) -> Tensor:
+        if self._next == len(self._draws):
+            self._draws.append(draw())
+        self._next += 1
+        return self._draws[self._next - 1]
+
+
+def _recomputed(solver: Solver) -> Callable[..., tuple[Tensor, Any]]:
+    """The solver's step, computed again where its gradient is wanted.
+
+    Source: Chen et al. 2016, arXiv:1604.06174, section 3.
+    """
+
+    def step(x: Tensor, row: Any, state: Any, estimate: Estimate, noise: Source) -> Any:
+        replay = _Replay(noise)
+
+        def again(x: Tensor, state: Any) -> tuple[Tensor, Any]:
+            replay.rewind()
+            return solver.step(x, row, state, estimate, replay)
+
+        return checkpoint(again, x, state, use_reentrant=False)
+
+    return step
 
 
 class _Silent:
@@ -117,7 +164,7 @@ def encode(
     condition: Condition | None = None,
     *,
     watch: Watch | None = None,
-    gradients: bool = False,
+    gradients: Gradients = False,
 ) -> Float[Tensor, " b *shape"]:
     """The latent x at grid[0] whose probability-flow trajectory ends in `x0`.
 
@@ -162,7 +209,7 @@ def edit(
     *,
     strength: float = 0.5,
     watch: Watch | None = None,
-    gradients: bool = False,
+    gradients: Gradients = False,
 ) -> Float[Tensor, " b *shape"]:
     """SDEdit: add noise to a guide up to some level, then sample from there.
 
