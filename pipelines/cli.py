@@ -2,14 +2,14 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from core.cli import Settings, app, run_app
+from core.cli import RequestFile, Settings, app, run_app
 from core.errors import InputError
 
 if TYPE_CHECKING:
@@ -104,16 +104,74 @@ def _run(
     local: bool,
     cpus: int | None,
     address: str | None,
+    show: "Callable[[Sequence[Planned], Outcomes], None] | None" = None,
 ) -> None:
+    show = show or _print_results
     record = _record(out, what, planned)
     if all(p.state == "hit" for p in planned):
         count = len(planned)
         said = f"all {count} steps are hits" if count > 1 else "its one step is a hit"
         print(f"nothing to do: {said}", file=sys.stderr)
-        _print_results(planned, {})
+        show(planned, {})
         return
     outcomes = _execute(planned, record, local, cpus, address)
-    _finish(planned, outcomes, record)
+    _finish(planned, outcomes, record, show)
+
+
+@app.command("sweep")
+def sweep_options(
+    request: RequestFile = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="A.B=VALUES",
+            help="Try these for an option: values with commas between them, or uniform:LOW:HIGH, "
+            "loguniform:LOW:HIGH, int:LOW:HIGH[:STEP]; repeatable.",
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trainings in all, 16 by default; fewer if VALUES allow no more."),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="val/loss, or val/high, the upper end of its interval.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Trainings at once, by Ray.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of each; all cores, shared out evenly.")
+    ] = None,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs of each; 0.5 shares one.")] = 0,
+    settings: Settings = None,
+    out: Out = Path("runs"),
+    local: Annotated[
+        bool, typer.Option("--local", help="One after another in this process, without Ray.")
+    ] = False,
+    address: Address = None,
+) -> None:
+    """Train with several choices of options, end early those that do badly, and keep the best.
+
+    REQUEST and --set are those of `train`; validate_every says how often trainings are compared.
+    Prints the best request and its checkpoints, and a table of all on standard error.  The same
+    command after a stop goes on.
+
+    Example: polymode sweep plugins/image2image/configs/demo.yaml --set validate_every=100
+    --vary lr=loguniform:1e-4:1e-2 --vary network.width=16,32 --trials 8 --workers 2
+    """
+    from pipelines import sweep_command
+    from pipelines.plan import plan
+
+    chosen = {"trials": trials, "metric": metric}
+    given = sweep_command.request_of(request, settings or [], vary or [], chosen)
+    _check_call(address, cpus=None, local=local)
+    try:
+        what = sweep_command.job_of(given, workers=workers, threads=threads, gpus=gpus)
+        with _store_in_use(out) as store:
+            planned = plan(what, store)
+            if address is None:
+                _check_fits(planned, None)
+            _run(what, planned, out, local, None, address, sweep_command.show)
+    except InputError as error:
+        raise sweep_command.in_its_words(error) from error
 
 
 @app.command("apply")
@@ -355,13 +413,18 @@ def _elsewhere(
     from pipelines.resources import check_fits
 
     display.say(f"joining the Ray at {address}")
-    training = [p.folder for p in planned if p.state == "run" and p.step.run == "train"]
+    training = [p.folder for p in planned if p.state == "run" and p.step.run in ("train", "sweep")]
     with joined(address, record) as machines, stopped_gently(training):
         check_fits(planned, machines, where="the cluster")
         return on_ray(planned, display)
 
 
-def _finish(planned: "Sequence[Planned]", outcomes: "Outcomes", record: Path) -> None:
+def _finish(
+    planned: "Sequence[Planned]",
+    outcomes: "Outcomes",
+    record: Path,
+    show: "Callable[[Sequence[Planned], Outcomes], None]",
+) -> None:
     """Say what failed, print where the results are, and end with the fitting exit status."""
     from core import files
     from core.config import plain
@@ -371,7 +434,7 @@ def _finish(planned: "Sequence[Planned]", outcomes: "Outcomes", record: Path) ->
     failed = [p for p in planned if outcomes[p.step.name].state == "failed"]
     for p in failed:
         print(f"error: {failure(p, outcomes[p.step.name])}", file=sys.stderr)
-    _print_results(planned, outcomes)
+    show(planned, outcomes)
     if failed:
         raise typer.Exit(2 if all(outcomes[p.step.name].refused for p in failed) else 1)
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 CHART = {"width": 720, "height": 260, "left": 62, "right": 14, "top": 14, "bottom": 40}
@@ -20,40 +21,87 @@ def curve(rows: Sequence[Facts], validation: Sequence[Facts] = ()) -> Facts:
     """
     ends = [row[key] for row in validation for key in ("loss", "low", "high")]
     losses = [row["loss"] for row in rows] + [value for value in ends if value is not None]
-    log = min(losses) > 0
-    heights = [math.log10(loss) for loss in losses] if log else losses
-    low, high = min(heights), max(heights)
-    pad = (high - low) * 0.06 or 0.5
-    low, high = low - pad, high + pad
-    last = max(1.0, *(row["step"] for row in (*rows, *validation)))
-    across = CHART["width"] - CHART["left"] - CHART["right"]
-    down = CHART["height"] - CHART["top"] - CHART["bottom"]
-
-    def x(step: float) -> float:
-        return round(CHART["left"] + across * step / last, 1)
-
-    def y(loss: float) -> float:
-        height = math.log10(loss) if log else loss
-        return round(CHART["top"] + down * (high - height) / (high - low), 1)
-
-    def line(of: Sequence[Facts], key: str = "loss") -> list[str]:
-        return [f"{x(row['step'])},{y(row[key])}" for row in of]
-
-    values = _log_ticks(low, high) if log else _ticks(low, high)
+    scale = _Scale.of([row["step"] for row in (*rows, *validation)], losses)
     banded = [row for row in validation if row["low"] is not None and row["high"] is not None]
     return {
-        "log": log,
-        "points": " ".join(line(rows)),
-        "x": [{"at": x(value), "text": f"{value:g}"} for value in _ticks(0, last)],
-        "y": [{"at": y(value), "text": f"{value:.3g}"} for value in values],
+        **scale.ticks(),
+        "points": " ".join(scale.line(rows)),
         "first": rows[0]["loss"],
         "last": rows[-1]["loss"],
-        "steps": int(last),
-        "validation": " ".join(line(validation)),
-        "dots": [{"x": x(row["step"]), "y": y(row["loss"])} for row in validation],
-        "band": " ".join(line(banded, "high") + line(banded, "low")[::-1]),
+        "steps": int(scale.last),
+        "validation": " ".join(scale.line(validation)),
+        "dots": [{"x": scale.x(row["step"]), "y": scale.y(row["loss"])} for row in validation],
+        "band": " ".join(scale.line(banded, "high") + scale.line(banded, "low")[::-1]),
         "best": min(validation, key=lambda row: row["loss"], default=None),
     }
+
+
+def trial_curves(trials: Sequence[Facts]) -> Facts | None:
+    """Lines and ticks of the figures of several trainings over steps; None if none has any.
+
+    Args:
+        trials: each with its `points`: step and loss; the one that is `best` is drawn last.
+    """
+    rows = [row for trial in trials for row in trial["points"]]
+    if not rows:
+        return None
+    scale = _Scale.of([row["step"] for row in rows], [row["loss"] for row in rows])
+    lines = []
+    for trial in sorted(trials, key=lambda trial: trial["best"]):
+        at = [(scale.x(row["step"]), scale.y(row["loss"])) for row in trial["points"]]
+        if at:
+            points = " ".join(f"{x},{y}" for x, y in at)
+            end = {"x": at[-1][0], "y": at[-1][1]}
+            lines.append({"trial": trial["trial"], "best": trial["best"], "state": trial["state"],
+                          "points": points, "end": end})  # fmt: skip
+    return {**scale.ticks(), "lines": lines}
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Where steps and losses lie in a chart.
+
+    Args:
+        last: step at its right edge.
+        log: its heights are logarithms to base 10.
+        low: height of its lower edge.
+        high: height of its upper edge.
+    """
+
+    last: float
+    log: bool
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, steps: Sequence[float], losses: Sequence[float]) -> "_Scale":
+        """The scale on which all of them lie inside; logarithmic if all losses are above zero."""
+        log = min(losses) > 0
+        heights = [math.log10(loss) for loss in losses] if log else losses
+        low, high = min(heights), max(heights)
+        pad = (high - low) * 0.06 or 0.5
+        return cls(max(1.0, *steps), log, low - pad, high + pad)
+
+    def x(self, step: float) -> float:
+        across = CHART["width"] - CHART["left"] - CHART["right"]
+        return round(CHART["left"] + across * step / self.last, 1)
+
+    def y(self, loss: float) -> float:
+        down = CHART["height"] - CHART["top"] - CHART["bottom"]
+        height = math.log10(loss) if self.log else loss
+        return round(CHART["top"] + down * (self.high - height) / (self.high - self.low), 1)
+
+    def line(self, rows: Sequence[Facts], key: str = "loss") -> list[str]:
+        return [f"{self.x(row['step'])},{self.y(row[key])}" for row in rows]
+
+    def ticks(self) -> Facts:
+        low, high = self.low, self.high
+        values = _log_ticks(low, high) if self.log else _ticks(low, high)
+        return {
+            "log": self.log,
+            "x": [{"at": self.x(value), "text": f"{value:g}"} for value in _ticks(0, self.last)],
+            "y": [{"at": self.y(value), "text": f"{value:.3g}"} for value in values],
+        }
 
 
 def _ticks(low: float, high: float) -> list[float]:

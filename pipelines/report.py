@@ -8,6 +8,7 @@ import base64
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +17,9 @@ from typing import Any
 from core import files
 from core.errors import InputError
 from core.progress import duration
-from pipelines import store
-from pipelines.drawings import CHART, NODE, curve, graph
+from pipelines import store, trials
+from pipelines.drawings import CHART, NODE, curve, graph, trial_curves
+from pipelines.space import value_text
 from pipelines.verbs import ReportResult
 from pipelines.verdict import FOREST, evaluation, signed
 from pipelines.views import read_panels, sheet, told
@@ -27,6 +29,7 @@ MAX_BYTES = 20 << 20
 POINTS = 300  # of a loss curve
 PAGE = Path(__file__).with_name("page")
 COSTS = ("seconds", "cpu_seconds")  # of a step, apart from what it was made with
+FOLDERS = re.compile(r"(?<![\w.…])/(?:[^\s/:]+/)+")  # of an absolute path, within a sentence
 SCRIPTS = ("theme", "steps", "pictures", "viewer", "clip", "volume", "cloud")
 
 Facts = dict[str, Any]
@@ -118,6 +121,15 @@ def render(facts: Facts, panels: Sequence[Facts], *, left_out: int = 0) -> str:
             for step in facts["steps"]
             if step.get("training")
         ],
+        searches=[
+            {
+                "label": step["label"],
+                **step["search"],
+                "curves": trial_curves(step["search"]["trials"]),
+            }
+            for step in facts["steps"]
+            if step.get("search")
+        ],
         graph=graph(facts["steps"]),
         chart=CHART,
         node=NODE,
@@ -192,10 +204,44 @@ def _step(label: str, folder: Path) -> Facts:
     }
     if metrics := store.read_json(folder / "metrics.json"):
         facts["evaluation"] = evaluation(metrics)
+    if search := _search(folder):
+        facts["search"] = search
     rows = _rows(folder / "metrics.jsonl")
     if losses := _losses(rows):
         facts["training"], facts["validation"] = losses, _validations(rows)
     return facts
+
+
+def _search(folder: Path) -> Facts | None:
+    """The trials of a search with their figures over steps, as `pipelines.trials` writes them."""
+    table = store.read_json(folder / trials.TABLE)
+    if table is None or table.get("format") != trials.FORMAT:
+        return None
+    metric, rows = table["metric"], []
+    for row in table["trials"]:
+        options = {name: _no_absolute(value) for name, value in row["options"].items()}
+        points = [
+            {"step": at["step"], "loss": figure}
+            for at in _rows(folder / "trials" / row["trial"] / "metrics.jsonl")
+            if (figure := _number(at.get(metric))) is not None
+        ]
+        rows.append({
+            **row,
+            "options": options,
+            "shown": {name: value_text(value) for name, value in options.items()},
+            "cause": FOLDERS.sub("…/", row.get("cause", "")),
+            "points": points,
+            "best": row["trial"] == table["best"],
+        })  # fmt: skip
+    states = [row["state"] for row in rows]
+    counts = {state: states.count(state) for state in dict.fromkeys(states)}
+    return {
+        "metric": metric,
+        "best": table["best"],
+        "said": ", ".join(f"{count} {state}" for state, count in counts.items()),
+        "options": list(dict.fromkeys(name for row in rows for name in row["options"])),
+        "trials": rows,
+    }
 
 
 def _flat(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,0 +1,108 @@
+"""The command `polymode sweep`: a job of one step made of a request, and its trials in words."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from core.config import override
+from core.errors import InputError
+from core.yaml_file import read_yaml
+from pipelines import cluster, store
+from pipelines.execute import Outcomes
+from pipelines.job import Job, parse
+from pipelines.plan import Planned
+from pipelines.space import value_text
+from pipelines.space import vary as space_of
+
+NAME = "sweep"
+# What the messages about jobs call the options of this command.
+WORDS = {
+    f"steps.{NAME}.request.": "",
+    f"steps.{NAME}.workers=": "--workers ",
+    f"steps.{NAME}.cpus=": "--threads ",
+    f"steps.{NAME}.gpus=": "--gpus ",
+    f"steps.{NAME}": NAME,
+}
+
+
+def request_of(
+    file: Path | None, settings: Sequence[str], vary: Sequence[str], chosen: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The plain options of a search.
+
+    Args:
+        file: YAML of options.
+        settings: ``a.b=value`` laid over them.
+        vary: ``a.b=values`` added to their space.
+        chosen: options that were given by names of their own; None if they were not.
+
+    Raises:
+        InputError: any of them cannot be read.
+    """
+    given = override(read_yaml(file) if file else {}, list(settings))
+    if vary or "space" not in given:
+        before = given.get("space")
+        given["space"] = {**(before if isinstance(before, dict) else {}), **space_of(vary)}
+    return {**given, **{name: value for name, value in chosen.items() if value is not None}}
+
+
+def job_of(
+    request: Mapping[str, Any], *, workers: int = 1, threads: int | None = None, gpus: float = 0
+) -> Job:
+    """The job that makes one search.
+
+    Args:
+        request: plain options of `SweepRequest`.
+        workers: trials at once.
+        threads: of each; by default, the cores of this machine shared out evenly.
+        gpus: of each.
+
+    Raises:
+        InputError: an option is wrong; all problems at once.
+    """
+    each = threads or max(1, cluster.cpus() // workers)
+    step = {"run": NAME, "request": request, "workers": workers, "cpus": each, "gpus": gpus}
+    return parse({"name": NAME, "steps": {NAME: step}})
+
+
+def in_its_words(error: InputError) -> InputError:
+    """The same with the names that options have on the command line."""
+    said = str(error)
+    for job, command in WORDS.items():
+        said = said.replace(job, command)
+    return InputError(said)
+
+
+def show(planned: Sequence[Planned], outcomes: Outcomes) -> None:
+    """Print where the best of a search is, after a table of all on standard error."""
+    for p in planned:
+        if not outcomes or outcomes[p.step.name].state in ("done", "hit"):
+            print("\n".join(table(p.folder)), file=sys.stderr)
+            for field in ("request", "checkpoint"):
+                print(os.path.relpath(store.result_path(p.folder, field)))
+
+
+def table(folder: Path) -> list[str]:
+    """A finished search in lines: each trial's options, steps, figure and state.
+
+    Args:
+        folder: of the step, in the store.
+    """
+    said = store.read_json(store.result_path(folder, "table")) or {"trials": []}
+    names = list(dict.fromkeys(name for row in said["trials"] for name in row["options"]))
+    rows = [["trial", *names, "steps", said.get("metric", ""), "at step", "state"]]
+    for row in said["trials"]:
+        value = row["value"]
+        state = "best" if row["trial"] == said["best"] else row["state"]
+        rows.append([
+            row["trial"],
+            *(value_text(row["options"][name]) for name in names),
+            str(row["steps"]),
+            *(("-", "-") if value is None else (f"{value:.4g}", str(row["step"]))),
+            f"{state}: {row['cause']}" if row["cause"] else state,
+        ])  # fmt: skip
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip()
+            for row in rows]  # fmt: skip
