@@ -16,7 +16,7 @@ class Shout:
     Args:
         mark: what comes after it.
         seconds: that a file takes.
-        log: where each file's name is added when it is begun; empty for nowhere.
+        log: where the process and the file's name are added when it is begun; empty for nowhere.
     """
 
     suffixes = (".txt", ".md")
@@ -39,7 +39,7 @@ class Shout:
         text = source.read_text()
         if self.log:
             with open(self.log, "a") as file:
-                file.write(f"{source.name}\n")
+                file.write(f"{os.getpid()} {source.name}\n")
         target.write_text("half of")  # what is written in between is no result
         time.sleep(self.seconds)
         match text:

@@ -264,3 +264,61 @@ def test_bad_input_is_one_sentence_and_exit_code_2(model, tmp_path):
         assert words in done.stderr, (words, done.stderr)
         assert done.stderr.startswith("error: ")
         assert not out.exists()
+
+
+def test_the_predictor_writes_what_upscale_writes(model, tmp_path):
+    """Byte for byte, at the defaults of both and at others, whatever was done before."""
+    from core.config import Spec, configure
+    from core.request import Machine
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.fromarray(photographs.coffee()[:20, :31]).save(photos / "a.png")
+    Image.fromarray(photographs.camera()[:17, :12]).save(photos / "b.jpg")
+    cases = {
+        "defaults": ({}, []),
+        "others": (
+            {"steps": 3, "seed": 5, "mean_of": 2, "sampler": "core/ddim", "tile": 64, "overlap": 8},
+            ["--steps", 3, "--seed", 5, "--mean-of", 2, "--sampler", "core/ddim", "--tile", 64,
+             "--overlap", 8],
+        ),
+    }  # fmt: skip
+    for name, (options, words) in cases.items():
+        theirs, ours = tmp_path / f"{name}-upscale", tmp_path / f"{name}-predictor"
+        ours.mkdir()
+        done = upscale(
+            *photos.iterdir(), "--checkpoint", model, "-o", f"{theirs}/", "--threads", 1, *words
+        )
+        assert done.returncode == 0, done.stderr
+        predict = configure("predictor", Spec("image2image/upscale", options))(
+            Machine(threads=1), model
+        )
+        for photo in sorted(photos.iterdir(), reverse=True):
+            facts = predict(photo, ours / predict.result_name(photo.name))
+            with Image.open(ours / photo.name) as result:
+                assert facts["size"] == list(result.size)
+            assert (ours / photo.name).read_bytes() == (theirs / photo.name).read_bytes()
+
+
+def test_the_predictor_refuses_what_upscale_refuses(model, tmp_path):
+    from core.config import ConfigError, Spec, configure
+    from core.request import Machine
+
+    def built(**options):
+        return configure("predictor", Spec("image2image/upscale", options))(Machine(), model)
+
+    with pytest.raises(InputError, match="trained for 2, 4 was asked"):
+        built(scale=4)
+    with pytest.raises(InputError, match="overlap"):
+        built(tile=64, overlap=64)
+    with pytest.raises(ConfigError, match="steps: expected at least 2, got 1"):
+        built(steps=1)
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(InputError, match="not a picture"):
+        built()(tmp_path / "text.png", tmp_path / "out.png")
+    transparent = np.full((8, 8, 4), 99, np.uint8)
+    Image.fromarray(transparent).save(tmp_path / "clear.png")
+    (tmp_path / "clear.png").rename(tmp_path / "clear.jpg")  # a PNG, whatever its name says
+    with pytest.raises(InputError, match="JPEG cannot hold transparency"):
+        built()(tmp_path / "clear.jpg", tmp_path / "out.jpg")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clear.jpg", "text.png"]
