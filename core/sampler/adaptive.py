@@ -99,9 +99,7 @@ def dormand_prince(
     way = 1.0 if end > start else -1.0
     at = torch.full((len(y),), start, dtype=torch.float64, device=y.device)
     f = slope(y, at)
-    # Step sizes carry no graph: the gradient is that of the steps that were taken, and the norm of an
-    # error of 0, of a sample that has arrived, has none.
-    size = _first_step(slope, y, f, at, end - start, atol + rtol * y.abs()).detach()
+    size = _first_step(slope, y, f, at, end - start, atol + rtol * y.abs())
     rejected = torch.zeros(len(y), dtype=torch.bool, device=y.device)
     evaluations = torch.full((len(y),), 2, device=y.device)
     while bool((active := at != end).any()):
@@ -123,7 +121,8 @@ def dormand_prince(
             k.append(slope(inner, at + node * way * step))
         error = sum(weight * value for weight, value in zip(ERROR, k, strict=True) if weight)
         bound = atol + rtol * torch.maximum(y.abs(), inner.abs())
-        ratio = _norm((h * error / bound).detach())
+        # A sample that has arrived has no error, and the norm of 0 no gradient.
+        ratio = _norm(torch.where(active[:, None], h * error / bound, 1.0))
         good = active & (ratio < 1)
         growth = (0.9 * ratio.clamp(min=1e-30) ** -0.2).clamp(max=10)
         growth = torch.where(rejected, growth.clamp(max=1), growth)

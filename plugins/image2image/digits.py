@@ -2,6 +2,7 @@
 
 import hashlib
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ def _read() -> tuple[np.ndarray, np.ndarray]:
     """Pixels (n, 8, 8), 0 to 16, and classes (n,) of the whole set, in the file's order."""
     from sklearn.datasets import load_digits
 
-    found = load_digits()
+    found: Any = load_digits()
     return found.images.astype(np.uint8), found.target.astype(np.int64)
 
 

@@ -5,12 +5,14 @@ import math
 import pytest
 import torch
 
+from core.denoiser.parameterization import Prediction
 from core.errors import InputError
 from core.process import schedules
-from core.process.noise import Noise
+from core.process.noise import Brownian, Noise
 from core.sampler import grids
 from core.sampler.adaptive import DormandPrince
 from core.sampler.ancestral import DDIM, Ancestral
+from core.sampler.composed import PredictorCorrector
 from core.sampler.exponential import Multistep, Singlestep, UniPC
 from core.sampler.runge_kutta import Heun
 from core.sampler.sample import edit, encode, interpolate, prior, sample
@@ -254,3 +256,86 @@ def test_custom_grids_are_taken_as_given():
 def test_impossible_grids_are_refused(build, options):
     with pytest.raises(InputError, match="expected"):
         build(PATHS["vp_linear"], **options)
+
+
+# --- gradients through a trajectory ---------------------------------------------------------------
+
+GRADIENT_SOLVERS = [
+    Ancestral(variance="large"),
+    Multistep(eta=1.0),
+    PredictorCorrector(Ancestral(), 1, 0.1),
+    UniPC(order=3),
+    DormandPrince(rtol=1e-3, atol=1e-3),
+]
+
+
+def end_and_gradient(solver, noise, gradients, steps=4):
+    path = PATHS["vp_linear"]
+    x, grid = data(3).requires_grad_(), grids.uniform_time(path, steps=steps)
+    denoise = three_modes().denoiser(path)
+    end = sample(denoise, path, grid, solver, x, noise, gradients=gradients)
+    return end.detach(), torch.autograd.grad(end.square().sum(), x)[0]
+
+
+@pytest.mark.parametrize("solver", GRADIENT_SOLVERS, ids=str)
+def test_recomputed_steps_give_the_gradients_of_the_whole_graph(solver):
+    """Autograd without recomputation is the answer: the same operations, so the same bits."""
+    end, slope_of = end_and_gradient(solver, Noise(range(3)), True)
+    again, recomputed = end_and_gradient(solver, Noise(range(3)), "recompute")
+    assert torch.equal(end, again)
+    assert slope_of.abs().min() > 0
+    assert torch.equal(slope_of, recomputed)
+
+
+def test_a_path_is_replayed_as_fresh_draws_are():
+    """A Brownian path remembers where it was asked last; a step computed again asks out of turn."""
+    _, slope_of = end_and_gradient(Ancestral(), Brownian(range(3)), True)
+    assert torch.equal(end_and_gradient(Ancestral(), Brownian(range(3)), "recompute")[1], slope_of)
+
+
+class _Kept:
+    """Bytes that autograd holds for the way back, each storage once."""
+
+    def __init__(self):
+        self.storages = {}
+
+    def __enter__(self):
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda x: x)
+        self._hooks.__enter__()
+        return self
+
+    def _pack(self, x):
+        self.storages[x.untyped_storage().data_ptr()] = (x, x.untyped_storage().nbytes())
+        return x
+
+    def __exit__(self, *raised):
+        self._hooks.__exit__(*raised)
+
+    @property
+    def bytes(self):
+        return sum(size for _, size in self.storages.values())
+
+
+def hidden(width=4096):
+    """A denoiser whose inside is a thousand times the size of its sample."""
+    weight = torch.linspace(-1, 1, 2 * width, dtype=torch.float64).reshape(2, width)
+
+    def denoise(x, t, condition=None):
+        return Prediction((x @ weight).tanh() @ weight.T / width)
+
+    return denoise
+
+
+@pytest.mark.parametrize("steps", [5, 40])
+def test_recomputed_steps_keep_the_ends_of_steps_and_nothing_inside(steps):
+    """Of a whole graph the inside of every step is kept; else two samples a step at most."""
+    path, kept = PATHS["vp_linear"], {}
+    grid = grids.uniform_time(path, steps=steps)
+    for gradients in (True, "recompute"):
+        x = data(3).requires_grad_()
+        with _Kept() as held:
+            end = sample(hidden(), path, grid, Ancestral(), x, Noise(range(3)), gradients=gradients)
+        kept[gradients] = held.bytes
+        assert torch.autograd.grad(end.sum(), x)[0].isfinite().all()
+    assert kept[True] > steps * 3 * 4096 * 8
+    assert kept["recompute"] <= 2 * steps * 3 * 2 * 8
