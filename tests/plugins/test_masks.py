@@ -1,0 +1,215 @@
+"""Masks: what a user draws, what grows, and what is drawn at random for training."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import ndimage
+
+from core.errors import InputError
+from plugins.image2image import io
+from plugins.image2image.masks import (
+    Margins,
+    box,
+    check_mask,
+    extended,
+    feathered,
+    grown,
+    margins,
+    random_mask,
+    read_mask,
+    transparent,
+)
+
+
+def saved(path, values, mode):
+    Image.fromarray(np.asarray(values, np.uint8), mode).save(path)
+    return path
+
+
+def test_white_is_filled_from_half_way_on_and_invert_turns_it_round(tmp_path):
+    path = saved(tmp_path / "m.png", [[0, 127, 128], [255, 1, 254]], "L")
+    expected = torch.tensor([[False, False, True], [True, False, True]])
+    assert torch.equal(read_mask(path, 2, 3), expected)
+    assert torch.equal(read_mask(path, 2, 3, invert=True), ~expected)
+
+
+def test_what_is_transparent_in_a_mask_is_black(tmp_path):
+    path = saved(tmp_path / "m.png", [[[255] * 4, [255, 255, 255, 0], [0, 0, 0, 255]]], "RGBA")
+    assert read_mask(path, 1, 3).tolist() == [[True, False, False]]
+
+
+def test_a_mask_of_another_size_is_refused_with_both_sizes(tmp_path):
+    path = saved(tmp_path / "m.png", np.zeros((4, 6)), "L")
+    with pytest.raises(InputError, match=r"the mask has 6x4 pixels, the picture 4x6"):
+        read_mask(path, 6, 4)
+
+
+def test_transparency_is_a_mask_where_there_is_some():
+    picture = io.Picture(torch.zeros(3, 1, 3), torch.tensor([[[0.0, 0.49, 0.5]]]))
+    assert transparent(picture).tolist() == [[True, True, False]]
+    with pytest.raises(InputError, match="no transparency"):
+        transparent(io.Picture(torch.zeros(3, 1, 3)))
+
+
+def test_a_box_is_x_y_width_height():
+    mask = box("2, 1,3,2", 5, 7)
+    rows, columns = mask.nonzero().T
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (1, 2, 2, 4)
+    assert mask.sum() == 6
+    for text in ("2,1,3", "2,1,0,2", "5,1,3,2", "0,4,1,2", "a,b,c,d", "-1,0,2,2"):
+        with pytest.raises(InputError, match=r"^box: "):
+            box(text, 5, 7)
+
+
+def test_margins_are_shares_of_their_own_axis():
+    wanted = Margins(left=64, right=50, top=100, bottom=0)
+    assert margins(["right=25%", "left=64", "top=100%"], 100, 200) == wanted
+    for text in ("right", "up=3", "left=-3", "left=0", "left=2.5", "left=401%", "left=801"):
+        with pytest.raises(InputError, match=r"^extend: "):
+            margins([text], 100, 200)
+    with pytest.raises(InputError, match="left is given twice"):
+        margins(["left=1", "left=2"], 100, 200)
+
+
+def test_a_larger_canvas_holds_the_picture_where_it_was_put():
+    pixels = torch.rand(3, 5, 7, generator=torch.Generator()) * 2 - 1
+    picture = io.Picture(pixels, torch.full((1, 5, 7), 0.25), dpi=(72.0, 72.0))
+    larger, new = extended(picture, Margins(left=3, right=1, top=2, bottom=9))
+    assert larger.pixels.shape == (3, 16, 11)
+    assert torch.equal(larger.pixels[:, 2:7, 3:10], pixels)
+    assert torch.equal(larger.pixels[:, 0, 0], pixels[:, 0, 0])
+    assert not new[2:7, 3:10].any()
+    assert new.sum() == 16 * 11 - 35
+    assert larger.alpha is not None
+    assert torch.equal(larger.alpha[0], torch.where(new, 1.0, 0.25))
+    assert larger.dpi == (72.0, 72.0)
+
+
+def test_masks_without_anything_to_fill_or_to_keep_are_refused():
+    black, white = torch.zeros(4, 4, dtype=torch.bool), torch.ones(4, 4, dtype=torch.bool)
+    with pytest.raises(InputError, match="nothing to fill"):
+        check_mask(black, some_known=False)
+    with pytest.raises(InputError, match="nothing is known"):
+        check_mask(white, some_known=True)
+    check_mask(white, some_known=False)
+
+
+@pytest.mark.parametrize("pixels", [1, 2, 5, 12])
+def test_a_mask_grows_as_scipys_does_and_nearly_round(pixels):
+    """SciPy's morphology, an implementation of its own; a disc within a tenth and half a pixel."""
+    mask = torch.zeros(41, 53, dtype=torch.bool)
+    mask[20, 30] = True
+    found = grown(mask, pixels).numpy()
+    expected = mask.numpy()
+    for turn in range(pixels):
+        expected = ndimage.binary_dilation(
+            expected, ndimage.generate_binary_structure(2, 1 + turn % 2)
+        )
+    assert np.array_equal(found, expected)
+    away = np.asarray(ndimage.distance_transform_edt(~mask.numpy()))
+    assert away[found].max() < 1.13 * pixels + 0.5
+    assert away[~found].min() > 0.94 * pixels
+    assert away[20][found[20]].max() == pixels
+
+
+def test_feathers_fall_evenly_from_one_to_nothing():
+    mask = torch.zeros(9, 20, dtype=torch.bool)
+    mask[:, :6] = True
+    weights = feathered(mask, 4)
+    assert torch.allclose(weights[4, 5:11], torch.tensor([1.0, 0.8, 0.6, 0.4, 0.2, 0.0]))
+    assert (weights[mask] == 1).all()
+    assert torch.equal(feathered(mask, 0), mask.float())
+    with pytest.raises(InputError, match="around a mask"):
+        feathered(mask, -1)
+
+
+# --- random masks ------------------------------------------------------------------------------
+
+SIZES = ((64, 64), (48, 160), (160, 48), (17, 16))
+
+
+@pytest.mark.parametrize("kind", ["strokes", "boxes"])
+def test_random_holes_cover_ten_to_forty_percent(kind):
+    """In every picture; and the whole range is used: both ends and a mean near the middle."""
+    for height, width in SIZES:
+        shares = [random_mask(0, i, height, width, kind).float().mean() for i in range(40)]
+        assert min(shares) >= 0.1
+        assert max(shares) <= 0.4
+        assert 0.19 < sum(shares) / 40 < 0.31
+        assert min(shares) < 0.17
+        assert max(shares) > 0.31
+
+
+@pytest.mark.parametrize("kind", ["strokes", "boxes", "uncrop"])
+def test_holes_lie_everywhere_alike(kind):
+    """Both halves of a picture are covered alike, along both axes: to four standard errors."""
+    for height, width in ((24, 72), (72, 24)):
+        masks = np.stack([random_mask(1, i, height, width, kind).numpy() for i in range(150)])
+        for axis in (1, 2):
+            first, second = (half.mean((1, 2)) for half in np.split(masks, 2, axis))
+            apart = first - second
+            assert abs(apart.mean()) < 4 * apart.std() / 150**0.5
+
+
+def corners(mask):
+    """Places where three of four pixels agree: a union of rectangles has few, a brush has many."""
+    values = mask.numpy().astype(int)
+    four = values[1:, 1:] + values[1:, :-1] + values[:-1, 1:] + values[:-1, :-1]
+    return int((four % 2).sum())
+
+
+def test_boxes_are_one_to_five_rectangles():
+    """A piece with four corners is a rectangle; those that overlap are fewer pieces with more."""
+    pieces = []
+    for i in range(80):
+        mask = np.pad(random_mask(0, i, 96, 96, "boxes").numpy(), 1)
+        found = ndimage.label(mask)
+        assert isinstance(found, tuple)
+        labels, count = found
+        pieces.append(count)
+        alone = [corners(torch.from_numpy(labels == k + 1)) == 4 for k in range(count)]
+        assert any(alone) or count <= 2
+    assert {1, 2, 3, 4, 5} >= set(pieces) >= {1, 2, 3, 4}
+
+
+def test_strokes_are_round_brushes_without_holes_of_a_pixel():
+    """Opening by a small disc keeps nearly all of a mask that thick round strokes made."""
+    away = np.arange(-2, 3)
+    disc = np.hypot(away[:, None], away) <= 2
+    for i in range(20):
+        mask = random_mask(0, i, 128, 300, "strokes").numpy()
+        assert (ndimage.binary_opening(mask, disc) & mask).sum() > 0.98 * mask.sum()
+
+
+def test_uncropping_leaves_half_in_one_rectangle():
+    sides = []
+    for i in range(200):
+        for height, width in ((40, 60), (60, 40)):
+            known = ~random_mask(3, i, height, width, "uncrop")
+            assert abs(float(known.float().mean()) - 0.5) < 0.03
+            rows, columns = known.nonzero().T
+            top, bottom, left, right = rows.min(), rows.max(), columns.min(), columns.max()
+            assert known.sum() == (bottom - top + 1) * (right - left + 1)
+        edges = (top == 0, bottom == 59, left == 0, right == 39)
+        sides.append(tuple(map(bool, edges)))
+    alone = [one for one in sides if sum(one) == 3]
+    assert len(set(alone)) == 4
+    assert abs(len(alone) / 200 - 0.5) < 4 * 0.5 / 200**0.5
+    assert all(sum(one) in (0, 3) for one in sides)
+
+
+def test_six_of_ten_holes_for_inpainting_are_strokes():
+    boxes = sum(corners(random_mask(5, i, 128, 128)) < 60 for i in range(300))
+    assert abs(boxes / 300 - 0.4) < 4 * (0.24 / 300) ** 0.5
+
+
+def test_a_random_mask_is_a_function_of_seed_and_index():
+    first = random_mask(7, 3, 40, 56)
+    assert first.shape == (40, 56)
+    random_mask(7, 4, 40, 56)
+    assert torch.equal(random_mask(7, 3, 40, 56), first)
+    others = [random_mask(7, 4, 40, 56), random_mask(8, 3, 40, 56), random_mask(3, 7, 40, 56)]
+    assert not any(torch.equal(other, first) for other in others)
+    with pytest.raises(InputError, match="at least 16x16 pixels, got 60x15"):
+        random_mask(0, 0, 15, 60)
