@@ -1,7 +1,9 @@
 """Scores of one sample against its truth, and means with intervals."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Float
@@ -91,3 +93,19 @@ def interval(
     means = total / count
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Mean(float(numbers.mean()), float(low), float(high), len(numbers))
+
+
+def proportion(hits: int, n: int, *, confidence: float) -> Mean:
+    """The share hits / n with Wilson's score interval, for independent items.
+
+    Source: Wilson 1927, J. Am. Stat. Assoc. 22.
+
+    Args:
+        hits: how many of the items.
+        n: items, at least one.
+        confidence: of the interval, for example 0.95.
+    """
+    share, z2 = hits / n, NormalDist().inv_cdf((1 + confidence) / 2) ** 2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n**2))) / (1 + z2 / n)
+    return Mean(share, max(0.0, centre - half), min(1.0, centre + half), n)

@@ -1,6 +1,6 @@
 """Image to image: pictures as (b, c, h, w) in [-1, 1]."""
 
-from core.registry import Plugin, dataset, operator, predictor, task
+from core.registry import Plugin, Verb, dataset, operator, predictor, task
 
 PLUGIN = Plugin(
     name="image2image",
@@ -25,7 +25,26 @@ PLUGIN = Plugin(
             "plugins.image2image.operators:Bicubic",
             "Antialiased bicubic by a whole factor",
         ),
+        predictor(
+            "purify", "plugins.image2image.purify:Purify", "Diffused and brought back (DiffPure)"
+        ),
         predictor("upscale", "plugins.image2image.predictors:Upscale", "Photographs made larger"),
         task("sr3", "plugins.image2image.tasks:SR3", "Super-resolution by refinement (SR3)"),
+    ),
+    verbs=(
+        Verb(
+            name="classifier",
+            request="plugins.image2image.request:ClassifierRequest",
+            result="plugins.image2image.request:ClassifierResult",
+            target="plugins.image2image.classifier:train",
+            summary="A small classifier of pictures",
+        ),
+        Verb(
+            name="robustness",
+            request="plugins.image2image.request:RobustnessRequest",
+            result="plugins.image2image.request:RobustnessResult",
+            target="plugins.image2image.robustness:evaluate",
+            summary="Accuracy under attack, with and without purification",
+        ),
     ),
 )

@@ -1,0 +1,171 @@
+"""Classifiers of pictures: a small one that is trained here, and the user's own by import path."""
+
+import importlib
+import time
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core import tensor_file
+from core.config import bind, configure, plain
+from core.data import Dataset, collate, order
+from core.errors import InputError
+from core.model import device_of
+from core.preparation import make_folder
+from core.process.noise import derive
+from core.request import Emit, Machine, Progress, silent
+from plugins.image2image.request import ClassifierRequest, ClassifierResult
+
+
+class Classifier(nn.Module):
+    """Three convolutions, the second and third at half and a quarter of the size, and a mean.
+
+    Args:
+        channels: of a picture.
+        classes: how many there are.
+        width: channels of the first convolution.
+    """
+
+    def __init__(self, channels: int, classes: int, *, width: int = 32) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(16 * width, classes),
+        )
+
+    def forward(self, x: Float[Tensor, " b c h w"]) -> Float[Tensor, " b classes"]:
+        return self.layers(x)
+
+
+def train(
+    request: ClassifierRequest,
+    out: Path,
+    *,
+    machine: Machine | None = None,
+    emit: Emit = silent,
+) -> ClassifierResult:
+    """Train a `Classifier`; the same request gives the same weights on the same kind of machine.
+
+    Args:
+        request: what to train.
+        out: ``classifier.safetensors`` goes there.
+        machine: where to run.
+        emit: hears of progress.
+
+    Raises:
+        InputError: the dataset has no classes, or `out` is not writable.
+        StorageError: the disk is full or not writable.
+    """
+    start = time.perf_counter()
+    request = bind(ClassifierRequest, plain(request))
+    device = device_of(machine or Machine())
+    build = configure("dataset", request.dataset)
+    data, held_out = build("train"), build("test")
+    network = _new(request, data).to(device)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=request.lr, weight_decay=request.weight_decay
+    )
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, request.steps)
+    for step, indices in order(derive(request.seed, "classifier"), len(data), request.batch):
+        if step == request.steps:
+            break
+        batch = collate(data, indices)
+        loss = F.cross_entropy(network(batch["image"].to(device)), batch["class"].to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        falling.step()
+        news = {"loss": loss.item()}
+        emit(Progress(done=step + 1, total=request.steps, unit="step", figures=news))
+    place = make_folder(out) / "classifier.safetensors"
+    tensor_file.save(place, network.state_dict())
+    return ClassifierResult(
+        classifier=place,
+        accuracy=_accuracy(network.eval(), held_out, device),
+        count=len(held_out),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _new(request: ClassifierRequest, data: Dataset) -> Classifier:
+    first = data[0]
+    if "class" not in first or "image" not in first:
+        raise InputError(
+            f"dataset: a classifier learns from items with an image and a class, those of "
+            f"{request.dataset.name} have {', '.join(first)}; use image2image/digits or your own"
+        )
+    classes = 1 + max(int(data[i]["class"]) for i in range(len(data)))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive(request.seed, "weights"))
+        return Classifier(len(first["image"]), classes, width=request.width)
+
+
+def _accuracy(network: nn.Module, data: Dataset, device: torch.device) -> float:
+    right = 0
+    with torch.no_grad():
+        for first in range(0, len(data), 256):
+            batch = collate(data, list(range(first, min(first + 256, len(data)))))
+            said = network(batch["image"].to(device)).argmax(1).cpu()
+            right += int((said == batch["class"]).sum())
+    return right / len(data)
+
+
+def load_classifier(file: Path | None, module: str) -> nn.Module:
+    """The classifier that one of the two names, on the CPU, in evaluation, its weights fixed.
+
+    Args:
+        file: that `train` wrote.
+        module: ``package.module:attribute``, a module or a function that makes one.
+
+    Raises:
+        InputError: both or neither, or it is not what it should be.
+    """
+    if (file is None) == (module == ""):
+        given = "neither" if file is None else "both"
+        raise InputError(f"classifier, module: expected one of them, {given} was given")
+    found = _read(file) if file is not None else _imported(module)
+    return found.eval().requires_grad_(False)
+
+
+def _read(file: Path) -> Classifier:
+    weights = tensor_file.load(file, mend="train a classifier again")
+    try:
+        width, channels = weights["layers.0.weight"].shape[:2]
+        network = Classifier(channels, len(weights["layers.8.bias"]), width=width)
+        network.load_state_dict(weights)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"{file}: not a classifier that image2image/classifier wrote; train one, or name your "
+            "own with module"
+        ) from error
+    return network
+
+
+def _imported(target: str) -> nn.Module:
+    package, _, attribute = target.partition(":")
+    if not package or not attribute:
+        raise InputError(f"module: expected package.module:attribute, got {target!r}")
+    try:
+        found = getattr(importlib.import_module(package), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"module: {target!r} cannot be had: {error}; it must be importable here"
+        ) from error
+    if not isinstance(found, nn.Module) and callable(found):
+        found = found()
+    if not isinstance(found, nn.Module):
+        raise InputError(
+            f"module: {target!r} is {type(found).__name__}, expected a torch.nn.Module or a "
+            "function without arguments that makes one"
+        )
+    return found
