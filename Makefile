@@ -14,6 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 JOB ?= pipelines/jobs/demo.yaml
+AT_ONCE ?= $(shell nproc 2>/dev/null || echo 2)
 
 .PHONY: demo test browser torture parity lint clean
 
@@ -21,13 +22,14 @@ demo: $(VENV)/.ready
 	$(BIN)/polymode run $(JOB)
 
 test: $(VENV)/.ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(AT_ONCE) --dist loadgroup
 
 # What each of its numbers is: tests/README.md.
 torture: $(VENV)/.ready
 	POLYMODE_TORTURE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/reliability \
 		tests/core/test_security.py tests/pipelines/test_survival.py tests/pipelines/test_cluster.py \
 		tests/pipelines/test_submit.py tests/pipelines/test_canaries.py tests/pipelines/test_drained.py \
+		tests/pipelines/test_sweep.py \
 		-m "torture or not torture" --durations=20
 
 # k-diffusion without what it requires: its samplers need neither torchvision nor wandb nor clip,

@@ -18,6 +18,7 @@ from core.yaml_file import parse_yaml
 
 RANGES = ("uniform", "loguniform", "int")
 MOST = 1000  # trials of a search
+TRIES = 100  # draws for each; one of so few choices is missed once in e to the 100th
 # What a validation measures depends on these, so that its figures could not be compared.
 MEASURE = (
     "task", "process", "weighting", "times", "objective", "steps", "validate_every", "validation",
@@ -60,9 +61,11 @@ def draw(space: Mapping[str, Any], trials: int, seed: int) -> list[Choice]:
     most = trials if None in counts else min(trials, math.prod(c for c in counts if c is not None))
     stream = random.Random(seed)
     found: dict[str, Choice] = {}
-    while len(found) < most:
+    for _ in range(TRIES * most):  # a narrow range has few values of six digits
         choice = {axis.option: axis.value(stream.random()) for axis in axes}
         found.setdefault(json.dumps(choice, sort_keys=True), choice)
+        if len(found) == most:
+            break
     return list(found.values())
 
 

@@ -13,6 +13,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -240,7 +241,8 @@ def _tune(
     trials, here = {trial.name: trial for trial in search.left()}, os.getcwd()
 
     def one(config: dict[str, str]) -> None:
-        os.chdir(here)  # Tune has gone to a folder of its own
+        with suppress(OSError):
+            os.chdir(here)  # Tune has gone to a folder of its own
         _in_a_process(trials[config["trial"]], machine, gpus)
 
     each = {"cpu": machine.threads or 1, **({"gpu": gpus} if gpus else {})}
@@ -253,18 +255,38 @@ def _tune(
             run_config=tune.RunConfig(
                 name=uuid.uuid4().hex,  # a name that is there already would be gone on with
                 storage_path=str(ours),
+                failure_config=tune.FailureConfig(max_failures=1),  # of a process that dies
                 callbacks=[_watch(search, asked)],
                 verbose=0,
             ),
         ).fit()
+    except KeyboardInterrupt:  # out of Ray's own waiting, where a step is cancelled
+        _save(search)
+        raise
     finally:
         shutil.rmtree(ours, ignore_errors=True)
+
+
+def _save(search: Search) -> None:
+    """Have trials write checkpoints where Tune does nothing any more, and wait for it."""
+    told, deadline = _ask(search), time.monotonic() + KEPT
+    while any(file.exists() for file in told) and time.monotonic() < deadline:
+        time.sleep(0.1)  # who obeys removes the file
+
+
+def _ask(search: Search) -> list[Path]:
+    """Ask the trials that are trained now to stop, by files."""
+    asked = [trial.folder / STOP for trial in search.running()]
+    for file in asked:
+        file.touch()
+    return asked
 
 
 def _in_a_process(trial: Trial, machine: Machine, gpus: float) -> None:
     """Train a trial in a process of its own, with its own log, telling Tune of validations."""
     from ray import tune
 
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as for every step
     if 0 < gpus < 1:
         share_gpu(gpus)
 
@@ -306,8 +328,7 @@ def _watch(search: Search, asked: Callable[[], int]) -> Any:
         def stop(self, why: BaseException) -> None:
             """Have running trials save what they did; Tune goes on meanwhile."""
             self.why, self.deadline = why, time.monotonic() + KEPT
-            for trial in search.running():
-                (trial.folder / STOP).touch()
+            _ask(search)
 
         def on_trial_start(
             self, iteration: int, trials: list[Any], trial: Any, **info: Any
@@ -333,7 +354,7 @@ def _watch(search: Search, asked: Callable[[], int]) -> Any:
             self, iteration: int, trials: list[Any], trial: Any, **info: Any
         ) -> None:
             its = by_name[trial.config["trial"]]
-            died = Ended(state="failed", cause="its process died")
+            died = Ended(state="failed", cause="its process died twice")
             search.note(its, read_ended(its) or died)
 
     return Watch()

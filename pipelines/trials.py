@@ -108,7 +108,7 @@ def _cause(error: Exception) -> str:
 def points_in(log: Tail, metric: str) -> list[Point]:
     """The validations in the new lines of a training's record."""
     rows = [json.loads(line) for line in log.lines()]
-    return [(row["step"], row[metric]) for row in rows if metric in row]
+    return [(row["step"], row[metric]) for row in rows if row.get(metric) is not None]
 
 
 class Search:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from processes import started_by
+from processes import check_gone, started_by
 
 from core import files
 from core.config import ConfigError, bind
@@ -109,6 +110,8 @@ def test_no_choice_comes_twice_and_a_small_space_is_tried_whole():
     found = {(choice["batch"], choice["decay"]) for choice in choices}
     assert found == {(b, d) for b in (1, 2, 3) for d in ("constant", "cosine")}
     assert len(choices) == 6
+    narrow = draw({"lr": {"uniform": [1, 1.00001]}}, 16, 0)  # two values of six digits
+    assert sorted(choice["lr"] for choice in narrow) == [1, 1.00001]
 
 
 @pytest.mark.parametrize(
@@ -378,12 +381,15 @@ def test_a_file_named_stop_ends_a_search_and_is_removed(trainings, tmp_path):
 # --- for real -------------------------------------------------------------------------------------
 
 
+COMMAND = [sys.executable, "-c", "from pipelines.cli import main; main()"]
+
+
 def command(out, *more, **options):
     request = out.parent / "request.yaml"
     request.write_text(json.dumps(TRAINING))
     words = ["sweep", str(request), "-o", str(out), "--threads", "1", *more]
     return subprocess.run(
-        [sys.executable, "-c", "from pipelines.cli import main; main()", *words],
+        [*COMMAND, *words],
         capture_output=True, text=True, check=False, timeout=240, **options,
     )  # fmt: skip
 
@@ -477,7 +483,7 @@ def searches():
 
 
 def test_two_at_once_on_ray_cut_the_hopeless_and_agree_with_one_process(real, ray_here, tmp_path):
-    space = {"lr": [HOPELESS, GOOD, 1e-8]}
+    space = {"lr": [HOPELESS, GOOD, 1e-8, 1e30]}  # with the last one weights are soon infinite
     steps, shown = plan(parse(job(space, workers=2)), tmp_path), io.StringIO()
     with Display(["search"], stream=shown) as display:
         outcome = on_ray(steps, display)["search"]
@@ -489,6 +495,8 @@ def test_two_at_once_on_ray_cut_the_hopeless_and_agree_with_one_process(real, ra
     alone = json.loads((real[0] / "trials.json").read_text())["trials"][0]
     assert by_rate[GOOD]["value"] == alone["value"]
     assert "cut" in (by_rate[HOPELESS]["state"], by_rate[1e-8]["state"])
+    assert by_rate[1e30]["state"] == "failed"
+    assert by_rate[1e30]["cause"].startswith("NotFinite: ")
     assert store.read_json(folder / "result.json")["trial"] == by_rate[GOOD]["trial"]
     assert not list(folder.glob(".tune"))
     assert f"trial {by_rate[GOOD]['trial']} finished: " in shown.getvalue()
@@ -497,3 +505,49 @@ def test_two_at_once_on_ray_cut_the_hopeless_and_agree_with_one_process(real, ra
         time.sleep(0.1)
     assert not searches()
     assert store.inspect(folder, steps[0].key, verify=True).state == "whole"
+
+
+def events(folder):
+    lines = (folder / "events.jsonl").read_text().splitlines()
+    return [text for line in lines if (text := json.loads(line).get("text"))]
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
+def test_a_search_goes_on_after_its_command_is_ended(tmp_path, number, status):
+    out, request = tmp_path / "runs", tmp_path / "request.yaml"
+    request.write_text(json.dumps({**TRAINING, "steps": 400, "validate_every": 100}))
+    words = [*COMMAND, "sweep", str(request), "-o", str(out), "--threads", "1", "--workers", "2",
+             "--vary", "lr=1e-3,2e-3,3e-3,4e-3", "--set", "grace=400"]  # fmt: skip
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+
+    def begun():
+        checkpoints = {path.parents[2] for path in out.glob("store/*/trials/*/checkpoints/step-*/")}
+        ended = {path.parent for path in out.glob("store/*/trials/*/outcome.json")}
+        return ended and checkpoints - ended and ended
+
+    deadline = time.monotonic() + 300
+    while not (before := begun()) and time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    running = started_by(process.pid)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == status, said
+    assert "Traceback" not in said
+    check_gone(running)
+    kept = {at: (at / "outcome.json").stat().st_mtime_ns for at in before}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert {at: (at / "outcome.json").stat().st_mtime_ns for at in before} == kept
+    (folder,) = out.glob("store/sweep-*")
+    rows = json.loads((folder / "trials.json").read_text())["trials"]
+    assert [(row["state"], row["steps"]) for row in rows] == [("finished", 400)] * 4
+    resumed = [at for at in folder.glob("trials/*") if any("going on" in e for e in events(at))]
+    assert resumed
+    assert not set(resumed) & set(before)
+    if number == signal.SIGTERM:  # the step it was at, which no validation and no clock chose
+        notes = [e for at in resumed for e in events(at) if "going on from step" in e]
+        assert any(int(re.search(r"step (\d+)", note)[1]) % 100 for note in notes), notes
