@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -25,7 +26,7 @@ from pipelines.ledger import Ledger, Record, shown
 from pipelines.order import RESULTS, Batch, Order, prepared
 from pipelines.step import continued, share_gpu
 from pipelines.verbs import ApplyRequest, ApplyResult
-from pipelines.worker import Worker
+from pipelines.worker import Worker, first_line
 
 STARTS = 3  # times that each worker may die while it loads the model
 ROWS = 16  # files handed to a worker at once, at most
@@ -198,6 +199,7 @@ def on_ray(batch: Batch, *, workers: int, gpus: float) -> Iterator[Record]:
     Raises:
         InputError: the predictor cannot be had, or Ray Data's own requirements are not installed.
         StorageError: there is no room for results.
+        RuntimeError: a worker could not load the model.
     """
     try:
         import ray.data
@@ -222,13 +224,23 @@ def on_ray(batch: Batch, *, workers: int, gpus: float) -> Iterator[Record]:
         num_cpus=batch.order.machine.threads or 1,
         num_gpus=gpus or None,
     )
-    for row in rows.iter_rows():
-        said = json.loads(row["said"])
-        if "refused" in said:
-            raise InputError(said["refused"])
-        if "full" in said:
-            raise StorageError(said["full"])
-        yield Record(**said)
+    try:
+        for row in rows.iter_rows():
+            yield _heard(json.loads(row["said"]))
+    except (KeyboardInterrupt, SystemExit):
+        Ledger(batch.order.out).forgive()  # the workers end because of the stop
+        raise
+
+
+def _heard(said: dict[str, Any]) -> Record:
+    """The record that a worker gave, or why it gave none, raised."""
+    if "refused" in said:
+        raise InputError(said["refused"])
+    if "full" in said:
+        raise StorageError(said["full"])
+    if "broken" in said:
+        raise RuntimeError(f"a worker could not load the model: {said['broken']}")
+    return Record(**said)
 
 
 class _Hand:
@@ -241,24 +253,27 @@ class _Hand:
         self._log = ExitStack()
         self._log.enter_context(continued(order.out, tells=False))
         self._worker: Worker | None = None
-        self._refusal = ""
+        self._lack: dict[str, str] = {}
         book = Ledger(order.out)
         if book.deaths("") >= STARTS * workers:
-            self._refusal = "workers die while they load the model; is there memory for it?"
+            self._lack = {"broken": "it dies of it; is there memory for as many?"}
             return
         book.begin("")
-        if 0 < gpus < 1:
-            share_gpu(gpus)
         try:
+            if 0 < gpus < 1:
+                share_gpu(gpus)
             self._worker = Worker(order)
         except InputError as error:
-            self._refusal = str(error)
+            self._lack = {"refused": str(error)}
+        except Exception as error:  # noqa: BLE001  (raised in a worker it would come as Ray's own)
+            traceback.print_exc()
+            self._lack = {"broken": first_line(error)}
         book.end("")
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """One file's record, or why there will be none, as JSON."""
         if self._worker is None:
-            return {"said": [json.dumps({"refused": self._refusal})]}
+            return {"said": [json.dumps(self._lack)]}
         try:
             return {"said": [self._worker.do(os.fsdecode(batch["name"][0])).line()]}
         except StorageError as error:

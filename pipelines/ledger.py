@@ -148,6 +148,11 @@ class Ledger:
         """Say that whatever happens now is not its doing."""
         (self._marks / self.mark(name)).unlink(missing_ok=True)
 
+    def forgive(self) -> None:
+        """Take away all marks: whatever ends now is no file's doing."""
+        for left in self._marks.glob("*"):
+            left.unlink(missing_ok=True)
+
 
 def shown(name: str) -> str:
     """A file's name for a terminal: what could steer one, or is no text, by its number."""

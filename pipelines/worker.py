@@ -108,7 +108,7 @@ class Worker:
         except _Trouble:
             raise
         except Exception as error:
-            said = _first_line(error).replace(f"{path}: ", "").replace(f"{part}: ", "")
+            said = first_line(error).replace(f"{path}: ", "").replace(f"{part}: ", "")
             said = said.replace(str(path), shown(name)).replace(str(part), shown(name))
             raise self._trouble(error, said[:LONGEST]) from error
         finally:
@@ -153,7 +153,8 @@ def _stamp(path: Path) -> tuple[int, int, int]:
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says first, with its kind unless it is a sentence for users."""
     lines = str(error).strip().splitlines() or [""]
     if isinstance(error, InputError):
         return lines[0]

@@ -434,17 +434,23 @@ def test_a_file_that_kills_its_workers_is_left_alone(ray_here, place):
     assert together(place)[0].done == 5
 
 
-def test_a_refusal_of_the_model_is_said_as_one(ray_here, place):
+def test_why_a_model_cannot_be_had_is_said(ray_here, place):
     (place / "word").write_text("of another task")
     with pytest.raises(InputError, match="checkpoint: of another task"):
         together(place)
+    (place / "word").write_text("is broken")
+    with pytest.raises(RuntimeError, match="could not load the model: ValueError: a broken word"):
+        together(place)
 
 
+@pytest.mark.torture
 def test_a_model_that_kills_every_worker_ends(ray_here, place):
     (place / "word").write_text("dies")
-    with pytest.raises(Exception, match=r"died|while they load the model"):
+    with pytest.raises(RuntimeError, match=r"could not load the model: it dies of it"):
         together(place)
     assert not (place / "log").exists()
+    (place / "word").write_text("well")
+    assert together(place)[0].done == 4
 
 
 def test_a_job_trains_and_applies(ray_here, tmp_path):
@@ -617,13 +623,15 @@ def test_a_file_that_kills_the_command_is_left_alone(command, place):
     assert begun(place).count("aa.txt") == 2
 
 
-def test_an_interrupted_command_goes_on(command, place):
-    process = command(seconds=0.5)
+@pytest.mark.parametrize("words", [(), pytest.param(("--workers", "2"), marks=pytest.mark.torture)])
+def test_an_interrupted_command_goes_on(command, place, words):
+    process = command(*words, seconds=0.5)
     while len(begun(place)) < 2:
         time.sleep(0.01)
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, said = ended(process, place, 130)
     assert "run the same command again" in said
+    assert list((place / "out/.apply/begun").iterdir()) == []  # it was no file's doing
     ended(command(), place, 0)
     assert results(place) == LOUD
