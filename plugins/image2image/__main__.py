@@ -9,6 +9,7 @@ import typer
 
 from core.cli import run_app
 from core.errors import InputError
+from plugins.image2image.purify_command import purify
 
 app = typer.Typer(
     help="Super-resolution of your own photographs.",
@@ -23,6 +24,9 @@ app = typer.Typer(
 @app.callback()
 def _verbs() -> None:
     """Super-resolution of your own photographs."""
+
+
+app.command()(purify)
 
 
 @app.command()

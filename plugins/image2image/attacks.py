@@ -123,8 +123,8 @@ def pgd(
     best, most = at, torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
     for step in range(steps + 1):
         loss, gradient = expected_loss(victim, at, target, draws)
-        better = loss > most
-        best, most = torch.where(over(better, x).bool(), at, best), torch.maximum(loss, most)
+        better = (loss > most).view(-1, *[1] * (x.ndim - 1))
+        best, most = torch.where(better, at, best), torch.maximum(loss, most)
         if step < steps:
             at = ball.project(at + size * ball.rise(gradient), x)
     return best

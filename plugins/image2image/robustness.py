@@ -7,7 +7,6 @@ al. 2023, arXiv:2305.15241).
 """
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -76,7 +75,7 @@ def evaluate(
         chosen = items[first : first + request.batch]
         x, target = _batch(data, chosen, request, model.task.channels, model.device)
         found = contest.attacked(x, target, chosen)
-        for method, hits in contest.right(found, target, chosen):
+        for method, hits in contest.right(found, target, chosen).items():
             right.setdefault(method, []).extend(hits.tolist())
         names = [data.name(item) if item in pictured else "" for item in chosen]
         panels += contest.panels(found, names, chosen)
@@ -136,14 +135,16 @@ class Contest:
     @torch.no_grad()
     def right(
         self, found: dict[str, Tensor], target: Int[Tensor, " b"], items: list[int]
-    ) -> Iterator[tuple[str, Bool[Tensor, " b"]]]:
+    ) -> dict[str, Bool[Tensor, " b"]]:
         """Which pictures each method gets right, with draws that no attack has seen."""
+        right = {}
         for method, x in found.items():
             if method in ATTACKS:
                 logits = self.defended(x, self._noise(f"{method} counted", items))
             else:
                 logits = self.classifier(x)
-            yield method, logits.argmax(1) == target
+            right[method] = logits.argmax(1) == target
+        return right
 
     @torch.no_grad()
     def panels(self, found: dict[str, Tensor], names: list[str], items: list[int]) -> list[Panel]:

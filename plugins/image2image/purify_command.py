@@ -1,0 +1,52 @@
+"""``python -m plugins.image2image purify``: a picture without what was added to it."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from core.errors import InputError
+
+
+def purify(
+    photo: Annotated[Path, typer.Argument(help="A picture: PNG, JPEG, TIFF, WebP, BMP.")],
+    checkpoint: Annotated[
+        Path, typer.Option(help="Folder of an unconditional model that `polymode train` wrote.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
+    level: Annotated[
+        float, typer.Option(help="Time of the process to diffuse to; more removes more.")
+    ] = 0.1,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler; more is slower.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same picture.")] = 0,
+    sampler: Annotated[
+        str, typer.Option(help="See `polymode list sampler`.")
+    ] = "core/euler_maruyama",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")] = None,
+) -> None:
+    """Diffuse a picture to some level and bring it back: small things added to it are lost.
+
+    What an attacker who knows of this still achieves is measured by the verb
+    image2image/robustness; see README.md.
+
+    Example: python -m plugins.image2image purify digit.png --checkpoint runs/digits -o clean.png
+    """
+    if out.exists() and photo.exists() and out.samefile(photo):
+        raise InputError(f"{out}: would replace the picture itself; choose another name")
+    from plugins.image2image import io
+
+    # Everything that can be wrong is found before the slow part.
+    picture = io.read(photo)
+    io.check_writable(out, alpha=picture.alpha is not None, depth=picture.depth)
+    from core.config import Spec, configure
+    from core.request import Machine
+
+    options = {"level": level, "steps": steps, "seed": seed, "sampler": sampler}
+    machine = Machine(device=device, threads=threads)
+    purifier = configure("predictor", Spec("image2image/purify", options))(machine, checkpoint)
+    for note in picture.notes:
+        print(f"{photo.name}: {note}", file=sys.stderr)
+    io.write(out, purifier.purify(picture))
+    print(out)
