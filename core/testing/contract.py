@@ -24,7 +24,7 @@ from core.sampler.ancestral import DDIM
 from core.sampler.grids import uniform_log_snr
 from core.sampler.posterior import Guided
 from core.sampler.sample import prior, sample
-from core.task import Task
+from core.task import Degrading, Task
 from core.testing.orders import check_solver
 from core.testing.worlds import Gaussian
 
@@ -103,6 +103,14 @@ def _dataset(build: Build, *, options: Mapping[str, Any]) -> None:
 def _task(build: Build, *, batch: Mapping[str, Tensor], options: Mapping[str, Any] | None = None):
     """Preparing is pure; finishing the true x0 gives the best score there is."""
     task: Task = build(**(options or {}))
+    if isinstance(task, Degrading):
+        count = len(next(iter(batch.values())))
+        items = [{name: value[i] for name, value in batch.items()} for i in range(count)]
+        made = [task.degrade(item, i) for i, item in enumerate(items)]
+        again = [task.degrade(item, i) for i, item in enumerate(items)]
+        for one, other in zip(made, again, strict=True):
+            assert all(one[name].equal(other[name]) for name in one), "degrade is not a function"
+        batch = {name: torch.stack([item[name] for item in made]) for name in made[0]}
     example, again = task.prepare(batch), task.prepare(batch)
     assert torch.equal(example.x0, again.x0), "prepare is not a function of the batch"
     assert example.x0.shape[1] == task.channels

@@ -4,7 +4,7 @@ from core.registry import Plugin, Verb, dataset, operator, predictor, task
 
 PLUGIN = Plugin(
     name="image2image",
-    summary="Super-resolution of photographs of any size (SR3).",
+    summary="Photographs restored, completed, edited and defended (SR3, Palette).",
     extra="polymode[image2image]",
     parts=(
         dataset(
@@ -29,7 +29,31 @@ PLUGIN = Plugin(
             "purify", "plugins.image2image.purify:Purify", "Diffused and brought back (DiffPure)"
         ),
         predictor("upscale", "plugins.image2image.predictors:Upscale", "Photographs made larger"),
+        task(
+            "colourise",
+            "plugins.image2image.tasks:Colourise",
+            "Colours for grey pictures, luma kept exactly",
+        ),
+        task(
+            "inpaint",
+            "plugins.image2image.tasks:Inpaint",
+            "Holes filled, known pixels kept exactly",
+            needs=("skimage", "scipy"),
+        ),
+        task("jpeg", "plugins.image2image.tasks:JPEG", "Pictures from their JPEG files"),
+        task(
+            "multitask",
+            "plugins.image2image.tasks:MultiTask",
+            "Palette's four tasks by one network, to train",
+            needs=("skimage", "scipy"),
+        ),
         task("sr3", "plugins.image2image.tasks:SR3", "Super-resolution by refinement (SR3)"),
+        task(
+            "uncrop",
+            "plugins.image2image.tasks:Uncrop",
+            "Pictures continued beyond their edges",
+            needs=("skimage", "scipy"),
+        ),
     ),
     verbs=(
         Verb(

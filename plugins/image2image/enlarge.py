@@ -7,6 +7,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from core.errors import InputError
+from core.guided import corrected
 from core.model import Model
 from core.process.noise import Noise
 from core.request import Emit, Progress
@@ -57,8 +58,9 @@ def enlarge(
     assert isinstance(task, SR3), "load_model was asked for another task"
     _check_memory(pixels, task.scale)
     low = pixels.expand(3, -1, -1)[None].to(model.device)
-    condition = task.condition(low)
-    denoise = tiled(model.denoise, tile=tile, overlap=overlap)
+    given = {"low": low}
+    condition = task.condition(task.base(given), task.spread(given))
+    denoise = corrected(tiled(model.denoise, tile=tile, overlap=overlap), task, given)
     start, steps = time.monotonic(), len(grid) - 1
     total = torch.zeros_like(task.operator.up(low))
     for draw in range(mean_of):
@@ -78,7 +80,7 @@ def enlarge(
 
         x = prior(model.process, grid, total, noise)
         x0 = sample(denoise, model.process, grid, solver, x, noise, condition, watch=watch)
-        total += task.restore(x0, low)
+        total += task.finish(x0, given)
     image = (total / mean_of)[0].cpu()
     if len(pixels) == 1:
         image = image.mean(0, keepdim=True)

@@ -1,23 +1,36 @@
-"""Tasks on pictures."""
+"""Tasks on pictures: super-resolution, colourisation, inpainting, uncropping, JPEG restoration.
 
-from collections.abc import Mapping
-from typing import Literal
+Source: Saharia et al. 2021 (SR3), arXiv:2104.07636, and 2022 (Palette), arXiv:2111.05826.
+"""
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from core.errors import InputError
-from core.metrics import psnr, ssim
-from core.sheet import to_bytes
-from core.task import Batch, Example, Figure, Panel, Scores
+from core.process.noise import derive
+from core.task import Batch, Figure
+from plugins.image2image import jpeg
+from plugins.image2image.colour import (
+    levels_luma,
+    levels_with_luma,
+    to_integers,
+    with_luma,
+)
+from plugins.image2image.fill import harmonic
+from plugins.image2image.masks import Kind, random_mask
 from plugins.image2image.operators import Bicubic
+from plugins.image2image.restoration import (
+    MOST,
+    Restoration,
+    Target,
+    local_contrast,
+    to_levels,
+)
 
-
-def to_levels(x: Tensor) -> Tensor:
-    """`x` in [-1, 1] rounded to the 256 levels of an 8-bit file, still in [-1, 1]."""
-    return ((x.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+# --- super-resolution --------------------------------------------------------------------------
 
 
 def residual_spread(low: Float[Tensor, " b c y x"]) -> Float[Tensor, " b 1 y x"]:
@@ -26,13 +39,11 @@ def residual_spread(low: Float[Tensor, " b c y x"]) -> Float[Tensor, " b 1 y x"]
     0.006 + 1.7 s / (1 + 5.5 s), s the deviation of brightness over 3x3 pixels: fitted to the
     training photographs at factor 4, where it spans 0.01 in sky to 0.2 at edges.
     """
-    grey = F.pad(low.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
-    mean, square = F.avg_pool2d(grey, 3, 1), F.avg_pool2d(grey**2, 3, 1)
-    contrast = (square - mean**2).clamp(min=0).sqrt()
+    contrast = local_contrast(low, 3)
     return 0.006 + 1.7 * contrast / (1 + 5.5 * contrast)
 
 
-class SR3:
+class SR3(Restoration):
     """Super-resolution by iterative refinement: the enlarged picture is the condition.
 
     The low-resolution picture is the antialiased bicubic reduction, rounded to 8 bits as a file
@@ -44,96 +55,274 @@ class SR3:
         scale: factor of enlargement, at least 2.
         target: what is diffused: the picture itself, as in SR3, or what the enlargement lacks,
             in units of what its local contrast lets expect, which trains far faster.
-        back_projections: rounds of x <- x + up(low - down(x)) on each result; each brings its
-            reduction closer to the input.
+        back_projections: rounds of x <- x + up(low - down(x)) on each estimate and each result;
+            each brings its reduction closer to the input.
+    """
+
+    def __init__(
+        self, *, scale: int = 4, target: Target = "residual", back_projections: int = 0
+    ) -> None:
+        if back_projections < 0:
+            raise InputError(f"back_projections: expected at least 0, got {back_projections}")
+        super().__init__("bicubic", target)
+        self.operator = Bicubic(factor=scale)
+        self.scale = scale
+        self.back_projections = back_projections
+        self.figures = {
+            **self.figures,
+            "consistency": Figure("consistency MSE", "1e-5", "lower"),
+        }
+
+    def low(self, batch: Batch) -> Float[Tensor, " b 3 y x"]:
+        """The low-resolution picture that a camera's file would hold, in [-1, 1]."""
+        given = batch.get("low")
+        return to_levels(self.operator.forward(batch["image"])) if given is None else given
+
+    def base(self, batch: Batch) -> Float[Tensor, " b 3 h w"]:
+        """The bicubic enlargement."""
+        return self.operator.up(self.low(batch))
+
+    def spread(self, batch: Batch) -> Float[Tensor, " b 1 h w"]:
+        """`residual_spread` at the size of the result."""
+        low = self.low(batch)
+        size = (low.shape[-2] * self.scale, low.shape[-1] * self.scale)
+        return F.interpolate(residual_spread(low), size, mode="bilinear", align_corners=False)
+
+    def agree(self, image: Float[Tensor, " b 3 h w"], batch: Batch) -> Float[Tensor, " b 3 h w"]:
+        """The picture after its rounds of back-projection."""
+        if self.back_projections:
+            low = self.low(batch)
+            for _ in range(self.back_projections):
+                image = image + self.operator.up(low - self.operator.forward(image))
+        return image
+
+    def inputs(self, batch: Batch) -> dict[str, Tensor]:
+        """The low-resolution picture."""
+        return {"low-res": self.low(batch)}
+
+    def further(self, written: Float[Tensor, " b 3 h w"], batch: Batch) -> dict[str, Tensor]:
+        """The squared error of its reduction, in units of [0, 1] squared as in SR3's table 1."""
+        apart = (self.operator.forward(written) - self.low(batch)).double() / 2
+        return {"consistency": apart.square().flatten(1).mean(1) * 1e5}
+
+
+# --- Palette's tasks ---------------------------------------------------------------------------
+
+
+class Colourise(Restoration):
+    """Colours for a grey picture, whose luma the result has exactly.
+
+    Args:
+        target: what is diffused: the picture or the difference of its colours from grey.
+    """
+
+    SPREAD = 0.19  # of a colour from its luma, root mean square over the training photographs
+
+    def __init__(self, *, target: Target = "residual") -> None:
+        super().__init__("grey", target)
+        self.figures = {**self.figures, "luma": Figure("luma error", "levels", "lower")}
+
+    def degrade(self, item: Batch, index: int) -> Batch:
+        """The 8-bit luma that Pillow gives the picture, and it as a first estimate."""
+        grey = levels_luma(to_integers(item["image"][None]))[0].float() / 127.5 - 1
+        spread = torch.full_like(grey, self.SPREAD)
+        return {**item, "base": grey.expand(3, -1, -1), "spread": spread}
+
+    def agree(self, image: Float[Tensor, " b 3 h w"], batch: Batch) -> Float[Tensor, " b 3 h w"]:
+        """The picture with the given luma, its colours within the range of files."""
+        return with_luma(image, self.base(batch)[:, :1])
+
+    def written(self, image: Float[Tensor, " b 3 h w"], batch: Batch) -> Float[Tensor, " b 3 h w"]:
+        """At 8 bits with the given luma to the last level."""
+        levels = levels_with_luma(self.agree(image, batch), to_integers(self.base(batch)[:, :1]))
+        return levels.to(image) / 127.5 - 1
+
+    def further(self, written: Float[Tensor, " b 3 h w"], batch: Batch) -> dict[str, Tensor]:
+        """The largest difference of an 8-bit luma from the one given."""
+        given = to_integers(self.base(batch)[:, :1])
+        apart = (levels_luma(to_integers(written)) - given).abs()
+        return {"luma": apart.flatten(1).amax(1).double()}
+
+
+class Inpaint(Restoration):
+    """What is in a hole; the pixels around it stay as they are to the last bit.
+
+    Free-form strokes and rectangles over 10 to 40 % of a picture, or one or all sides of it
+    (uncropping), drawn anew for each item.  Errors count in the hole alone.
+
+    Args:
+        holes: of which kind.
+        target: what is diffused: the picture or what a smooth filling of the hole lacks.
+        seed: of the masks.
     """
 
     def __init__(
         self,
         *,
-        scale: int = 4,
-        target: Literal["residual", "image"] = "residual",
-        back_projections: int = 0,
+        holes: Kind = "inpaint",
+        target: Target = "residual",
+        seed: int = 0,
     ) -> None:
-        if back_projections < 0:
-            raise InputError(f"back_projections: expected at least 0, got {back_projections}")
-        self.operator = Bicubic(factor=scale)
-        self.scale, self.target = scale, target
-        self.back_projections = back_projections
-        self.channels = 3
-        self.conditions: Mapping[str, int] = {"image": 3 if target == "image" else 4}
-        self.reference = "bicubic"
-        self.figures: Mapping[str, Figure] = {
-            "psnr": Figure("PSNR", "dB", "higher"),
-            "ssim": Figure("SSIM", "", "higher"),
-            "consistency": Figure("consistency MSE", "1e-5", "lower"),
+        super().__init__("smooth filling", target)
+        self.holes: Kind = holes
+        self.seed = seed
+        self.figures = {
+            **self.figures,
+            "hole": Figure("PSNR in the hole", "dB", "higher"),
+            "known": Figure("known pixels changed", "", "lower"),
         }
 
-    def low(self, image: Float[Tensor, " b 3 h w"]) -> Float[Tensor, " b 3 y x"]:
-        """The low-resolution picture that a camera's file would hold, in [-1, 1]."""
-        return to_levels(self.operator.forward(image))
+    def degrade(self, item: Batch, index: int) -> Batch:
+        """A mask and the picture with its hole filled smoothly."""
+        height, width = item["image"].shape[-2:]
+        hole = random_mask(self.seed, index, height, width, self.holes)
+        base = harmonic(item["image"][None], hole[None, None])[0]
+        return {**item, "hole": hole[None], "base": base, "spread": self.expected(hole)[None]}
 
-    def condition(self, low: Float[Tensor, " b 3 y x"]) -> Mapping[str, Tensor]:
-        """What the network is given: the enlargement and, for a residual, log of its spread."""
-        up = self.operator.up(low)
-        if self.target == "image":
-            return {"image": up}
-        return {"image": torch.cat([up, self.spread(low).log() + 3], dim=1)}
+    @staticmethod
+    def expected(hole: Tensor) -> Float[Tensor, " h w"]:
+        """The deviation of what a smooth filling lacks, growing with the distance to what is known.
 
-    def spread(self, low: Float[Tensor, " b 3 y x"]) -> Float[Tensor, " b 1 h w"]:
-        """`residual_spread` at the size of the result."""
-        size = (low.shape[-2] * self.scale, low.shape[-1] * self.scale)
-        return F.interpolate(residual_spread(low), size, mode="bilinear", align_corners=False)
+        0.13 + 0.06 log(pixels), fitted to the training photographs; 0.01 outside, where the first
+        estimate is the picture.
+        """
+        from scipy.ndimage import distance_transform_edt
 
-    def prepare(self, batch: Batch) -> Example:
-        """The residual or the picture, conditioned on the enlarged reduction."""
-        low = self.low(batch["image"])
-        condition = self.condition(low)
-        if self.target == "image":
-            return Example(batch["image"], condition)
-        return Example((batch["image"] - self.operator.up(low)) / self.spread(low), condition)
+        distance = torch.from_numpy(distance_transform_edt(hole.numpy())).float()
+        return torch.where(hole, 0.13 + 0.06 * distance.clamp(min=1).log(), 0.01)
 
-    def restore(
-        self, x0: Float[Tensor, " b 3 h w"], low: Float[Tensor, " b 3 y x"]
-    ) -> Float[Tensor, " b 3 h w"]:
-        """A draw of the diffused variable as a picture in [-1, 1]."""
-        image = x0
-        if self.target == "residual":
-            image = self.operator.up(low) + self.spread(low) * x0
-        for _ in range(self.back_projections):
-            image = image + self.operator.up(low - self.operator.forward(image))
-        return image.clamp(-1, 1)
+    def counted(self, batch: Batch) -> Tensor:
+        """The hole."""
+        return batch["hole"].float().expand_as(batch["base"])
 
-    def finish(self, x0: Tensor, batch: Batch) -> Tensor:
-        """The restored pictures."""
-        return self.restore(x0, self.low(batch["image"]))
+    def agree(self, image: Float[Tensor, " b 3 h w"], batch: Batch) -> Float[Tensor, " b 3 h w"]:
+        """The picture with the known pixels put back."""
+        return torch.where(batch["hole"], image, self.base(batch))
 
-    def score(self, results: Float[Tensor, " b k 3 h w"], batch: Batch) -> Scores:
-        """PSNR, SSIM and consistency of bicubic, of one draw and of the mean of all, at 8 bits."""
-        truth, low = batch["image"], self.low(batch["image"])
-        outputs = {"bicubic": self.operator.up(low), "one sample": results[:, 0]}
-        if results.shape[1] > 1:
-            outputs[f"mean of {results.shape[1]}"] = results.mean(1)
-        scores = {}
-        for method, output in outputs.items():
-            written = to_levels(output)
-            # In units of [0, 1] squared, as in SR3's table 1.
-            apart = (self.operator.forward(written) - low).double() / 2
-            scores[method] = {
-                "psnr": psnr(written, truth).clamp(max=100),  # equal at 8 bits: keep means finite
-                "ssim": ssim(written, truth),
-                "consistency": apart.square().flatten(1).mean(1) * 1e5,
-            }
-        return scores
+    def inputs(self, batch: Batch) -> dict[str, Tensor]:
+        """The picture with its hole in grey."""
+        return {"input": batch["image"].masked_fill(batch["hole"], 0)}
 
-    def show(self, results: Tensor, batch: Batch, titles: list[str]) -> list[Panel]:
-        """low-res | bicubic | one sample | mean | spread | truth."""
-        truth, low = batch["image"], self.low(batch["image"])
-        up, panels = self.operator.up(low), []
-        for i, title in enumerate(titles):
-            images = {"low-res": low[i], "bicubic": up[i], "one sample": results[i, 0]}
-            if results.shape[1] > 1:
-                images[f"mean of {results.shape[1]}"] = results[i].mean(0)
-            images["truth"] = truth[i]
-            panels.append(Panel(title, {label: to_bytes(image) for label, image in images.items()}))
-        return panels
+    def baselines(self, batch: Batch) -> dict[str, Tensor]:
+        """The smooth filling, and scikit-image's biharmonic one."""
+        return {self.reference: self.base(batch), "biharmonic": _biharmonic(batch)}
+
+    def further(self, written: Float[Tensor, " b 3 h w"], batch: Batch) -> dict[str, Tensor]:
+        """PSNR over the hole, and the share of known pixels that are not as they were."""
+        hole = batch["hole"]
+        squares = (written - batch["image"]).double().square() / 4 * hole
+        error = squares.flatten(1).sum(1) / (3 * hole.flatten(1).sum(1))
+        changed = (to_integers(written) != to_integers(batch["image"])).any(1, keepdim=True) & ~hole
+        return {
+            "hole": (-10 * error.log10()).clamp(max=MOST),
+            "known": changed.flatten(1).double().mean(1),
+        }
+
+
+class Uncrop(Inpaint):
+    """What lies beyond a picture's edge: half of each item, along one side or around all four.
+
+    Args:
+        target: what is diffused: the picture or what a smooth continuation lacks.
+        seed: of the sides.
+    """
+
+    def __init__(self, *, target: Target = "residual", seed: int = 0) -> None:
+        super().__init__(holes="uncrop", target=target, seed=seed)
+
+
+def _biharmonic(batch: Batch) -> Float[Tensor, " b 3 h w"]:
+    from skimage.restoration import inpaint_biharmonic
+
+    filled = [
+        inpaint_biharmonic(image.permute(1, 2, 0).double().cpu().numpy(), hole[0].cpu().numpy(),
+                           channel_axis=-1)
+        for image, hole in zip(batch["image"], batch["hole"], strict=True)
+    ]  # fmt: skip
+    return torch.from_numpy(np.stack(filled)).permute(0, 3, 1, 2).to(batch["image"])
+
+
+class JPEG(Restoration):
+    """A picture from a JPEG file of quality 5 to 30, whose coefficients the result has.
+
+    Files are real ones, written by Pillow; P(q) ~ exp(-q / 10).  Each estimate is projected onto
+    the pictures of which the same file would have been made.
+
+    Args:
+        quality: of all files; 0 draws one for each.
+        target: what is diffused: the picture or what the file lacks.
+        seed: of the qualities.
+    """
+
+    def __init__(self, *, quality: int = 0, target: Target = "residual", seed: int = 0) -> None:
+        if not 0 <= quality <= 100:
+            raise InputError(f"quality: expected 1 to 100, or 0 to draw it, got {quality}")
+        super().__init__("JPEG file", target)
+        self.quality, self.seed = quality, seed
+
+    def degrade(self, item: Batch, index: int) -> Batch:
+        """The file's picture, its steps and coefficients."""
+        height, width = item["image"].shape[-2:]
+        if height % 16 or width % 16:
+            raise InputError(
+                f"JPEG restoration learns from crops whose sides are multiples of 16, got "
+                f"{width}x{height}; set the dataset's size so"
+            )
+        key = np.array([derive("quality", self.seed), index], np.uint64)
+        drawn = np.random.Generator(np.random.Philox(key=key)).random()
+        file = jpeg.encode(item["image"], self.quality or jpeg.quality(drawn))
+        return {
+            **item,
+            "base": file.decoded,
+            "spread": self.expected(file)[None],
+            "tables": file.tables,
+            "luma": file.luma,
+            "chroma": file.chroma,
+        }
+
+    @staticmethod
+    def expected(file: jpeg.File) -> Float[Tensor, " h w"]:
+        """The deviation of what a file lacks, from its steps and its local contrast.
+
+        0.015 + 0.045 q + 0.55 s / (1 + 2.7 s), q the mean of the 16 finest luma steps and s the
+        deviation of brightness over 7x7 pixels: fitted to the training photographs.
+        """
+        step = file.tables[0, :4, :4].mean() / 127.5
+        contrast = local_contrast(file.decoded[None], 7)[0, 0]
+        return 0.015 + 0.045 * step + 0.55 * contrast / (1 + 2.7 * contrast)
+
+    def agree(self, image: Float[Tensor, " b 3 h w"], batch: Batch) -> Float[Tensor, " b 3 h w"]:
+        """The nearest picture of which the same file would have been made."""
+        return jpeg.project(image, batch["tables"], batch["luma"], batch["chroma"])
+
+
+class MultiTask(Restoration):
+    """Palette's four tasks by one network: each item is one of them, drawn from its index.
+
+    For training.  Samples are drawn for one of the tasks: ``sample`` with ``task`` set.
+    Source: Saharia et al. 2022 (Palette), arXiv:2111.05826, section 4.3.
+
+    Args:
+        target: as of each task.
+        seed: of masks, qualities and of which task an item is.
+    """
+
+    def __init__(self, *, target: Target = "residual", seed: int = 0) -> None:
+        super().__init__("degraded", target)
+        self.seed = seed
+        self.tasks: tuple[Colourise | Inpaint | JPEG, ...] = (
+            Colourise(target=target),
+            Inpaint(target=target, seed=seed),
+            Uncrop(target=target, seed=seed),
+            JPEG(target=target, seed=seed),
+        )
+
+    def degrade(self, item: Batch, index: int) -> Batch:
+        """What one of the tasks makes of the item, as far as they have it in common."""
+        made = self.tasks[derive("task", self.seed, index) % len(self.tasks)].degrade(item, index)
+        hole = made.get("hole", torch.ones(1, *item["image"].shape[-2:], dtype=torch.bool))
+        return {**item, "base": made["base"], "spread": made["spread"], "hole": hole}
+
+    def counted(self, batch: Batch) -> Tensor:
+        """The hole of those that have one, and all of the others."""
+        return batch["hole"].float().expand_as(batch["base"])

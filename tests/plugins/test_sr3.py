@@ -17,7 +17,8 @@ from core.errors import InputError
 from core.metrics import interval, psnr, ssim
 from core.sheet import to_bytes
 from plugins.image2image.operators import Bicubic
-from plugins.image2image.tasks import SR3, residual_spread, to_levels
+from plugins.image2image.restoration import to_levels
+from plugins.image2image.tasks import SR3, residual_spread
 from plugins.image2image.tiles import starts, tiled
 
 
@@ -85,7 +86,7 @@ def test_the_true_target_restores_the_picture(target):
     example = task.prepare(batch)
     assert (task.finish(example.x0, batch) - batch["image"]).abs().max() < 1e-5
     small = Image.fromarray(to_bytes(batch["image"][0])).resize((24, 24), Image.Resampling.BICUBIC)
-    apart = to_bytes(task.low(batch["image"])[0]).astype(int) - np.asarray(small).astype(int)
+    apart = to_bytes(task.low(batch)[0]).astype(int) - np.asarray(small).astype(int)
     assert np.abs(apart).max() <= 1  # Pillow rounds between its two passes
 
 
@@ -93,7 +94,7 @@ def test_the_expected_spread_follows_local_contrast():
     """The deviation over 3x3 pixels by SciPy; a grey picture has the floor everywhere."""
     from scipy.ndimage import uniform_filter
 
-    low = SR3().low(picture())
+    low = SR3().low({"image": picture()})
     grey = low[0].mean(0).double().numpy()
     mean = uniform_filter(grey, 3, mode="nearest")
     contrast = np.sqrt(np.maximum(uniform_filter(grey**2, 3, mode="nearest") - mean**2, 0))
