@@ -26,11 +26,18 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests in a browser where there is none, so that the summary counts them."""
+    """Deselect the tests in a browser where there is none, so that the summary counts them.
+
+    Of several processes that share the tests, one does those of a file, and one those of all files
+    that share a Ray.
+    """
     if missing():
         without = [item for item in items if item.get_closest_marker("browser")]
         config.hook.pytest_deselected(items=without)
         items[:] = [item for item in items if item not in without]
+    for item in items:
+        ray = {"ray_here", "head"}.intersection(getattr(item, "fixturenames", ()))
+        item.add_marker(pytest.mark.xdist_group("ray" if ray else str(item.path)))
 
 
 @pytest.fixture(scope="session")
