@@ -208,8 +208,8 @@ class Trainings:
     """Stands for `core.runs.train`: figures as told, one a step; it goes on from what it wrote.
 
     Args:
-        values: learning rate to its figure; or to what is raised, by a request that is wrong at
-            the first step, by others at the second one.
+        values: learning rate to its figure, or one for each step; or to what is raised, by a
+            request that is wrong at the first step, by others at the second one.
     """
 
     def __init__(self, values):
@@ -226,6 +226,7 @@ class Trainings:
                 raise value
             self.taken.append((request.lr, step))
             figure = 1.2 if isinstance(value, Exception) else value
+            figure = figure[step - 1] if isinstance(figure, tuple) else figure
             with log.open("a") as file:
                 file.write(json.dumps({"step": step, "val/loss": figure, "val/high": -figure}))
                 file.write("\n")
@@ -290,6 +291,18 @@ def test_grace_and_reduction_say_when_and_how_many(trainings, tmp_path):
     trainings(1.0, 3.0, 2.0)
     _, table = searched(3, tmp_path / "third", grace=2, reduction=3)
     assert [state for state, _ in states(table)] == ["finished", "cut", "cut"]
+
+
+def test_the_best_is_one_that_was_trained_to_the_end_if_any_was(trainings, tmp_path):
+    trainings((3.0, 1.0, 1.0, 1.0), (0.5, 2.0, 2.0, 2.0))
+    result, table = searched(2, tmp_path / "a")
+    assert states(table) == [("finished", 4), ("cut", 2)]
+    assert table["trials"][1]["value"] == 0.5
+    assert (result.trial, result.value) == ("001", 1.0)
+    trainings(NotFinite("step 2: loss nan"), 5.0)
+    result, table = searched(2, tmp_path / "b")
+    assert states(table) == [("failed", 1), ("cut", 1)]
+    assert (result.trial, result.value) == ("002", 5.0)
 
 
 def test_the_metric_is_the_one_that_was_asked_for(trainings, tmp_path):
@@ -448,10 +461,10 @@ def test_a_report_draws_every_trial_and_marks_the_best(real, tmp_path):
     losses = [(row["step"], row["val/loss"]) for row in rows if "val/loss" in row]
     assert [(at["step"], at["loss"]) for at in trials[0]["points"]] == losses
     assert len(trials[1]["points"]) == 1  # it was cut at its first validation
-    lines = re.findall(r'<g( class="trial")?><title>trial (\d+), (\w+)</title>\s*<polyline points="'
+    lines = re.findall(r'<g class="(\w+)"><title>trial (\d+), (\w+)</title>\s*<polyline points="'
                        r'([^"]*)"', page)  # fmt: skip
     assert [line[:3] for line in lines] == [
-        (' class="trial"', "002", "cut"), ("", "001", "finished"),
+        ("trial", "002", "cut"), ("chosen", "001", "finished"),
     ]  # fmt: skip
     places = [tuple(map(float, point.split(","))) for point in lines[1][3].split()]
     assert len(places) == 3
