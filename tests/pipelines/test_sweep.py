@@ -531,9 +531,9 @@ def events(folder):
 )
 def test_a_search_goes_on_after_its_command_is_ended(tmp_path, number, status):
     out, request = tmp_path / "runs", tmp_path / "request.yaml"
-    request.write_text(json.dumps({**TRAINING, "steps": 400, "validate_every": 100}))
+    request.write_text(json.dumps({**TRAINING, "steps": 200, "validate_every": 100}))
     words = [*COMMAND, "sweep", str(request), "-o", str(out), "--threads", "1", "--workers", "2",
-             "--vary", "lr=1e-3,2e-3,3e-3,4e-3", "--set", "grace=400"]  # fmt: skip
+             "--vary", "lr=1e-3,2e-3,3e-3,4e-3", "--set", "grace=200"]  # fmt: skip
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
 
     def begun():
@@ -557,7 +557,7 @@ def test_a_search_goes_on_after_its_command_is_ended(tmp_path, number, status):
     assert {at: (at / "outcome.json").stat().st_mtime_ns for at in before} == kept
     (folder,) = out.glob("store/sweep-*")
     rows = json.loads((folder / "trials.json").read_text())["trials"]
-    assert [(row["state"], row["steps"]) for row in rows] == [("finished", 400)] * 4
+    assert [(row["state"], row["steps"]) for row in rows] == [("finished", 200)] * 4
     resumed = [at for at in folder.glob("trials/*") if any("going on" in e for e in events(at))]
     assert resumed
     assert not set(resumed) & set(before)
