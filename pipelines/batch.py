@@ -224,12 +224,8 @@ def on_ray(batch: Batch, *, workers: int, gpus: float) -> Iterator[Record]:
         num_cpus=batch.order.machine.threads or 1,
         num_gpus=gpus or None,
     )
-    try:
-        for row in rows.iter_rows():
-            yield _heard(json.loads(row["said"]))
-    except (KeyboardInterrupt, SystemExit):
-        Ledger(batch.order.out).forgive()  # the workers end because of the stop
-        raise
+    for row in rows.iter_rows():
+        yield _heard(json.loads(row["said"]))
 
 
 def _heard(said: dict[str, Any]) -> Record:

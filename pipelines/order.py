@@ -107,7 +107,11 @@ def prepared(
         gone = len(before.keys() - set(names) - settled.keys())
         if gone:
             emit(Note(text=f"results of {gone} files that are gone now are left where they are"))
-        yield Batch(order=order, total=len(settled) + len(todo), settled=settled, todo=todo)
+        try:
+            yield Batch(order=order, total=len(settled) + len(todo), settled=settled, todo=todo)
+        except (KeyboardInterrupt, SystemExit):
+            book.forgive()  # workers, which have ended by now, were stopped
+            raise
 
 
 def _check_places(folder: Path, out: Path) -> None:
