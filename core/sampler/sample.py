@@ -84,7 +84,7 @@ def sample(
         watch: called after each step, for progress and trajectories.
         gradients: whether the result can be differentiated.  True keeps the graph of all calls.
             ``recompute`` keeps what each step begins with and its draws, and computes the step
-            again on the way back: the same gradients, the memory of one step's graph.
+            again on the way back: the same gradients, the tensors of one step at a time.
 
     Raises:
         InputError: the grid does not run one way, or not in a way that the solver can.

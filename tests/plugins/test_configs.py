@@ -17,10 +17,11 @@ def test_a_configuration_is_a_training_request(path):
     assert plain(bind(TrainRequest, read_yaml(path)))["steps"] > 0
 
 
-def test_the_demo_job_trains_the_demo_configuration():
-    job = read_yaml(ROOT / "pipelines" / "jobs" / "demo.yaml")
-    config = read_yaml(ROOT / "plugins" / "image2image" / "configs" / "demo.yaml")
-    resolved = [
-        plain(bind(TrainRequest, options)) for options in (job["steps"]["train"]["request"], config)
-    ]
+@pytest.mark.parametrize(
+    ("job", "step", "config"), [("demo", "train", "demo"), ("purify", "prior", "digits")]
+)
+def test_a_job_trains_the_configuration_that_it_says(job, step, config):
+    steps = read_yaml(ROOT / "pipelines" / "jobs" / f"{job}.yaml")["steps"]
+    config = read_yaml(ROOT / "plugins" / "image2image" / "configs" / f"{config}.yaml")
+    resolved = [plain(bind(TrainRequest, options)) for options in (steps[step]["request"], config)]
     assert resolved[0] == resolved[1]
