@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from core.errors import InputError
 from core.guided import corrected
 from core.model import Model
 from core.process.noise import Noise
@@ -14,7 +13,7 @@ from core.request import Emit, Progress
 from core.sampler.sample import Moment, prior, sample
 from core.sampler.solver import Solver
 from plugins.image2image.tasks import SR3
-from plugins.image2image.tiles import tiled
+from plugins.image2image.tiles import check_memory, tiled
 
 # float32 fields of the result's size that live at once: x, x0, its history, condition, noise,
 # the sum over draws and what the arithmetic in between needs.
@@ -56,7 +55,8 @@ def enlarge(
     """
     task = model.task
     assert isinstance(task, SR3), "load_model was asked for another task"
-    _check_memory(pixels, task.scale)
+    height, width = (side * task.scale for side in pixels.shape[-2:])
+    check_memory(FIELDS, 3, height, width)
     low = pixels.expand(3, -1, -1)[None].to(model.device)
     given = {"low": low}
     condition = task.condition(task.base(given), task.spread(given))
@@ -85,15 +85,3 @@ def enlarge(
     if len(pixels) == 1:
         image = image.mean(0, keepdim=True)
     return image, None if alpha is None else task.operator.up(alpha[None])[0].clamp(0, 1)
-
-
-def _check_memory(pixels: Tensor, scale: int) -> None:
-    import psutil
-
-    height, width = pixels.shape[-2] * scale, pixels.shape[-1] * scale
-    needed, free = FIELDS * 3 * height * width * 4, psutil.virtual_memory().available
-    if needed > free:
-        raise InputError(
-            f"a result of {width}x{height} pixels needs about {needed / 2**30:.1f} GiB, "
-            f"{free / 2**30:.1f} GiB are free; cut the picture into smaller ones"
-        )

@@ -57,3 +57,25 @@ def tiled(denoise: Denoiser, *, tile: int, overlap: int) -> Denoiser:
         return Prediction(total / weights)
 
     return ask
+
+
+def check_memory(fields: int, channels: int, height: int, width: int) -> None:
+    """Refuse a picture whose float32 fields do not fit into this machine's free memory.
+
+    Args:
+        fields: that live at once.
+        channels: of each.
+        height: of the picture, in pixels.
+        width: of it.
+
+    Raises:
+        InputError: they do not fit.
+    """
+    import psutil
+
+    needed, free = fields * channels * height * width * 4, psutil.virtual_memory().available
+    if needed > free:
+        raise InputError(
+            f"a result of {width}x{height} pixels needs about {needed / 2**30:.1f} GiB, "
+            f"{free / 2**30:.1f} GiB are free; cut the picture into smaller ones"
+        )
