@@ -44,14 +44,16 @@ def dismiss(guard: subprocess.Popen[bytes]) -> None:
 def users_of(folder: Path) -> set[int]:
     """Processes of this user that have a file open below `folder`, this one apart.
 
-    Every process of Ray has its log there, and whatever a worker starts inherits it.  Where there
-    is no ``/proc`` none are found.
+    Every process of Ray has its log there, and whatever a worker starts inherits it.  A command
+    that starts meanwhile opens ``alive`` to see whether this folder is left over; it is no user.
+    Where there is no ``/proc`` none are found.
     """
     below, found = f"{folder}/", set[int]()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # another user's, or gone meanwhile
             for handle in (process / "fd").iterdir():
-                if os.readlink(handle).startswith(below):
+                path = os.readlink(handle)
+                if path.startswith(below) and path != f"{below}alive":
                     found.add(int(process.name))
                     break
     return found - {os.getpid()}

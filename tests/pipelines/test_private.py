@@ -2,11 +2,15 @@
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
 import pytest
 from processes import started_by
+
+from pipelines import guard
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 
@@ -63,3 +67,23 @@ def test_the_token_is_in_no_log_and_in_no_runtime_environment(folder):
     assert token.decode() not in str(ray.get_runtime_context().runtime_env)
     commands = [p.info["cmdline"] or [] for p in psutil.process_iter(["cmdline"])]
     assert not any(token.decode() in " ".join(command) for command in commands)
+
+
+def test_who_looks_whether_a_folder_is_left_over_is_no_user_of_it(tmp_path):
+    """Or a command that is started again at once would be ended with what a killed one left."""
+    look = "import sys, time; f = open(sys.argv[1]); print(flush=True); time.sleep(60)"
+    (tmp_path / "alive").touch()
+    (tmp_path / "log").touch()
+    started = [
+        subprocess.Popen([sys.executable, "-c", look, tmp_path / name], stdout=subprocess.PIPE)
+        for name in ("alive", "log")
+    ]
+    try:
+        for process in started:
+            assert process.stdout is not None
+            process.stdout.readline()
+        assert guard.users_of(tmp_path) == {started[1].pid}
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
