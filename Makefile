@@ -29,7 +29,7 @@ torture: $(VENV)/.ready
 	POLYMODE_TORTURE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/reliability \
 		tests/core/test_security.py tests/pipelines/test_survival.py tests/pipelines/test_cluster.py \
 		tests/pipelines/test_submit.py tests/pipelines/test_canaries.py tests/pipelines/test_drained.py \
-		tests/pipelines/test_sweep.py \
+		tests/pipelines/test_sweep.py tests/pipelines/test_together.py tests/pipelines/test_batch.py \
 		-m "torture or not torture" --durations=20
 
 # k-diffusion without what it requires: its samplers need neither torchvision nor wandb nor clip,
