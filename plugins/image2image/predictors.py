@@ -13,7 +13,8 @@ from core.errors import InputError
 from core.model import load_model
 from core.request import Emit, Machine, silent
 from plugins.image2image import io
-from plugins.image2image.enlarge import enlarge
+from plugins.image2image.restore import How, restored, summary
+from plugins.image2image.tasks import SR3
 from plugins.image2image.tiles import tiled
 
 
@@ -51,21 +52,18 @@ class Upscale:
         self.model = model = load_model(checkpoint, machine=machine, task="image2image/sr3")
         for note in model.notes:
             print(note, file=sys.stderr)
-        trained = model.task.scale  # pyright: ignore[reportAttributeAccessIssue]
+        assert isinstance(model.task, SR3), "load_model was asked for it"
+        trained = model.task.scale
         if scale is not None and scale != trained:
             raise InputError(
                 f"scale: the model was trained for {trained}, {scale} was asked; leave it out or "
                 "train with task.scale set"
             )
         tiled(model.denoise, tile=tile, overlap=overlap)  # refuses tiles that share too much
-        self._how = {
-            "solver": solver,
-            "grid": configure("grid", Spec("core/uniform_time", {"steps": steps}))(model.process),
-            "seed": seed,
-            "mean_of": mean_of,
-            "tile": tile,
-            "overlap": overlap,
-        }
+        grid = configure("grid", Spec("core/uniform_time", {"steps": steps}))(model.process)
+        self._how = How(
+            solver=solver, grid=grid, seed=seed, draws=mean_of, tile=tile, overlap=overlap
+        )
         self.about = {
             "scale": trained,
             "steps": steps,
@@ -101,10 +99,20 @@ class Upscale:
         return {"size": list(result.pixels.shape[:0:-1]), "notes": list(picture.notes)}
 
     def enlarge(self, picture: io.Picture, *, emit: Emit = silent) -> io.Picture:
-        """The picture, `scale` times as large.
+        """The picture, `scale` times as large; alpha is enlarged bicubically.
+
+        Grey pictures go through the model as equal channels and come back as their mean.
 
         Raises:
             InputError: the result would not fit into memory.
         """
-        pixels, alpha = enlarge(self.model, picture.pixels, picture.alpha, **self._how, emit=emit)
+        task = self.model.task
+        assert isinstance(task, SR3), "load_model was asked for it"
+        low = picture.pixels.expand(3, -1, -1)[None].to(self.model.device)
+        pixels = summary(restored(self.model, {"low": low}, self._how, emit=emit)).mean
+        if len(picture.pixels) == 1:
+            pixels = pixels.mean(0, keepdim=True)
+        alpha = picture.alpha
+        if alpha is not None:
+            alpha = task.operator.up(alpha[None])[0].clamp(0, 1)
         return replace(picture, pixels=pixels, alpha=alpha)

@@ -1,0 +1,116 @@
+"""Pictures of any size through a trained model of restoration."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from core.guided import corrected
+from core.model import Model
+from core.process.noise import Noise
+from core.request import Emit, Progress, silent
+from core.sampler.sample import Moment, prior, sample
+from core.sampler.solver import Solver
+from core.task import Batch
+from plugins.image2image.restoration import Restoration
+from plugins.image2image.tiles import check_memory, starts, tiled
+
+# float32 fields of the result's size that live at once: x, x0, its history, condition, noise,
+# the sums over draws and what the arithmetic in between needs.
+FIELDS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """How a restoration is drawn.
+
+    Args:
+        solver: rule of a step.
+        grid: falling times.
+        seed: of the draws.
+        draws: how many.
+        tile: side of a tile of the result, in pixels.
+        overlap: pixels that tiles share.
+    """
+
+    solver: Solver
+    grid: Float64[Tensor, " n"]
+    seed: int = 0
+    draws: int = 1
+    tile: int = 512
+    overlap: int = 64
+
+    def tiles(self, height: int, width: int) -> int:
+        """How many tiles a result has."""
+        sides = (len(starts(side, self.tile, self.overlap)) for side in (height, width))
+        return next(sides) * next(sides)
+
+
+def restored(
+    model: Model, given: Batch, how: How, *, emit: Emit = silent
+) -> Iterator[Float[Tensor, " 1 3 h w"]]:
+    """Draws of what a picture was, each in [-1, 1] and agreeing with what was measured.
+
+    Draw k depends on (seed, k) alone.  Memory does not grow with the number of draws or tiles.
+
+    Args:
+        model: trained for a `Restoration`.
+        given: of one picture, what its task's `base`, `spread` and `agree` look at.
+        how: how they are drawn.
+        emit: hears of progress.
+
+    Raises:
+        InputError: the result would not fit into memory, or the tiles leave no step.
+    """
+    task = model.task
+    assert isinstance(task, Restoration), "load_model was asked for another task"
+    base, spread = task.base(given), task.spread(given)
+    check_memory(FIELDS, 3, *base.shape[-2:])
+    condition = task.condition(base, spread)
+    denoise = corrected(tiled(model.denoise, tile=how.tile, overlap=how.overlap), task, given)
+    start, steps = time.monotonic(), len(how.grid) - 1
+    for draw in range(how.draws):
+        noise = Noise.of(how.seed, "upscale", each=[draw])
+
+        def watch(moment: Moment, before: int = draw * steps) -> None:
+            done = before + moment.done
+            rate = done / (time.monotonic() - start)
+            total = how.draws * steps
+            emit(Progress(done=done, total=total, unit="step", rate=rate, figures={}))
+
+        x = prior(model.process, how.grid, base, noise)
+        x0 = sample(denoise, model.process, how.grid, how.solver, x, noise, condition, watch=watch)
+        yield task.finish(x0, given)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What several draws say together.
+
+    Args:
+        mean: of the draws: closer to the truth on average than any, and smoother.
+        deviation: of the draws, by their number: what is not certain; 0 for a single one.
+        first: the first of them.
+    """
+
+    mean: Float[Tensor, " 3 h w"]
+    deviation: Float[Tensor, " 3 h w"]
+    first: Float[Tensor, " 3 h w"]
+
+
+def summary(draws: Iterator[Float[Tensor, " 1 3 h w"]]) -> Summary:
+    """Mean and deviation of draws that are looked at one by one.
+
+    Source: Welford 1962, Technometrics 4, 419.
+    """
+    first = next(draws)[0]
+    mean, squares, count = first.clone(), torch.zeros_like(first), 1
+    for draw in draws:
+        count += 1
+        apart = draw[0] - mean
+        mean += apart / count
+        squares += apart * (draw[0] - mean)
+    return Summary(mean.cpu(), (squares / count).sqrt().cpu(), first.cpu())
