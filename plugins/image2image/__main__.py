@@ -9,6 +9,7 @@ import typer
 
 from core.cli import run_app
 from core.errors import InputError
+from plugins.image2image.editing_commands import edit, guide, repaint
 from plugins.image2image.purify_command import purify
 
 app = typer.Typer(
@@ -26,7 +27,10 @@ def _verbs() -> None:
     """Super-resolution of your own photographs."""
 
 
+app.command()(edit)
+app.command()(guide)
 app.command()(purify)
+app.command()(repaint)
 
 
 @app.command()

@@ -134,7 +134,7 @@ class Purified(nn.Module):
 
 
 def load_prior(checkpoint: Path, machine: Machine | None = None) -> Model:
-    """A model that purification can use.
+    """A model of pictures and of nothing else, as purification and editing want it.
 
     Raises:
         InputError: as `load_model`, or it wants a condition that a picture does not come with.
@@ -143,8 +143,8 @@ def load_prior(checkpoint: Path, machine: Machine | None = None) -> Model:
     if model.request.task.name != "core/generate" or model.task.conditions:
         given = "".join(f" with {name}" for name in model.task.conditions)
         raise InputError(
-            f"{checkpoint}: trained for {model.request.task.name}{given}; purification wants a "
-            "model of task core/generate without conditions, as configs/digits.yaml trains"
+            f"{checkpoint}: trained for {model.request.task.name}{given}, wanted a model of "
+            "task core/generate without conditions, as configs/unconditional.yaml trains"
         )
     return model
 
