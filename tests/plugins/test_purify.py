@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -359,11 +360,13 @@ def test_every_attack_is_counted_and_the_worst_is_named(prior, judge, tmp_path):
 
 
 def test_counts_are_made_with_draws_that_no_attack_has_seen(prior, judge, tmp_path, monkeypatch):
-    seen = {True: set(), False: set()}
+    """And the attacks on the defence call it 3 + 1 times for each of 2 draws, others never."""
+    seen, calls = {True: set(), False: set()}, Counter()
     forward = Purified.forward
 
     def spied(self, x, noise=None, *, way="exact"):
         seen[torch.is_grad_enabled()] |= set(noise.seeds)
+        calls[torch.is_grad_enabled(), way] += 1
         return forward(self, x, noise, way=way)
 
     monkeypatch.setattr(Purified, "forward", spied)
@@ -371,6 +374,7 @@ def test_counts_are_made_with_draws_that_no_attack_has_seen(prior, judge, tmp_pa
     assert len(seen[True]) == 8  # two attacks
     assert len(seen[False]) == 16  # four counts
     assert not seen[True] & seen[False]
+    assert calls == {(True, "identity"): 8, (True, "exact"): 8, (False, "exact"): 4}
 
 
 def test_what_does_not_fit_is_refused(prior, judge, tmp_path):
