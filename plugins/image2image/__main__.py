@@ -13,7 +13,7 @@ from plugins.image2image.editing_commands import edit, guide, repaint
 from plugins.image2image.purify_command import purify
 
 app = typer.Typer(
-    help="Super-resolution of your own photographs.",
+    help="Your own photographs made larger, edited, completed and purified.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -24,7 +24,7 @@ app = typer.Typer(
 
 @app.callback()
 def _verbs() -> None:
-    """Super-resolution of your own photographs."""
+    """Your own photographs made larger, edited, completed and purified."""
 
 
 app.command()(edit)
