@@ -1,5 +1,6 @@
 """Pictures made larger by a trained model: what ``upscale`` and ``polymode apply`` call."""
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,10 +11,10 @@ from annotated_types import Ge
 
 from core.config import Spec, configure, plain
 from core.errors import InputError
-from core.model import load_model
+from core.model import Model, load_model
 from core.request import Emit, Machine, silent
 from plugins.image2image import io
-from plugins.image2image.restore import How, restored, summary
+from plugins.image2image.restore import How, cascade, summary
 from plugins.image2image.tasks import SR3
 from plugins.image2image.tiles import tiled
 
@@ -31,6 +32,8 @@ class Upscale:
         sampler: rule of a step.
         tile: side of a tile of the result, in pixels; bounds the memory.
         overlap: pixels that tiles share.
+        then: checkpoint of a second model that enlarges what the first gives: a cascade.
+        level: deviation of the noise that the second is given with it, at most its ``augment``.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = tuple(io.SUFFIXES)
@@ -47,18 +50,21 @@ class Upscale:
         sampler: Annotated[Spec, "sampler"] = Spec("core/ancestral"),
         tile: Annotated[int, Ge(64)] = 512,
         overlap: Annotated[int, Ge(0)] = 64,
+        then: Path | None = None,
+        level: Annotated[float, Ge(0)] = 0.0,
     ) -> None:
         solver = configure("sampler", sampler)()
-        self.model = model = load_model(checkpoint, machine=machine, task="image2image/sr3")
-        for note in model.notes:
-            print(note, file=sys.stderr)
-        assert isinstance(model.task, SR3), "load_model was asked for it"
-        trained = model.task.scale
+        places = [(checkpoint, 0.0), *([] if then is None else [(then, level)])]
+        self.stages = [(_enlarger(place, machine), noise) for place, noise in places]
+        model = self.stages[0][0]
+        trained = math.prod(_task(stage).scale for stage, _ in self.stages)
         if scale is not None and scale != trained:
             raise InputError(
                 f"scale: the model was trained for {trained}, {scale} was asked; leave it out or "
                 "train with task.scale set"
             )
+        if level and then is None:
+            raise InputError("level: is of what a second model is given; name one with then")
         tiled(model.denoise, tile=tile, overlap=overlap)  # refuses tiles that share too much
         grid = configure("grid", Spec("core/uniform_time", {"steps": steps}))(model.process)
         self._how = How(
@@ -72,9 +78,13 @@ class Upscale:
             "sampler": plain(sampler),
             "tile": tile,
             "overlap": overlap,
+            "level": level,
             "checkpoint": model.checkpoint.name,
             "model": plain(model.request),
         }
+        if then is not None:
+            second = self.stages[1][0]
+            self.about |= {"then": second.checkpoint.name, "second": plain(second.request)}
         """Everything that decided the pixels but the picture, as JSON's types."""
 
     @staticmethod
@@ -106,13 +116,25 @@ class Upscale:
         Raises:
             InputError: the result would not fit into memory.
         """
-        task = self.model.task
-        assert isinstance(task, SR3), "load_model was asked for it"
-        low = picture.pixels.expand(3, -1, -1)[None].to(self.model.device)
-        pixels = summary(restored(self.model, {"low": low}, self._how, emit=emit)).mean
+        low = picture.pixels.expand(3, -1, -1)[None].to(self.stages[0][0].device)
+        pixels = summary(cascade(self.stages, low, self._how, emit=emit)).mean
         if len(picture.pixels) == 1:
             pixels = pixels.mean(0, keepdim=True)
         alpha = picture.alpha
         if alpha is not None:
-            alpha = task.operator.up(alpha[None])[0].clamp(0, 1)
+            for stage, _ in self.stages:
+                alpha = _task(stage).operator.up(alpha[None])[0].clamp(0, 1)
         return replace(picture, pixels=pixels, alpha=alpha)
+
+
+def _enlarger(checkpoint: Path, machine: Machine) -> Model:
+    """A model that enlarges; says what was noticed when it was read."""
+    model = load_model(checkpoint, machine=machine, task="image2image/sr3")
+    for note in model.notes:
+        print(note, file=sys.stderr)
+    return model
+
+
+def _task(model: Model) -> SR3:
+    assert isinstance(model.task, SR3), "load_model was asked for it"
+    return model.task

@@ -85,19 +85,18 @@ class Restoration:
 
     # What follows from it.
 
-    def condition(self, base: Tensor, spread: Tensor) -> dict[str, Tensor]:
+    def condition(self, batch: Batch) -> dict[str, Tensor]:
         """What the network is given: the estimate and, for a residual, log of its spread."""
         if self.target == "image":
-            return {"image": base}
-        return {"image": torch.cat([base, spread.log() + 3], dim=1)}
+            return {"image": self.base(batch)}
+        return {"image": torch.cat([self.base(batch), self.spread(batch).log() + 3], dim=1)}
 
     def prepare(self, batch: Batch) -> Example:
         """The residual or the picture, conditioned on the first estimate."""
-        base, spread = self.base(batch), self.spread(batch)
         x0 = batch["image"]
         if self.target == "residual":
-            x0 = (x0 - base) / spread
-        return Example(x0, self.condition(base, spread), self.counted(batch))
+            x0 = (x0 - self.base(batch)) / self.spread(batch)
+        return Example(x0, self.condition(batch), self.counted(batch))
 
     def correct(self, x0: Tensor, batch: Batch) -> Tensor:
         """The estimate that agrees with what was measured."""

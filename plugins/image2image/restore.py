@@ -1,8 +1,8 @@
 """Pictures of any size through a trained model of restoration."""
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Float64
@@ -10,12 +10,13 @@ from torch import Tensor
 
 from core.guided import corrected
 from core.model import Model
-from core.process.noise import Noise
+from core.process.noise import Noise, derive
 from core.request import Emit, Progress, silent
 from core.sampler.sample import Moment, prior, sample
 from core.sampler.solver import Solver
 from core.task import Batch
 from plugins.image2image.restoration import Restoration
+from plugins.image2image.tasks import SR3
 from plugins.image2image.tiles import check_memory, starts, tiled
 
 # float32 fields of the result's size that live at once: x, x0, its history, condition, noise,
@@ -32,6 +33,7 @@ class How:
         grid: falling times.
         seed: of the draws.
         draws: how many.
+        first: number of the first of them.
         tile: side of a tile of the result, in pixels.
         overlap: pixels that tiles share.
     """
@@ -40,6 +42,7 @@ class How:
     grid: Float64[Tensor, " n"]
     seed: int = 0
     draws: int = 1
+    first: int = 0
     tile: int = 512
     overlap: int = 64
 
@@ -67,13 +70,12 @@ def restored(
     """
     task = model.task
     assert isinstance(task, Restoration), "load_model was asked for another task"
-    base, spread = task.base(given), task.spread(given)
+    base, condition = task.base(given), task.condition(given)
     check_memory(FIELDS, 3, *base.shape[-2:])
-    condition = task.condition(base, spread)
     denoise = corrected(tiled(model.denoise, tile=how.tile, overlap=how.overlap), task, given)
     start, steps = time.monotonic(), len(how.grid) - 1
     for draw in range(how.draws):
-        noise = Noise.of(how.seed, "upscale", each=[draw])
+        noise = Noise.of(how.seed, "upscale", each=[how.first + draw])
 
         def watch(moment: Moment, before: int = draw * steps) -> None:
             done = before + moment.done
@@ -99,6 +101,40 @@ class Summary:
     mean: Float[Tensor, " 3 h w"]
     deviation: Float[Tensor, " 3 h w"]
     first: Float[Tensor, " 3 h w"]
+
+
+def cascade(
+    stages: Sequence[tuple[Model, float]],
+    low: Float[Tensor, " 1 3 y x"],
+    how: How,
+    *,
+    emit: Emit = silent,
+) -> Iterator[Float[Tensor, " 1 3 h w"]]:
+    """Draws of a picture enlarged by one model after another, each draw through all of them.
+
+    Source: Ho et al. 2022, Cascaded diffusion models, JMLR 23, with noise-conditioning
+    augmentation (section 4): what a later model is given is as noisy as it is told.
+
+    Args:
+        stages: models trained for `SR3`, and the deviation of the noise that is added to what each
+            is given; 0 for one that was trained without.
+        low: the picture, in [-1, 1].
+        how: how each stage is drawn; tiles are of its own result.
+        emit: hears of the progress of each stage.
+
+    Raises:
+        InputError: as `restored`, or a level that a model was not trained for.
+    """
+    for draw in range(how.draws):
+        picture = low
+        for stage, (model, level) in enumerate(stages):
+            assert isinstance(model.task, SR3), "load_model was asked for another task"
+            seed = how.seed if stage == 0 else derive(how.seed, "stage", stage)
+            noise = Noise.of(seed, "augment", each=[draw]).like(picture)
+            given = model.task.given(picture, level, noise)
+            alone = replace(how, seed=seed, draws=1, first=draw)
+            (picture,) = restored(model, given, alone, emit=emit)
+        yield picture
 
 
 def summary(draws: Iterator[Float[Tensor, " 1 3 h w"]]) -> Summary:

@@ -57,14 +57,33 @@ class SR3(Restoration):
             in units of what its local contrast lets expect, which trains far faster.
         back_projections: rounds of x <- x + up(low - down(x)) on each estimate and each result;
             each brings its reduction closer to the input.
+        augment: largest deviation of the noise that is added to the low-resolution picture in
+            training, drawn evenly for each item and told to the network, so that it can follow
+            another model in a cascade (Ho et al. 2022, JMLR 23, section 4); 0 for none.
+        level: the deviation for all items, for a sweep; by default it is drawn.
+        seed: of that noise.
     """
 
     def __init__(
-        self, *, scale: int = 4, target: Target = "residual", back_projections: int = 0
+        self,
+        *,
+        scale: int = 4,
+        target: Target = "residual",
+        back_projections: int = 0,
+        augment: float = 0.0,
+        level: float | None = None,
+        seed: int = 0,
     ) -> None:
         if back_projections < 0:
             raise InputError(f"back_projections: expected at least 0, got {back_projections}")
+        if augment < 0:
+            raise InputError(f"augment: expected at least 0, got {augment:g}")
+        if level is not None and not 0 <= level <= augment:
+            raise InputError(f"level: expected 0 to augment, which is {augment:g}, got {level:g}")
         super().__init__("bicubic", target)
+        self.augment, self.level, self.seed = augment, level, seed
+        if augment:
+            self.conditions = {"image": self.conditions["image"] + 1}
         self.operator = Bicubic(factor=scale)
         self.scale = scale
         self.back_projections = back_projections
@@ -73,18 +92,58 @@ class SR3(Restoration):
             "consistency": Figure("consistency MSE", "1e-5", "lower"),
         }
 
+    def given(self, low: Float[Tensor, " b 3 y x"], level: float, noise: Tensor) -> Batch:
+        """A low-resolution picture as the network is to see it.
+
+        Raises:
+            InputError: a level that it was not trained for.
+        """
+        if not 0 <= level <= self.augment:
+            raise InputError(
+                f"level: the model was trained for noise of 0 to {self.augment:g}, got {level:g}"
+            )
+        if not self.augment:
+            return {"low": low}
+        told = torch.full_like(low[:, :1, :1, :1], level)
+        return {"low": low, "seen": low + level * noise, "level": told}
+
+    def degrade(self, item: Batch, index: int) -> Batch:
+        """The item and, with augmentation, its low-resolution picture with noise."""
+        if not self.augment:
+            return item
+        key = np.array([derive("augment", self.seed), index], np.uint64)
+        random = np.random.Generator(np.random.Philox(key=key))
+        level = self.augment * random.random() if self.level is None else self.level
+        low = self.low({"image": item["image"][None]})
+        noise = torch.from_numpy(random.standard_normal(low.shape, dtype=np.float32))
+        return {**item, **{name: x[0] for name, x in self.given(low, level, noise).items()}}
+
     def low(self, batch: Batch) -> Float[Tensor, " b 3 y x"]:
         """The low-resolution picture that a camera's file would hold, in [-1, 1]."""
         given = batch.get("low")
         return to_levels(self.operator.forward(batch["image"])) if given is None else given
 
+    def seen(self, batch: Batch) -> Float[Tensor, " b 3 y x"]:
+        """What of it the network is given: itself, or itself with noise."""
+        given = batch.get("seen")
+        return self.low(batch) if given is None else given
+
     def base(self, batch: Batch) -> Float[Tensor, " b 3 h w"]:
         """The bicubic enlargement."""
-        return self.operator.up(self.low(batch))
+        return self.operator.up(self.seen(batch))
+
+    def condition(self, batch: Batch) -> dict[str, Tensor]:
+        """What every restoration is given and, with augmentation, the level of the noise."""
+        told = super().condition(batch)
+        if self.augment:
+            image = told["image"]
+            level = batch["level"].expand(-1, 1, *image.shape[-2:]) / self.augment
+            told = {"image": torch.cat([image, level], dim=1)}
+        return told
 
     def spread(self, batch: Batch) -> Float[Tensor, " b 1 h w"]:
         """`residual_spread` at the size of the result."""
-        low = self.low(batch)
+        low = self.seen(batch)
         size = (low.shape[-2] * self.scale, low.shape[-1] * self.scale)
         return F.interpolate(residual_spread(low), size, mode="bilinear", align_corners=False)
 
@@ -97,8 +156,16 @@ class SR3(Restoration):
         return image
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
-        """The low-resolution picture."""
-        return {"low-res": self.low(batch)}
+        """The low-resolution picture, as the network saw it."""
+        return {"low-res": self.seen(batch)}
+
+    def baselines(self, batch: Batch) -> dict[str, Tensor]:
+        """The enlargement of the picture without noise, and it after ten back-projections."""
+        low = self.low(batch)
+        image = up = self.operator.up(low)
+        for _ in range(10):
+            image = image + self.operator.up(low - self.operator.forward(image))
+        return {self.reference: up, "bicubic + back-projection": image}
 
     def further(self, written: Float[Tensor, " b 3 h w"], batch: Batch) -> dict[str, Tensor]:
         """The squared error of its reduction, in units of [0, 1] squared as in SR3's table 1."""

@@ -1,0 +1,140 @@
+"""Models one after another: what each is given, and that the end agrees with the beginning."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from skimage import data as photographs
+
+from core.config import Spec, configure
+from core.denoiser.parameterization import Prediction
+from core.errors import InputError
+from core.model import Model
+from core.request import TrainRequest
+from plugins.image2image.operators import Bicubic
+from plugins.image2image.restore import How, cascade, restored, summary
+from plugins.image2image.tasks import SR3
+
+
+def picture(size=32):
+    pixels = photographs.coffee()[100 : 100 + size, 200 : 200 + size]
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def trained(task):
+    """A model that estimates what it is told to, and a list of what it was given."""
+    seen = []
+
+    def denoise(x, t, condition=None):
+        seen.append(condition["image"])
+        return Prediction(0.3 * x.tanh())
+
+    process, request = how()[0], TrainRequest(task=Spec("image2image/sr3"), dataset=Spec("x"))
+    cpu = torch.device("cpu")
+    model = Model(denoise, torch.nn.Identity(), process, task, request, cpu, (), 0, Path("x"))
+    return model, seen
+
+
+def how(**changes):
+    process = configure("process", Spec("core/vp_cosine"))()
+    grid = configure("grid", Spec("core/uniform_time", {"steps": 3}))(process)
+    solver = configure("sampler", Spec("core/ancestral"))()
+    return process, How(solver=solver, grid=grid, **changes)
+
+
+def two(back_projections=2, augment=0.3):
+    first = SR3(scale=2, back_projections=back_projections)
+    second = SR3(scale=2, back_projections=back_projections, augment=augment)
+    return trained(first)[0], trained(second)
+
+
+def test_items_are_as_noisy_as_they_say():
+    """Levels are even over their range, and the noise has the deviation that is told."""
+    task, image = SR3(augment=0.4), picture(256)
+    levels = []
+    for index in range(60):
+        item = task.degrade({"image": image}, index)
+        noise = item["seen"] - item["low"]
+        level = float(item["level"])
+        assert float(noise.std()) == pytest.approx(level, rel=0.05, abs=1e-6)
+        levels.append(level)
+    assert abs(np.mean(levels) - 0.2) < 4 * 0.4 / np.sqrt(12 * 60)
+    assert 0 <= min(levels) < 0.05
+    assert 0.35 < max(levels) <= 0.4
+    fixed = SR3(augment=0.4, level=0.1).degrade({"image": image}, 3)
+    assert float(fixed["level"]) == pytest.approx(0.1)
+
+
+def test_the_network_is_told_the_level():
+    task = SR3(augment=0.4, level=0.1)
+    item = task.degrade({"image": picture()}, 0)
+    example = task.prepare({name: value[None] for name, value in item.items()})
+    given = example.condition["image"]
+    assert given.shape[1] == task.conditions["image"] == 5
+    assert torch.allclose(given[:, 4], torch.tensor(0.25))
+    assert torch.allclose(given[:, :3], Bicubic(factor=4).up(item["seen"][None]))
+
+
+def test_a_cascade_agrees_with_what_it_began_with():
+    """Its result, reduced by both factors, is the picture; without back-projection it is not."""
+    low = picture(24)[None]
+
+    def apart(back_projections):
+        first, (second, _) = two(back_projections)
+        _, drawn = how(draws=1)
+        (image,) = cascade([(first, 0.0), (second, 0.2)], low, drawn)
+        assert image.shape == (1, 3, 96, 96)
+        return float((Bicubic(factor=2).forward(Bicubic(factor=2).forward(image)) - low).std())
+
+    assert apart(8) < 0.02 < apart(0)
+
+
+def test_each_stage_is_given_the_one_before_with_its_noise():
+    first, (second, seen) = two()
+    _, drawn = how(draws=2, seed=4)
+    pictures = list(cascade([(first, 0.0), (second, 0.3)], picture(24)[None], drawn))
+    _, one = how(draws=2, seed=4)
+    middle = list(restored(first, {"low": picture(24)[None]}, one))
+    for k in range(2):
+        given = seen[3 * k][:, :3]  # three estimates a draw
+        noise = given - Bicubic(factor=2).up(middle[k])
+        assert 0.1 < float(noise.std()) < 0.3  # of 0.3, less what enlarging smooths
+    assert not torch.equal(pictures[0], pictures[1])
+    again = list(cascade([(first, 0.0), (second, 0.3)], picture(24)[None], drawn))
+    assert torch.equal(again[1], pictures[1])
+
+
+def test_tiles_do_not_change_a_model_that_looks_at_one_pixel():
+    first, _ = two(back_projections=0)
+    _, whole = how(tile=512, overlap=0)
+    _, parts = how(tile=40, overlap=16)
+    one, other = (next(restored(first, {"low": picture(60)[None]}, h)) for h in (whole, parts))
+    assert torch.allclose(one, other, atol=1e-5)
+    assert parts.tiles(120, 120) == 25
+    assert whole.tiles(120, 120) == 1
+
+
+def test_mean_and_deviation_are_numpys():
+    draws = torch.randn(5, 1, 3, 4, 6, generator=torch.Generator().manual_seed(0))
+    found = summary(iter(draws))
+    assert np.allclose(found.mean, draws.numpy().mean((0, 1)), atol=1e-6)
+    assert np.allclose(found.deviation, draws.numpy()[:, 0].std(0), atol=1e-6)
+    assert torch.equal(found.first, draws[0, 0])
+    assert (summary(iter(draws[:1])).deviation == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: SR3(augment=0.1, level=0.2), "level: expected 0 to augment, which is 0.1"),
+        (lambda: SR3(augment=-1.0), "augment: expected at least 0, got -1"),
+        (
+            lambda: SR3().given(picture()[None], 0.1, picture()[None]),
+            "trained for noise of 0 to 0, got 0.1",
+        ),
+    ],
+)
+def test_levels_out_of_range_are_refused(make, said):
+    with pytest.raises(InputError, match=said):
+        make()
