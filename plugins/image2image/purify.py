@@ -61,16 +61,25 @@ def purify(
     Raises:
         InputError: `level` is no time of the process with noise in it.
     """
-    if not process.t_first < level <= process.t_max:
-        raise InputError(
-            f"level: expected a time of the process above {process.t_first:g} and at most "
-            f"{process.t_max:g}, got {level}"
-        )
+    check_level(process, level)
     grid = torch.linspace(level, process.t_min, steps + 1, dtype=torch.float64)
     return edit(
         denoise, process, grid, solver or EulerMaruyama(), x, noise,
         strength=1.0, gradients=gradients,
     )  # fmt: skip
+
+
+def check_level(process: GaussianPath, level: float) -> None:
+    """Refuse a level that is no time of the process with noise in it.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not process.t_first < level <= process.t_max:
+        raise InputError(
+            f"level: expected a time of the process above {process.t_first:g} and at most "
+            f"{process.t_max:g}, got {level}"
+        )
 
 
 class Purified(nn.Module):
@@ -87,6 +96,9 @@ class Purified(nn.Module):
         steps: as in `purify`.
         solver: as in `purify`.
         seed: of the draws where none are given.
+
+    Raises:
+        InputError: as `purify`.
     """
 
     def __init__(
@@ -101,6 +113,7 @@ class Purified(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        check_level(process, level)
         self.classifier = classifier
         self._denoise, self._process = denoise, process
         self._how: dict[str, Any] = {"level": level, "steps": steps, "solver": solver}
@@ -177,6 +190,7 @@ class Purify:
     ) -> None:
         solver = configure("sampler", sampler)()
         self._model, self._seed = load_prior(checkpoint, machine), seed
+        check_level(self._model.process, level)
         for note in self._model.notes:
             print(note, file=sys.stderr)
         self._how: dict[str, Any] = {"level": level, "steps": steps, "solver": solver}

@@ -7,6 +7,7 @@ al. 2023, arXiv:2305.15241).
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -66,24 +67,50 @@ def evaluate(
     )  # fmt: skip
     data = configure("dataset", request.dataset)(request.split)
     items = _spread(len(data), request.count)
-    contest = Contest(request, classifier, defended)
     make_folder(out)
     right: dict[str, list[bool]] = {}
     panels: list[Panel] = []
+    batches = -(-len(items) // request.batch)
+    contest = Contest(request, classifier, defended, _counter(request, batches, right, emit))
     pictured = {items[i] for i in _spread(len(items), request.pictures)}
     for first in range(0, len(items), request.batch):
         chosen = items[first : first + request.batch]
         x, target = _batch(data, chosen, request, model.task.channels, model.device)
+        _check(classifier, x, target)
         found = contest.attacked(x, target, chosen)
         for method, hits in contest.right(found, target, chosen).items():
             right.setdefault(method, []).extend(hits.tolist())
         names = [data.name(item) if item in pictured else "" for item in chosen]
         panels += contest.panels(found, names, chosen)
-        done, exact = first + len(chosen), right[EXACT]
-        figures = {"right": sum(exact) / len(exact)}
-        emit(Progress(done=done, total=len(items), unit="picture", figures=figures))
     names = [data.name(item) for item in items], [data.source(item) for item in items]
     return _written(request, out, names, right, panels, time.perf_counter() - start)
+
+
+def _counter(
+    request: RobustnessRequest, batches: int, right: dict[str, list[bool]], emit: Emit
+) -> Callable[[], None]:
+    """What to call at every look of an attack at the defence; tells how far all is."""
+    total, begun, done = batches * (request.steps + 1) * 2 * request.eot, time.monotonic(), 0
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        rate, hits = done / (time.monotonic() - begun), right.get(EXACT)
+        figures = {"right": sum(hits) / len(hits)} if hits else {}
+        emit(Progress(done=done, total=total, unit="call", rate=rate, figures=figures))
+
+    return count
+
+
+@torch.no_grad()
+def _check(classifier: nn.Module, x: Float[Tensor, " b *shape"], target: Int[Tensor, " b"]) -> None:
+    """Refuse a classifier without a logit for each class."""
+    logits, top = classifier(x), int(target.max())
+    if logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] <= top:
+        raise InputError(
+            f"classifier: made {tuple(logits.shape)} of {len(x)} pictures whose classes go up to "
+            f"{top}; wanted ({len(x)}, {top + 1} or more), a logit for each class"
+        )
 
 
 class Contest:
@@ -96,12 +123,18 @@ class Contest:
         request: what the attacks are.
         classifier: bare.
         defended: the same, purified.
+        count: called at every look of an attack at the defence.
     """
 
     def __init__(
-        self, request: RobustnessRequest, classifier: nn.Module, defended: Purified
+        self,
+        request: RobustnessRequest,
+        classifier: nn.Module,
+        defended: Purified,
+        count: Callable[[], None],
     ) -> None:
         self.request, self.classifier, self.defended = request, classifier, defended
+        self._count = count
         self.ball = Ball(request.norm, request.eps)
 
     def _noise(self, purpose: str, items: list[int]) -> Noise:
@@ -110,7 +143,12 @@ class Contest:
     def _through(self, way: Way, items: list[int]) -> Victim:
         """The defended classifier, whose gradient goes `way`, drawing anew at every call."""
         noise = self._noise(f"{way} draws", items)
-        return lambda x: self.defended(x, noise, way=way)
+
+        def victim(x: Tensor) -> Tensor:
+            self._count()
+            return self.defended(x, noise, way=way)
+
+        return victim
 
     def attacked(
         self, x: Float[Tensor, " b *shape"], target: Int[Tensor, " b"], items: list[int]

@@ -334,7 +334,12 @@ METHODS = {
 
 def test_every_attack_is_counted_and_the_worst_is_named(prior, judge, tmp_path):
     """What is written is counted again here; items do not depend on their batch."""
-    result = robustness.evaluate(asked(prior, judge), tmp_path / "a", machine=Machine(threads=1))
+    news = []
+    result = robustness.evaluate(
+        asked(prior, judge), tmp_path / "a", machine=Machine(threads=1), emit=news.append
+    )
+    assert [one.done for one in news] == list(range(1, 17))  # 3 + 1 looks, 2 draws, 2 attacks
+    assert {one.total for one in news} == {16}
     said = json.loads(result.metrics.read_text())
     assert set(said["methods"]) == METHODS
     items = said["items"]
@@ -377,13 +382,19 @@ def test_counts_are_made_with_draws_that_no_attack_has_seen(prior, judge, tmp_pa
     assert calls == {(True, "identity"): 8, (True, "exact"): 8, (False, "exact"): 4}
 
 
-def test_what_does_not_fit_is_refused(prior, judge, tmp_path):
+def two_classes():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+
+
+def test_what_does_not_fit_is_refused(prior, judge, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "someones", sys.modules[__name__])
     machine = Machine(threads=1)
     photos = Spec("image2image/photos", {"size": 32})
     for changes, said in (
         ({"dataset": photos}, "wanted items with a class and an image of 1 channels"),
         ({"level": 2.0}, "level: expected a time"),
         ({"module": "math:pi"}, "both was given"),
+        ({"classifier": None, "module": "someones:two_classes"}, "classes go up to 6; wanted"),
         ({"checkpoint": tmp_path}, "no checkpoint"),
     ):
         with pytest.raises(InputError, match=said):
