@@ -357,6 +357,7 @@ def drawn(
     """Results one after the other, in [-1, 1] and on the CPU; draw k depends on (seed, k) alone.
 
     A grey picture goes through a model of colours as equal channels and comes back as their mean.
+    With `fill` the model sees what is within a tile of it; the rest comes back as it is.
 
     Args:
         run: one of the three edits with its options bound.
@@ -370,10 +371,12 @@ def drawn(
     Raises:
         InputError: a colour picture for a model of grey ones, or one too large for the memory.
     """
-    check_fits(model, pixels)
+    window = _window(model, pixels, fill)
+    part = pixels[:, *window]
+    check_fits(model, part)
     total = samples * walked(run, model).steps
-    x = pixels.expand(model.channels, -1, -1)[None].to(model.device)
-    holes = None if fill is None else fill.to(model.device)
+    x = part.expand(model.channels, -1, -1)[None].to(model.device)
+    holes = None if fill is None else fill[window].to(model.device)
     done, begun = 0, time.monotonic()
 
     def watch(moment: Moment) -> None:
@@ -385,7 +388,21 @@ def drawn(
     for k in range(samples):
         noise = Noise.of(seed, "edit", each=[k])
         found = run(model, x, noise, fill=holes, watch=watch)[0].clamp(-1, 1).cpu()
-        yield found if len(pixels) > 1 else found.mean(0, keepdim=True)
+        whole = pixels.clone()
+        whole[:, *window] = found if len(pixels) > 1 else found.mean(0, keepdim=True)
+        yield whole
+
+
+def _window(model: Prior, pixels: Tensor, fill: Tensor | None) -> tuple[slice, slice]:
+    """Rows and columns within a tile of what is filled; all of them where everything is."""
+    if fill is None:
+        return slice(0, pixels.shape[-2]), slice(0, pixels.shape[-1])
+    rows, columns = (at.nonzero().flatten().tolist() for at in (fill.any(1), fill.any(0)))
+    reach = model.tile
+    return (
+        slice(max(0, rows[0] - reach), rows[-1] + 1 + reach),
+        slice(max(0, columns[0] - reach), columns[-1] + 1 + reach),
+    )
 
 
 def composed(
@@ -417,7 +434,7 @@ class Estimate(NamedTuple):
     """What an edit will take.
 
     Args:
-        tiles: of a picture.
+        tiles: of what the model sees of the picture.
         calls: of the denoiser for each draw and tile.
         seconds: for all draws, from one tile that was timed.
         memory: bytes, beside the model and one tile's activations.
@@ -429,9 +446,22 @@ class Estimate(NamedTuple):
     memory: int
 
 
-def estimated(run: Edit, model: Prior, pixels: Float[Tensor, " c h w"], samples: int) -> Estimate:
-    """What `drawn` will take, from one evaluation of one tile."""
-    height, width = pixels.shape[-2:]
+def estimated(
+    run: Edit,
+    model: Prior,
+    pixels: Float[Tensor, " c h w"],
+    *,
+    fill: Bool[Tensor, " h w"] | None,
+    samples: int,
+) -> Estimate:
+    """What `drawn` will take, from one evaluation of one tile.
+
+    Raises:
+        InputError: as `drawn`.
+    """
+    part = pixels[:, *_window(model, pixels, fill)]
+    check_fits(model, part)
+    height, width = part.shape[-2:]
     walk, tiles = walked(run, model), model.tiles(height, width)
     x = torch.zeros(1, model.channels, model.tile, model.tile, device=model.device)
     t = torch.full((1,), model.process.t_max, dtype=torch.float64, device=model.device)

@@ -330,11 +330,11 @@ class Job:
         for note in model.notes:
             print(note, file=sys.stderr)
         prior = editing.prior_of(model, tile=self.tile, overlap=self.overlap)
-        editing.check_fits(prior, picture.pixels)
         grid = configure("grid", Spec("core/uniform_time", {"steps": self.steps}))(prior.process)
         edit = bind(grid, solver)
         if self.dry_run:
-            _say(editing.estimated(edit, prior, picture.pixels, self.samples), self, prior, picture)
+            takes = editing.estimated(edit, prior, picture.pixels, fill=fill, samples=self.samples)
+            _say(takes, self, prior, picture)
             return
         results = []
         with listener(f"{self.command} {self.photo.name}") as emit:

@@ -318,9 +318,27 @@ def test_weights_of_nothing_keep_the_bits():
 
 def test_an_estimate_counts_tiles_and_calls():
     run = partial(inpaint, grid=grid(7), solver=DDIM(), method=ddnm())
-    found = estimated(run, EXACT, torch.zeros(3, 20, 9), samples=3)
+    found = estimated(run, EXACT, torch.zeros(3, 20, 9), fill=None, samples=3)
     assert (found.tiles, found.calls) == (3 * 2, 7)  # begin at 0, 6, 12 and at 0, 1
     assert found.seconds > 0
+    fill = torch.zeros(500, 9, dtype=torch.bool)
+    fill[100:104] = True
+    found = estimated(run, EXACT, torch.zeros(3, 500, 9), fill=fill, samples=3)
+    assert found.tiles == 3 * 2  # 8 + 4 + 8 rows of the 500
+
+
+def test_the_model_sees_a_tile_around_what_is_filled_and_no_more():
+    run = partial(inpaint, grid=grid(4), solver=Ancestral(), method=ddnm())
+    x, fill = picture(3, 60, 50, dtype=torch.float32), torch.zeros(60, 50, dtype=torch.bool)
+    fill[30:33, 20:24] = True
+    how: dict[str, Any] = {"fill": fill, "seed": 0, "samples": 1, "emit": silent}
+    found = next(drawn(run, EXACT, x, **how))
+    far = x.clone()
+    far[:, :22], far[:, 41:], far[..., :12], far[..., 32:] = 9.0, 9.0, 9.0, 9.0
+    again = next(drawn(run, EXACT, far, **how))
+    assert torch.equal(again[:, fill], found[:, fill])
+    assert torch.equal(again[:, :22], far[:, :22])
+    assert (found[:, fill] != x[:, fill]).all()
 
 
 # --- the entry script --------------------------------------------------------------------------
