@@ -453,6 +453,24 @@ def test_a_larger_canvas_holds_the_picture_and_guide_keeps_the_reduction(checkpo
     assert np.abs(found.astype(int) - given).mean() > 10
 
 
+def test_regions_add_up_where_the_picture_is_and_become_opaque(tmp_path):
+    from plugins.image2image.editing_commands import Region
+
+    given = np.dstack([photographs.coffee()[:10, :12], np.full((10, 12), 199, np.uint8)])
+    given[8, 9, 3] = 0
+    Image.fromarray(given).save(tmp_path / "in.png")
+    region = Region(boxes=("1,2,3,4",), transparent=True, extend=("left=5", "top=6"))
+    picture, fill = region.of(tmp_path / "in.png", needed=True)
+    expected = np.ones((16, 17), bool)
+    expected[6:, 5:] = False
+    expected[6 + 2 : 6 + 6, 5 + 1 : 5 + 4] = True
+    expected[6 + 8, 5 + 9] = True
+    assert fill is not None
+    assert picture.alpha is not None
+    assert np.array_equal(fill.numpy(), expected)
+    assert torch.equal(picture.alpha[0], torch.where(fill, 1.0, torch.tensor(199 / 255)))
+
+
 def test_a_dry_run_says_what_it_takes_and_writes_nothing(checkpoint, tmp_path):
     Image.fromarray(photographs.coffee()[:40, :30]).save(tmp_path / "in.png")
     done = invoke(
