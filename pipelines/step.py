@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -209,8 +210,9 @@ def _relative(result: Any, folder: Path) -> dict[str, Any]:
     return plain(values)
 
 
+@cache
 def _environment() -> dict[str, Any]:
-    """Versions and machine; never environment variables, which may hold secrets."""
+    """Versions and machine, as this process began; no environment variables: they hold secrets."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
