@@ -39,13 +39,17 @@ def test_sixteen_steps_cost_little(tmp_path):
         steps = {name: {"run": "make", "request": {"number": i}} for i, name in enumerate(names)}
         chosen = dict(list(steps.items())[:count])
         (at / "job.yaml").write_text(json.dumps({"name": "toys", "steps": chosen}))
-    one, one_cpu, _ = _cost(tmp_path / "1", "--local")
-    all_, all_cpu, _ = _cost(tmp_path / "16", "--local")
-    _, cached, said = _cost(tmp_path / "16")
-    wall, cpu = (all_ - one) / 15, (all_cpu - one_cpu) / 15
+    best = {  # of three calls each, since starting Python varies by more than the steps cost
+        count: [min(c[i] for c in calls) for i in (0, 1)]
+        for count in (1, 16)
+        for calls in [[_cost(tmp_path / str(count), "--local", "-o", f"{k}") for k in range(3)]]
+    }
+    _, cached, said = _cost(tmp_path / "16", "-o", "0")
+    wall, cpu = ((whole - one) / 15 for whole, one in zip(best[16], best[1], strict=True))
     print(f"\na step without Ray: {1e3 * wall:.0f} ms, {1e3 * cpu:.0f} ms of CPU")
     print(f"16 hits: {cached:.2f} s of CPU")
     assert "nothing to do" in said
     assert "starting Ray" not in said
     assert cached <= CACHED
-    assert cpu <= wall <= STEP
+    assert 0 < cpu <= STEP
+    assert wall <= STEP
