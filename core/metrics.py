@@ -1,7 +1,7 @@
 """Scores of one sample against its truth, and means with intervals."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -74,25 +74,43 @@ def interval(
         draws: bootstrap draws; fixed stream, so that the same values give the same interval.
     """
     numbers = np.asarray(values, dtype=np.float64)
-    groups = [
-        numbers[[i for i, name in enumerate(sources) if name == one]]
-        for one in dict.fromkeys(sources)
-    ]
-    sizes = np.array([len(group) for group in groups])
-    padded = np.zeros((len(groups), sizes.max()))
-    for row, group in zip(padded, groups, strict=True):
-        row[: len(group)] = group
-    draw = np.random.Generator(np.random.PCG64(0))
     total, count = np.zeros(draws), np.zeros(draws)
-    for _ in groups:  # one source of each draw after another
-        chosen = draw.integers(len(groups), size=draws)
-        items = (draw.random((draws, padded.shape[1])) * sizes[chosen, None]).astype(int)
-        counted = np.arange(padded.shape[1]) < sizes[chosen, None]
-        total += (padded[chosen[:, None], items] * counted).sum(1)
-        count += sizes[chosen]
+    for items, counted in _redrawn(sources, draws):
+        total += (numbers[items] * counted).sum(1)
+        count += counted.sum(1)
     means = total / count
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Mean(float(numbers.mean()), float(low), float(high), len(numbers))
+
+
+def multiplicities(sources: Sequence[str], *, draws: int) -> np.ndarray:
+    """How often each draw of the bootstrap of `interval` holds each item, float64 (draws, items).
+
+    Args:
+        sources: what each item was taken from.
+        draws: bootstrap draws; fixed stream.
+    """
+    often = np.zeros((draws, len(sources)))
+    rows = np.arange(draws)[:, None]
+    for items, counted in _redrawn(sources, draws):
+        np.add.at(often, (rows, items), counted)
+    return often
+
+
+def _redrawn(sources: Sequence[str], draws: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Items (draws, most) of one source of each draw after another, and which of them count."""
+    groups = [
+        [i for i, name in enumerate(sources) if name == one] for one in dict.fromkeys(sources)
+    ]
+    sizes = np.array([len(group) for group in groups])
+    padded = np.zeros((len(groups), sizes.max()), dtype=np.intp)
+    for row, group in zip(padded, groups, strict=True):
+        row[: len(group)] = group
+    draw = np.random.Generator(np.random.PCG64(0))
+    for _ in groups:
+        chosen = draw.integers(len(groups), size=draws)
+        items = (draw.random((draws, padded.shape[1])) * sizes[chosen, None]).astype(int)
+        yield padded[chosen[:, None], items], np.arange(padded.shape[1]) < sizes[chosen, None]
 
 
 def proportion(hits: int, n: int, *, confidence: float) -> Mean:

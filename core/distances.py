@@ -1,0 +1,221 @@
+"""Distances between two sets of features, (n, d) and (m, d): of their laws, not of their items.
+
+All are computed in float64.  What the features are is the caller's affair, and part of a figure's
+name: a Frechet distance of other features than Inception's is no FID of the literature.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from core.errors import InputError
+
+
+def frechet(a: Float[Tensor, " n d"], b: Float[Tensor, " m d"]) -> float:
+    """|mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), the squared distance of two Gaussians.
+
+    The trace of the root is the sum of the singular values of A B^T, the centred features over
+    root(n - 1): A^T A B^T B and (A B^T)^T A B^T have the same non-zero eigenvalues.  So no
+    covariance is formed and no root of a matrix taken, and sets of fewer items than features,
+    whose covariances are singular, are as exact as others.  Of n items the estimate is too large
+    by about c / n: sets are compared at one n, and with a floor of the same n.
+    Source: Heusel et al. 2017, arXiv:1706.08500, eq. 6; the bias, Chong and Forsyth 2020,
+    arXiv:1911.07023.
+
+    Raises:
+        InputError: fewer than two items.
+    """
+    _check(a, b)
+    apart = (a.double().mean(0) - b.double().mean(0)).square().sum()
+    first, second = _scatter(a), _scatter(b)
+    roots = torch.linalg.svdvals(first @ second.T).sum()
+    return float(apart + first.square().sum() + second.square().sum() - 2 * roots)
+
+
+def _scatter(x: Float[Tensor, " n d"]) -> Float[Tensor, " k d"]:
+    """R with R^T R = the unbiased covariance of `x`, of min(n, d) rows."""
+    centred = (x.double() - x.double().mean(0)) / math.sqrt(len(x) - 1)
+    return torch.linalg.qr(centred, mode="r").R if len(x) > x.shape[1] else centred
+
+
+# --- kernel distance ---------------------------------------------------------------------------
+
+
+def kernel_distance(a: Float[Tensor, " n d"], b: Float[Tensor, " m d"]) -> float:
+    """The unbiased squared maximum mean discrepancy with the kernel (x.y / d + 1)^3, KID.
+
+    Of two sets of one law it is 0 on average, and as often negative as positive, whatever n.
+    Source: Binkowski et al. 2018, arXiv:1801.01401, section 4; Gretton et al. 2012, JMLR 13,
+    eq. 3.
+
+    Raises:
+        InputError: fewer than two items.
+    """
+    alone = np.zeros(len(a), dtype=int), np.zeros(len(b), dtype=int)
+    return float(redrawn_kernel_distances(a, b, alone, (np.ones((1, 1)), np.ones((1, 1))))[0])
+
+
+def block_distances(
+    a: Float[Tensor, " n d"], b: Float[Tensor, " m d"], *, size: int, blocks: int
+) -> Float[np.ndarray, " blocks"]:
+    """The kernel distance of random blocks of the two sets; their mean and deviation are published.
+
+    Source: Binkowski et al. 2018, arXiv:1801.01401, section 4.
+
+    Args:
+        a: one set.
+        b: the other.
+        size: items of a block, drawn without replacement from each set.
+        blocks: how many; fixed stream.
+
+    Raises:
+        InputError: as `kernel_distance`, or blocks larger than a set.
+    """
+    if not 2 <= size <= min(len(a), len(b)):
+        raise InputError(
+            f"size: expected 2 to {min(len(a), len(b))}, the items of the smaller set, got {size}"
+        )
+    draw = np.random.Generator(np.random.PCG64(0))
+
+    def block(x: Tensor) -> Tensor:
+        return x[torch.from_numpy(draw.permutation(len(x))[:size])]
+
+    return np.array([kernel_distance(block(a), block(b)) for _ in range(blocks)])
+
+
+def redrawn_kernel_distances(
+    a: Float[Tensor, " n d"],
+    b: Float[Tensor, " m d"],
+    groups: tuple[Sequence[int] | np.ndarray, Sequence[int] | np.ndarray],
+    weights: tuple[Float[np.ndarray, " draws g"], Float[np.ndarray, " draws h"]],
+) -> Float[np.ndarray, " draws"]:
+    """The kernel distance of sets whose groups count several times or not at all.
+
+    An item is never paired with itself, nor with its copies: with them, a bootstrap of an unbiased
+    distance would be biased.  A draw that leaves no pair is NaN.
+
+    Args:
+        a: one set.
+        b: the other.
+        groups: of each item of `a` and of `b`, the number of its group.
+        weights: of each draw, how often the groups of `a` and those of `b` count.
+    """
+    _check(a, b)
+    of = [torch.as_tensor(np.asarray(group), dtype=torch.long) for group in groups]
+    first, second = (torch.from_numpy(np.ascontiguousarray(w)).double() for w in weights)
+    total = torch.zeros(len(first), dtype=torch.float64)
+    for x, y, i, j, u, v, sign in (
+        (a, a, of[0], of[0], first, first, 1),
+        (b, b, of[1], of[1], second, second, 1),
+        (a, b, of[0], of[1], first, second, -2),
+    ):
+        sums, pairs = _pairs(x.double(), y.double(), i, j, (u.shape[1], v.shape[1]), x is y)
+        total += sign * ((u @ sums) * v).sum(1) / ((u @ pairs) * v).sum(1)
+    return total.numpy()
+
+
+def _pairs(
+    x: Tensor, y: Tensor, i: Tensor, j: Tensor, shape: tuple[int, int], same: bool
+) -> tuple[Float[Tensor, " g h"], Float[Tensor, " g h"]]:
+    """Sums of the kernel over the pairs of two groups, and how many; none of an item with itself.
+
+    `x` is gone through in pieces: the memory is that of 1024 rows.
+    """
+    sums = torch.zeros(shape, dtype=torch.float64)
+    pairs = torch.zeros(shape, dtype=torch.float64)
+    for begin in range(0, len(x), 1024):
+        rows = slice(begin, min(begin + 1024, len(x)))
+        kernel = (x[rows] @ y.T / x.shape[1] + 1) ** 3
+        counted = torch.ones_like(kernel)
+        if same:
+            counted[torch.arange(len(kernel)), torch.arange(rows.start, rows.stop)] = 0
+        for into, values in ((sums, kernel * counted), (pairs, counted)):
+            columns = torch.zeros(len(values), shape[1], dtype=torch.float64)
+            into.index_add_(0, i[rows], columns.index_add_(1, j, values))
+    return sums, pairs
+
+
+# --- where one set lies in the other -------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Support:
+    """Which items of one set lie where the other has some; means of all are the figures.
+
+    Args:
+        precise: of each item of the second set, whether it lies in a ball of the first.
+        dense: in how many, over the number of neighbours; its mean is 1 on average for one law.
+        recalled: of each item of the first, whether it lies in a ball of the second.
+        covered: of each ball of the first, whether an item of the second lies in it.
+    """
+
+    precise: Float[Tensor, " m"]
+    dense: Float[Tensor, " m"]
+    recalled: Float[Tensor, " n"]
+    covered: Float[Tensor, " n"]
+
+
+def support(
+    real: Float[Tensor, " n d"], other: Float[Tensor, " m d"], *, neighbours: int
+) -> Support:
+    """Precision and recall, density and coverage of `other`, item by item.
+
+    The ball of an item reaches to the k-th nearest of the other items of its set.
+    Source: Kynkaanniemi et al. 2019, arXiv:1904.06991, eq. 1 and 2; Naeem et al. 2020,
+    arXiv:2002.09797, eq. 3 and 4.
+
+    Args:
+        real: the set that is to be met.
+        other: the set that is judged.
+        neighbours: k; 3 and 5 in the papers.
+
+    Raises:
+        InputError: not more items than neighbours.
+    """
+    _check(real, other)
+    if not 1 <= neighbours < min(len(real), len(other)):
+        raise InputError(
+            f"neighbours: expected 1 to {min(len(real), len(other)) - 1}, less than the items of "
+            f"the smaller set, got {neighbours}"
+        )
+    real, other = real.double(), other.double()
+    apart = torch.cdist(real, other)
+    inside = (apart <= _reach(real, neighbours)[:, None]).double()
+    return Support(
+        precise=(inside.sum(0) > 0).double(),
+        dense=inside.sum(0) / neighbours,
+        recalled=(apart <= _reach(other, neighbours)).any(1).double(),
+        covered=(inside.sum(1) > 0).double(),
+    )
+
+
+def _reach(x: Float[Tensor, " n d"], neighbours: int) -> Float[Tensor, " n"]:
+    """The distance of each item to the k-th nearest of the others."""
+    return torch.cdist(x, x).fill_diagonal_(math.inf).kthvalue(neighbours, dim=1).values
+
+
+def diversity(draws: Float[Tensor, " b k d"]) -> Float[Tensor, " b"]:
+    """The mean distance between two draws of one item, for each item.
+
+    Source: Saharia et al. 2022 (Palette), arXiv:2111.05826, section 5.3, in the features at hand.
+
+    Raises:
+        InputError: fewer than two draws.
+    """
+    count = draws.shape[1]
+    if count < 2:
+        raise InputError(f"diversity: expected two draws or more of each item, got {count}")
+    x = draws.double()
+    return torch.cdist(x, x).sum((1, 2)) / (count * (count - 1))
+
+
+def _check(a: Tensor, b: Tensor) -> None:
+    if min(len(a), len(b)) < 2:
+        raise InputError(
+            f"features: expected two sets of two items or more, got {len(a)} and {len(b)}"
+        )
