@@ -29,8 +29,9 @@ from core.request import Emit, Progress, TrainRequest
 from core.sampler.posterior import Method, ilvr
 from core.sampler.sample import Moment, Watch, edit, prior, sample
 from core.sampler.solver import Solver
+from plugins.image2image.masks import around
 from plugins.image2image.operators import Bicubic
-from plugins.image2image.tiles import check_memory, starts, tiled
+from plugins.image2image.tiles import Estimate, check_memory, starts, tiled
 
 # float32 fields of a picture's size that live at once: x, x0, the measurement, noise, residuals,
 # the sum over tiles and what conjugate gradients keep.
@@ -397,12 +398,7 @@ def _window(model: Prior, pixels: Tensor, fill: Tensor | None) -> tuple[slice, s
     """Rows and columns within a tile of what is filled; all of them where everything is."""
     if fill is None:
         return slice(0, pixels.shape[-2]), slice(0, pixels.shape[-1])
-    rows, columns = (at.nonzero().flatten().tolist() for at in (fill.any(1), fill.any(0)))
-    reach = model.tile
-    return (
-        slice(max(0, rows[0] - reach), rows[-1] + 1 + reach),
-        slice(max(0, columns[0] - reach), columns[-1] + 1 + reach),
-    )
+    return around(fill, model.tile)
 
 
 def composed(
@@ -428,22 +424,6 @@ def check_fits(model: Prior, pixels: Float[Tensor, " c h w"]) -> None:
         )
     if model.device.type == "cpu":
         check_memory(FIELDS, model.channels, max(height, model.tile), max(width, model.tile))
-
-
-class Estimate(NamedTuple):
-    """What an edit will take.
-
-    Args:
-        tiles: of what the model sees of the picture.
-        calls: of the denoiser for each draw and tile.
-        seconds: for all draws, from one tile that was timed.
-        memory: bytes, beside the model and one tile's activations.
-    """
-
-    tiles: int
-    calls: int
-    seconds: float
-    memory: int
 
 
 def estimated(

@@ -74,6 +74,7 @@ class Picture:
         dpi: dots per inch, across and down.
         text: PNG's text entries and JPEG's comment, key and value.
         format: a key of `FORMATS`.
+        orientation: EXIF's, by which `pixels` were turned from how they lie in the file.
         notes: what reading changed or left out, one sentence each, for the user.
     """
 
@@ -85,6 +86,7 @@ class Picture:
     dpi: tuple[float, float] | None = None
     text: tuple[tuple[str, str], ...] = ()
     format: str = "PNG"
+    orientation: int = 1
     notes: tuple[str, ...] = ()
 
 
@@ -203,6 +205,7 @@ def _decode(image: Image.Image, file: BinaryIO, path: Path) -> Picture:
         dpi=dpi,
         text=text,
         format=form,
+        orientation=orientation,
         notes=tuple(notes),
     )
 

@@ -160,6 +160,15 @@ def check_mask(mask: Bool[Tensor, " h w"], *, some_known: bool) -> None:
         )
 
 
+def around(mask: Bool[Tensor, " h w"], reach: int) -> tuple[slice, slice]:
+    """Rows and columns within `reach` pixels of what is to be filled."""
+    rows, columns = (at.nonzero().flatten().tolist() for at in (mask.any(1), mask.any(0)))
+    return (
+        slice(max(0, rows[0] - reach), rows[-1] + 1 + reach),
+        slice(max(0, columns[0] - reach), columns[-1] + 1 + reach),
+    )
+
+
 # --- growing and feathering --------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ Source: Saharia et al. 2021 (SR3), arXiv:2104.07636, and 2022 (Palette), arXiv:2
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -189,11 +189,14 @@ class Colourise(Restoration):
         super().__init__("grey", target)
         self.figures = {**self.figures, "luma": Figure("luma error", "levels", "lower")}
 
+    def given(self, grey: Float[Tensor, " 1 h w"]) -> Batch:
+        """A grey picture as a first estimate of its colours."""
+        return {"base": grey.expand(3, -1, -1), "spread": torch.full_like(grey, self.SPREAD)}
+
     def degrade(self, item: Batch, index: int) -> Batch:
         """The 8-bit luma that Pillow gives the picture, and it as a first estimate."""
         grey = levels_luma(to_integers(item["image"][None]))[0].float() / 127.5 - 1
-        spread = torch.full_like(grey, self.SPREAD)
-        return {**item, "base": grey.expand(3, -1, -1), "spread": spread}
+        return {**item, **self.given(grey)}
 
     def agree(self, image: Float[Tensor, " b 3 h w"], batch: Batch) -> Float[Tensor, " b 3 h w"]:
         """The picture with the given luma, its colours within the range of files."""
@@ -239,12 +242,16 @@ class Inpaint(Restoration):
             "known": Figure("known pixels changed", "", "lower"),
         }
 
+    def given(self, image: Float[Tensor, " 3 h w"], hole: Bool[Tensor, " h w"]) -> Batch:
+        """A picture with its hole filled smoothly; what is in the hole is not looked at."""
+        base = harmonic(image[None], hole[None, None])[0]
+        return {"hole": hole[None], "base": base, "spread": self.expected(hole)[None]}
+
     def degrade(self, item: Batch, index: int) -> Batch:
         """A mask and the picture with its hole filled smoothly."""
         height, width = item["image"].shape[-2:]
         hole = random_mask(self.seed, index, height, width, self.holes)
-        base = harmonic(item["image"][None], hole[None, None])[0]
-        return {**item, "hole": hole[None], "base": base, "spread": self.expected(hole)[None]}
+        return {**item, **self.given(item["image"], hole)}
 
     @staticmethod
     def expected(hole: Tensor) -> Float[Tensor, " h w"]:
@@ -321,6 +328,8 @@ class JPEG(Restoration):
         seed: of the qualities.
     """
 
+    ROUNDS = 10  # of projections onto the file's coefficients and onto the range, at the end
+
     def __init__(self, *, quality: int = 0, target: Target = "residual", seed: int = 0) -> None:
         if not 0 <= quality <= 100:
             raise InputError(f"quality: expected 1 to 100, or 0 to draw it, got {quality}")
@@ -338,8 +347,11 @@ class JPEG(Restoration):
         key = np.array([derive("quality", self.seed), index], np.uint64)
         drawn = np.random.Generator(np.random.Philox(key=key)).random()
         file = jpeg.encode(item["image"], self.quality or jpeg.quality(drawn))
+        return {**item, **self.given(file)}
+
+    def given(self, file: jpeg.File) -> Batch:
+        """A file's picture, its steps and coefficients."""
         return {
-            **item,
             "base": file.decoded,
             "spread": self.expected(file)[None],
             "tables": file.tables,
@@ -361,6 +373,16 @@ class JPEG(Restoration):
     def agree(self, image: Float[Tensor, " b 3 h w"], batch: Batch) -> Float[Tensor, " b 3 h w"]:
         """The nearest picture of which the same file would have been made."""
         return jpeg.project(image, batch["tables"], batch["luma"], batch["chroma"])
+
+    def finish(self, x0: Tensor, batch: Batch) -> Tensor:
+        """The restored pictures, in [-1, 1], as near to the file's coefficients as the range lets.
+
+        Source: projections in turn onto two convex sets, Bregman 1965.
+        """
+        image = super().finish(x0, batch)
+        for _ in range(self.ROUNDS):
+            image = self.agree(image, batch).clamp(-1, 1)
+        return image
 
 
 class MultiTask(Restoration):

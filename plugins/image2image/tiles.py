@@ -1,5 +1,7 @@
 """Large pictures in bounded memory: tiles blended at every step, so that no seam can grow."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -79,3 +81,19 @@ def check_memory(fields: int, channels: int, height: int, width: int) -> None:
             f"a result of {width}x{height} pixels needs about {needed / 2**30:.1f} GiB, "
             f"{free / 2**30:.1f} GiB are free; cut the picture into smaller ones"
         )
+
+
+class Estimate(NamedTuple):
+    """What a command will take.
+
+    Args:
+        tiles: of what the model sees of the picture.
+        calls: of the denoiser for each draw and tile.
+        seconds: for all draws, from one tile that was timed.
+        memory: bytes, beside the model and one tile's activations.
+    """
+
+    tiles: int
+    calls: int
+    seconds: float
+    memory: int
