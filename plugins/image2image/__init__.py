@@ -19,6 +19,7 @@ PLUGIN = Plugin(
             "Handwritten digits in scikit-learn; no download",
             needs=("sklearn",),
         ),
+        dataset("cifar10", "plugins.image2image.cifar:CIFAR10", "CIFAR-10 from its binary files"),
         dataset("folder", "plugins.image2image.data:Folder", "Your own pictures, recursively"),
         operator(
             "bicubic",

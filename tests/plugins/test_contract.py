@@ -27,6 +27,15 @@ def noise_pictures(folder):
     return folder
 
 
+def cifar_files(folder):
+    """Each file of CIFAR-10 with two pictures of noise."""
+    draw = np.random.Generator(np.random.PCG64(0))
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        records = draw.integers(0, 10, (2, 3073), dtype=np.uint8)
+        records.tofile(folder / f"{name}.bin")
+    return folder
+
+
 @pytest.mark.parametrize(("kind", "name"), PARTS)
 def test_part_keeps_its_contract(kind, name, tmp_path):
     inputs = {}
@@ -38,6 +47,8 @@ def test_part_keeps_its_contract(kind, name, tmp_path):
             options |= {"root": noise_pictures(tmp_path), "test_fraction": 0.4}
         if name == "image2image/digits":
             options = {}
+        if name == "image2image/cifar10":
+            options = {"root": cifar_files(tmp_path)}
         if name == "core/blank":
             options = {"shape": (1, 5), "count": 3}
         inputs = {"options": options}
