@@ -3,9 +3,10 @@
 python tests/benchmarks/bench_gpu.py --cifar cifar-10-batches-bin [--minutes 10] [--out runs/gpu]
 
 Half of the minutes train each.  The network is DDPM's for CIFAR-10 (Ho et al. 2020,
-arXiv:2006.11239, appendix B: width 128, multipliers 1, 2, 2, 2, two blocks, attention at 16x16) with
-ADM's adaptive norms, 38.3 million parameters, conditioned by concatenation.  Without --cifar crops of the photographs
-in scikit-image are learned from, which shows that all runs, and no figure to compare.
+arXiv:2006.11239, appendix B: width 128, multipliers 1, 2, 2, 2, two blocks, attention at 16x16)
+with ADM's adaptive norms, 38.3 million parameters, conditioned by concatenation.  Without --cifar
+crops of the photographs in scikit-image are learned from, which shows that all runs, and no figure
+to compare.
 """
 
 import argparse
