@@ -93,17 +93,22 @@ def redrawn_kernel_distances(
     b: Float[Tensor, " m d"],
     groups: tuple[Sequence[int] | np.ndarray, Sequence[int] | np.ndarray],
     weights: tuple[Float[np.ndarray, " draws g"], Float[np.ndarray, " draws h"]],
+    *,
+    apart: bool = False,
 ) -> Float[np.ndarray, " draws"]:
     """The kernel distance of sets whose groups count several times or not at all.
 
-    An item is never paired with itself, nor with its copies: with them, a bootstrap of an unbiased
-    distance would be biased.  A draw that leaves no pair is NaN.
+    With `apart`, groups of one number in both sets are the same thing (parts of one picture, or a
+    picture and what a method made of it), and no pair within one counts.  Without, an item is
+    never paired with itself.  Nor with copies of it: a bootstrap would be biased by them.  A draw
+    that leaves no pair is NaN.
 
     Args:
         a: one set.
         b: the other.
         groups: of each item of `a` and of `b`, the number of its group.
         weights: of each draw, how often the groups of `a` and those of `b` count.
+        apart: pair items of different groups only.
     """
     _check(a, b)
     of = [torch.as_tensor(np.asarray(group), dtype=torch.long) for group in groups]
@@ -115,6 +120,9 @@ def redrawn_kernel_distances(
         (a, b, of[0], of[1], first, second, -2),
     ):
         sums, pairs = _pairs(x.double(), y.double(), i, j, (u.shape[1], v.shape[1]), x is y)
+        if apart:
+            sums.fill_diagonal_(0)
+            pairs.fill_diagonal_(0)
         total += sign * ((u @ sums) * v).sum(1) / ((u @ pairs) * v).sum(1)
     return total.numpy()
 

@@ -4,10 +4,9 @@ Commands, pipelines, tests and the plug-ins' own scripts all call these.  Each w
 its `out` folder; `train` goes on from the checkpoints it finds there.
 """
 
-import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core import files, samples, tensor_file
+from core import files, samples
 from core.config import Spec, bind, configure, plain
 from core.data import Dataset, collate, open_dataset
 from core.errors import InputError
@@ -245,14 +244,8 @@ def evaluate(
     start = time.perf_counter()
     request = bind(EvaluateRequest, plain(request))
     device_of(machine or Machine())
-    results, about = _read_samples(request.samples)
-    task_spec, data_spec = Spec.parse(about["task"]), Spec.parse(about["dataset"])
-    task: Task = configure("task", task_spec)()
-    dataset = open_dataset(data_spec, about["split"], task)
-    if dataset.digest() != about["data"]:
-        raise InputError(
-            f"{request.samples}: drawn for other data than {data_spec.name} holds now; draw again"
-        )
+    drawn = samples.read(request.samples)
+    results, about, task, dataset = drawn.results, drawn.about, drawn.task, drawn.dataset
     make_folder(out)
     values: dict[str, dict[str, list[float]]] = {}
     count, size = len(results), 8
@@ -264,7 +257,7 @@ def evaluate(
                 values.setdefault(method, {}).setdefault(figure, []).extend(numbers.tolist())
         emit(Progress(done=chosen[-1] + 1, total=count, unit="item", figures={}))
     sources = [item["source"] for item in about["items"]]
-    report = _summary(request, task, task_spec, about, values, sources, results.shape[1])
+    report = _summary(request, task, about, values, sources, results.shape[1])
     report["panels"] = _pictures(request, task, dataset, results, about, out)
     files.write_json(out / "metrics.json", report)
     return EvaluateResult(
@@ -276,20 +269,10 @@ def evaluate(
     )
 
 
-def _read_samples(place: Path) -> tuple[Tensor, dict[str, Any]]:
-    try:
-        about = json.loads((place / "samples.json").read_text())
-        results = tensor_file.load(place / "samples.safetensors", mend="draw again")["samples"]
-    except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"{place}: no samples that `sample` wrote: {error}") from error
-    return results, about
-
-
 def _summary(
     request: EvaluateRequest,
     task: Task,
-    task_spec: Spec,
-    about: dict[str, Any],
+    about: Mapping[str, Any],
     values: dict[str, dict[str, list[float]]],
     sources: list[str],
     draws: int,
@@ -308,7 +291,7 @@ def _summary(
     }
     return {
         "format": STATE_FORMAT,
-        "task": task_spec.name,
+        "task": Spec.parse(about["task"]).name,
         "dataset": about["dataset"],
         "split": about["split"],
         "n": len(sources),
@@ -328,7 +311,7 @@ def _pictures(
     task: Task,
     dataset: Dataset,
     results: Tensor,
-    about: dict[str, Any],
+    about: Mapping[str, Any],
     out: Path,
 ) -> list[dict[str, Any]]:
     """Panels of items spread evenly over the set, written as files."""

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,9 +52,44 @@ def write(
 ) -> None:
     """Write all draws, item after item, what they are, and a sheet where the task shows some."""
     whole = results.unflatten(0, (len(about["items"]), -1)).contiguous()
-    tensor_file.save(out / f"{WHOLE}.safetensors", {"samples": whole})
+    tensor_file.save(out / f"{WHOLE}.safetensors", {WHOLE: whole})
     files.write_json(out / f"{WHOLE}.json", about)
     write_sheet(task, whole, dataset, out / "sheet.png")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples that were read, and what they were drawn for.
+
+    Args:
+        results: (items, draws, *shape).
+        about: what `sample` wrote of them.
+        task: whose results they are.
+        dataset: their items are its first ones.
+    """
+
+    results: Tensor
+    about: Mapping[str, Any]
+    task: Task
+    dataset: Dataset
+
+
+def read(place: Path) -> Drawn:
+    """The samples that `sample` or `join` wrote into a folder.
+
+    Raises:
+        InputError: none there, or the dataset has changed since they were drawn.
+    """
+    try:
+        about = json.loads((place / f"{WHOLE}.json").read_text())
+        results = tensor_file.load(place / f"{WHOLE}.safetensors", mend="draw again")[WHOLE]
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(f"{place}: no samples that `sample` wrote: {error}") from error
+    task, spec = configure("task", Spec.parse(about["task"]))(), Spec.parse(about["dataset"])
+    dataset = open_dataset(spec, about["split"], task)
+    if dataset.digest() != about["data"]:
+        raise InputError(f"{place}: drawn for other data than {spec.name} holds now; draw again")
+    return Drawn(results, about, task, dataset)
 
 
 def write_part(

@@ -137,6 +137,26 @@ def test_a_redrawn_set_is_the_set_with_its_copies_but_no_pair_of_an_item_and_its
     assert redrawn_kernel_distances(a, b, groups, often)[0] == pytest.approx(known, rel=1e-10)
 
 
+def test_groups_kept_apart_are_paired_with_others_only():
+    """Parts of one picture are alike: 40 pictures, 3 parts each in both sets, 300 times.
+
+    The law of pictures is one, so that the distance is 0 on average: 4 standard errors.  With the
+    pairs within a picture, of which the two sets have more together than each alone, it is not.
+    """
+    found = []
+    group, one = np.repeat(np.arange(40), 3), np.ones((1, 40))
+    for i in range(300):
+        pictures = normal(40, 2, i).repeat_interleave(3, 0)
+        a, b = pictures + normal(120, 2, i + 400, std=0.1), pictures + normal(120, 2, i + 800, 0.1)
+        found.append([
+            redrawn_kernel_distances(a, b, (group, group), (one, one), apart=apart)[0]
+            for apart in (True, False)
+        ])  # fmt: skip
+    (kept, mixed), error = np.mean(found, axis=0), np.std(found, axis=0) / sqrt(300)
+    assert abs(kept) < 4 * error[0]
+    assert mixed < -4 * error[1]
+
+
 def test_intervals_of_the_kernel_distance_hold_it_as_often_as_they_say():
     """Independent items: of 200 intervals of 95 % at least 174 hold the distance of the laws.
 
