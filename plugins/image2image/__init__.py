@@ -29,6 +29,11 @@ PLUGIN = Plugin(
         predictor(
             "purify", "plugins.image2image.purify:Purify", "Diffused and brought back (DiffPure)"
         ),
+        predictor(
+            "restore",
+            "plugins.image2image.predictors:Restore",
+            "Photographs coloured, completed or mended (Palette)",
+        ),
         predictor("upscale", "plugins.image2image.predictors:Upscale", "Photographs made larger"),
         task(
             "colourise",

@@ -451,7 +451,8 @@ def estimated(
     seconds = samples * tiles * walk.calls * (time.monotonic() - begun)
     area = max(height, model.tile) * max(width, model.tile)
     memory = FIELDS * model.channels * area * 4
-    return Estimate(tiles, walk.calls, seconds, memory)
+    whole = (pixels.shape[1], pixels.shape[2])
+    return Estimate(whole, model.tile, model.overlap, tiles, walk.calls, seconds, memory)
 
 
 @torch.no_grad()

@@ -9,58 +9,50 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from core.errors import InputError
+from plugins.image2image.command import (
+    Device,
+    DryRun,
+    Record,
+    Sampler,
+    Samples,
+    Seed,
+    Threads,
+    beside,
+    check_kept,
+    lossy,
+    numbered,
+    say,
+    thumbnail,
+    write_sheet,
+)
+from plugins.image2image.region import (
+    Boxes,
+    Extend,
+    Feather,
+    Grow,
+    Invert,
+    MaskFile,
+    Region,
+    Transparent,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from core.model import Model
     from core.sampler.solver import Solver
-    from plugins.image2image.editing import Edit, Estimate, Prior
+    from plugins.image2image.editing import Edit, Prior
     from plugins.image2image.io import Picture
-
-SHEET_SIDE = 512  # of a picture on the contact sheet, in pixels
-
 Photo = Annotated[Path, typer.Argument(help="A picture: PNG, JPEG, TIFF, WebP, BMP.")]
 Checkpoint = Annotated[
     Path, typer.Option(help="Folder of a model of task core/generate, trained or imported.")
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="File; with --samples, of which -1, -2 ...")]
-Samples = Annotated[int, typer.Option(min=1, help="Draws, each a file, and a contact sheet.")]
-Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same pictures.")]
-Sampler = Annotated[str, typer.Option(help="See `polymode list sampler`.")]
 Tile = Annotated[
     int | None, typer.Option(min=16, help="Side of a tile; what the model was trained on if unset.")
 ]
 Overlap = Annotated[
     int | None, typer.Option(min=0, help="Pixels that tiles share; a quarter of a tile if unset.")
-]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what it would take, and write nothing.")
-]
-Record = Annotated[bool, typer.Option(help="Write the settings beside it, as .json.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")]
-MaskFile = Annotated[
-    Path | None, typer.Option("--mask", help="Picture of the same size: white is to be filled.")
-]
-Invert = Annotated[bool, typer.Option("--invert", help="White in the mask is to be kept instead.")]
-Boxes = Annotated[
-    list[str] | None,
-    typer.Option("--box", metavar="X,Y,W,H", help="Fill a rectangle, in pixels; repeatable."),
-]
-Transparent = Annotated[
-    bool, typer.Option("--transparent", help="Fill what the picture's alpha makes transparent.")
-]
-Extend = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--extend", metavar="SIDE=N", help="Grow the canvas, as right=25% or top=64; repeatable."
-    ),
-]
-Grow = Annotated[int, typer.Option(min=0, max=1024, help="Let the mask grow by so many pixels.")]
-Feather = Annotated[
-    int, typer.Option(min=0, max=1024, help="Blend over so many pixels around the mask.")
 ]
 
 
@@ -210,70 +202,6 @@ def repaint(
 
 
 @dataclass(frozen=True)
-class Region:
-    """What of a picture may change, as a user says it; the fields are the options of that name."""
-
-    mask: Path | None = None
-    invert: bool = False
-    boxes: tuple[str, ...] = ()
-    transparent: bool = False
-    extend: tuple[str, ...] = ()
-    grow: int = 0
-    feather: int = 0
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """For the record."""
-        return {
-            "mask": self.mask and self.mask.name,
-            "invert": self.invert,
-            "box": list(self.boxes),
-            "transparent": self.transparent,
-            "extend": list(self.extend),
-            "grow": self.grow,
-            "feather": self.feather,
-        }
-
-    def of(self, photo: Path, *, needed: bool = False) -> "tuple[Picture, Tensor | None]":
-        """The picture, on its larger canvas, and what may change of it; None for everything.
-
-        Raises:
-            InputError: see `plugins.image2image.masks`; or no region where one is needed, or
-                options of a region without one.
-        """
-        from plugins.image2image import io, masks
-
-        picture = io.read(photo)
-        height, width = picture.pixels.shape[1:]
-        found = [masks.box(text, height, width) for text in self.boxes]
-        if self.mask is not None:
-            found.append(masks.read_mask(self.mask, height, width, invert=self.invert))
-        elif self.invert:
-            raise InputError("invert: turns a mask round, and there is none; give --mask")
-        if self.transparent:
-            found.append(masks.transparent(picture))
-        margins = masks.margins(self.extend, height, width)
-        if not found and not self.extend:
-            if needed:
-                raise InputError(
-                    "nothing says what to fill; give --mask, --box, --transparent or --extend"
-                )
-            if self.grow or self.feather:
-                raise InputError("grow, feather: want a region; give --mask, --box or --extend")
-            return picture, None
-        picture, fill = masks.extended(picture, margins)
-        inner = fill[margins.top : margins.top + height, margins.left : margins.left + width]
-        for one in found:
-            inner |= one
-        masks.check_mask(fill, some_known=False)
-        fill = masks.grown(fill, self.grow)
-        masks.check_mask(fill, some_known=needed)
-        if picture.alpha is not None:
-            picture = replace(picture, alpha=picture.alpha.masked_fill(fill, 1.0))
-        return picture, fill
-
-
-@dataclass(frozen=True)
 class Job:
     """One command on one picture; the fields are the options of that name."""
 
@@ -313,10 +241,11 @@ class Job:
         """
         from plugins.image2image import io, masks
 
-        targets = self._targets()
-        for target in targets:
+        places = numbered(self.out, self.samples)
+        check_kept(places, [self.photo, self.region.mask])
+        for target in places:
             io.check_writable(target, alpha=picture.alpha is not None, depth=picture.depth)
-        for note in (*picture.notes, *self._lossy(fill)):
+        for note in (*picture.notes, *([] if fill is None else lossy(self.out))):
             print(f"{self.photo.name}: {note}", file=sys.stderr)
         weights = None if fill is None else masks.feathered(fill, self.region.feather)
         from core.config import Spec, configure
@@ -334,51 +263,29 @@ class Job:
         edit = bind(grid, solver)
         if self.dry_run:
             takes = editing.estimated(edit, prior, picture.pixels, fill=fill, samples=self.samples)
-            _say(takes, self, prior, picture)
+            say(takes, self.samples)
             return
-        results = []
+        given = picture.pixels if fill is None else picture.pixels.masked_fill(fill, 0.0)
+        views = {"given": thumbnail(given)}
         with listener(f"{self.command} {self.photo.name}") as emit:
             draws = editing.drawn(
                 edit, prior, picture.pixels,
                 fill=fill, seed=self.seed, samples=self.samples, emit=emit,
             )  # fmt: skip
-            for target, found in zip(targets, draws, strict=True):
+            for target, found in zip(places, draws, strict=True):
                 if weights is not None:
                     found = editing.composed(picture.pixels, found, weights)
                 io.write(target, replace(picture, pixels=found))
                 print(target)
-                results.append(found)
-        if len(results) > 1:
-            print(_sheet(self._beside("-sheet.png"), picture, fill, results))
+                views[f"sample {len(views)}"] = thumbnail(found)
+        if self.samples > 1:
+            write_sheet(beside(self.out, "-sheet.png"), views)
+            print(beside(self.out, "-sheet.png"))
         if self.record:
-            self._write_record(model, prior, targets, options)
-
-    def _targets(self) -> "list[Path]":
-        """A file for each draw.
-
-        Raises:
-            InputError: one that would replace the picture or its mask.
-        """
-        numbered = [self._beside(f"-{k + 1}{self.out.suffix}") for k in range(self.samples)]
-        targets = numbered if self.samples > 1 else [self.out]
-        for source in (self.photo, self.region.mask):
-            for target in targets:
-                if source and source.exists() and target.exists() and target.samefile(source):
-                    raise InputError(f"{target}: would replace {source}; choose another name")
-        return targets
-
-    def _beside(self, end: str) -> Path:
-        return self.out.with_name(self.out.stem + end)
-
-    def _lossy(self, fill: "Tensor | None") -> list[str]:
-        from plugins.image2image import io
-
-        if fill is None or io.SUFFIXES.get(self.out.suffix.lower()) != "JPEG":
-            return []
-        return ["JPEG changes every pixel a little; PNG and TIFF keep what is known exactly"]
+            self._write_record(model, prior, places, options)
 
     def _write_record(
-        self, model: "Model", prior: "Prior", targets: list[Path], options: dict[str, Any]
+        self, model: "Model", prior: "Prior", places: list[Path], options: dict[str, Any]
     ) -> None:
         from core.config import plain
         from core.files import digest, write_json
@@ -389,7 +296,7 @@ class Job:
             "input": self.photo.name,
             "input_sha256": digest(self.photo),
             "mask_sha256": mask and digest(mask),
-            "results": [target.name for target in targets],
+            "results": [place.name for place in places],
             **options,
             "steps": self.steps,
             "samples": self.samples,
@@ -401,42 +308,3 @@ class Job:
             "model": plain(model.request),
         }
         write_json(self.out.with_suffix(".json"), said)
-
-
-def _say(estimate: "Estimate", job: Job, prior: "Prior", picture: "Picture") -> None:
-    from core.progress import duration
-
-    height, width = picture.pixels.shape[1:]
-    tile, calls, tiles = prior.tile, estimate.calls, estimate.tiles
-    print(f"{width}x{height} pixels: {tiles} tiles of {tile}x{tile} that share {prior.overlap}")
-    print(
-        f"{calls} evaluations for each of {job.samples} draws: {calls * tiles * job.samples} of "
-        "the network"
-    )
-    print(
-        f"about {duration(estimate.seconds)} here, and {estimate.memory / 2**20:.0f} MiB beside "
-        "the network and one tile"
-    )
-
-
-def _sheet(path: Path, picture: "Picture", fill: "Tensor | None", results: "list[Tensor]") -> Path:
-    """The picture, its holes grey, and the draws, side by side and at most 512 pixels each."""
-    import torch
-    from torch.nn import functional as F
-
-    from core.sheet import contact_sheet, to_bytes
-    from core.task import Panel
-    from plugins.image2image import io
-
-    given = picture.pixels if fill is None else picture.pixels.masked_fill(fill, 0.0)
-    height, width = given.shape[1:]
-    share = min(1.0, SHEET_SIDE / max(height, width))
-    size = (max(1, round(height * share)), max(1, round(width * share)))
-    small = [
-        F.interpolate(x[None], size, mode="bicubic", antialias=True)[0] for x in (given, *results)
-    ]
-    names = ["given", *(f"sample {k + 1}" for k in range(len(results)))]
-    panels = [Panel(name, {name: to_bytes(x)}) for name, x in zip(names, small, strict=True)]
-    pixels = torch.from_numpy(contact_sheet(panels)).movedim(-1, 0).float() / 127.5 - 1
-    io.write(path, io.Picture(pixels))
-    return path

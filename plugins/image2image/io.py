@@ -230,6 +230,17 @@ def upright(values: np.ndarray, orientation: int) -> np.ndarray:
     return values
 
 
+def turned(x: Float[Tensor, " c h w"], orientation: int) -> Float[Tensor, " c y x"]:
+    """A picture turned upright, as EXIF's orientation asks."""
+    rows = upright(x.movedim(0, -1).numpy(), orientation)
+    return torch.from_numpy(np.ascontiguousarray(rows)).movedim(-1, 0)
+
+
+def as_stored(picture: Picture) -> Float[Tensor, " c h w"]:
+    """The picture's pixels as they lie in its file."""
+    return turned(picture.pixels, {6: 8, 8: 6}.get(picture.orientation, picture.orientation))
+
+
 def _exif_of(image: Image.Image, notes: list[str]) -> tuple[int, bytes | None]:
     """The orientation, and EXIF that says 1.  Everything else in it stays byte for byte."""
     try:

@@ -1,22 +1,29 @@
-"""Pictures made larger by a trained model: what ``upscale`` and ``polymode apply`` call."""
+"""What ``upscale``, ``restore`` and ``polymode apply`` call: pictures made larger, and restored."""
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from annotated_types import Ge
+from jaxtyping import Float
+from torch import Tensor
 
 from core.config import Spec, configure, plain
 from core.errors import InputError
-from core.model import Model, load_model
+from core.model import Model, for_task, load_model
 from core.request import Emit, Machine, silent
+from core.task import Task
 from plugins.image2image import io
-from plugins.image2image.restore import How, cascade, summary
-from plugins.image2image.tasks import SR3
-from plugins.image2image.tiles import tiled
+from plugins.image2image.region import Region
+from plugins.image2image.restore import How, cascade, estimated, restored, summary
+from plugins.image2image.subject import Subject, colourised, completed, enlarged, repaired
+from plugins.image2image.tasks import JPEG, SR3, Colourise, Inpaint, MultiTask
+from plugins.image2image.tiles import Estimate, tiled
+
+Which = Literal["colourise", "inpaint", "uncrop", "jpeg"]
 
 
 class Upscale:
@@ -104,27 +111,209 @@ class Upscale:
         """
         picture = io.read(source)
         io.check_writable(target, alpha=picture.alpha is not None, depth=picture.depth)
-        result = self.enlarge(picture)
-        io.write(target, result)
-        return {"size": list(result.pixels.shape[:0:-1]), "notes": list(picture.notes)}
+        return _written(self, self.subject(source, picture), target, self._how.draws)
 
-    def enlarge(self, picture: io.Picture, *, emit: Emit = silent) -> io.Picture:
-        """The picture, `scale` times as large; alpha is enlarged bicubically.
+    def subject(self, photo: Path, picture: io.Picture) -> Subject:
+        """The picture as the model sees it."""
+        return enlarged([_task(stage) for stage, _ in self.stages], picture)
 
-        Grey pictures go through the model as equal channels and come back as their mean.
+    def draws(
+        self, subject: Subject, count: int, *, emit: Emit = silent
+    ) -> Iterator[Float[Tensor, " 3 h w"]]:
+        """Draws of the picture, `scale` times as large.
 
         Raises:
             InputError: the result would not fit into memory.
         """
-        low = picture.pixels.expand(3, -1, -1)[None].to(self.stages[0][0].device)
-        pixels = summary(cascade(self.stages, low, self._how, emit=emit)).mean
-        if len(picture.pixels) == 1:
-            pixels = pixels.mean(0, keepdim=True)
-        alpha = picture.alpha
-        if alpha is not None:
-            for stage, _ in self.stages:
-                alpha = _task(stage).operator.up(alpha[None])[0].clamp(0, 1)
-        return replace(picture, pixels=pixels, alpha=alpha)
+        low = subject.given["low"].to(self.stages[0][0].device)
+        for drawn in cascade(self.stages, low, replace(self._how, draws=count), emit=emit):
+            yield drawn[0].cpu()
+
+    def takes(self, subject: Subject, count: int) -> list[Estimate]:
+        """What so many draws will take, for each stage.
+
+        Raises:
+            InputError: as `draws`.
+        """
+        found, (height, width) = [], subject.given["low"].shape[-2:]
+        for stage, _ in self.stages:
+            height, width = height * _task(stage).scale, width * _task(stage).scale
+            found.append(estimated(stage, (height, width), replace(self._how, draws=count)))
+        return found
+
+
+class Restore:
+    """A photograph restored by a model trained for one of Palette's tasks.
+
+    Colourisation keeps the luma of a grey picture (of one in colours it takes the luma); JPEG
+    restoration reads JPEG files and keeps their coefficients; inpainting and uncropping want a
+    region and keep every other pixel.  Any size; alpha, 16 bits, colour profile and EXIF are kept.
+
+    Args:
+        task: which task of a model that was trained for several; others say it themselves.
+        steps: of the sampler; more is slower.
+        seed: the same seed gives the same picture.
+        mean_of: draws to average: closer on average, and smoother.
+        sampler: rule of a step.
+        tile: side of a tile of the result, in pixels; bounds the memory.
+        overlap: pixels that tiles share.
+        mask: picture of the photographs' size: white is to be filled.
+        invert: white in the mask is to be kept instead.
+        box: rectangles to fill, each ``x,y,width,height``.
+        transparent: fill what a photograph's alpha makes transparent.
+        extend: sides by which the canvas grows, each as ``right=25%`` or ``left=64``.
+        grow: pixels by which the region grows.
+        feather: pixels around the region over which the result is blended.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]] = tuple(io.SUFFIXES)
+
+    def __init__(
+        self,
+        machine: Machine,
+        checkpoint: Path,
+        *,
+        task: Which | None = None,
+        steps: Annotated[int, Ge(2)] = 10,
+        seed: Annotated[int, Ge(0)] = 0,
+        mean_of: Annotated[int, Ge(1)] = 1,
+        sampler: Annotated[Spec, "sampler"] = Spec("core/ancestral"),
+        tile: Annotated[int, Ge(64)] = 512,
+        overlap: Annotated[int, Ge(0)] = 64,
+        mask: Path | None = None,
+        invert: bool = False,
+        box: tuple[str, ...] = (),
+        transparent: bool = False,
+        extend: tuple[str, ...] = (),
+        grow: Annotated[int, Ge(0)] = 0,
+        feather: Annotated[int, Ge(0)] = 0,
+    ) -> None:
+        solver = configure("sampler", sampler)()
+        self._region = Region(mask, invert, box, transparent, extend, grow, feather)
+        model = self._model = _restorer(checkpoint, machine, task)
+        _check_region(self._region, model.task)
+        tiled(model.denoise, tile=tile, overlap=overlap)  # refuses tiles that share too much
+        grid = configure("grid", Spec("core/uniform_time", {"steps": steps}))(model.process)
+        self._how = How(
+            solver=solver, grid=grid, seed=seed, draws=mean_of, tile=tile, overlap=overlap
+        )
+        self.about = {
+            "task": model.request.task.name,
+            **(self._region.about if isinstance(model.task, Inpaint) else {}),
+            "steps": steps,
+            "seed": seed,
+            "mean_of": mean_of,
+            "sampler": plain(sampler),
+            "tile": tile,
+            "overlap": overlap,
+            "checkpoint": model.checkpoint.name,
+            "model": plain(model.request),
+        }
+        """Everything that decided the pixels but the picture, as JSON's types."""
+
+    @staticmethod
+    def result_name(name: str) -> str:
+        """The name itself where that format keeps every bit; others get ``.png`` behind it."""
+        kept = Path(name).suffix.lower() in (".png", ".tif", ".tiff", ".webp")
+        return name if kept else f"{name}.png"
+
+    def __call__(self, source: Path, target: Path) -> Mapping[str, Any]:
+        """Restore one picture into a new file.
+
+        Returns:
+            ``size``, width and height of the result, and ``notes``, what was left out.
+
+        Raises:
+            InputError: `source` is no picture that can be used, or cannot be held by the format
+                that `target` names.
+        """
+        picture = io.read(source)
+        io.check_writable(target, alpha=picture.alpha is not None, depth=picture.depth)
+        return _written(self, self.subject(source, picture), target, self._how.draws)
+
+    def subject(self, photo: Path, picture: io.Picture) -> Subject:
+        """The picture as the model sees it.
+
+        Raises:
+            InputError: a region that does not fit it, or for JPEG restoration no JPEG file.
+        """
+        task = self._model.task
+        if isinstance(task, Colourise):
+            return colourised(task, picture)
+        if isinstance(task, JPEG):
+            return repaired(task, picture, photo)
+        assert isinstance(task, Inpaint), "checked when it was loaded"
+        picture, fill = self._region.on(picture, needed=True)
+        assert fill is not None, "a region was needed"
+        feather, reach = self._region.feather, self._how.tile
+        return completed(task, picture, fill, feather=feather, reach=reach)
+
+    def draws(
+        self, subject: Subject, count: int, *, emit: Emit = silent
+    ) -> Iterator[Float[Tensor, " 3 h w"]]:
+        """Draws of what the picture was.
+
+        Raises:
+            InputError: the result would not fit into memory.
+        """
+        given = {name: value.to(self._model.device) for name, value in subject.given.items()}
+        for drawn in restored(self._model, given, replace(self._how, draws=count), emit=emit):
+            yield subject.place(drawn[0].cpu())
+
+    def takes(self, subject: Subject, count: int) -> list[Estimate]:
+        """What so many draws will take.
+
+        Raises:
+            InputError: as `draws`.
+        """
+        found = estimated(self._model, subject.size, replace(self._how, draws=count))
+        _, height, width = subject.picture.pixels.shape
+        return [found._replace(size=(height, width))]
+
+
+def _written(
+    predictor: Upscale | Restore, subject: Subject, target: Path, count: int
+) -> Mapping[str, Any]:
+    """The mean of some draws in a file, and what is to be said of it."""
+    result = subject.finish(summary(predictor.draws(subject, count)).mean)
+    io.write(target, result)
+    return {"size": list(result.pixels.shape[:0:-1]), "notes": list(subject.picture.notes)}
+
+
+def _restorer(checkpoint: Path, machine: Machine, which: Which | None) -> Model:
+    """A model that restores, for the task that is wanted of it.
+
+    Raises:
+        InputError: one that was trained for something else, or for several where none is named.
+    """
+    model = load_model(checkpoint, machine=machine)
+    for note in model.notes:
+        print(note, file=sys.stderr)
+    trained, tasks = model.request.task.name, ", ".join(get_args(Which))
+    if isinstance(model.task, MultiTask):
+        if which is None:
+            raise InputError(f"task: the model was trained for several; name one of {tasks}")
+        return for_task(model, Spec(f"image2image/{which}", {"target": model.task.target}))
+    if not isinstance(model.task, Colourise | Inpaint | JPEG):
+        raise InputError(
+            f"{checkpoint}: trained for {trained}, wanted a model of image2image/multitask, {tasks}"
+        )
+    if which is not None and trained != f"image2image/{which}":
+        raise InputError(
+            f"task: the model was trained for {trained}, {which} was asked; leave it out"
+        )
+    return model
+
+
+def _check_region(region: Region, task: Task) -> None:
+    said = region.mask or region.boxes or region.transparent or region.extend
+    if isinstance(task, Inpaint) and not said:
+        raise InputError("nothing says what to fill; give mask, box, transparent or extend")
+    if not isinstance(task, Inpaint) and region != Region():
+        raise InputError(
+            "mask, box, transparent, extend, grow, feather: the model restores whole pictures; "
+            "leave them out"
+        )
 
 
 def _enlarger(checkpoint: Path, machine: Machine) -> Model:

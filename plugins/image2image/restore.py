@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from core.denoiser.parameterization import Condition, Prediction
 from core.guided import corrected
 from core.model import Model
 from core.process.noise import Noise, derive
@@ -17,7 +18,7 @@ from core.sampler.solver import Solver
 from core.task import Batch
 from plugins.image2image.restoration import Restoration
 from plugins.image2image.tasks import SR3
-from plugins.image2image.tiles import check_memory, starts, tiled
+from plugins.image2image.tiles import Estimate, check_memory, starts, tiled
 
 # float32 fields of the result's size that live at once: x, x0, its history, condition, noise,
 # the sums over draws and what the arithmetic in between needs.
@@ -88,6 +89,42 @@ def restored(
         yield task.finish(x0, given)
 
 
+def estimated(model: Model, size: tuple[int, int], how: How) -> Estimate:
+    """What `restored` will take for a result of a size, from one evaluation of one tile.
+
+    Raises:
+        InputError: the result would not fit into memory, or the tiles leave no step.
+    """
+    height, width = size
+    check_memory(FIELDS, 3, height, width)
+    tiled(model.denoise, tile=how.tile, overlap=how.overlap)
+    calls, tiles = _calls(model, how), how.tiles(height, width)
+    part = (min(height, how.tile), min(width, how.tile))
+    x = torch.zeros(1, model.task.channels, *part, device=model.device)
+    told = {name: x.new_zeros(1, n, *part) for name, n in model.task.conditions.items()}
+    t = torch.full((1,), model.process.t_max, dtype=torch.float64, device=model.device)
+    with torch.no_grad():
+        model.denoise(x, t, told)  # pays for what is made once
+        begun = time.monotonic()
+        model.denoise(x, t, told)
+    seconds = how.draws * tiles * calls * (time.monotonic() - begun)
+    memory = FIELDS * 3 * height * width * 4
+    return Estimate(size, how.tile, how.overlap, tiles, calls, seconds, memory)
+
+
+def _calls(model: Model, how: How) -> int:
+    """How often a draw asks the denoiser: a walk on a picture of one pixel, which says nothing."""
+    calls = 0
+
+    def nothing(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
+        nonlocal calls
+        calls += 1
+        return Prediction(x)
+
+    sample(nothing, model.process, how.grid, how.solver, torch.zeros(1, 1, 1, 1), Noise([0]))
+    return calls
+
+
 @dataclass(frozen=True)
 class Summary:
     """What several draws say together.
@@ -95,12 +132,10 @@ class Summary:
     Args:
         mean: of the draws: closer to the truth on average than any, and smoother.
         deviation: of the draws, by their number: what is not certain; 0 for a single one.
-        first: the first of them.
     """
 
     mean: Float[Tensor, " 3 h w"]
     deviation: Float[Tensor, " 3 h w"]
-    first: Float[Tensor, " 3 h w"]
 
 
 def cascade(
@@ -137,16 +172,16 @@ def cascade(
         yield picture
 
 
-def summary(draws: Iterator[Float[Tensor, " 1 3 h w"]]) -> Summary:
+def summary(draws: Iterator[Float[Tensor, " 3 h w"]]) -> Summary:
     """Mean and deviation of draws that are looked at one by one.
 
     Source: Welford 1962, Technometrics 4, 419.
     """
-    first = next(draws)[0]
-    mean, squares, count = first.clone(), torch.zeros_like(first), 1
+    mean, count = next(draws).clone(), 1
+    squares = torch.zeros_like(mean)
     for draw in draws:
         count += 1
-        apart = draw[0] - mean
+        apart = draw - mean
         mean += apart / count
-        squares += apart * (draw[0] - mean)
-    return Summary(mean.cpu(), (squares / count).sqrt().cpu(), first.cpu())
+        squares += apart * (draw - mean)
+    return Summary(mean, (squares / count).sqrt())

@@ -87,12 +87,18 @@ class Estimate(NamedTuple):
     """What a command will take.
 
     Args:
-        tiles: of what the model sees of the picture.
+        size: height and width of the result.
+        tile: side of a tile.
+        overlap: pixels that tiles share.
+        tiles: of what the model sees of it.
         calls: of the denoiser for each draw and tile.
         seconds: for all draws, from one tile that was timed.
         memory: bytes, beside the model and one tile's activations.
     """
 
+    size: tuple[int, int]
+    tile: int
+    overlap: int
     tiles: int
     calls: int
     seconds: float

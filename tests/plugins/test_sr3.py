@@ -255,7 +255,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(model, tmp_path):
         ([good, "--checkpoint", model, "-o", tmp_path / "out.xyz"], "suffix"),
         ([good, "--checkpoint", model, "-o", out, "--scale", 4], "trained for 2, 4 was asked"),
         ([good, "--checkpoint", model, "-o", out, "--sampler", "core/hoin"], "did you mean"),
-        ([good, "--checkpoint", model, "-o", good], "would replace the picture itself"),
+        ([good, "--checkpoint", model, "-o", good], f"would replace {good} itself"),
         ([good, "--checkpoint", model, "-o", out, "--device", "cuda:7"], "0 usable GPUs"),
         ([good, "--checkpoint", model, "-o", out, "--stepz", 4], "No such option"),
     ]
