@@ -5,12 +5,11 @@ name: a Frechet distance of other features than Inception's is no FID of the lit
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from core.errors import InputError
@@ -56,7 +55,7 @@ def kernel_distance(a: Float[Tensor, " n d"], b: Float[Tensor, " m d"]) -> float
     Raises:
         InputError: fewer than two items.
     """
-    alone = np.zeros(len(a), dtype=int), np.zeros(len(b), dtype=int)
+    alone = torch.zeros(len(a), dtype=torch.long), torch.zeros(len(b), dtype=torch.long)
     return float(redrawn_kernel_distances(a, b, alone, (np.ones((1, 1)), np.ones((1, 1))))[0])
 
 
@@ -91,7 +90,7 @@ def block_distances(
 def redrawn_kernel_distances(
     a: Float[Tensor, " n d"],
     b: Float[Tensor, " m d"],
-    groups: tuple[Sequence[int] | np.ndarray, Sequence[int] | np.ndarray],
+    groups: tuple[Int[Tensor, " n"], Int[Tensor, " m"]],
     weights: tuple[Float[np.ndarray, " draws g"], Float[np.ndarray, " draws h"]],
     *,
     apart: bool = False,
@@ -111,13 +110,12 @@ def redrawn_kernel_distances(
         apart: pair items of different groups only.
     """
     _check(a, b)
-    of = [torch.as_tensor(np.asarray(group), dtype=torch.long) for group in groups]
     first, second = (torch.from_numpy(np.ascontiguousarray(w)).double() for w in weights)
     total = torch.zeros(len(first), dtype=torch.float64)
     for x, y, i, j, u, v, sign in (
-        (a, a, of[0], of[0], first, first, 1),
-        (b, b, of[1], of[1], second, second, 1),
-        (a, b, of[0], of[1], first, second, -2),
+        (a, a, groups[0], groups[0], first, first, 1),
+        (b, b, groups[1], groups[1], second, second, 1),
+        (a, b, groups[0], groups[1], first, second, -2),
     ):
         sums, pairs = _pairs(x.double(), y.double(), i, j, (u.shape[1], v.shape[1]), x is y)
         if apart:

@@ -83,21 +83,24 @@ def interval(
     return Mean(float(numbers.mean()), float(low), float(high), len(numbers))
 
 
-def multiplicities(sources: Sequence[str], *, draws: int) -> np.ndarray:
+def multiplicities(sources: Sequence[str], *, draws: int, seed: int = 0) -> np.ndarray:
     """How often each draw of the bootstrap of `interval` holds each item, float64 (draws, items).
 
     Args:
         sources: what each item was taken from.
-        draws: bootstrap draws; fixed stream.
+        draws: bootstrap draws.
+        seed: of their stream; sets that are redrawn apart need different ones.
     """
     often = np.zeros((draws, len(sources)))
     rows = np.arange(draws)[:, None]
-    for items, counted in _redrawn(sources, draws):
+    for items, counted in _redrawn(sources, draws, seed):
         np.add.at(often, (rows, items), counted)
     return often
 
 
-def _redrawn(sources: Sequence[str], draws: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _redrawn(
+    sources: Sequence[str], draws: int, seed: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Items (draws, most) of one source of each draw after another, and which of them count."""
     groups = [
         [i for i, name in enumerate(sources) if name == one] for one in dict.fromkeys(sources)
@@ -106,7 +109,7 @@ def _redrawn(sources: Sequence[str], draws: int) -> Iterator[tuple[np.ndarray, n
     padded = np.zeros((len(groups), sizes.max()), dtype=np.intp)
     for row, group in zip(padded, groups, strict=True):
         row[: len(group)] = group
-    draw = np.random.Generator(np.random.PCG64(0))
+    draw = np.random.Generator(np.random.PCG64(seed))
     for _ in groups:
         chosen = draw.integers(len(groups), size=draws)
         items = (draw.random((draws, padded.shape[1])) * sizes[chosen, None]).astype(int)

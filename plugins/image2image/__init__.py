@@ -70,6 +70,14 @@ PLUGIN = Plugin(
             summary="A small classifier of pictures",
         ),
         Verb(
+            name="compare",
+            request="plugins.image2image.request:CompareRequest",
+            result="plugins.image2image.request:CompareResult",
+            target="plugins.image2image.compare:compare",
+            summary="FID, KID, precision, recall, diversity of samples",
+            folders=True,
+        ),
+        Verb(
             name="robustness",
             request="plugins.image2image.request:RobustnessRequest",
             result="plugins.image2image.request:RobustnessResult",

@@ -17,7 +17,8 @@ class ClassifierRequest:
     Args:
         dataset: items with ``image`` and ``class``; its ``train`` split is learned from, and its
             ``test`` split counted on.
-        width: channels of the first of three convolutions.
+        width: channels of the first convolution.
+        depth: convolutions, each after the first at half the size of the one before.
         steps: optimiser steps.
         batch: pictures in a step.
         lr: learning rate of AdamW, falling to zero on a half cosine.
@@ -27,6 +28,7 @@ class ClassifierRequest:
 
     dataset: Annotated[Spec, "dataset"] = Spec("image2image/digits")
     width: Count = 32
+    depth: Count = 3
     steps: Count = 500
     batch: Count = 64
     lr: Annotated[float, Gt(0)] = 3e-3
@@ -113,4 +115,59 @@ class RobustnessResult:
     robust: float
     attack: str
     accuracies: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareRequest:
+    """Compare sets of samples with the real pictures: distances of sets, not of pairs.
+
+    Pictures are cut into patches, whose features a small classifier gives that is trained here on
+    the crops of `learned_from`: the distances are of no use beside those of Inception's features.
+
+    Args:
+        learned_from: what the features are learned from, in its ``train`` split: the items'
+            classes, or of which photograph a crop is.
+        steps: of that training.
+        seed: of that training.
+        extractor: a file of features that an earlier comparison wrote, instead of a training: for
+            figures that can be compared between machines.
+        patch: side of the patches in pixels.
+        real: dataset of the real pictures; by default those that the samples were drawn for.
+        split: which of its splits.
+        count: pictures of each set, the first so many; by default all.
+        neighbours: how far precision, recall and coverage reach, in neighbours of a patch.
+        confidence: of the intervals.
+    """
+
+    learned_from: Annotated[Spec, "dataset"] = Spec(
+        "image2image/photos", {"size": 32, "patches": 4096}
+    )
+    steps: Count = 400
+    seed: Annotated[int, Ge(0)] = 0
+    extractor: Path | None = None
+    patch: Count = 32
+    real: Annotated[Spec, "dataset"] | None = None
+    split: Literal["train", "test"] = "test"
+    count: Count | None = None
+    neighbours: Count = 3
+    confidence: Annotated[float, Gt(0), Lt(1)] = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareResult:
+    """Distances between sets.
+
+    Args:
+        metrics: ``metrics.json``: every figure with its floor and n, intervals where there are any.
+        extractor: the features' file.
+        features: their name.
+        scores: method -> figure -> mean; the real pictures' own are the floor.
+        seconds: spent by this process.
+    """
+
+    metrics: Path
+    extractor: Path
+    features: str
+    scores: dict[str, dict[str, float]]
     seconds: float

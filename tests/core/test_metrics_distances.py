@@ -121,7 +121,7 @@ def test_blocks_scatter_around_the_whole_and_have_no_item_twice():
 
 def test_a_redrawn_set_is_the_set_with_its_copies_but_no_pair_of_an_item_and_itself():
     a, b = normal(6, 3, 1), normal(4, 3, 2)
-    groups = [0, 0, 1, 1, 2, 2], [0, 1, 1, 2]
+    groups = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([0, 1, 1, 2])
     often = np.array([[2.0, 0.0, 1.0]]), np.array([[1.0, 3.0, 0.0]])
     rows = [0, 0, 1, 1, 4, 5], [0, 1, 1, 1, 2, 2, 2]
 
@@ -144,7 +144,7 @@ def test_groups_kept_apart_are_paired_with_others_only():
     pairs within a picture, of which the two sets have more together than each alone, it is not.
     """
     found = []
-    group, one = np.repeat(np.arange(40), 3), np.ones((1, 40))
+    group, one = torch.arange(40).repeat_interleave(3), np.ones((1, 40))
     for i in range(300):
         pictures = normal(40, 2, i).repeat_interleave(3, 0)
         a, b = pictures + normal(120, 2, i + 400, std=0.1), pictures + normal(120, 2, i + 800, 0.1)
@@ -177,7 +177,7 @@ def test_intervals_of_the_kernel_distance_hold_it_as_often_as_they_say():
     for i in range(200):
         a, b = normal(n, 1, i), normal(n, 1, i + 500, mean=0.5)
         turned = often[:, ::-1]
-        found = redrawn_kernel_distances(a, b, (np.arange(n), np.arange(n)), (often, turned))
+        found = redrawn_kernel_distances(a, b, (torch.arange(n), torch.arange(n)), (often, turned))
         low, high = np.quantile(found, [0.025, 0.975])
         held += low <= known <= high
     assert 174 <= held < 200

@@ -1,0 +1,283 @@
+"""Features that are learned here, and distances between sets of pictures that rest on them."""
+
+import json
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+
+from core import samples
+from core.config import Spec, configure, plain
+from core.data import collate, open_dataset
+from core.distances import frechet
+from core.errors import InputError
+from plugins.image2image.compare import FLOOR, compare
+from plugins.image2image.features import learned, load, patches
+from plugins.image2image.operators import Bicubic
+from plugins.image2image.request import CompareRequest
+
+PHOTOS = Spec("image2image/photos", {"size": 16, "patches": 512})
+CROPS = Spec("image2image/photos", {"size": 32, "per_photo": 6})
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A module's own folder of caches."""
+    with pytest.MonkeyPatch.context() as patched:
+        folder = tmp_path_factory.mktemp("caches")
+        patched.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def extractor(place):
+    return learned(PHOTOS, steps=60, seed=0)
+
+
+def crops(split, spec=CROPS):
+    dataset = configure("dataset", spec)(split)
+    return collate(dataset, list(range(len(dataset))))["image"]
+
+
+# --- the features ------------------------------------------------------------------------------
+
+
+def test_features_are_named_by_what_they_are_and_kept(extractor, place, monkeypatch, tmp_path):
+    """The same options give the same name, from the file, from a damaged file and from nothing."""
+    (kept,) = (place / "polymode").iterdir()
+    told = []
+    assert learned(PHOTOS, steps=60, seed=0, emit=told.append).name == extractor.name
+    assert not told  # it was read
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert learned(PHOTOS, steps=60, seed=0, emit=told.append).name == extractor.name
+    assert len(told) == 60
+    assert kept.read_bytes() == whole
+    assert extractor.name.startswith("photos features ")
+    assert len(extractor.name.split()[-1]) == 8
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")  # where nothing can be kept
+    assert learned(PHOTOS, steps=2, seed=0).name != learned(PHOTOS, steps=2, seed=1).name
+    extractor.save(tmp_path / "mine.safetensors")
+    again = load(tmp_path / "mine.safetensors")
+    assert again.name.split()[-1] == extractor.name.split()[-1]
+    x = crops("test")
+    assert torch.equal(again.features(x), extractor.features(x))
+
+
+def test_features_are_in_units_of_the_training_crops(extractor):
+    found = extractor.features(crops("train", PHOTOS)).double()
+    assert found.shape[1] > 20
+    assert found.mean(0).abs().max() < 1e-4
+    assert (found.std(0) - 1).abs().max() < 1e-4
+
+
+def test_they_tell_photographs_apart_and_no_colour_is_needed(extractor):
+    """Other crops of the nine photographs, grey: a guess is right once in nine times."""
+    spec = Spec("image2image/photos", {"size": 16, "patches": 300, "seed": 5})
+    dataset = configure("dataset", spec)("train")
+    names = sorted({dataset.source(i) for i in range(300)})
+    truth = torch.tensor([names.index(dataset.source(i)) for i in range(300)])
+    grey = crops("train", spec).mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    assert len(names) == 9
+    assert (extractor.classes(grey) == truth).float().mean() > 2 / 9
+
+
+def test_classes_are_learned_where_items_have_some(place):
+    found = learned(Spec("image2image/digits"), steps=150, seed=0)
+    test = configure("dataset", Spec("image2image/digits"))("test")
+    batch = collate(test, list(range(len(test))))
+    assert found.labelled
+    assert (found.classes(batch["image"]) == batch["class"]).float().mean() > 0.8
+
+
+def test_patches_are_the_squares_of_the_middle():
+    x = torch.arange(2 * 1 * 7 * 10).view(2, 1, 7, 10).float()
+    found = patches(x, 3)
+    assert found.shape == (2, 2, 3, 1, 3, 3)
+    for row in range(2):
+        for column in range(3):
+            known = x[:, :, 3 * row : 3 * row + 3, 3 * column : 3 * column + 3]
+            assert torch.equal(found[:, row, column], known)
+    assert torch.equal(patches(x, 6)[1, 0, 0], x[1, :, 0:6, 2:8])
+    with pytest.raises(InputError, match="patch: expected at most 7, the side of the pictures"):
+        patches(x, 8)
+
+
+def test_what_no_features_come_from_is_refused(place, tmp_path):
+    from core import tensor_file
+
+    with pytest.raises(InputError, match="one photograph cannot be told from others"):
+        learned(Spec("image2image/photos", {"size": 16, "patches": 1}), steps=1, seed=0)
+    tensor_file.save(tmp_path / "other.safetensors", {"x": torch.zeros(1)})
+    with pytest.raises(InputError, match="no extractor of features"):
+        load(tmp_path / "other.safetensors")
+
+
+# --- sets of pictures ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def judged(extractor, tmp_path_factory):
+    """judged(inputs, **options): metrics.json of a comparison with the small extractor."""
+    file = tmp_path_factory.mktemp("features") / "features.safetensors"
+    extractor.save(file)
+
+    def run(inputs, **options):
+        request = CompareRequest(**{"extractor": file, "patch": 16, **options})
+        given = [getattr(request, field.name) for field in fields(request)]
+        result = compare(*given, inputs, tmp_path_factory.mktemp("out"))
+        return json.loads(result.metrics.read_text())
+
+    return run
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    """drawn(name, make): a folder of samples, `make` of the real pictures, for a task."""
+
+    def write(name, make, task=Spec("image2image/jpeg"), spec=CROPS):
+        built = configure("task", task)()
+        dataset = open_dataset(spec, "test", built)
+        real = collate(dataset, list(range(len(dataset))))["image"]
+        about = {
+            "format": 1, "task": plain(task), "dataset": plain(spec), "data": dataset.digest(),
+            "split": "test", "items": [
+                {"name": dataset.name(i), "source": dataset.source(i)} for i in range(len(dataset))
+            ],
+        }  # fmt: skip
+        folder = tmp_path / name
+        folder.mkdir()
+        samples.write(folder, make(real).flatten(0, 1), about, built, dataset)
+        return folder
+
+    return write
+
+
+def cell(metrics, method, figure):
+    return metrics["methods"][method][figure]["mean"]
+
+
+def test_the_truth_itself_has_the_floor(judged, drawn):
+    """Draws that are the real pictures: figures are the floor's, distances 0, all are right."""
+    metrics = judged({"truth": drawn("truth", lambda x: torch.stack([x, x], 1))})
+    row, floor = metrics["methods"]["one sample"], metrics["methods"][FLOOR]
+    for figure in ("kid", "fid", "precision", "recall", "coverage"):
+        assert row[figure]["mean"] == pytest.approx(floor[figure]["mean"], abs=1e-6)
+    assert (row["distance"]["mean"], row["diversity"]["mean"]) == pytest.approx((0, 0), abs=1e-5)
+    assert row["accuracy"]["mean"] == 1
+    assert (row["kid"]["n"], row["fid"]["n"], row["precision"]["n"]) == (36, 36, 18)
+    assert row["fid"]["low"] is None
+    assert abs(floor["kid"]["mean"]) < floor["kid"]["high"] - floor["kid"]["low"]
+    assert metrics["reference"] == "JPEG file"
+    better = metrics["differences"]["one sample"]
+    assert better["kid"]["mean"] == pytest.approx(
+        floor["kid"]["mean"] - cell(metrics, "JPEG file", "kid"), abs=1e-6
+    )
+    assert better["distance"]["high"] < 0 < better["accuracy"]["mean"]
+    name = metrics["metrics"]["fid"]["label"]
+    assert name.startswith("FID (given features ")
+
+
+def test_figures_are_those_counted_by_hand(judged, drawn, extractor):
+    """Patches one by one: those of one colour against the real ones of the other, both ways."""
+    noise = 0.3 * torch.randn(18, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    metrics = judged({"noisy": drawn("noisy", lambda x: (x[:, None] + noise).clamp(-1, 1))})
+    real = crops("test")
+    mine = ((real + noise[:, 0]).clamp(-1, 1) * 127.5 + 127.5).round() / 127.5 - 1
+
+    def dealt(pictures, colour):
+        chosen = [
+            (i, pictures[i, :, 16 * row : 16 * row + 16, 16 * column : 16 * column + 16])
+            for i in range(18) for row in range(2) for column in range(2)
+            if (i + row + column) % 2 == colour
+        ]  # fmt: skip
+        return [i for i, _ in chosen], extractor.features(torch.stack([x for _, x in chosen]))
+
+    def kernel(x, y):
+        return ((x.double() @ y.double().T / x.shape[1]) + 1) ** 3
+
+    kids, fids, precise = [], [], []
+    for colour in (0, 1):
+        (of, x), (to, y) = dealt(mine, colour), dealt(real, 1 - colour)
+        i, j = np.array(of), np.array(to)
+        means = [
+            float(kernel(p, q)[torch.from_numpy(a[:, None] != b)].mean())
+            for p, q, a, b in ((x, x, i, i), (y, y, j, j), (x, y, i, j))
+        ]
+        kids.append(means[0] + means[1] - 2 * means[2])
+        fids.append(frechet(x, y))
+        for patch in x:
+            reach = [sorted((y - one).norm(dim=1).tolist())[3] for one in y]  # itself is first
+            precise.append(any((one - patch).norm() <= r for one, r in zip(y, reach, strict=True)))
+    assert cell(metrics, "one sample", "kid") == pytest.approx(np.mean(kids), rel=1e-5)
+    assert cell(metrics, "one sample", "fid") == pytest.approx(np.mean(fids), rel=1e-5)
+    assert cell(metrics, "one sample", "diversity") > 0.1
+    assert "diversity" not in metrics["methods"]["mean of all"]
+    assert cell(metrics, "one sample", "precision") == pytest.approx(np.mean(precise))
+
+
+def test_more_noise_and_more_blur_are_further_away(judged, drawn):
+    noise = torch.randn(18, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def blurred(x, factor):
+        return Bicubic(factor=factor).up(Bicubic(factor=factor).forward(x))
+
+    made = {
+        "noise 0.1": lambda x: x + 0.1 * noise,
+        "noise 0.4": lambda x: x + 0.4 * noise,
+        "blur 2": lambda x: blurred(x, 2),
+        "blur 8": lambda x: blurred(x, 8),
+    }
+    folders = {
+        name: drawn(name, lambda x, make=make: make(x).clamp(-1, 1)[:, None])
+        for name, make in made.items()
+    }
+    metrics = judged(folders)
+    for figure in ("kid", "fid", "distance"):
+        found = {name: cell(metrics, f"{name}: one sample", figure) for name in made}
+        assert found["noise 0.1"] < found["noise 0.4"]
+        assert found["blur 2"] < found["blur 8"]
+    for name in ("noise 0.4", "blur 8"):
+        for figure in ("kid", "fid"):
+            assert cell(metrics, f"{name}: one sample", figure) > cell(metrics, FLOOR, figure)
+
+
+def test_samples_that_restore_nothing_are_compared_with_any_real_set(judged, drawn):
+    """Generated pictures are no one's restoration: real ones of another number, no pairs."""
+    generate, blank = Spec("core/generate"), Spec("core/blank", {"shape": [3, 32, 32], "count": 24})
+    other = crops("test", Spec("image2image/photos", {"size": 32, "per_photo": 8}))
+    folder = drawn("made", lambda x: other[:, None], generate, blank)
+    metrics = judged({"made": folder}, real=CROPS)
+    row = metrics["methods"]["one sample"]
+    assert metrics["reference"] == FLOOR
+    assert not {"distance", "accuracy", "diversity"} & row.keys()
+    assert row["kid"]["low"] < 0.05  # crops of the same photographs
+    grey = drawn("grey", lambda x: torch.zeros(24, 1, 3, 32, 32), generate, blank)
+    worse = judged({"grey": grey}, real=CROPS)["methods"]["one sample"]
+    assert worse["kid"]["low"] > row["kid"]["mean"]
+    assert worse["fid"]["mean"] > 2 * row["fid"]["mean"]
+    assert worse["recall"]["mean"] == 0
+
+
+def test_what_cannot_be_compared_is_refused(judged, drawn, tmp_path):
+    def same(x):
+        return x[:, None]
+
+    truth = drawn("truth", same)
+    cases = [
+        ({}, {}, "name a folder of samples"),
+        ({"a": tmp_path}, {}, "no samples that `sample` wrote"),
+        ({"a": truth}, {"patch": 33}, "patch: expected at most 32"),
+        ({"a": truth}, {"neighbours": 36}, "neighbours: expected 1 to 35"),
+        ({"a": truth}, {"patch": 32, "count": 2, "neighbours": 1}, "two items or more|too few"),
+        ({"a": truth, "b": drawn("b", same, spec=Spec("image2image/photos", {"size": 16}))}, {},
+         "different data"),
+        ({"a": truth, "b": drawn("q", same, Spec("image2image/jpeg", {"quality": 5}))}, {},
+         "JPEG file is not the same picture"),
+        ({"a": truth}, {"extractor": None, "steps": 1, "learned_from": Spec("image2image/digits")},
+         "features of pictures of 1 channels"),
+    ]  # fmt: skip
+    for inputs, options, words in cases:
+        with pytest.raises(InputError, match=words):
+            judged(inputs, **options)
