@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -31,7 +31,7 @@ from core.sampler.sample import Moment, Watch, edit, prior, sample
 from core.sampler.solver import Solver
 from plugins.image2image.masks import around
 from plugins.image2image.operators import Bicubic
-from plugins.image2image.tiles import Estimate, check_memory, starts, tiled
+from plugins.image2image.tiles import Estimate, check_memory, mirrored, starts, tiled
 
 # float32 fields of a picture's size that live at once: x, x0, the measurement, noise, residuals,
 # the sum over tiles and what conjugate gradients keep.
@@ -293,20 +293,13 @@ def _canvas(
     """
     sides = [math.ceil(max(side, model.tile) / multiple) * multiple for side in picture.shape[-2:]]
     rows, columns = (
-        _mirrored(have, want).to(picture.device)
+        mirrored(have, want).to(picture.device)
         for have, want in zip(picture.shape[-2:], sides, strict=True)
     )
     wide = picture[..., rows, :][..., columns]
     if fill is None:
         return wide, None
     return wide, (~fill)[rows][:, columns][None, None].to(picture)
-
-
-def _mirrored(length: int, wanted: int) -> Int64[Tensor, " wanted"]:
-    """Indices 0, ..., length - 1, length - 2, ..., 0, 1, ...: reflection as often as needed."""
-    period = max(1, 2 * (length - 1))
-    at = torch.arange(wanted) % period
-    return torch.minimum(at, period - at)
 
 
 # --- what is run -------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from core.sampler.solver import Solver
 from core.task import Batch
 from plugins.image2image.restoration import Restoration
 from plugins.image2image.tasks import SR3
-from plugins.image2image.tiles import Estimate, check_memory, starts, tiled
+from plugins.image2image.tiles import Estimate, check_memory, roomy, starts, tiled
 
 # float32 fields of the result's size that live at once: x, x0, its history, condition, noise,
 # the sums over draws and what the arithmetic in between needs.
@@ -73,7 +73,8 @@ def restored(
     assert isinstance(task, Restoration), "load_model was asked for another task"
     base, condition = task.base(given), task.condition(given)
     check_memory(FIELDS, 3, *base.shape[-2:])
-    denoise = corrected(tiled(model.denoise, tile=how.tile, overlap=how.overlap), task, given)
+    parts = tiled(roomy(model.denoise), tile=how.tile, overlap=how.overlap)
+    denoise = corrected(parts, task, given)
     start, steps = time.monotonic(), len(how.grid) - 1
     for draw in range(how.draws):
         noise = Noise.of(how.seed, "upscale", each=[how.first + draw])
@@ -104,9 +105,9 @@ def estimated(model: Model, size: tuple[int, int], how: How) -> Estimate:
     told = {name: x.new_zeros(1, n, *part) for name, n in model.task.conditions.items()}
     t = torch.full((1,), model.process.t_max, dtype=torch.float64, device=model.device)
     with torch.no_grad():
-        model.denoise(x, t, told)  # pays for what is made once
+        roomy(model.denoise)(x, t, told)  # pays for what is made once
         begun = time.monotonic()
-        model.denoise(x, t, told)
+        roomy(model.denoise)(x, t, told)
     seconds = how.draws * tiles * calls * (time.monotonic() - begun)
     memory = FIELDS * 3 * height * width * 4
     return Estimate(size, how.tile, how.overlap, tiles, calls, seconds, memory)

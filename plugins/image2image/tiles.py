@@ -3,10 +3,13 @@
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from core.denoiser.parameterization import Condition, Denoiser, Prediction
 from core.errors import InputError
+
+LEAST = 32  # pixels of a side that a network can be shown
 
 
 def starts(length: int, tile: int, overlap: int) -> list[int]:
@@ -57,6 +60,31 @@ def tiled(denoise: Denoiser, *, tile: int, overlap: int) -> Denoiser:
                 total[window] += weight * x0
                 weights[window] += weight
         return Prediction(total / weights)
+
+    return ask
+
+
+def mirrored(length: int, wanted: int) -> Int64[Tensor, " wanted"]:
+    """Indices 0, ..., length - 1, length - 2, ..., 0, 1, ...: reflection as often as needed."""
+    period = max(1, 2 * (length - 1))
+    at = torch.arange(wanted) % period
+    return torch.minimum(at, period - at)
+
+
+def roomy(denoise: Denoiser) -> Denoiser:
+    """A denoiser that is shown at least 32 pixels a side: what is smaller goes on by reflection."""
+
+    def ask(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
+        height, width = x.shape[-2:]
+        if min(height, width) >= LEAST:
+            return denoise(x, t, condition)
+        rows, columns = (mirrored(side, max(side, LEAST)).to(x.device) for side in (height, width))
+
+        def wide(value: Tensor) -> Tensor:
+            return value[..., rows, :][..., columns]
+
+        told = {name: wide(value) for name, value in (condition or {}).items()}
+        return Prediction(denoise(wide(x), t, told).x0[..., :height, :width])
 
     return ask
 

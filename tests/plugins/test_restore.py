@@ -1,16 +1,30 @@
 """Restorations of a user's files: what is known stays, whatever the size and the format."""
 
+import json
+import subprocess
 import sys
+import time
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import png
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
+from scipy.fft import dctn
 from skimage import data as photographs
 
+from core.config import Spec, configure
+from core.denoiser.parameterization import Prediction
+from core.errors import InputError
+from core.model import Model
+from core.process.gaussian import over
+from core.request import TrainRequest
 from plugins.image2image import jpeg
+from plugins.image2image.restoration import Restoration
+from plugins.image2image.restore import How, estimated, restored
 
 sys.path.insert(0, str(Path(__file__).parent))
 from jpeg_coefficients import coefficients
@@ -44,7 +58,7 @@ def understood(data):
 @pytest.mark.parametrize(("width", "height"), [(17, 33), (61, 47), (64, 48)])
 def test_coefficients_are_those_that_the_file_stores(sampling, width, height):
     """Read by an entropy decoder of our own; blocks that the edge cuts are not said."""
-    for quality in (5, 30, 75):
+    for quality in (5, 75):
         data = as_jpeg(hard(width, height), quality=quality, subsampling=sampling)
         file, (stored, tables) = understood(data), coefficients(data)
         assert np.array_equal(file.tables.numpy(), np.stack(tables))
@@ -94,3 +108,493 @@ def test_a_file_without_luma_holds_nothing():
     image = torch.rand(1, 3, 48, 48) * 2 - 1
     told = file.tables[None], file.luma[None], file.chroma[None]
     assert torch.allclose(jpeg.project(image, *told), image, atol=1e-5)
+
+
+# --- the command -------------------------------------------------------------------------------
+
+NETWORK = {
+    "width": 8,
+    "multipliers": [1, 2],
+    "blocks": 1,
+    "attention": [],
+    "middle_attention": False,
+}
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """A network of two steps for all tasks: what it draws is poor, what is kept of it is not."""
+    return trained(tmp_path_factory.mktemp("several"), "image2image/multitask")
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory):
+    """One that was trained for one task alone."""
+    return trained(tmp_path_factory.mktemp("colours"), "image2image/colourise")
+
+
+def trained(folder, task):
+    from core.runs import train
+
+    request = TrainRequest(
+        task=Spec(task),
+        dataset=Spec("image2image/photos", {"size": 32, "patches": 8}),
+        network=Spec("core/unet", NETWORK),
+        steps=2,
+        batch=2,
+    )
+    train(request, folder)
+    return folder
+
+
+def invoke(command, *arguments, checkpoint):
+    """The command in this process, bad input raising what it would print."""
+    from typer.testing import CliRunner
+
+    from plugins.image2image.__main__ import app
+
+    words = [command, *map(str, arguments), "--checkpoint", str(checkpoint), "--threads", "1"]
+    return CliRunner().invoke(app, words, catch_exceptions=False)
+
+
+def pixels(height, width, at=50):
+    return photographs.coffee()[at : at + height, at : at + width].copy()
+
+
+def save(place, values, **options):
+    Image.fromarray(values).save(place, **options)
+    return place
+
+
+def save_deep(place, values):
+    grey: Any = values.ndim == 2
+    with place.open("wb") as file:
+        writer = png.Writer(values.shape[1], values.shape[0], greyscale=grey, bitdepth=16)
+        writer.write(file, values.reshape(len(values), -1).tolist())
+    return place
+
+
+def load(place):
+    width, height, rows, info = png.Reader(filename=str(place)).read()
+    values = np.vstack(list(map(np.asarray, rows))).reshape(height, width, info["planes"])
+    return values, info["bitdepth"]
+
+
+def deepened(values):
+    """16 bits whose lower half says something."""
+    low = np.arange(values.size).reshape(values.shape) * 37 % 256
+    return values.astype(np.uint16) * 256 + low.astype(np.uint16)
+
+
+@pytest.mark.parametrize(("height", "width"), [(17, 33), (23, 29)])
+def test_known_pixels_are_the_files_own(several, tmp_path, height, width):
+    rows, columns = np.ogrid[:height, :width]
+    hole = ((rows - 9) / 5) ** 2 + ((columns - 14) / 8) ** 2 < 1
+    save(tmp_path / "mask.png", hole.astype(np.uint8) * 255)
+    shallow = pixels(height, width)
+    save(tmp_path / "8.png", shallow)
+    save_deep(tmp_path / "16.png", deepened(shallow))
+    for bits, given in ((8, shallow), (16, deepened(shallow))):
+        out = tmp_path / f"out-{bits}.png"
+        invoke("restore", tmp_path / f"{bits}.png", "--mask", tmp_path / "mask.png", "-o", out,
+               "--task", "inpaint", "--steps", 2, checkpoint=several)  # fmt: skip
+        found, depth = load(out)
+        assert depth == bits
+        assert np.array_equal(found[~hole], given[~hole])
+        assert (found[hole] != given[hole]).mean() > 0.8
+
+
+def test_a_feather_changes_a_ring_and_no_more(several, tmp_path):
+    given = pixels(40, 40)
+    save(tmp_path / "in.png", given)
+    changed = {}
+    for feather in (0, 4):
+        out = tmp_path / f"{feather}.png"
+        invoke("restore", tmp_path / "in.png", "--box", "15,15,8,8", "--feather", feather,
+               "-o", out, "--task", "inpaint", "--steps", 2, checkpoint=several)  # fmt: skip
+        changed[feather] = (load(out)[0] != given).any(-1)
+    assert changed[0][15:23, 15:23].mean() > 0.9
+    assert not changed[0][:, :15].any()
+    assert changed[4][15:23, 12:15].mean() > 0.5
+    assert not changed[4][:, :11].any()
+
+
+def test_a_canvas_grows_again_and_again(several, tmp_path):
+    """A panorama: each run continues what the one before drew, and keeps all of it."""
+    given = save(tmp_path / "0.png", pixels(20, 24))
+    for turn in (1, 2, 3):
+        out = tmp_path / f"{turn}.png"
+        invoke("restore", given, "--extend", "right=50%", "--extend", "left=6", "-o", out,
+               "--task", "uncrop", "--steps", 2, checkpoint=several)  # fmt: skip
+        before, now = load(given)[0], load(out)[0]
+        assert now.shape == (20, before.shape[1] + round(before.shape[1] / 2) + 6, 3)
+        assert np.array_equal(now[:, 6 : 6 + before.shape[1]], before)
+        assert now[:, :6].std() > 0
+        given = out
+
+
+@pytest.mark.parametrize("size", [(1, 1), (17, 33), (37, 5)])
+def test_the_luma_of_a_colouring_is_the_grey_file(colours, tmp_path, size):
+    grey = np.asarray(Image.fromarray(pixels(*size)).convert("L"))
+    save(tmp_path / "8.png", grey)
+    invoke("restore", tmp_path / "8.png", "-o", tmp_path / "out.png", "--mean-of", 2, "--steps", 2,
+           checkpoint=colours)  # fmt: skip
+    with Image.open(tmp_path / "out.png") as found:
+        assert found.mode == "RGB"
+        assert np.array_equal(np.asarray(found.convert("L")), grey)
+        if size != (1, 1):
+            assert np.asarray(found).std(-1).mean() > 1
+    save_deep(tmp_path / "16.png", deepened(grey))
+    invoke("restore", tmp_path / "16.png", "-o", tmp_path / "out.png", "--steps", 2,
+           checkpoint=colours)  # fmt: skip
+    found, depth = load(tmp_path / "out.png")
+    assert depth == 16
+    assert np.abs(found @ [0.299, 0.587, 0.114] - deepened(grey)).max() <= 1
+
+
+def test_colours_are_left_out_and_a_grey_profile_too(colours, tmp_path):
+    given = np.dstack([pixels(12, 20), np.full((12, 20), 99, np.uint8)])
+    save(tmp_path / "in.png", given)
+    done = invoke("restore", tmp_path / "in.png", "-o", tmp_path / "out.png", "--steps", 2,
+                  checkpoint=colours)  # fmt: skip
+    assert "their luma is what is coloured" in done.stderr
+    with Image.open(tmp_path / "out.png") as found:
+        luma = np.asarray(Image.fromarray(given[..., :3]).convert("L"))
+        assert np.array_equal(np.asarray(found.convert("RGB").convert("L")), luma)
+        assert (np.asarray(found)[..., 3] == 99).all()
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    save(tmp_path / "grey.png", luma, icc_profile=profile)
+    done = invoke("restore", tmp_path / "grey.png", "-o", tmp_path / "out.png", "--steps", 2,
+                  checkpoint=colours)  # fmt: skip
+    assert "profile" in done.stderr
+    assert "icc_profile" not in Image.open(tmp_path / "out.png").info
+
+
+def beyond(found, data):
+    """How far the coefficients of a picture's luma and chroma lie outside what a file allows."""
+    stored, tables = coefficients(data)
+    turn = jpeg.TO_YCC.numpy()
+    planes = np.einsum("ij,hwj->ihw", turn[: len(stored)], found.astype(float))
+    planes[0] -= 128
+    worst = []
+    for plane, numbers, table in zip(planes, stored, tables, strict=True):
+        half = len(numbers) <= -(-len(plane) // 16) * 8 < len(plane)
+        if half:
+            plane = plane[: len(plane) // 2 * 2, : plane.shape[1] // 2 * 2]
+            plane = plane.reshape(len(plane) // 2, 2, -1, 2).mean((1, 3))
+        for top in range(0, plane.shape[0] - 7, 8):
+            for left in range(0, plane.shape[1] - 7, 8):
+                block = (slice(top, top + 8), slice(left, left + 8))
+                apart = dctn(plane[block], norm="ortho") - numbers[block] * table
+                worst.append(np.abs(apart) - table / 2)
+    return np.max(worst)
+
+
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        ((33, 17), {"subsampling": "4:4:4"}),
+        ((47, 61), {"subsampling": "4:2:0"}),
+        ((40, 40), {"subsampling": "4:2:0", "optimize": True}),
+        ((29, 31), {"grey": True}),
+    ],
+)
+def test_a_restored_jpeg_has_the_coefficients_of_its_file(several, tmp_path, size, options):
+    """Rounding to whole levels moves a coefficient by less than two."""
+    options, given = dict(options), hard(*reversed(size))
+    if options.pop("grey", False):
+        given = np.asarray(Image.fromarray(given).convert("L"))
+    data = as_jpeg(given, quality=15, **options)
+    (tmp_path / "in.jpg").write_bytes(data)
+    invoke("restore", tmp_path / "in.jpg", "-o", tmp_path / "out.png", "--task", "jpeg",
+           "--steps", 3, checkpoint=several)  # fmt: skip
+    found = load(tmp_path / "out.png")[0]
+    found = np.repeat(found, 3, -1) if given.ndim == 2 else found
+    decoded = np.asarray(Image.open(BytesIO(data)).convert("RGB"))
+    assert found.shape[:2] == given.shape[:2]
+    assert np.abs(found.astype(int) - decoded).mean() > 1
+    assert beyond(found, data) < 2
+    noise = np.random.default_rng(0).normal(0, 20, found.shape)
+    assert beyond(found + noise, data) > 10
+
+
+def test_blocks_lie_in_the_file_as_it_was_before_it_was_turned(several, tmp_path):
+    given, exif, out = hard(45, 37), Image.Exif(), tmp_path / "out.png"
+    transposes = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # Pillow's names of them
+    plain = Image.fromarray(given)
+    for orientation, transpose in transposes.items():
+        exif[0x0112] = orientation
+        save(tmp_path / "in.jpg", given, quality=15, exif=exif)
+        invoke("restore", tmp_path / "in.jpg", "-o", out, "--task", "jpeg", "--steps", 2,
+               checkpoint=several)  # fmt: skip
+        if transpose is None:
+            plain = Image.fromarray(load(out)[0])
+        else:
+            turned = plain.transpose(Image.Transpose(transpose))
+            assert np.array_equal(load(out)[0], np.asarray(turned)), orientation
+
+
+def test_draws_their_mean_and_their_deviation(colours, tmp_path):
+    given, out, spread = save(tmp_path / "in.png", pixels(21, 18)), tmp_path / "out.png", "map.png"
+    arguments = ["restore", given, "-o", out, "--steps", 3, "--seed", 4]
+    done = invoke(*arguments, "--samples", 3, "--deviation", tmp_path / spread, "--record",
+                  checkpoint=colours)  # fmt: skip
+    names = ["out-1.png", "out-2.png", "out-3.png", "out-sheet.png", spread]
+    assert done.stdout.split() == [str(tmp_path / name) for name in names]
+    draws = np.stack([load(tmp_path / name)[0] for name in names[:3]]).astype(float)
+    assert (draws[0] != draws[1]).any()
+    said = json.loads((tmp_path / "out.json").read_text())
+    assert (said["task"], said["seed"], said["samples"]) == ("image2image/colourise", 4, 3)
+    assert said["results"] == names[:3]
+    expected = np.sqrt(draws.var(0).mean(-1)) / 64 * 255  # white is 64 levels
+    assert np.abs(load(tmp_path / spread)[0][..., 0] - expected.clip(max=255)).max() < 4
+    invoke(*arguments, checkpoint=colours)
+    assert np.array_equal(load(out)[0], draws[0])
+    invoke(*arguments, "--mean-of", 3, checkpoint=colours)
+    assert np.abs(load(out)[0] - draws.mean(0)).max() < 3  # levels are moved to the luma
+    invoke(*arguments[:-1], 5, checkpoint=colours)
+    assert not np.array_equal(load(out)[0], draws[0])
+
+
+def test_a_dry_run_says_what_it_takes_and_writes_nothing(colours, tmp_path):
+    save(tmp_path / "in.png", pixels(70, 150))
+    done = invoke("restore", tmp_path / "in.png", "-o", tmp_path / "out.png", "--tile", 64,
+                  "--overlap", 16, "--steps", 7, "--samples", 2, "--dry-run",
+                  checkpoint=colours)  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert lines[0] == "150x70 pixels: 6 tiles of 64x64 that share 16"
+    assert lines[1] == "7 evaluations for each of 2 draws: 84 of the network"
+    assert {path.name for path in tmp_path.iterdir()} == {"in.png"}
+
+
+def test_bad_requests_are_one_sentence(several, colours, tmp_path):
+    good, out = save(tmp_path / "good.png", pixels(20, 30)), tmp_path / "out.png"
+    small = save(tmp_path / "small.png", pixels(20, 20)[..., 0])
+    white = save(tmp_path / "white.png", np.full((20, 30), 255, np.uint8))
+    black = save(tmp_path / "black.png", np.zeros((20, 30), np.uint8))
+    one = save(tmp_path / "one.png", pixels(1, 1))
+    save(tmp_path / "moving.png", pixels(9, 9), save_all=True,
+         append_images=[Image.fromarray(pixels(9, 9, 60))])  # fmt: skip
+    (tmp_path / "cut.jpg").write_bytes(as_jpeg(pixels(60, 60), quality=50)[:900])
+    (tmp_path / "empty.png").touch()
+    large = tmp_path / "large.png"
+    Image.new("L", (20000, 5000)).save(large)  # more pixels than are read
+    start, fill = ["restore", good, "-o", out], ["--task", "inpaint"]
+    cases = [
+        (start, "name one of colourise, inpaint, uncrop, jpeg"),
+        ([*start, *fill], "nothing says what to fill"),
+        ([*start, *fill, "--mask", small], "has 20x20 pixels, the picture 30x20"),
+        ([*start, *fill, "--mask", white], "nothing is known"),
+        ([*start, *fill, "--mask", black], "nothing to fill"),
+        ([*start, *fill, "--mask", tmp_path / "none.png"], "none.png"),
+        ([*start, *fill, "--box", "1,1,2,2", "--feather", 60], "feather: reaches every pixel"),
+        (["restore", one, "-o", out, *fill, "--box", "0,0,1,1"], "nothing is known"),
+        (["restore", good, "-o", good, "--task", "colourise"], "would replace"),
+        ([*start, *fill, "--mask", black, "-o", black], "would replace"),
+        ([*start, "--task", "jpeg"], "a PNG file; JPEG restoration"),
+        ([*start, "--task", "jpg"], "task: expected one of 'colourise'"),
+        ([*start, "--task", "colourise", "--box", "1,1,2,2"], "leave them out"),
+        ([*start, "--task", "colourise", "--tile", 64, "--overlap", 64], "overlap: expected"),
+        ([*start, "--task", "colourise", "--samples", 2, "--mean-of", 2], "leave one of them"),
+        ([*start, "--task", "colourise", "--deviation", out], "one draw says nothing"),
+        ([*start, "--task", "colourise", "-o", tmp_path / "out.gif"], "suffix"),
+        (["restore", large, "-o", out, "--task", "colourise"], "million pixels"),
+        (["restore", tmp_path / "moving.png", "-o", out, "--task", "jpeg"], "holds 2 pictures"),
+        (["restore", tmp_path / "cut.jpg", "-o", out, "--task", "jpeg"], "damaged or cut off"),
+        (["restore", tmp_path / "empty.png", "-o", out, "--task", "jpeg"], "the file is empty"),
+        (["restore", good, small, "-o", out, "--task", "colourise"], "need a folder"),
+    ]  # fmt: skip
+    for arguments, words in cases:
+        with pytest.raises(InputError) as caught:
+            invoke(*arguments, checkpoint=several)
+        assert words in str(caught.value), (arguments, str(caught.value))
+        assert not out.exists()
+    with pytest.raises(InputError, match="trained for image2image/colourise, jpeg was asked"):
+        invoke(*start, "--task", "jpeg", checkpoint=colours)
+
+
+def test_kinds_of_files_are_read_or_refused_before_anything_is_drawn(colours, tmp_path):
+    """CMYK, palettes, single bits: right, with a note where something is lost."""
+    image, out = Image.fromarray(pixels(14, 19)), tmp_path / "out.png"
+    image.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    image.quantize(9).save(tmp_path / "palette.png")
+    image.convert("1").save(tmp_path / "bits.png")
+    for name in ("cmyk.jpg", "palette.png", "bits.png"):
+        done = invoke("restore", tmp_path / name, "-o", out, "--steps", 2, checkpoint=colours)
+        assert done.exit_code == 0
+        assert load(out)[0].shape == (14, 19, 3)
+        assert ("CMYK" in done.stderr) == (name == "cmyk.jpg")
+
+
+# --- many tiles --------------------------------------------------------------------------------
+
+
+def stub(denoise):
+    """A model of a task that agrees with nothing, as the picture itself is what is diffused."""
+    process = configure("process", Spec("core/vp_cosine"))()
+    grid = configure("grid", Spec("core/uniform_time", {"steps": 12}))(process)
+    solver = configure("sampler", Spec("core/ancestral"))()
+    request = TrainRequest(task=Spec("x"), dataset=Spec("x"))
+    task, cpu = Restoration("nothing", "image"), torch.device("cpu")
+    model = Model(denoise, torch.nn.Identity(), process, task, request, cpu, (), 0, Path("x"))
+    return model, How(solver=solver, grid=grid)
+
+
+def local(process):
+    """E[x0 | x_t] of a Gaussian field with the spectrum of a blur, in squares that mirror.
+
+    Wiener's filter; each tile is a world of its own, so that tiles disagree at their edges.
+    """
+
+    def denoise(x, t, condition=None):
+        alpha, sigma = (over(v, x) for v in process.alpha_sigma(t))
+        high, wide = x.shape[-2:]
+        twice = torch.cat([x, x.flip(-2)], -2)
+        twice = torch.cat([twice, twice.flip(-1)], -1)
+        rows = torch.fft.fftfreq(2 * high)[:, None]
+        power = 12 * torch.exp(-(rows**2 + torch.fft.fftfreq(2 * wide) ** 2) * 60)
+        gain = (alpha * power / (alpha**2 * power + sigma**2)).float()
+        return Prediction(torch.fft.ifft2(torch.fft.fft2(twice) * gain).real[..., :high, :wide])
+
+    return denoise
+
+
+def seam_ratio(found, lines):
+    """Mean gradient across the lines where tiles begin and end, over that elsewhere."""
+    across = found.diff(dim=-1).abs().mean((0, 1, 2)), found.diff(dim=-2).abs().mean((0, 1, 3))
+    here = torch.zeros(found.shape[-1] - 1, dtype=torch.bool)
+    here[[line - 1 for line in lines]] = True
+    return float(sum(a[here].mean() for a in across) / sum(a[~here].mean() for a in across))
+
+
+def test_tiles_leave_no_seam():
+    """At most 1.05; the same without an overlap is far above: the measure sees seams."""
+    from dataclasses import replace
+
+    side, process = 232, configure("process", Spec("core/vp_cosine"))()
+    model, how = stub(local(process))
+    given = {"base": torch.zeros(1, 3, side, side), "spread": torch.ones(1, 1, side, side)}
+    lines = sorted({edge for s in (0, 48, 96, 144, 168) for edge in (s, s + 64)} - {0, side})
+    found = torch.cat(list(restored(model, given, replace(how, tile=64, overlap=16, draws=3))))
+    assert seam_ratio(found, lines) <= 1.05
+    apart = next(restored(model, given, replace(how, tile=58, overlap=0)))
+    assert seam_ratio(apart, [58, 116, 174]) > 1.5
+
+
+def test_evaluations_are_steps_times_tiles_as_was_said():
+    from dataclasses import replace
+
+    asked = []
+
+    def denoise(x, t, condition=None):
+        asked.append(x.shape[-2:])
+        return Prediction(x)
+
+    model, how = stub(denoise)
+    how, counts = replace(how, tile=64, overlap=16, draws=2), []
+    for width in (208, 400):  # 4 and 8 tiles
+        given = {"base": torch.zeros(1, 3, 64, width), "spread": torch.ones(1, 1, 64, width)}
+        said = estimated(model, (64, width), how)
+        asked.clear()
+        list(restored(model, given, how))
+        assert set(asked) == {(64, 64)}
+        assert len(asked) == said.calls * said.tiles * 2
+        counts.append(len(asked))
+    assert counts[1] <= 2.1 * counts[0]
+
+
+MEASURED = """
+import resource, sys
+import torch
+sys.path.insert(0, sys.argv[1])
+from test_restore import How, Spec, configure, restored, stub
+from dataclasses import replace
+from core.denoiser.parameterization import Prediction
+
+network = torch.nn.Sequential(*[torch.nn.Conv2d(a, b, 3, padding=1) for a, b in ((3, 96), (96, 3))])
+
+def denoise(x, t, condition=None):
+    return Prediction(network(x))
+
+model, how = stub(denoise)
+for side in (128, 512):
+    given = {"base": torch.zeros(1, 3, side, side), "spread": torch.ones(1, 1, side, side)}
+    next(restored(model, given, replace(how, tile=128, overlap=0)))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_grows_by_the_pictures_fields_alone():
+    """One tile and sixteen: the network's 96 channels are those of one tile."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, str(Path(__file__).parent)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    one, sixteen = (1024 * int(line) for line in done.stdout.split())
+    fields = 12 * 3 * 4 * (512**2 - 128**2)
+    assert sixteen - one < fields + 8 * 2**20
+    assert fields + 8 * 2**20 < 96 * 4 * (512**2 - 128**2)  # what a whole picture would add
+
+
+# --- upscale, and a folder ---------------------------------------------------------------------
+
+
+def test_upscale_draws_several_maps_them_and_goes_on_with_a_second_model(tmp_path):
+    first = trained_sr3(tmp_path / "first")
+    second = trained_sr3(tmp_path / "second", augment=0.2)
+    given = save(tmp_path / "in.png", pixels(9, 13))
+    arguments = ["upscale", given, "-o", tmp_path / "out.png", "--steps", 2]
+    cascaded = [*arguments, "--then", second, "--level", 0.1]
+    done = invoke(*cascaded, "--samples", 2, "--deviation", tmp_path / "map.png", checkpoint=first)
+    assert len(done.stdout.split()) == 4
+    draws = [load(tmp_path / f"out-{k}.png")[0] for k in (1, 2)]
+    assert draws[0].shape == (36, 52, 3)
+    assert (draws[0] != draws[1]).any()
+    assert load(tmp_path / "map.png")[0].shape == (36, 52, 1)
+    lines = invoke(*cascaded, "--dry-run", checkpoint=first).stdout.splitlines()
+    assert [line.split(":")[0] for line in lines[::3]] == ["26x18 pixels", "52x36 pixels"]
+    with pytest.raises(InputError, match=r"trained for noise of 0 to 0\.2, got 0\.5"):
+        invoke(*arguments, "--then", second, "--level", 0.5, checkpoint=first)
+    with pytest.raises(InputError, match="name one with then"):
+        invoke(*arguments, "--level", 0.1, checkpoint=first)
+
+
+def trained_sr3(folder, augment=0.0):
+    from core.runs import train
+
+    request = TrainRequest(
+        task=Spec("image2image/sr3", {"scale": 2, "augment": augment}),
+        dataset=Spec("image2image/photos", {"size": 16, "patches": 4}),
+        network=Spec("core/unet", NETWORK),
+        steps=1,
+        batch=1,
+    )
+    train(request, folder)
+    return folder
+
+
+def test_a_folder_with_a_broken_file_is_done_but_for_that(several, tmp_path):
+    """By `polymode apply`, twice: the second time nothing is drawn."""
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    save(folder / "a.jpg", pixels(30, 21), quality=20)
+    save(folder / "b.jpeg", pixels(18, 40), quality=20)
+    (folder / "broken.jpg").write_bytes(as_jpeg(pixels(60, 60), quality=50)[:700])
+    save(folder / "other.png", pixels(18, 40))
+    command = [
+        Path(sys.executable).with_name("polymode"), "apply", "image2image/restore", folder,
+        "-o", out, "--set", f"checkpoint={several}", "--set", "predictor.task=jpeg", "--set",
+        "predictor.steps=2",
+    ]  # fmt: skip
+    before = {}
+    for _ in range(2):
+        done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+        assert done.returncode == 1, done.stderr
+        assert "damaged or cut off" in done.stderr
+        assert "a PNG file; JPEG restoration" in done.stderr
+        found = {place.name: place.stat().st_mtime_ns for place in (out / "results").iterdir()}
+        assert sorted(found) == ["a.jpg.png", "b.jpeg.png"]
+        assert before in ({}, found)
+        before = found
+        time.sleep(0.01)
+    assert load(out / "results" / "b.jpeg.png")[0].shape == (18, 40, 3)
