@@ -13,6 +13,7 @@ def evaluation(metrics: Facts) -> Facts:
     best: dict[str, str] = {}
     for name, metric in metrics["metrics"].items():
         means = {m: row[name]["mean"] for m, row in metrics["methods"].items() if name in row}
+        means.pop(metrics.get("floor"), None)  # what the data score themselves: no method
         means = {method: mean for method, mean in means.items() if mean is not None}
         if means:
             choose = max if metric["better"] == "higher" else min

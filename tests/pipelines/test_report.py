@@ -80,6 +80,19 @@ def test_the_verdict_says_what_intervals_allow(run, tmp_path):
     assert facts["title"] == "image2image/sr3: evaluation"
 
 
+def test_what_the_data_score_themselves_is_shown_and_wins_nothing(run, tmp_path):
+    """A figure without an interval says of how many items it is."""
+    said = metrics(floor="real")
+    alone = {"mean": 99.0, "low": None, "high": None, "n": 144}
+    said["methods"] = {"real": {"psnr": alone, "consistency": cell(0, 0, 0)}, **said["methods"]}
+    files.write_json(run["evaluate"] / "metrics.json", said)
+    reader, _, facts = written("", run, tmp_path / "out")
+    best = facts["steps"][2]["evaluation"]["best"]
+    assert (best["psnr"], best["consistency"]) == ("mean of 8", "mean of 8")
+    assert "real" in reader.shown
+    assert reader.shown.count("n = 144") == 1
+
+
 def test_a_rise_of_a_metric_that_should_fall_does_not_beat(run, tmp_path):
     worse = metrics()
     worse["differences"]["mean of 8"]["consistency"] = cell(0.009, 0.0075, 0.0105)
