@@ -197,7 +197,8 @@ def _multiples(
             break
         whole, (multiples, said) = ahead, _nearest(ahead, steps)
     apart = (said.clamp(-128, 127) - seen).abs()
-    wrong = F.max_pool2d(apart[None], BLOCK)[0] > 1  # the decoder rounds to whole levels
+    wrong = (~(apart <= 1)).float()  # the decoder rounds to whole levels; steps of 0 say nothing
+    wrong = F.max_pool2d(wrong[None], BLOCK)[0] > 0
     wrong = wrong.repeat_interleave(BLOCK, -2).repeat_interleave(BLOCK, -1)
     result = unknown.clone()
     result[:, :high, :wide] = multiples.masked_fill(wrong, torch.nan)

@@ -1,6 +1,8 @@
 """Restorations of a user's files: what is known stays, whatever the size and the format."""
 
+import ast
 import json
+import os
 import subprocess
 import sys
 import time
@@ -598,3 +600,22 @@ def test_a_folder_with_a_broken_file_is_done_but_for_that(several, tmp_path):
         before = found
         time.sleep(0.01)
     assert load(out / "results" / "b.jpeg.png")[0].shape == (18, 40, 3)
+
+
+# --- damaged files -----------------------------------------------------------------------------
+
+TORTURE = os.environ.get("POLYMODE_TORTURE", "") not in ("", "0")
+
+
+def test_damaged_files_are_refused_or_read_and_nothing_else(tmp_path):
+    """2,000 mutants of seven files, 20,000 under POLYMODE_TORTURE, in bounded memory and time."""
+    count = 20_000 if TORTURE else 2_000
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("mutants.py")), str(count), str(tmp_path)],
+        capture_output=True, text=True, check=False, timeout=60 + count / 10,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = ast.literal_eval(done.stdout.splitlines()[-1].split("}")[0] + "}")
+    assert counts["refused"] > count / 4
+    assert counts["read"] > count / 10
+    assert counts["refused"] + counts["read"] == count

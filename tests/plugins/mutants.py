@@ -1,0 +1,139 @@
+"""Damaged pictures by the thousand, read in one process of bounded memory, and what came of them.
+
+The last line has how many were refused and how many gave a picture; lines before it what else
+happened, with the seed that makes it again.  ``python mutants.py COUNT FOLDER``
+"""
+
+import io as memory
+import resource
+import signal
+import sys
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, features
+
+from core.errors import InputError
+from plugins.image2image import io, jpeg
+
+LIMIT = 20.0  # seconds for one file
+SPACE = 3 * 2**30  # bytes of addresses beyond what the imports take
+
+
+def seeds():
+    """A whole file of each kind, by name."""
+    draw = np.random.Generator(np.random.PCG64(0))
+    smooth = draw.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    picture = Image.fromarray(smooth).resize((61, 47), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[315] = "someone"
+    kinds = {
+        "a.png": {"format": "PNG"},
+        "b.jpg": {"format": "JPEG", "quality": 30, "exif": exif},
+        "c.jpg": {"format": "JPEG", "quality": 80, "progressive": True, "subsampling": "4:4:4"},
+        "d.tif": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
+        "e.tif": {"format": "TIFF"},
+    }
+    if features.check("webp"):
+        kinds["f.webp"] = {"format": "WEBP", "lossless": True}
+    found = {}
+    for name, options in kinds.items():
+        buffer = memory.BytesIO()
+        picture.save(buffer, **options)
+        found[name] = buffer.getvalue()
+    import png
+
+    deep = memory.BytesIO()
+    rows = draw.integers(0, 65536, (23, 19 * 3))
+    colour = {"greyscale": False, "bitdepth": 16}
+    png.Writer(19, 23, **colour).write(deep, rows.tolist())
+    found["g.png"] = deep.getvalue()
+    return found
+
+
+def mutated(data, seed):
+    """The file with some bytes changed, moved, doubled or cut off; a function of the seed."""
+    draw, data = np.random.Generator(np.random.PCG64(seed)), bytearray(data)
+    for _ in range(draw.integers(1, 5)):
+        size = len(data)
+        at = int(draw.integers(size) if draw.random() < 0.5 else draw.integers(min(size, 200)))
+        length = int(draw.integers(1, 9))
+        match draw.integers(6):
+            case 0:
+                data[at] ^= 1 << int(draw.integers(8))
+            case 1:
+                data[at : at + length] = draw.bytes(length)
+            case 2:
+                data[at : at + length] = bytes([int(draw.choice([0, 255, 127, 128]))]) * length
+            case 3:
+                del data[at : at + length * int(draw.integers(1, 20))]
+            case 4:
+                other = int(draw.integers(size))
+                data[at:at] = data[other : other + length * 8]
+            case 5:
+                del data[max(1, at) :]
+        if not data:
+            data = bytearray(b"\0")
+    return bytes(data)
+
+
+def tried(place):
+    """``refused``, or ``read`` where all that is promised of a picture holds."""
+    try:
+        picture = io.read(place)
+    except InputError as error:
+        said = str(error)
+        return "refused" if said and "\n" not in said else "not a sentence"
+    pixels = picture.pixels
+    assert pixels.shape[0] in (1, 3), "channels"
+    assert bool(pixels.isfinite().all()), "numbers"
+    assert -1 <= float(pixels.min()) <= float(pixels.max()) <= 1, "range"
+    if picture.format == "JPEG":
+        stored = io.as_stored(picture).expand(3, -1, -1)
+        file = jpeg.understood(place.read_bytes(), stored)
+        told = file.tables[None], file.luma[None], file.chroma[None]
+        held = jpeg.project(file.decoded[None], *told)
+        assert bool(held.isfinite().all()), "projected numbers"
+        assert held.shape[-1] - pixels.shape[-1] < 16 or picture.orientation > 4, "size"
+    return "read"
+
+
+def slow(*_):
+    raise TimeoutError(f"more than {LIMIT} seconds")
+
+
+def main(count, folder):
+    """Try so many files, evenly of each kind."""
+    warnings.simplefilter("ignore")
+    whole = seeds()
+    for name, data in whole.items():
+        (folder / name).write_bytes(data)
+        print(name, "whole", tried(folder / name))
+    with open("/proc/self/statm") as status:
+        now = int(status.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + SPACE, now + SPACE))
+    signal.signal(signal.SIGALRM, slow)
+    counts, begun = Counter(), time.monotonic()
+    names = sorted(whole)
+    for seed in range(count):
+        name = names[seed % len(names)]
+        place = folder / name
+        place.write_bytes(mutated(whole[name], seed))
+        signal.setitimer(signal.ITIMER_REAL, LIMIT)
+        try:
+            counts[tried(place)] += 1
+        except BaseException as error:  # noqa: BLE001  (whatever it is, it is a fault)
+            counts["fault"] += 1
+            print("fault", name, seed, type(error).__name__, error)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    print(dict(counts), f"{time.monotonic() - begun:.1f} s")
+    return sum(counts.values()) - counts["refused"] - counts["read"]
+
+
+if __name__ == "__main__":
+    sys.exit(min(1, main(int(sys.argv[1]), Path(sys.argv[2]))))
