@@ -5,6 +5,7 @@ from typing import NoReturn
 import typer
 
 from core.cli import run_app
+from plugins.image2image.compare_command import compare
 from plugins.image2image.editing_commands import edit, guide, repaint
 from plugins.image2image.purify_command import purify
 from plugins.image2image.restore_command import restore, upscale
@@ -24,6 +25,7 @@ def _verbs() -> None:
     """Your own photographs made larger, restored, edited, completed and purified."""
 
 
+app.command()(compare)
 app.command()(edit)
 app.command()(guide)
 app.command()(purify)

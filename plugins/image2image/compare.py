@@ -8,7 +8,7 @@ no patch is compared with what it was made from.
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from core import files, samples
-from core.config import Spec, configure, plain
+from core.config import bind, configure, plain
 from core.data import Dataset, collate
 from core.distances import diversity, frechet, redrawn_kernel_distances, support
 from core.errors import InputError
@@ -26,7 +26,7 @@ from core.metrics import INTERVAL, interval, multiplicities
 from core.preparation import STATE_FORMAT, make_folder
 from core.task import Figure
 from plugins.image2image.features import Extractor, learned, load, patches
-from plugins.image2image.request import CompareResult
+from plugins.image2image.request import CompareRequest, CompareResult
 from plugins.image2image.restoration import Restoration, to_levels
 
 FLOOR = "real, one half against the other"
@@ -34,33 +34,18 @@ DRAWS = 1000  # of every bootstrap
 CHUNK = 16  # pictures whose baselines are made at once
 
 
-def compare(
-    learned_from: Spec,
-    steps: int,
-    seed: int,
-    extractor: Path | None,
-    patch: int,
-    real: Spec | None,
-    split: str,
-    count: int | None,
-    neighbours: int,
-    confidence: float,
-    inputs: Mapping[str, Path],
-    out: Path,
-) -> CompareResult:
-    """Compare samples with the real pictures; the first arguments are those of `CompareRequest`.
+def compare(*given: Any) -> CompareResult:
+    """`compared`, as jobs call it: the values of a `CompareRequest` in order, inputs and out."""
+    *options, inputs, out = given
+    names = [field.name for field in fields(CompareRequest)]
+    return compared(CompareRequest(**dict(zip(names, options, strict=True))), inputs, out)
+
+
+def compared(request: CompareRequest, inputs: Mapping[str, Path], out: Path) -> CompareResult:
+    """Compare samples with the real pictures.
 
     Args:
-        learned_from: what the features are learned from.
-        steps: of that training.
-        seed: of that training.
-        extractor: a file of features instead.
-        patch: side of the patches.
-        real: dataset of the real pictures.
-        split: which of its splits.
-        count: pictures of each set.
-        neighbours: of precision, recall and coverage.
-        confidence: of the intervals.
+        request: with what features, and how.
         inputs: the folders that `sample` wrote, by label; several must be of the same data.
         out: ``metrics.json`` and ``features.safetensors`` go there.
 
@@ -69,10 +54,14 @@ def compare(
         StorageError: the disk is full or not writable.
     """
     start = time.perf_counter()
-    sets = _gathered(inputs, real, split, count)
+    request = bind(CompareRequest, plain(request))
+    sets = _gathered(inputs, request)
     make_folder(out)
-    found = load(extractor) if extractor else learned(learned_from, steps=steps, seed=seed)
-    judge = Judge(found, sets, patch, neighbours, confidence)
+    if request.extractor:
+        found = load(request.extractor)
+    else:
+        found = learned(request.learned_from, steps=request.steps, seed=request.seed)
+    judge = Judge(found, sets, request)
     methods = {FLOOR: judge.floor()}
     for name, drawn in sets.methods.items():
         methods[name] = judge.method(name, drawn)
@@ -84,9 +73,9 @@ def compare(
         "n": len(sets.real),
         "sources": list(dict.fromkeys(sets.sources)),
         "draws": max(draws.shape[1] for draws in sets.methods.values()),
-        "confidence": confidence,
-        "interval": f"{INTERVAL.format(draws=DRAWS)}; Frechet distances have none, as redrawn sets "
-        f"are further apart. Patches of {patch} pixels in two halves; {FLOOR}, is the floor",
+        "confidence": request.confidence,
+        "interval": f"{INTERVAL.format(draws=DRAWS)}; Frechet distances have none, since redrawn "
+        f"sets are further apart. Patches have {request.patch} pixels; {FLOOR}, is the floor",
         "metrics": {name: plain(figure) for name, figure in judge.figures.items()},
         "reference": sets.reference,
         "floor": FLOOR,
@@ -129,12 +118,13 @@ class Sets:
     about: dict[str, Any]
 
 
-def _gathered(inputs: Mapping[str, Path], real: Spec | None, split: str, count: int | None) -> Sets:
+def _gathered(inputs: Mapping[str, Path], request: CompareRequest) -> Sets:
     """The real pictures, those of all inputs and those of their tasks' baselines.
 
     Raises:
         InputError: nothing to compare, or sets that have no comparison.
     """
+    real, split, count = request.real, request.split, request.count
     if not inputs:
         raise InputError("compare: nothing to compare; name a folder of samples at least")
     read = {label: samples.read(folder) for label, folder in inputs.items()}
@@ -213,25 +203,20 @@ class Judge:
     Args:
         extractor: gives the features.
         sets: what is compared.
-        patch: side of the patches.
-        neighbours: of precision, recall and coverage.
-        confidence: of the intervals.
+        request: how.
 
     Raises:
         InputError: features of other pictures, or too few of them.
     """
 
-    def __init__(
-        self, extractor: Extractor, sets: Sets, patch: int, neighbours: int, confidence: float
-    ) -> None:
+    def __init__(self, extractor: Extractor, sets: Sets, request: CompareRequest) -> None:
         channels = extractor.tensors["layers.0.weight"].shape[1]
         if sets.real.shape[1] != channels:
             raise InputError(
                 f"learned_from: features of pictures of {channels} channels, these have "
                 f"{sets.real.shape[1]}; learn them from a dataset of such pictures"
             )
-        self.extractor, self.sets, self.patch = extractor, sets, patch
-        self.neighbours, self.confidence = neighbours, confidence
+        self.extractor, self.sets, self.request = extractor, sets, request
         self._real = self._features(sets.real)
         self._labels = sets.labels if extractor.labelled else None
         self._redrawn: dict[str, np.ndarray] = {}  # kernel distances, by method
@@ -291,21 +276,26 @@ class Judge:
                 if ours and theirs:
                     values = [a - b for a, b in zip(ours, theirs, strict=True)]
                     found[name][figure] = plain(
-                        interval(values, self.sets.sources, confidence=self.confidence, draws=DRAWS)
+                        interval(
+                            values,
+                            self.sets.sources,
+                            confidence=self.request.confidence,
+                            draws=DRAWS,
+                        )
                     )
         return found
 
     # Of one set of pictures.
 
     def _features(self, pictures: Float[Tensor, " n c h w"]) -> Float[Tensor, " n rows columns d"]:
-        cut = patches(pictures, self.patch)
+        cut = patches(pictures, self.request.patch)
         return self.extractor.features(cut.flatten(0, 2)).unflatten(0, cut.shape[:3])
 
     def _right(self, pictures: Float[Tensor, " n c h w"]) -> Float[Tensor, " n"]:
         """The share of each picture's patches with the right class, or the truth's."""
 
         def taken_for(x: Tensor) -> Tensor:
-            cut = patches(x, self.patch)
+            cut = patches(x, self.request.patch)
             return self.extractor.classes(cut.flatten(0, 2)).unflatten(0, (len(x), -1))
 
         known = taken_for(self.sets.real) if self._labels is None else self._labels[:, None]
@@ -358,7 +348,8 @@ class Judge:
 
     def _supports(self, ways: list[tuple[Half, Half]], count: int, paired: bool) -> dict[str, Any]:
         found = [
-            support(real.features, mine.features, neighbours=self.neighbours) for mine, real in ways
+            support(real.features, mine.features, neighbours=self.request.neighbours)
+            for mine, real in ways
         ]
         of_mine = torch.cat([mine.picture for mine, _ in ways])
         of_real = torch.cat([real.picture for _, real in ways])
@@ -368,7 +359,9 @@ class Judge:
             values = torch.cat([getattr(one, figure) for one in found])
             each = torch.zeros(len(whose), dtype=torch.float64).index_add_(0, of, values)
             each = each / torch.bincount(of, minlength=len(whose))
-            return plain(interval(each.tolist(), whose, confidence=self.confidence, draws=DRAWS))
+            return plain(
+                interval(each.tolist(), whose, confidence=self.request.confidence, draws=DRAWS)
+            )
 
         return {
             "precision": mean("precise", of_mine, sources),
@@ -383,11 +376,13 @@ class Judge:
         self._values.setdefault(name, {})[figure] = values.tolist()
         alone = [str(i) for i in range(len(values))]
         sources = self.sets.sources if len(values) == len(self.sets.sources) else alone
-        return plain(interval(values.tolist(), sources, confidence=self.confidence, draws=DRAWS))
+        return plain(
+            interval(values.tolist(), sources, confidence=self.request.confidence, draws=DRAWS)
+        )
 
     def _between(self, redrawn: np.ndarray, value: float, n: int) -> dict[str, Any]:
         """A kernel distance or a difference with its interval, of the draws that left a pair."""
-        ends = [(1 - self.confidence) / 2, (1 + self.confidence) / 2]
+        ends = [(1 - self.request.confidence) / 2, (1 + self.request.confidence) / 2]
         low, high = np.nanquantile(redrawn, ends)
         return {"mean": value, "low": float(low), "high": float(high), "n": n}
 

@@ -12,7 +12,7 @@ from core.config import Spec, configure, plain
 from core.data import collate, open_dataset
 from core.distances import frechet
 from core.errors import InputError
-from plugins.image2image.compare import FLOOR, compare
+from plugins.image2image.compare import FLOOR, compare, compared
 from plugins.image2image.features import learned, load, patches
 from plugins.image2image.operators import Bicubic
 from plugins.image2image.request import CompareRequest
@@ -125,8 +125,7 @@ def judged(extractor, tmp_path_factory):
 
     def run(inputs, **options):
         request = CompareRequest(**{"extractor": file, "patch": 16, **options})
-        given = [getattr(request, field.name) for field in fields(request)]
-        result = compare(*given, inputs, tmp_path_factory.mktemp("out"))
+        result = compared(request, inputs, tmp_path_factory.mktemp("out"))
         return json.loads(result.metrics.read_text())
 
     return run
@@ -258,6 +257,32 @@ def test_samples_that_restore_nothing_are_compared_with_any_real_set(judged, dra
     assert worse["kid"]["low"] > row["kid"]["mean"]
     assert worse["fid"]["mean"] > 2 * row["fid"]["mean"]
     assert worse["recall"]["mean"] == 0
+
+
+def test_a_job_and_the_command_write_the_same(judged, drawn, extractor, tmp_path):
+    """A job gives a request's values in their order, as its verb's table says they are."""
+    from typer.testing import CliRunner
+
+    from core.registry import installed
+    from plugins.image2image.__main__ import app
+
+    folder, file = drawn("truth", lambda x: x[:, None]), tmp_path / "features.safetensors"
+    extractor.save(file)
+    known = judged({"truth": folder})
+    assert installed().find_verb("image2image/compare").folders
+    request = CompareRequest(extractor=file, patch=16)
+    values = [getattr(request, field.name) for field in fields(request)]
+    result = compare(*values, {"truth": folder}, tmp_path / "job")
+    assert json.loads(result.metrics.read_text()) == known
+    assert load(result.extractor).name == load(file).name
+    words = [str(folder), "-o", str(tmp_path / "command"), "--set", f"extractor={file}"]
+    done = CliRunner().invoke(app, ["compare", *words, "--set", "patch=16"])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip() == str(tmp_path / "command" / "metrics.json")
+    assert json.loads((tmp_path / "command" / "metrics.json").read_text()) == known
+    floor = known["methods"][FLOOR]["fid"]
+    assert f"{floor['mean']:8.3g}  n = 36  {FLOOR}" in done.stderr
+    assert known["metrics"]["fid"]["label"] in done.stderr
 
 
 def test_what_cannot_be_compared_is_refused(judged, drawn, tmp_path):

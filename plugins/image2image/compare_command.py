@@ -1,0 +1,65 @@
+"""``python -m plugins.image2image compare``: samples beside the real pictures, as a table."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from core.config import bind, override
+from core.errors import InputError
+from plugins.image2image.request import CompareRequest
+
+
+def compare(
+    folders: Annotated[
+        list[str], typer.Argument(help="Folders that `polymode sample` wrote, or NAME=FOLDER.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for metrics.json.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="NAME=VALUE, for example patch=16, count=100, real=...."),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")] = None,
+) -> None:
+    """FID, KID, precision, recall and diversity of samples, on features learned here.
+
+    Each is printed with its interval and n; the first line is the floor.  The features are not
+    Inception's: figures compare with others of the same name only.
+
+    Example: python -m plugins.image2image compare runs/samples -o runs/compared
+    """
+    request = bind(CompareRequest, override({}, settings or []))
+    inputs = dict(_labelled(text) for text in folders)
+    if len(inputs) < len(folders):
+        raise InputError("compare: two folders of one name; give them names, as one=runs/a")
+    from core.model import device_of
+    from core.request import Machine
+    from plugins.image2image.compare import compared
+
+    device_of(Machine(device="cpu", threads=threads))
+    result = compared(request, inputs, out)
+    for line in _lines(json.loads(result.metrics.read_text())):
+        typer.echo(line, err=True)
+    print(result.metrics)
+
+
+def _labelled(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    if equals and not Path(text).exists():
+        return name, Path(folder)
+    return Path(text).name, Path(text)
+
+
+def _lines(metrics: dict[str, Any]) -> list[str]:
+    """A paragraph for each figure, a line for each method."""
+    lines = []
+    for figure, said in metrics["metrics"].items():
+        lines.append(f"{said['label']}, {said['better']} is better")
+        for method, row in metrics["methods"].items():
+            if figure in row:
+                cell = row[figure]
+                known = cell["low"] is not None
+                ends = f" [{cell['low']:.3g}, {cell['high']:.3g}]" if known else ""
+                lines.append(f"  {cell['mean']:8.3g}{ends}  n = {cell['n']}  {method}")
+    return lines
