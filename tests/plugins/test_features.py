@@ -212,6 +212,13 @@ def test_figures_are_those_counted_by_hand(judged, drawn, extractor):
     assert cell(metrics, "one sample", "kid") == pytest.approx(np.mean(kids), rel=1e-5)
     assert cell(metrics, "one sample", "fid") == pytest.approx(np.mean(fids), rel=1e-5)
     assert cell(metrics, "one sample", "diversity") > 0.1
+    mean = ((real[:, None] + noise).clamp(-1, 1).mean(1) * 127.5 + 127.5).round() / 127.5 - 1
+    apart = [
+        (dealt(mean, colour)[1] - dealt(real, colour)[1]).norm(dim=1).double() for colour in (0, 1)
+    ]
+    assert cell(metrics, "mean of all", "distance") == pytest.approx(
+        float(torch.cat(apart).mean()), rel=1e-4
+    )
     assert "diversity" not in metrics["methods"]["mean of all"]
     assert cell(metrics, "one sample", "precision") == pytest.approx(np.mean(precise))
 
