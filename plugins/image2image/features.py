@@ -113,22 +113,28 @@ def learned(spec: Spec, *, steps: int, seed: int, emit: Emit = silent) -> Extrac
     request = ClassifierRequest(dataset=spec, width=16, depth=4, steps=steps, batch=32, seed=seed)
     decided = [VERSION, plain(request), data.digest(), torch.__version__]
     key = hashlib.sha256(json.dumps(decided).encode()).hexdigest()
-    kept = _caches() / f"features-{key[:16]}.safetensors"
+    caches = _caches()
+    kept = caches / f"features-{key[:16]}.safetensors" if caches else None
     called = spec.name.rpartition("/")[2]
-    if kept.exists():
+    if kept and kept.exists():
         with suppress(InputError):
             return load(kept, called=called)
     items = _Exemplars(data, seed)
     classifier = fitted(request, items, device=torch.device("cpu"), emit=emit)
     extractor = Extractor(classifier.requires_grad_(False), _tensors(classifier, items), called)
-    with suppress(StorageError):
-        extractor.save(kept)
+    if kept:
+        with suppress(StorageError):
+            extractor.save(kept)
     return extractor
 
 
-def _caches() -> Path:
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(given) if given else Path("~/.cache").expanduser()) / "polymode"
+def _caches() -> Path | None:
+    """Our folder among the user's caches; none where the user has no home.
+
+    Source: XDG Base Directory Specification 0.8: relative paths are not to be used.
+    """
+    places = (os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache"))
+    return next((Path(place) / "polymode" for place in places if os.path.isabs(place)), None)
 
 
 @torch.no_grad()
