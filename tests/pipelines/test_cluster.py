@@ -196,3 +196,26 @@ def test_joining_leaves_the_environment_as_it_was(monkeypatch, tmp_path):
     with pytest.raises(InputError), joining.joined("127.0.0.1:1", tmp_path):
         pass
     assert dict(os.environ) == before
+
+
+def test_a_folder_is_done_by_a_ray_that_was_running(head, tmp_path):
+    """The plug-in with the predictor travels there, as it is installed here."""
+    about = tmp_path / "plugins" / "toy-1.0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[polymode.plugins]\ntoy = toy_predictor:PLUGIN\n")
+    (about / "RECORD").write_text("toy_predictor.py,,\ntoy-1.0.dist-info/METADATA,,\n"
+                                  "toy-1.0.dist-info/entry_points.txt,,\n")  # fmt: skip
+    module = Path(__file__).with_name("toy_predictor.py")
+    (tmp_path / "plugins" / module.name).write_bytes(module.read_bytes())
+    (tmp_path / "texts").mkdir()
+    for k in range(4):
+        (tmp_path / "texts" / f"{k}.txt").write_text(f"text {k}" if k else "bad")
+    (tmp_path / "word").write_text("say")
+    words = ["apply", "toy/shout", tmp_path / "texts", "-o", tmp_path / "out", "--workers", "2"]
+    words += ["--cpus", "1", "--set", f"checkpoint={tmp_path / 'word'}"]
+    done = call(head, *words, "--address", head["address"], PYTHONPATH=str(about.parent))
+    assert done.returncode == 1, done.stderr  # one is bad
+    made = {p.name: p.read_text() for p in (tmp_path / "out" / "results").iterdir()}
+    assert made == {f"{k}.loud": f"say TEXT {k}!" for k in (1, 2, 3)}
+    assert "0.txt" in done.stderr
