@@ -266,6 +266,29 @@ def test_samples_that_restore_nothing_are_compared_with_any_real_set(judged, dra
     assert worse["recall"]["mean"] == 0
 
 
+def test_where_items_have_classes_their_own_are_what_is_right(judged, drawn, place):
+    """Digits drawn for one digit after the other: right where the classifier says the digit's own.
+
+    A picture is one patch here: the halves are every other picture.
+    """
+    digits = Spec("image2image/digits")
+    found = learned(digits, steps=150, seed=0)
+    dataset = configure("dataset", digits)("test")
+    batch = collate(dataset, list(range(len(dataset))))
+    others = batch["image"].roll(1, 0)
+    folder = drawn(
+        "other", lambda x: others[:, None], Spec("core/generate", {"channels": 1}), digits
+    )
+    options = {"extractor": None, "learned_from": digits, "steps": 150, "patch": 8}
+    metrics = judged({"other": folder}, **options)
+    for method, pictures in ((FLOOR, batch["image"]), ("one sample", others)):
+        known = float((found.classes(pictures) == batch["class"]).double().mean())
+        assert cell(metrics, method, "accuracy") == pytest.approx(known, abs=1e-9)
+    assert cell(metrics, "one sample", "accuracy") < 0.3 < cell(metrics, FLOOR, "accuracy")
+    assert metrics["metrics"]["accuracy"]["label"] == "classifier accuracy"
+    assert metrics["methods"]["one sample"]["kid"]["n"] == 250
+
+
 def test_a_job_and_the_command_write_the_same(judged, drawn, extractor, tmp_path):
     """A job gives a request's values in their order, as its verb's table says they are."""
     from typer.testing import CliRunner
