@@ -174,7 +174,7 @@ class Restore:
         checkpoint: Path,
         *,
         task: Which | None = None,
-        steps: Annotated[int, Ge(2)] = 10,
+        steps: Annotated[int, Ge(2)] = 4,
         seed: Annotated[int, Ge(0)] = 0,
         mean_of: Annotated[int, Ge(1)] = 1,
         sampler: Annotated[Spec, "sampler"] = Spec("core/ancestral"),

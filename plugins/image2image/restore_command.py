@@ -54,7 +54,7 @@ def restore(
     extend: Extend = None,
     grow: Grow = 0,
     feather: Feather = 0,
-    steps: Annotated[int, typer.Option(min=2, help="Steps of the sampler; more is slower.")] = 10,
+    steps: Annotated[int, typer.Option(min=2, help="Steps of the sampler; more is slower.")] = 4,
     samples: Samples = 1,
     mean_of: MeanOf = 1,
     deviation: Deviation = None,

@@ -555,6 +555,9 @@ def test_upscale_draws_several_maps_them_and_goes_on_with_a_second_model(tmp_pat
     assert load(tmp_path / "map.png")[0].shape == (36, 52, 1)
     lines = invoke(*cascaded, "--dry-run", checkpoint=first).stdout.splitlines()
     assert [line.split(":")[0] for line in lines[::3]] == ["26x18 pixels", "52x36 pixels"]
+    save(tmp_path / "one.png", pixels(1, 1))
+    invoke("upscale", tmp_path / "one.png", "-o", tmp_path / "two.png", checkpoint=first)
+    assert load(tmp_path / "two.png")[0].shape == (2, 2, 3)
     with pytest.raises(InputError, match=r"trained for noise of 0 to 0\.2, got 0\.5"):
         invoke(*arguments, "--then", second, "--level", 0.5, checkpoint=first)
     with pytest.raises(InputError, match="name one with then"):
