@@ -84,7 +84,7 @@ def test_they_tell_photographs_apart_and_no_colour_is_needed(extractor):
 
 
 def test_classes_are_learned_where_items_have_some(place):
-    found = learned(Spec("image2image/digits"), steps=150, seed=0)
+    found = learned(Spec("image2image/digits"), steps=80, seed=0)
     test = configure("dataset", Spec("image2image/digits"))("test")
     batch = collate(test, list(range(len(test))))
     assert found.labelled
@@ -272,14 +272,14 @@ def test_where_items_have_classes_their_own_are_what_is_right(judged, drawn, pla
     A picture is one patch here: the halves are every other picture.
     """
     digits = Spec("image2image/digits")
-    found = learned(digits, steps=150, seed=0)
+    found = learned(digits, steps=80, seed=0)
     dataset = configure("dataset", digits)("test")
     batch = collate(dataset, list(range(len(dataset))))
     others = batch["image"].roll(1, 0)
     folder = drawn(
         "other", lambda x: others[:, None], Spec("core/generate", {"channels": 1}), digits
     )
-    options = {"extractor": None, "learned_from": digits, "steps": 150, "patch": 8}
+    options = {"extractor": None, "learned_from": digits, "steps": 80, "patch": 8}
     metrics = judged({"other": folder}, **options)
     for method, pictures in ((FLOOR, batch["image"]), ("one sample", others)):
         known = float((found.classes(pictures) == batch["class"]).double().mean())
