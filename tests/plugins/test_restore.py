@@ -206,19 +206,22 @@ def test_known_pixels_are_the_files_own(several, tmp_path, height, width):
         assert (found[hole] != given[hole]).mean() > 0.8
 
 
-def test_a_feather_changes_a_ring_and_no_more(several, tmp_path):
-    given = pixels(40, 40)
+def test_a_feather_blends_a_ring_and_changes_no_more(several, tmp_path):
+    """Weights fall by a fifth a pixel, and with them how far the result is from the picture."""
+    given, apart = pixels(40, 40), {}
     save(tmp_path / "in.png", given)
-    changed = {}
     for feather in (0, 4):
         out = tmp_path / f"{feather}.png"
-        invoke("restore", tmp_path / "in.png", "--box", "15,15,8,8", "--feather", feather,
+        invoke("restore", tmp_path / "in.png", "--box", "12,12,16,16", "--feather", feather,
                "-o", out, "--task", "inpaint", "--steps", 2, checkpoint=several)  # fmt: skip
-        changed[feather] = (load(out)[0] != given).any(-1)
-    assert changed[0][15:23, 15:23].mean() > 0.9
-    assert not changed[0][:, :15].any()
-    assert changed[4][15:23, 12:15].mean() > 0.5
-    assert not changed[4][:, :11].any()
+        apart[feather] = np.abs(load(out)[0].astype(int) - given).mean(-1)
+    assert (apart[0][12:28, 12:28] > 0).mean() > 0.9
+    assert not apart[0][:, :12].any()
+    rows = slice(12, 28)
+    rings = [(apart[4][rows, 12 - d].mean() + apart[4][rows, 27 + d].mean()) / 2 for d in range(6)]
+    assert rings[5] == 0
+    assert 0 < rings[4] < rings[2] < rings[1]
+    assert rings[4] < 0.45 * rings[1]  # a fifth against four
 
 
 def test_a_canvas_grows_again_and_again(several, tmp_path):
@@ -611,8 +614,8 @@ TORTURE = os.environ.get("POLYMODE_TORTURE", "") not in ("", "0")
 
 
 def test_damaged_files_are_refused_or_read_and_nothing_else(tmp_path):
-    """2,000 mutants of seven files, 20,000 under POLYMODE_TORTURE, in bounded memory and time."""
-    count = 20_000 if TORTURE else 2_000
+    """500 mutants of seven files, 20,000 under POLYMODE_TORTURE, in bounded memory and time."""
+    count = 20_000 if TORTURE else 500
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("mutants.py")), str(count), str(tmp_path)],
         capture_output=True, text=True, check=False, timeout=60 + count / 10,
