@@ -11,6 +11,7 @@ import importlib.util
 import inspect
 import json
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -97,7 +98,30 @@ _PLAIN_TYPES: dict[str, Any] = {
 _BOUNDS: dict[str, Callable[[Any], object]] = {"Ge": Ge, "Gt": Gt, "Le": Le, "Lt": Lt}
 
 
-def _type_from(node: ast.expr) -> Any:
+def _tree(module: str) -> ast.Module:
+    """The text of a module, parsed; the module is not imported."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        raise _NotPlain(module)
+    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+
+
+def _named(tree: ast.Module, name: str) -> Any:
+    """The type that a module calls `name`: given there, or taken from another module."""
+    for node in tree.body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=found)], value=value) if found == name:
+                return _type_from(value, tree)
+            case ast.ImportFrom(module=str(module), names=names, level=0):
+                # A package that is not here yet would be imported by being looked for.
+                known = module.partition(".")[0] in sys.modules
+                for alias in names if known else ():
+                    if (alias.asname or alias.name) == name:
+                        return _named(_tree(module), alias.name)
+    raise _NotPlain(name)
+
+
+def _type_from(node: ast.expr, tree: ast.Module) -> Any:
     match node:
         case ast.Constant(value=None):
             return None
@@ -105,14 +129,17 @@ def _type_from(node: ast.expr) -> Any:
             return value
         case ast.Name(id=name) if name in _PLAIN_TYPES:
             return _PLAIN_TYPES[name]
+        case ast.Name(id=name):
+            return _named(tree, name)
         case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=bound)]) if name in _BOUNDS:
             return _BOUNDS[name](bound)
         case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-            return Union[_type_from(left), _type_from(right)]  # noqa: UP007  (built from values)
+            parts = _type_from(left, tree), _type_from(right, tree)
+            return Union[parts]  # noqa: UP007  (built from values)
         case ast.Subscript(value=outer, slice=ast.Tuple(elts=inner)):
-            return _type_from(outer)[tuple(map(_type_from, inner))]
+            return _type_from(outer, tree)[tuple(_type_from(one, tree) for one in inner)]
         case ast.Subscript(value=outer, slice=inner):
-            return _type_from(outer)[_type_from(inner)]
+            return _type_from(outer, tree)[_type_from(inner, tree)]
     raise _NotPlain(ast.unparse(node))
 
 
@@ -127,10 +154,13 @@ def _default_from(node: ast.expr | None) -> Any:
         raise _NotPlain(ast.unparse(node)) from error
 
 
-def _option(
-    name: str, annotation: ast.expr, default: ast.expr | None, said: Mapping[str, str]
-) -> Option:
-    return Option(name, _type_from(annotation), _default_from(default), said.get(name, ""))
+def _is_field(node: ast.stmt) -> bool:
+    """Whether it is one of a dataclass: `ClassVar`s are none."""
+    return (
+        isinstance(node, ast.AnnAssign)
+        and isinstance(node.target, ast.Name)
+        and not ast.unparse(node.annotation).startswith("ClassVar")
+    )
 
 
 def _is_dataclass(node: ast.ClassDef) -> bool:
@@ -139,10 +169,13 @@ def _is_dataclass(node: ast.ClassDef) -> bool:
 
 
 def _options_in_text(module: str, attribute: str) -> tuple[Option, ...]:
-    spec = importlib.util.find_spec(module)
-    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
-        raise _NotPlain(module)
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    tree = _tree(module)
+
+    def option(name: str, annotation: ast.expr, default: ast.expr | None) -> Option:
+        return Option(
+            name, _type_from(annotation, tree), _default_from(default), said.get(name, "")
+        )
+
     found = [node for node in tree.body if getattr(node, "name", None) == attribute]
     match found:
         case [ast.FunctionDef(args=args) as function]:
@@ -151,11 +184,8 @@ def _options_in_text(module: str, attribute: str) -> tuple[Option, ...]:
             document = ast.get_docstring(kind)
             if _is_dataclass(kind):
                 said = _meanings(document)
-                return tuple(
-                    _option(a.target.id, a.annotation, a.value, said)
-                    for a in kind.body
-                    if isinstance(a, ast.AnnAssign) and isinstance(a.target, ast.Name)
-                )
+                fields = cast(list[ast.AnnAssign], list(filter(_is_field, kind.body)))
+                return tuple(option(ast.unparse(f.target), f.annotation, f.value) for f in fields)
             inits = [n for n in kind.body if getattr(n, "name", None) == "__init__"]
             if len(inits) != 1 or not isinstance(inits[0], ast.FunctionDef):
                 raise _NotPlain(attribute)
@@ -167,7 +197,7 @@ def _options_in_text(module: str, attribute: str) -> tuple[Option, ...]:
     for argument, default in zip(args.kwonlyargs, args.kw_defaults, strict=True):
         if argument.annotation is None:
             raise _NotPlain(argument.arg)
-        options.append(_option(argument.arg, argument.annotation, default, said))
+        options.append(option(argument.arg, argument.annotation, default))
     return tuple(options)
 
 
