@@ -434,6 +434,7 @@ def test_a_file_that_kills_its_workers_is_left_alone(ray_here, place):
     assert together(place)[0].done == 5
 
 
+@pytest.mark.torture
 def test_why_a_model_cannot_be_had_is_said(ray_here, place):
     (place / "word").write_text("of another task")
     with pytest.raises(InputError, match="checkpoint: of another task"):

@@ -160,7 +160,7 @@ def test_results_named_in_the_table_are_those_of_the_verbs():
     assert {verb: VERBS[verb].paths for verb in VERBS} == {
         "train": ("checkpoint", "best"), "sample": ("samples",), "join": ("samples",),
         "sweep": ("checkpoint", "best", "request", "table"),
-        "evaluate": ("metrics",),
+        "evaluate": ("metrics",), "apply": ("results", "files"),
         "report": ("report", "data"),
     }  # fmt: skip
 

@@ -61,6 +61,7 @@ def folder_key(folder):
     return store.read_json(folder / store.REQUEST)["key"]
 
 
+@pytest.mark.torture
 def test_a_refusal_in_a_worker_is_said_as_one(ray_here, tmp_path):
     """Found by the workers alone: no photograph is that large."""
     outcome, _, _ = done(
