@@ -26,7 +26,41 @@ from plugins.image2image.tiles import Estimate, tiled
 Which = Literal["colourise", "inpaint", "uncrop", "jpeg"]
 
 
-class Upscale:
+class _Drawn:
+    """What predictors that draw pictures share: a file of one becomes a file of the other."""
+
+    suffixes: ClassVar[tuple[str, ...]] = tuple(io.SUFFIXES)
+    _how: How
+
+    def subject(self, photo: Path, picture: io.Picture) -> Subject:
+        """The picture as the model sees it."""
+        raise NotImplementedError
+
+    def draws(
+        self, subject: Subject, count: int, *, emit: Emit = silent
+    ) -> Iterator[Float[Tensor, " 3 h w"]]:
+        """Draws of it."""
+        raise NotImplementedError
+
+    def __call__(self, source: Path, target: Path) -> Mapping[str, Any]:
+        """Make a new file of one picture: the mean of some draws.
+
+        Returns:
+            ``size``, width and height of the result, and ``notes``, what reading left out.
+
+        Raises:
+            InputError: `source` is no picture that can be used, or cannot be held by the format
+                that `target` names.
+        """
+        picture = io.read(source)
+        io.check_writable(target, alpha=picture.alpha is not None, depth=picture.depth)
+        subject = self.subject(source, picture)
+        result = subject.finish(summary(self.draws(subject, self._how.draws)).mean)
+        io.write(target, result)
+        return {"size": list(result.pixels.shape[:0:-1]), "notes": list(subject.picture.notes)}
+
+
+class Upscale(_Drawn):
     """A photograph enlarged by a trained SR3 model, as a file of the same name.
 
     Any size; RGB or grey; alpha, 16 bits, colour profile and EXIF are kept.
@@ -42,8 +76,6 @@ class Upscale:
         then: checkpoint of a second model that enlarges what the first gives: a cascade.
         level: deviation of the noise that the second is given with it, at most its ``augment``.
     """
-
-    suffixes: ClassVar[tuple[str, ...]] = tuple(io.SUFFIXES)
 
     def __init__(
         self,
@@ -99,20 +131,6 @@ class Upscale:
         """The name itself, and with it the format."""
         return name
 
-    def __call__(self, source: Path, target: Path) -> Mapping[str, Any]:
-        """Enlarge one picture into a new file.
-
-        Returns:
-            ``size``, width and height of the result, and ``notes``, what reading left out.
-
-        Raises:
-            InputError: `source` is no picture that can be used, or cannot be held by the format
-                that `target` names.
-        """
-        picture = io.read(source)
-        io.check_writable(target, alpha=picture.alpha is not None, depth=picture.depth)
-        return _written(self, self.subject(source, picture), target, self._how.draws)
-
     def subject(self, photo: Path, picture: io.Picture) -> Subject:
         """The picture as the model sees it."""
         return enlarged([_task(stage) for stage, _ in self.stages], picture)
@@ -142,7 +160,7 @@ class Upscale:
         return found
 
 
-class Restore:
+class Restore(_Drawn):
     """A photograph restored by a model trained for one of Palette's tasks.
 
     Colourisation keeps the luma of a grey picture (of one in colours it takes the luma); JPEG
@@ -165,8 +183,6 @@ class Restore:
         grow: pixels by which the region grows.
         feather: pixels around the region over which the result is blended.
     """
-
-    suffixes: ClassVar[tuple[str, ...]] = tuple(io.SUFFIXES)
 
     def __init__(
         self,
@@ -217,20 +233,6 @@ class Restore:
         kept = Path(name).suffix.lower() in (".png", ".tif", ".tiff", ".webp")
         return name if kept else f"{name}.png"
 
-    def __call__(self, source: Path, target: Path) -> Mapping[str, Any]:
-        """Restore one picture into a new file.
-
-        Returns:
-            ``size``, width and height of the result, and ``notes``, what was left out.
-
-        Raises:
-            InputError: `source` is no picture that can be used, or cannot be held by the format
-                that `target` names.
-        """
-        picture = io.read(source)
-        io.check_writable(target, alpha=picture.alpha is not None, depth=picture.depth)
-        return _written(self, self.subject(source, picture), target, self._how.draws)
-
     def subject(self, photo: Path, picture: io.Picture) -> Subject:
         """The picture as the model sees it.
 
@@ -269,15 +271,6 @@ class Restore:
         found = estimated(self._model, subject.size, replace(self._how, draws=count))
         _, height, width = subject.picture.pixels.shape
         return [found._replace(size=(height, width))]
-
-
-def _written(
-    predictor: Upscale | Restore, subject: Subject, target: Path, count: int
-) -> Mapping[str, Any]:
-    """The mean of some draws in a file, and what is to be said of it."""
-    result = subject.finish(summary(predictor.draws(subject, count)).mean)
-    io.write(target, result)
-    return {"size": list(result.pixels.shape[:0:-1]), "notes": list(subject.picture.notes)}
 
 
 def _restorer(checkpoint: Path, machine: Machine, which: Which | None) -> Model:

@@ -8,34 +8,6 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import privileges
-
-
-@pytest.fixture
-def humbly():
-    """Call a function where permissions hold, even for root; its result or its error, as text."""
-
-    def call(function):
-        reading, writing = os.pipe()
-        child = os.fork()
-        if child == 0:
-            try:
-                privileges.drop()
-                try:
-                    said = str(function())
-                except Exception as error:  # noqa: BLE001  (the test judges it)
-                    said = f"{type(error).__name__}: {error}"
-                os.write(writing, said.encode())
-            finally:
-                os._exit(0)
-        os.close(writing)
-        with open(reading, "rb") as answer:
-            said = answer.read().decode()
-        os.waitpid(child, 0)
-        return said
-
-    return call
-
 
 @pytest.fixture(scope="session")
 def _toy_folder(tmp_path_factory):

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import privileges
 
 ROOT = Path(__file__).resolve().parents[2]
+PATH = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
 EAGER = ["core.cli", "core.runs", "core.training", "core.network.unet", "core.objective.denoising",
          "plugins.image2image.tasks", "plugins.image2image.data", "pydantic", "torch._dynamo",
          "torch.onnx", "skimage.data", "skimage.io", "skimage.util"]  # fmt: skip
@@ -36,7 +37,7 @@ class Launcher:
     """A warm process, and the commands started from it."""
 
     def __init__(self) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PATH}
         self._process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             env=environment, cwd=ROOT,
