@@ -1,20 +1,23 @@
 """The command `polymode apply`: a folder done by this process, a private Ray, or a cluster."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from core.cli import Settings
 from core.errors import InputError
-from core.request import Machine, Note, Progress
-from pipelines import batch, cluster
-from pipelines.joining import joined
-from pipelines.order import prepared
-from pipelines.progress import Display
-from pipelines.resources import Resources
-from pipelines.step import continued
-from pipelines.verbs import ApplyRequest, ApplyResult
+from pipelines.arguments import Address, Out
+
+if TYPE_CHECKING:
+    from core.request import Machine, Note, Progress
+    from pipelines.resources import Resources
+    from pipelines.verbs import ApplyRequest, ApplyResult
 
 NAME = "apply"
 
@@ -36,7 +39,53 @@ class Means:
     address: str | None = None
 
 
-def run(request: ApplyRequest, out: Path, means: Means, *, retry: bool = False) -> ApplyResult:
+def apply_to_folder(
+    predictor: Annotated[str, typer.Argument(help="See `polymode list predictor`.")],
+    folder: Annotated[Path, typer.Argument(help="Files, and folders of files.")],
+    out: Out = Path("runs/apply"),
+    settings: Settings = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes of Ray, each with a model of its own.")
+    ] = 1,
+    cpus: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads of each; all cores by default, shared out evenly."),
+    ] = None,
+    gpus: Annotated[
+        float | None,
+        typer.Option(min=0, help="GPUs of each; those of this machine, shared out evenly."),
+    ] = None,
+    address: Address = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="One file after another in this process, without Ray.")
+    ] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Try files again that could not be used.")
+    ] = False,
+) -> None:
+    """Make one file of each file in a folder by a trained model; run it again to go on.
+
+    Results lie in OUT/results in the same folders; OUT/files.jsonl says what became of each file.
+    Ends with 1 if some could not be done.
+
+    Example: polymode apply image2image/upscale photos -o large --set checkpoint=runs/sr3
+    --set predictor.steps=8 --workers 4
+    """
+    from core.config import bind, override
+    from pipelines.verbs import ApplyRequest
+
+    given = {"predictor": predictor, "folder": str(folder)}
+    request = bind(ApplyRequest, override(given, settings or []))
+    if address is not None and local:
+        raise InputError("address: a running Ray is joined; leave one of it and --local out")
+    means = Means(workers=1 if local else workers, cpus=cpus, gpus=gpus, address=address)
+    result = run(request, out, means, retry=retry)
+    print(os.path.relpath(result.results))
+    if result.bad or result.failed:
+        raise typer.Exit(1)
+
+
+def run(request: "ApplyRequest", out: Path, means: Means, *, retry: bool = False) -> "ApplyResult":
     """Do the files of a folder and say on standard error how far that is and how it ended.
 
     Args:
@@ -48,13 +97,19 @@ def run(request: ApplyRequest, out: Path, means: Means, *, retry: bool = False) 
     Raises:
         InputError: the request is wrong, or this machine has not what is asked for.
     """
+    from core.request import Machine
+    from pipelines import batch
+    from pipelines.order import prepared
+    from pipelines.progress import Display
+    from pipelines.step import continued
+
     several = means.workers > 1 or means.address is not None
     machine, gpus = Machine(threads=means.cpus), 0.0
     if several:
         machine, gpus = _each(means)
     with Display([NAME]) as display, ExitStack() as stack:
 
-        def emit(event: Progress | Note) -> None:
+        def emit(event: "Progress | Note") -> None:
             display.news(NAME, event)
 
         display.started(NAME, 1)
@@ -75,12 +130,16 @@ def run(request: ApplyRequest, out: Path, means: Means, *, retry: bool = False) 
     return result
 
 
-def _each(means: Means) -> tuple[Machine, float]:
+def _each(means: Means) -> "tuple[Machine, float]":
     """What each of several workers has.
 
     Raises:
         InputError: this machine has less.
     """
+    from core.request import Machine
+    from pipelines import cluster
+    from pipelines.resources import Resources
+
     if means.address is not None:
         cpus, gpus = means.cpus or 1, means.gpus or 0
     else:
@@ -94,6 +153,9 @@ def _each(means: Means) -> tuple[Machine, float]:
 @contextmanager
 def _ray(means: Means, out: Path, cpus: int, gpus: float) -> Iterator[None]:
     """A Ray in which the workers have room."""
+    from pipelines import cluster
+    from pipelines.joining import joined
+
     if means.address is not None:
         with joined(means.address, out) as machines:
             _check_room(means.workers, cpus, gpus, machines, "the cluster")
@@ -105,7 +167,7 @@ def _ray(means: Means, out: Path, cpus: int, gpus: float) -> Iterator[None]:
 
 
 def _check_room(
-    workers: int, cpus: int, gpus: float, machines: Sequence[Resources], where: str
+    workers: int, cpus: int, gpus: float, machines: "Sequence[Resources]", where: str
 ) -> None:
     room = sum(
         min(int(m.cpus // cpus), int(m.gpus / gpus + 1e-9) if gpus else workers) for m in machines

@@ -46,9 +46,7 @@ def joined(address: str, out: Path | None = None) -> Iterator[list[Resources]]:
     before = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="polymode-code-") as code:
         try:
-            os.environ.update({**cluster.QUIET, **credentials()})
-            if address != "auto":
-                check_listens(address, "the GCS of its head, as in `ray start --head --port`")
+            os.environ.update({**cluster.QUIET, **check_answers(address)})
             environment: dict[str, Any] = {
                 "env_vars": {FOLDER: os.getcwd()},
                 "worker_process_setup_hook": "pipelines.joining.enter",
@@ -132,6 +130,18 @@ def credentials() -> dict[str, str]:
     if path.stat().st_mode & 0o077 and path.stat().st_uid == os.getuid():
         raise InputError(f"{path}: others can read this token; run: chmod 600 {path}")
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
+
+
+def check_answers(address: str) -> dict[str, str]:
+    """`credentials`, for a Ray at whose address somebody listens.
+
+    Raises:
+        InputError: there is no token, or nobody does.
+    """
+    found = credentials()
+    if address != "auto":
+        check_listens(address, "the GCS of its head, as in `ray start --head --port`")
+    return found
 
 
 def check_listens(address: str, what: str) -> None:

@@ -4,17 +4,18 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from core.config import override
+import typer
+
+from core.cli import RequestFile, Settings
 from core.errors import InputError
-from core.yaml_file import read_yaml
-from pipelines import cluster, store
-from pipelines.execute import Outcomes
-from pipelines.job import Job, parse
-from pipelines.plan import Planned
-from pipelines.space import value_text
-from pipelines.space import vary as space_of
+from pipelines.arguments import Address, Out
+
+if TYPE_CHECKING:
+    from pipelines.execute import Outcomes
+    from pipelines.job import Job
+    from pipelines.plan import Planned
 
 NAME = "sweep"
 # What the messages about jobs call the options of this command.
@@ -25,6 +26,56 @@ WORDS = {
     f"steps.{NAME}.gpus=": "--gpus ",
     f"steps.{NAME}": NAME,
 }
+
+
+def sweep_options(
+    request: RequestFile = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="A.B=VALUES",
+            help="Try these for an option: values with commas between them, or uniform:LOW:HIGH, "
+            "loguniform:LOW:HIGH, int:LOW:HIGH[:STEP]; repeatable.",
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trainings in all, 16 by default; fewer if VALUES allow no more."),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="val/loss, or val/high, the upper end of its interval.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Trainings at once, by Ray.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of each; all cores, shared out evenly.")
+    ] = None,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs of each; 0.5 shares one.")] = 0,
+    settings: Settings = None,
+    out: Out = Path("runs"),
+    local: Annotated[
+        bool, typer.Option("--local", help="One after another in this process, without Ray.")
+    ] = False,
+    address: Address = None,
+) -> None:
+    """Train with several choices of options, end early those that do badly, and keep the best.
+
+    REQUEST and --set are those of `train`; validate_every says how often trainings are compared.
+    Prints the best request and its checkpoints, and a table of all on standard error.  The same
+    command after a stop goes on.
+
+    Example: polymode sweep plugins/image2image/configs/demo.yaml --set validate_every=100
+    --vary lr=loguniform:1e-4:1e-2 --vary network.width=16,32 --trials 8 --workers 2
+    """
+    from pipelines import invocation
+
+    chosen = {"trials": trials, "metric": metric}
+    given = request_of(request, settings or [], vary or [], chosen)
+    invocation.check_call(address, local=local)
+    try:
+        what = job_of(given, workers=workers, threads=threads, gpus=gpus)
+        invocation.carry_out(what, out, local=local, address=address, show=show)
+    except InputError as error:
+        raise in_its_words(error) from error
 
 
 def request_of(
@@ -41,6 +92,10 @@ def request_of(
     Raises:
         InputError: any of them cannot be read.
     """
+    from core.config import override
+    from core.yaml_file import read_yaml
+    from pipelines.space import vary as space_of
+
     given = override(read_yaml(file) if file else {}, list(settings))
     if vary or "space" not in given:
         before = given.get("space")
@@ -50,7 +105,7 @@ def request_of(
 
 def job_of(
     request: Mapping[str, Any], *, workers: int = 1, threads: int | None = None, gpus: float = 0
-) -> Job:
+) -> "Job":
     """The job that makes one search.
 
     Args:
@@ -62,6 +117,9 @@ def job_of(
     Raises:
         InputError: an option is wrong; all problems at once.
     """
+    from pipelines import cluster
+    from pipelines.job import parse
+
     each = threads or max(1, cluster.cpus() // workers)
     step = {"run": NAME, "request": request, "workers": workers, "cpus": each, "gpus": gpus}
     return parse({"name": NAME, "steps": {NAME: step}})
@@ -75,8 +133,10 @@ def in_its_words(error: InputError) -> InputError:
     return InputError(said)
 
 
-def show(planned: Sequence[Planned], outcomes: Outcomes) -> None:
+def show(planned: "Sequence[Planned]", outcomes: "Outcomes") -> None:
     """Print where the best of a search is, after a table of all on standard error."""
+    from pipelines import store
+
     for p in planned:
         if not outcomes or outcomes[p.step.name].state in ("done", "hit"):
             print("\n".join(table(p.folder)), file=sys.stderr)
@@ -90,6 +150,9 @@ def table(folder: Path) -> list[str]:
     Args:
         folder: of the step, in the store.
     """
+    from pipelines import store
+    from pipelines.space import value_text
+
     said = store.read_json(store.result_path(folder, "table")) or {"trials": []}
     names = list(dict.fromkeys(name for row in said["trials"] for name in row["options"]))
     rows = [["trial", *names, "steps", said.get("metric", ""), "at step", "state"]]

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,13 +13,16 @@ from pathlib import Path
 import pytest
 from toy_verbs import TOYS, toys
 
+from core.errors import InputError
 from core.request import Note, Progress
 from pipelines import store
 from pipelines.execute import failure, locally
+from pipelines.invocation import carry_out
 from pipelines.job import parse
 from pipelines.plan import plan
 from pipelines.progress import Display
 from pipelines.step import run_step
+from pipelines.verbs import VERBS
 
 STEPS = {
     "a": {"run": "make", "request": {"number": 3}, "cpus": 2},
@@ -237,6 +241,24 @@ def test_a_job_that_is_not_there(tmp_path):
         2, "error: none.yaml: cannot be read: No such file or directory\n",
     )  # fmt: skip
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "means", "said"),
+    [
+        ({"source": "none.txt"}, {}, "steps.a.request.source: none.txt: No such file"),
+        ({}, {"cpus": 1}, "steps.a: wants 2 CPUs, this run has 1"),
+        ({}, {"address": "127.0.0.1:1"}, "address: nobody listens at 127.0.0.1:1"),
+    ],
+)
+def test_what_is_refused_leaves_nothing(tmp_path, monkeypatch, options, means, said):
+    monkeypatch.setitem(VERBS, "make", TOYS["make"])
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    steps = {"a": {"run": "make", "request": options, "cpus": 2}}
+    job = parse({"name": "toys", "steps": steps}, verbs=TOYS)
+    with pytest.raises(InputError, match=re.escape(said)):
+        carry_out(job, tmp_path / "made" / "runs", **means)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_plain_lines_come_at_most_every_ten_seconds(monkeypatch):

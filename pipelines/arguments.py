@@ -1,0 +1,22 @@
+"""Arguments that several commands of `polymode` share; each means the same in all of them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="YAML file of steps.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for results and records.")]
+Cpus = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Cores to share out among steps; by default those that this machine has."
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Join this running Ray instead of starting one; auto for the one on this machine.",
+    ),
+]

@@ -1,0 +1,65 @@
+"""The commands `polymode submit`, `status`, `logs` and `stop`: jobs on a cluster, from outside."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from core.cli import Settings
+from pipelines.arguments import JobFile
+
+HERE = "127.0.0.1:8265"
+Dashboard = Annotated[
+    str, typer.Option("--address", metavar="HOST:PORT", help="The cluster's dashboard.")
+]
+Submitted = Annotated[str, typer.Argument(help="What `submit` printed, or the job file's name.")]
+
+
+def submit_job(
+    job: JobFile,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for results that all its machines share.")
+    ],
+    address: Dashboard = HERE,
+    settings: Settings = None,
+) -> None:
+    """Send a job to a cluster that this machine is no part of; prints what it is called there.
+
+    The job file and the code travel; data and results are the cluster's.  Reach its dashboard by
+    an ssh tunnel: ssh -L 8265:127.0.0.1:8265 HEAD.
+
+    Example: polymode submit pipelines/jobs/demo.yaml --out /shared/runs
+    """
+    from pipelines import submit
+
+    print(submit.submit(job, settings or [], address=address, out=out))
+
+
+def show_submitted(address: Dashboard = HERE) -> None:
+    """List jobs that were submitted to a cluster, and how far their steps are."""
+    from pipelines import submit
+
+    for line in submit.table(submit.jobs(address)):
+        print(line)
+
+
+def show_log(
+    job: Submitted,
+    step: Annotated[str, typer.Argument(help="One step's.")] = "",
+    address: Dashboard = HERE,
+) -> None:
+    """Print what a submitted job, or one of its steps, has written so far."""
+    from pipelines import submit
+
+    print(submit.log(address, job, step), end="")
+
+
+def stop_submitted(job: Submitted, address: Dashboard = HERE) -> None:
+    """Stop a submitted job; steps that train write a checkpoint first.
+
+    The same `submit` goes on from there.
+    """
+    from pipelines import submit
+
+    for line in submit.table([submit.stop(address, job)]):
+        print(line)

@@ -1,0 +1,214 @@
+"""A job called for on the command line: refused before anything is made, or run and told of."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from core import files
+from core.config import plain
+from core.errors import InputError
+from pipelines import cluster, joining, store
+from pipelines.execute import Outcomes, failure, locally, on_ray
+from pipelines.job import Job
+from pipelines.plan import Planned, plan
+from pipelines.progress import Display
+from pipelines.resources import Resources, check_fits, memory_here
+
+Show = Callable[[Sequence[Planned], Outcomes], None]
+"""Prints where results are; there are no outcomes where nothing was to be done."""
+
+
+def check_call(address: str | None, *, cpus: int | None = None, local: bool = False) -> None:
+    """Refuse what says two things of where steps run.
+
+    Raises:
+        InputError: a running Ray is to be joined, and yet there are cores to share out, or none.
+    """
+    if address is not None and (local or cpus):
+        raise InputError("address: a running Ray is joined as it is, without --local or --cpus")
+
+
+def check_fits_here(planned: Sequence[Planned], cpus: int | None) -> None:
+    """Refuse what cannot fit; asks torch about GPUs only where a step wants one.
+
+    Args:
+        planned: what is to be done.
+        cpus: cores to share out; by default, those of this machine.
+
+    Raises:
+        InputError: some steps do not fit; all of them at once.
+    """
+    here = Resources(cpus=cpus or cluster.cpus(), gpus=_gpus_wanted(planned), memory=memory_here())
+    check_fits(planned, [here])
+
+
+def _gpus_wanted(planned: Sequence[Planned]) -> int:
+    """The GPUs of this machine, if a step wants one."""
+    return cluster.gpus() if any(p.step.gpus for p in planned if p.state == "run") else 0
+
+
+def show_reports(planned: Sequence[Planned], outcomes: Outcomes) -> None:
+    """Print where the reports are; of a whole job without any, where its last results are."""
+    whole = [p for p in planned if not outcomes or outcomes[p.step.name].state in ("done", "hit")]
+    needed = {need for p in planned for need in p.step.needs}
+    shown: list[Any] = [
+        store.result_path(p.folder, "report") for p in whole if p.step.run == "report"
+    ]
+    if not shown and len(whole) == len(planned):
+        shown = [p.folder for p in whole if p.step.name not in needed]
+    for path in shown:
+        print(os.path.relpath(path))
+
+
+def carry_out(
+    what: Job,
+    out: Path,
+    *,
+    local: bool = False,
+    cpus: int | None = None,
+    address: str | None = None,
+    show: Show = show_reports,
+) -> None:
+    """Do the steps of a job that are not done yet, and say what failed and where the results are.
+
+    Args:
+        what: the job.
+        out: for results and records; what is refused leaves nothing there.
+        local: in this process, without Ray.
+        cpus: cores to share out; by default, those of this machine.
+        address: of a running Ray to join.
+        show: prints where the results are.
+
+    Raises:
+        InputError: the request is wrong, or too little is there for it.
+        Exit: a step failed.
+    """
+    with _ready(what, out, cpus, address) as planned:
+        record = _record(out, what, planned)
+        if all(p.state == "hit" for p in planned):
+            count = len(planned)
+            said = f"all {count} steps are hits" if count > 1 else "its one step is a hit"
+            print(f"nothing to do: {said}", file=sys.stderr)
+            show(planned, {})
+            return
+        outcomes = _execute(planned, record, local, cpus, address)
+        _finish(planned, outcomes, record, show)
+
+
+@contextmanager
+def _ready(
+    what: Job, out: Path, cpus: int | None, address: str | None
+) -> Iterator[tuple[Planned, ...]]:
+    """What is to be done, nothing being removed from the store while the block lasts.
+
+    A store is made last, so that a job that is refused leaves none; from none, nothing is removed.
+    """
+    root = out.absolute() / "store"
+    with ExitStack() as stack:
+        if there := _exists(root, out):
+            stack.enter_context(_in_use(root, out))
+        planned = plan(what, root)
+        if address is None:
+            check_fits_here(planned, cpus)
+        else:
+            joining.check_answers(address)
+        if not there:
+            stack.enter_context(_in_use(root, out))
+        yield planned
+
+
+def _exists(root: Path, out: Path) -> bool:
+    try:
+        return root.is_dir()
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
+@contextmanager
+def _in_use(root: Path, out: Path) -> Iterator[None]:
+    """`store.in_use`, the store made if need be."""
+    with ExitStack() as stack:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(store.in_use(root))
+        except OSError as error:
+            raise _unwritable(out, error) from error
+        yield
+
+
+def _unwritable(place: Path, error: OSError) -> InputError:
+    return InputError(
+        f"{place}: cannot be written: {error.strerror}; name another folder with --out"
+    )
+
+
+def _record(out: Path, job: Job, planned: Sequence[Planned]) -> Path:
+    """The folder of this job's newest invocation, holding what was asked and what is planned.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    record = out.absolute() / job.name
+    try:
+        record.mkdir(parents=True, exist_ok=True)
+        files.write_json(record / "job.json", plain(job))
+        files.write_json(
+            record / "plan.json",
+            {
+                p.step.name: {
+                    "state": p.state,
+                    "why": p.why,
+                    "key": p.key,
+                    "folder": os.path.relpath(p.folder, record),
+                }
+                for p in planned
+            },
+        )
+    except OSError as error:
+        raise _unwritable(record, error) from error
+    return record
+
+
+def _execute(
+    planned: Sequence[Planned], record: Path, local: bool, cpus: int | None, address: str | None
+) -> Outcomes:
+    names = [p.step.name for p in planned]
+    with (
+        (record / "log.txt").open("w", encoding="utf-8") as log,
+        Display(names, record=log) as display,
+    ):
+        if local:
+            return locally(planned, display)
+        if address:
+            return _elsewhere(planned, record, address, display)
+        display.say("starting Ray on this machine")
+        gpus = _gpus_wanted(planned)
+        with cluster.private_ray(record, cpus=cpus or cluster.cpus(), gpus=gpus):
+            return on_ray(planned, display)
+
+
+def _elsewhere(
+    planned: Sequence[Planned], record: Path, address: str, display: Display
+) -> Outcomes:
+    """Do the steps on a running Ray, if each fits on one of its machines."""
+    display.say(f"joining the Ray at {address}")
+    training = [p.folder for p in planned if p.state == "run" and p.step.run in ("train", "sweep")]
+    with joining.joined(address, record) as machines, joining.stopped_gently(training):
+        check_fits(planned, machines, where="the cluster")
+        return on_ray(planned, display)
+
+
+def _finish(planned: Sequence[Planned], outcomes: Outcomes, record: Path, show: Show) -> None:
+    """Say what failed, print where the results are, and end with the fitting exit status."""
+    files.write_json(record / "outcome.json", plain(outcomes))
+    failed = [p for p in planned if outcomes[p.step.name].state == "failed"]
+    for p in failed:
+        print(f"error: {failure(p, outcomes[p.step.name])}", file=sys.stderr)
+    show(planned, outcomes)
+    if failed:
+        raise typer.Exit(2 if all(outcomes[p.step.name].refused for p in failed) else 1)
