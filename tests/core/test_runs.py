@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import call
 
 from core import checkpoint
+from core.cli import main
 from core.config import Spec
 from core.errors import InputError
 from core.model import load_model
@@ -360,10 +362,7 @@ def test_samples_that_are_not_what_was_drawn_are_refused(trained, tmp_path):
 )  # fmt: skip
 def test_bad_input_is_one_sentence_and_exit_code_2(arguments, words, tmp_path):
     (tmp_path / "empty").mkdir()
-    done = subprocess.run(
-        [sys.executable, "-m", "core", *arguments], cwd=tmp_path,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = call(main, *arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr

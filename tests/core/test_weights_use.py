@@ -1,17 +1,18 @@
 """Imported models are models: they sample, are scored, serve as priors and go on training."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import call
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from core import checkpoint
+from core.cli import main
 from core.config import Spec, bind, configure, plain
 from core.denoiser.measurement import Average, Measurement
 from core.errors import InputError
@@ -35,18 +36,11 @@ sys.path.insert(0, str(HERE))
 from folders import DDPM  # noqa: E402
 from recipe import numbers, weights  # noqa: E402
 
-POLYMODE = Path(sys.executable).with_name("polymode")
 TINY = DDPM | {
     "block_out_channels": [8, 16], "norm_num_groups": 8, "layers_per_block": 1,
     "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
     "up_block_types": ["AttnUpBlock2D", "UpBlock2D"], "sample_size": 16,
 }  # fmt: skip
-
-
-def run_polymode(*arguments):
-    return subprocess.run(
-        [POLYMODE, *map(str, arguments)], capture_output=True, text=True, check=False
-    )
 
 
 def their_folder(folder, *, chain=None, **changes):
@@ -77,12 +71,11 @@ def run(tiny, tmp_path_factory):
 
 
 def test_import_sample_evaluate_export_by_command(tiny, tmp_path):
-    done = run_polymode("import-weights", tiny, "-o", tmp_path / "run")
+    done = call(main, "import-weights", tiny, "-o", tmp_path / "run")
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'run' / 'checkpoints'}\n")
     options = [f"checkpoint={tmp_path / 'run'}", "count=4", "grid.steps=3", "guidance=core/clip"]
-    done = run_polymode(
-        "sample", *(word for o in options for word in ("--set", o)), "-o", tmp_path / "samples"
-    )
+    words = [word for option in options for word in ("--set", option)]
+    done = call(main, "sample", *words, "-o", tmp_path / "samples")
     assert done.returncode == 0, done.stderr
     drawn = load_file(tmp_path / "samples" / "samples.safetensors")["samples"]
     assert drawn.shape == (4, 1, 3, 16, 16)
@@ -90,14 +83,14 @@ def test_import_sample_evaluate_export_by_command(tiny, tmp_path):
     sheet = np.asarray(Image.open(tmp_path / "samples" / "sheet.png"))
     pixels = ((drawn[0, 0].clamp(-1, 1) + 1) * 127.5).round().permute(1, 2, 0)
     assert (sheet[2:18, 2:18] == pixels.numpy().astype(np.uint8)).all()
-    done = run_polymode(
-        "evaluate", "--set", f"samples={tmp_path / 'samples'}", "-o", tmp_path / "scores"
+    done = call(
+        main, "evaluate", "--set", f"samples={tmp_path / 'samples'}", "-o", tmp_path / "scores"
     )
     assert done.returncode == 0, done.stderr
     scores = json.loads((tmp_path / "scores" / "metrics.json").read_text())
     mean = float(drawn.double().abs().mean())  # the data are zeros
     assert scores["methods"]["samples"]["values"]["mean"] == pytest.approx(mean, rel=1e-9)
-    done = run_polymode("export-weights", tmp_path / "run", "-o", tmp_path / "there")
+    done = call(main, "export-weights", tmp_path / "run", "-o", tmp_path / "there")
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'there'}\n")
     before = load_file(tiny / "diffusion_pytorch_model.safetensors")
     after = load_file(tmp_path / "there" / "unet" / "diffusion_pytorch_model.safetensors")
@@ -113,7 +106,7 @@ def test_import_sample_evaluate_export_by_command(tiny, tmp_path):
     ],
 )
 def test_what_cannot_be_is_one_line_and_exit_code_2(arguments, words, tmp_path):
-    done = run_polymode(*arguments, "-o", tmp_path / "out")
+    done = call(main, *arguments, "-o", tmp_path / "out")
     assert done.returncode == 2
     assert words in done.stderr
     assert done.stderr.startswith("error: ")

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from toy_verbs import TOYS, toys
+from commands import call
+from toy_verbs import TOYS, polymode, toys
 
 from core.errors import InputError
 from core.request import Note, Progress
@@ -148,7 +149,7 @@ def test_two_at_once_do_a_step_once(tmp_path):
         "found, shown = done(Path(sys.argv[1]), settings=over)\n"
         "print(sum(o.state == 'done' for o in found.values()), 'waiting for it' in shown)"
     )
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ["PYTHONPATH"]])
+    path = os.pathsep.join([*map(str, Path(__file__).parents[:2]), os.environ["PYTHONPATH"]])
     two = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE,
                          text=True, env={**os.environ, "PYTHONPATH": path})
@@ -189,17 +190,14 @@ def test_a_stop_ends_with_its_status_and_the_next_run_goes_on(tmp_path, number, 
     assert "Traceback" not in said
     (at,) = tmp_path.glob("runs/store/a-*")
     assert not (at / "MANIFEST.json").exists()
-    after = subprocess.run([*POLYMODE, "plan", *where], capture_output=True, text=True, check=True)
+    after = call(polymode, "plan", *where)
     assert "unfinished: goes on from where it stopped" in after.stdout
 
 
 def toy(tmp_path, *words, steps=STEPS, name="toys"):
     job = tmp_path / "job.yaml"
     job.write_text(json.dumps({"name": name, "steps": steps}))
-    return subprocess.run(
-        [*POLYMODE, words[0], str(job), *words[1:]],
-        capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60,
-    )  # fmt: skip
+    return call(polymode, words[0], job, *words[1:], cwd=tmp_path)
 
 
 def test_the_command_prints_the_report_and_a_second_call_has_nothing_to_do(tmp_path):
@@ -235,8 +233,7 @@ def test_the_command_ends_with_a_status_and_a_sentence(tmp_path, words, status, 
 
 
 def test_a_job_that_is_not_there(tmp_path):
-    command = [*POLYMODE, "run", "none.yaml"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    result = call(polymode, "run", "none.yaml", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (
         2, "error: none.yaml: cannot be read: No such file or directory\n",
     )  # fmt: skip

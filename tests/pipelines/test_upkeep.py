@@ -8,8 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import call
 from test_execute import POLYMODE, STEPS, toy
 from test_store import IDENTITY, KEY, made
+from toy_verbs import polymode
 
 from core import files
 from core.errors import InputError
@@ -17,9 +19,7 @@ from pipelines import store, upkeep
 
 
 def command(tmp_path, *words):
-    return subprocess.run(
-        [*POLYMODE, *words], capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60
-    )
+    return call(polymode, *words, cwd=tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
+from unittest import mock
 
 from core.config import Spec
 from core.errors import InputError
@@ -181,11 +182,15 @@ TOYS = {
 }
 
 
-if __name__ == "__main__":  # the command `polymode` with these verbs added
-    import toy_verbs
-
+def polymode() -> None:
+    """The command `polymode` with these verbs instead of its own."""
     from pipelines.cli import main
 
-    VERBS.clear()  # pyright: ignore
-    VERBS.update(toy_verbs.TOYS)  # pyright: ignore
-    main()
+    with mock.patch.dict(cast(dict[str, Verb], VERBS), TOYS, clear=True):
+        main()
+
+
+if __name__ == "__main__":
+    import toy_verbs  # as workers will know it
+
+    toy_verbs.polymode()

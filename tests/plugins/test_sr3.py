@@ -1,13 +1,12 @@
 """SR3's operator, task and entry script against answers from outside the code."""
 
 import json
-import subprocess
-import sys
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from commands import call
 from PIL import Image
 from skimage import data as photographs
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -16,6 +15,7 @@ from core.denoiser.parameterization import Prediction
 from core.errors import InputError
 from core.metrics import interval, psnr, ssim
 from core.sheet import to_bytes
+from plugins.image2image.__main__ import main
 from plugins.image2image.operators import Bicubic
 from plugins.image2image.restoration import to_levels
 from plugins.image2image.tasks import SR3, residual_spread
@@ -164,10 +164,7 @@ def test_tiles_cover_an_axis_and_overlap():
 
 
 def upscale(*arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", "plugins.image2image", "upscale", *map(str, arguments)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = call(main, "upscale", *arguments)
     assert "Traceback" not in done.stderr
     return done
 
