@@ -17,7 +17,6 @@ from torch import Tensor
 from core import files, samples
 from core.config import Spec, bind, configure, plain
 from core.data import Dataset, collate, open_dataset
-from core.errors import InputError
 from core.guided import corrected, guided
 from core.journal import journal
 from core.metrics import INTERVAL, interval
@@ -158,28 +157,19 @@ def sample(
         model = for_task(model, request.task)
     spec = request.dataset or model.request.dataset
     dataset = open_dataset(spec, request.split, model.task)
-    count = request.count or len(dataset)
-    if count > len(dataset):
-        raise InputError(
-            f"count: {count} wanted, {spec.name} has {len(dataset)} in {request.split}"
-        )
-    make_folder(out)
-    pairs = [(item, draw) for item in range(count) for draw in range(request.samples)]
-    chunks = [pairs[i : i + request.batch] for i in range(0, len(pairs), request.batch)]
-    chunks = samples.share(chunks, request.part, request.parts)
-    results = _draw(request, model, dataset, chunks, emit)
     about = {
-        "format": STATE_FORMAT,
-        "task": plain(model.request.task),
-        "dataset": plain(spec),
-        "data": dataset.digest(),
-        "split": request.split,
+        **samples.described(model.request.task, spec, dataset, request.split, request.count),
         "seed": request.seed,
-        "items": [{"name": dataset.name(i), "source": dataset.source(i)} for i in range(count)],
         "sampler": plain(request.sampler),
         "grid": plain(request.grid),
         "checkpoint_step": int(_digits(model.checkpoint.name)),
     }
+    make_folder(out)
+    items = range(len(about["items"]))
+    pairs = [(item, draw) for item in items for draw in range(request.samples)]
+    chunks = [pairs[i : i + request.batch] for i in range(0, len(pairs), request.batch)]
+    chunks = samples.share(chunks, request.part, request.parts)
+    results = _draw(request, model, dataset, chunks, emit)
     if request.parts > 1:
         samples.write_part(out, results, about, request.part, request.parts)
     else:

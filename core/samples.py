@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core import files, tensor_file
-from core.config import Spec, configure
+from core.config import Spec, configure, plain
 from core.data import Dataset, open_dataset
 from core.errors import InputError
-from core.preparation import make_folder
+from core.preparation import STATE_FORMAT, make_folder
 from core.request import SampleResult
 from core.sheet import write_sheet
 from core.task import Task
@@ -41,6 +41,27 @@ def share(chunks: Sequence[Chunk], part: int, parts: int) -> list[Chunk]:
             "smaller batch"
         )
     return list(chunks[len(chunks) * (part - 1) // parts : len(chunks) * part // parts])
+
+
+def described(
+    task: Spec, spec: Spec, dataset: Dataset, split: str, count: int | None
+) -> dict[str, Any]:
+    """What samples of the first `count` items, all by default, say of themselves.
+
+    Raises:
+        InputError: the dataset has fewer.
+    """
+    count = count or len(dataset)
+    if count > len(dataset):
+        raise InputError(f"count: {count} wanted, {spec.name} has {len(dataset)} in {split}")
+    return {
+        "format": STATE_FORMAT,
+        "task": plain(task),
+        "dataset": plain(spec),
+        "data": dataset.digest(),
+        "split": split,
+        "items": [{"name": dataset.name(i), "source": dataset.source(i)} for i in range(count)],
+    }
 
 
 def write(

@@ -45,6 +45,7 @@ PLUGIN = Plugin(
             "plugins.image2image.tasks:Inpaint",
             "Holes filled, known pixels kept exactly",
             needs=("skimage", "scipy"),
+            version="2",
         ),
         task("jpeg", "plugins.image2image.tasks:JPEG", "Pictures from their JPEG files"),
         task(
@@ -52,6 +53,7 @@ PLUGIN = Plugin(
             "plugins.image2image.tasks:MultiTask",
             "Palette's four tasks by one network, to train",
             needs=("skimage", "scipy"),
+            version="2",
         ),
         task("sr3", "plugins.image2image.tasks:SR3", "Super-resolution by refinement (SR3)"),
         task(
@@ -59,9 +61,17 @@ PLUGIN = Plugin(
             "plugins.image2image.tasks:Uncrop",
             "Pictures continued beyond their edges",
             needs=("skimage", "scipy"),
+            version="2",
         ),
     ),
     verbs=(
+        Verb(
+            name="cascade",
+            request="plugins.image2image.request:CascadeRequest",
+            result="core.request:SampleResult",
+            target="plugins.image2image.cascaded:sample",
+            summary="Enlargements by one model after another",
+        ),
         Verb(
             name="classifier",
             request="plugins.image2image.request:ClassifierRequest",

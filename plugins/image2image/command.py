@@ -1,5 +1,6 @@
 """What the commands share: options, names of results, contact sheets, estimates, and their run."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -85,34 +86,35 @@ class Order:
         load: Callable[[], Restorer],
         *,
         name: Callable[[str], str] = str,
-        check: "Callable[[Picture], object] | None" = None,
         reads: Sequence[Path | None] = (),
         exact: bool = False,
     ) -> None:
         """Draw, write and say where; or say what that would take.
 
         Args:
-            load: the model; called when every picture has been found to be one.
+            load: the model.
             name: of a picture's result in a folder.
-            check: refuses pictures that cannot be used.
             reads: other files that are read, which no result may replace.
             exact: say so where a format does not keep what is known of a picture.
 
         Raises:
             InputError: what was asked does not fit together, a picture that cannot be used, or no
-                place to write.
+                place to write; all is found before the first draw.
         """
         self._check()
         jobs = targets(self.photos, self.out, name)
-        places = [place for _, target in jobs for place in numbered(target, self.samples)]
+        places = [
+            place
+            for _, target in jobs
+            for place in written(target, self.samples, record=self.record)
+        ]
         check_kept([*places, *filter(None, [self.deviation])], [*self.photos, *reads])
-        first = None
+        restorer, subject = load(), None
         for photo, target in jobs:
-            first = self._read(photo, target, check)
-        restorer = load()
+            subject = self._subject(restorer, photo, target)
         for photo, target in jobs:
-            picture = first if first and len(jobs) == 1 else self._read(photo, target, check)
-            subject = restorer.subject(photo, picture)
+            if subject is None or len(jobs) > 1:
+                subject = self._subject(restorer, photo, target)
             for note in (*subject.picture.notes, *(lossy(target) if exact else ())):
                 print(f"{photo.name}: {note}", file=sys.stderr)
             if self.dry_run:
@@ -132,18 +134,14 @@ class Order:
         if self.deviation is not None and len(self.photos) > 1:
             raise InputError("deviation: names one map, for one picture; restore them one by one")
 
-    def _read(
-        self, photo: Path, target: Path, check: "Callable[[Picture], object] | None"
-    ) -> "Picture":
+    def _subject(self, restorer: Restorer, photo: Path, target: Path) -> "Subject":
         from plugins.image2image import io
 
-        picture = io.read(photo)
-        io.check_writable(target, alpha=picture.alpha is not None, depth=picture.depth)
+        subject = restorer.subject(photo, io.read(photo))
+        subject.check_writable(target)
         if self.deviation is not None:
-            io.check_writable(self.deviation)
-        if check is not None:
-            check(picture)
-        return picture
+            io.check_writable(self.deviation, size=subject.result)
+        return subject
 
     def _draw(self, restorer: Restorer, subject: "Subject", photo: Path, target: Path) -> None:
         from core.progress import listener
@@ -217,7 +215,7 @@ def targets(
     """
     if len(photos) == 1 and not out.is_dir():
         return [(photos[0], out)]
-    if out.suffix and not out.is_dir():
+    if (out.suffix or out.is_file()) and not out.is_dir():
         raise InputError(f"{out}: {len(photos)} pictures need a folder; give one with -o")
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -237,21 +235,38 @@ def numbered(target: Path, samples: int) -> list[Path]:
     return [beside(target, f"-{k + 1}{target.suffix}") for k in range(samples)]
 
 
+def written(target: Path, samples: int, *, record: bool) -> list[Path]:
+    """Every file that comes of one picture."""
+    sheet = [beside(target, "-sheet.png")] if samples > 1 else []
+    return [*numbered(target, samples), *sheet, *([beside(target, ".json")] if record else [])]
+
+
 def beside(target: Path, end: str) -> Path:
     """A file of the same name with another end."""
     return target.with_name(target.stem + end)
 
 
 def check_kept(places: Sequence[Path], read: Sequence[Path | None]) -> None:
-    """Refuse to write over what is read.
+    """Refuse to write over what is read, or twice to one place.
 
     Raises:
-        InputError: a place is one of the files.
+        InputError: a place is one of the files, or named twice.
     """
-    for place in filter(Path.exists, places):
-        for source in read:
-            if source and source.exists() and place.samefile(source):
+    for place in places:
+        for source in filter(None, read):
+            if _same(place, source):
                 raise InputError(f"{place}: would replace {source} itself; choose another name")
+    found = [os.path.realpath(place) for place in places]
+    doubled = [place for place, whole in zip(places, found, strict=True) if found.count(whole) > 1]
+    if doubled:
+        raise InputError(f"{doubled[0]}: would be written twice; choose other names")
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is not there, or is no possible name: said where it is used
+        return False
 
 
 def lossy(out: Path) -> list[str]:

@@ -24,6 +24,7 @@ from plugins.image2image.command import (
     say,
     thumbnail,
     write_sheet,
+    written,
 )
 from plugins.image2image.region import (
     Boxes,
@@ -242,9 +243,11 @@ class Job:
         from plugins.image2image import io, masks
 
         places = numbered(self.out, self.samples)
-        check_kept(places, [self.photo, self.region.mask])
+        read, alpha = [self.photo, self.region.mask], picture.alpha is not None
+        check_kept(written(self.out, self.samples, record=self.record), read)
         for target in places:
-            io.check_writable(target, alpha=picture.alpha is not None, depth=picture.depth)
+            size = picture.pixels.shape[1:]
+            io.check_writable(target, alpha=alpha, depth=picture.depth, size=size)
         for note in (*picture.notes, *([] if fill is None else lossy(self.out))):
             print(f"{self.photo.name}: {note}", file=sys.stderr)
         weights = None if fill is None else masks.feathered(fill, self.region.feather)
@@ -307,4 +310,4 @@ class Job:
             "checkpoint": model.checkpoint.name,
             "model": plain(model.request),
         }
-        write_json(self.out.with_suffix(".json"), said)
+        write_json(beside(self.out, ".json"), said)

@@ -1,11 +1,15 @@
-"""A smooth filling of holes, as a first estimate of what is in them."""
+"""Classical fillings of holes: a first estimate of what is in them, and what models are beside."""
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
 SWEEPS = 24  # relaxations at each size
+ROUNDS = 50  # of denoising, of the filling of little total variation
 
 
 def harmonic(
@@ -40,3 +44,44 @@ def _neighbours(x: Tensor) -> Tensor:
     return (
         wide[..., :-2, 1:-1] + wide[..., 2:, 1:-1] + wide[..., 1:-1, :-2] + wide[..., 1:-1, 2:]
     ) / 4
+
+
+def biharmonic(
+    image: Float[Tensor, " b c h w"], hole: Bool[Tensor, " b 1 h w"]
+) -> Float[Tensor, " b c h w"]:
+    """scikit-image's biharmonic filling: smooth, and with the slopes of what is around a hole."""
+    from skimage.restoration import inpaint_biharmonic
+
+    return _each(lambda x, where: inpaint_biharmonic(x, where, channel_axis=-1), image, hole)
+
+
+def total_variation(
+    image: Float[Tensor, " b c h w"], hole: Bool[Tensor, " b 1 h w"]
+) -> Float[Tensor, " b c h w"]:
+    """A filling of little total variation, which goes on with edges as lines.
+
+    From the harmonic one, scikit-image's Chambolle denoising again and again, the known pixels put
+    back after each.  More of it comes nearer to the least variation, and on photographs no nearer
+    to what was there.
+    """
+    from skimage.restoration import denoise_tv_chambolle
+
+    def filled(x: np.ndarray, where: np.ndarray) -> np.ndarray:
+        found = x
+        for _ in range(ROUNDS):
+            smooth = denoise_tv_chambolle(found, 0.1, eps=0, max_num_iter=10, channel_axis=-1)
+            found = np.where(where[..., None], smooth, x)
+        return found
+
+    return _each(filled, harmonic(image, hole), hole)
+
+
+def _each(
+    one: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    image: Float[Tensor, " b c h w"],
+    hole: Bool[Tensor, " b 1 h w"],
+) -> Float[Tensor, " b c h w"]:
+    """What `one` makes of each picture (h, w, c) and its hole (h, w)."""
+    rows = image.permute(0, 2, 3, 1).double().cpu().numpy()
+    found = [one(row, where) for row, where in zip(rows, hole[:, 0].cpu().numpy(), strict=True)]
+    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).to(image)

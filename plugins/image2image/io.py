@@ -44,18 +44,20 @@ class Format:
         suffixes: of its files, in lower case.
         alpha: holds transparency.
         deep: holds 16 bits per channel.
+        side: the most pixels of a side.
     """
 
     suffixes: tuple[str, ...]
     alpha: bool
     deep: bool
+    side: int = 2**31 - 1
 
 
 FORMATS = {
     "PNG": Format((".png",), alpha=True, deep=True),
     "TIFF": Format((".tif", ".tiff"), alpha=True, deep=True),
-    "WEBP": Format((".webp",), alpha=True, deep=False),
-    "JPEG": Format((".jpg", ".jpeg", ".jfif"), alpha=False, deep=False),
+    "WEBP": Format((".webp",), alpha=True, deep=False, side=16383),
+    "JPEG": Format((".jpg", ".jpeg", ".jfif"), alpha=False, deep=False, side=65500),
     "BMP": Format((".bmp",), alpha=False, deep=False),
 }
 SUFFIXES = {suffix: name for name, form in FORMATS.items() for suffix in form.suffixes}
@@ -379,46 +381,54 @@ def _deep_tiff(file: BinaryIO, path: Path, size: tuple[int, int]) -> np.ndarray:
 # --- writing ---------------------------------------------------------------------------------
 
 
-def check_writable(path: Path, *, alpha: bool = False, depth: int = 8) -> str:
-    """The format that `path` names, if a picture of that kind can be written there.
+def check_writable(
+    path: Path, *, alpha: bool = False, depth: int = 8, size: tuple[int, ...] = ()
+) -> str:
+    """The format that `path` names, if a picture of that kind and size can be written there.
 
     Call it before long work; `write` calls it again.
 
     Raises:
         InputError: unknown suffix, a format that cannot hold the picture, or no place to write.
     """
+    _check_place(path)
     form = SUFFIXES.get(path.suffix.lower())
     if form is None:
         known = ", ".join(SUFFIXES)
         raise InputError(f"{path}: no format has the suffix {path.suffix!r}; use one of {known}")
-    lacks = [
-        what
-        for what, wanted, held in (
-            ("transparency", alpha, FORMATS[form].alpha),
-            ("16 bits per channel", depth == 16, FORMATS[form].deep),
+    side = max(size, default=0)
+
+    def lacks(name: str) -> list[str]:
+        kind = FORMATS[name]
+        wanted = (
+            ("transparency", alpha and not kind.alpha),
+            ("16 bits per channel", depth == 16 and not kind.deep),
+            (f"a side of {side} pixels", side > kind.side),
         )
-        if wanted and not held
-    ]
-    if lacks:
-        able = [
-            name for name, f in FORMATS.items() if (f.alpha or not alpha) and (f.deep or depth == 8)
-        ]
+        return [what for what, missing in wanted if missing]
+
+    if lacks(form):
+        able = " or ".join(name for name in FORMATS if not lacks(name))
         raise InputError(
-            f"{path}: {form} cannot hold {' or '.join(lacks)}; write {' or '.join(able)} instead"
+            f"{path}: {form} cannot hold {' or '.join(lacks(form))}; write {able} instead"
         )
-    if path.is_dir():
-        raise InputError(f"{path}: a folder; give the path of a file")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: there is no folder {path.parent}; make it first")
-    try:  # permissions alone do not tell: a disk may be read-only or full
+    return form
+
+
+def _check_place(path: Path) -> None:
+    try:
+        if path.is_dir():
+            raise InputError(f"{path}: a folder; give the path of a file")
+        if not path.parent.is_dir():
+            raise InputError(f"{path}: there is no folder {path.parent}; make it first")
+        # Permissions alone do not tell: a disk may be read-only or full.
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
         raise InputError(
-            f"{path}: the folder {path.parent} cannot be written to ({_reason(error)}); "
-            "choose another"
+            f"{path}: cannot be written to {path.parent} ({_reason(error)}); choose another "
+            "folder or name"
         ) from error
-    return form
 
 
 def write(path: Path, picture: Picture) -> None:
@@ -431,7 +441,9 @@ def write(path: Path, picture: Picture) -> None:
     Raises:
         InputError: as `check_writable`, or the disk refuses, or values are not finite.
     """
-    form = check_writable(path, alpha=picture.alpha is not None, depth=picture.depth)
+    form = check_writable(
+        path, alpha=picture.alpha is not None, depth=picture.depth, size=picture.pixels.shape[1:]
+    )
     if not picture.pixels.isfinite().all():
         raise InputError(f"{path}: not written, as some of its pixels are not finite numbers")
     part = path.with_name(f".{secrets.token_hex(8)}.part")

@@ -5,7 +5,7 @@ RePaint's files have it the other way round, white to be kept: invert them.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -19,9 +19,11 @@ from torch.nn import functional as F
 from core.errors import InputError
 from core.process.noise import derive
 from plugins.image2image import io
+from plugins.image2image.tiles import check_memory
 
 SIDES = ("left", "right", "top", "bottom")
 MOST_GROWN = 1024  # pixels
+CANVASES = 2  # float32 fields of a larger canvas that live at once: the picture, and alpha and masks
 
 
 # --- what a user gives -------------------------------------------------------------------------
@@ -130,13 +132,18 @@ def extended(picture: io.Picture, by: Margins) -> tuple[io.Picture, Bool[Tensor,
     """A larger canvas with the picture in it, and where it is new.
 
     The new pixels repeat the nearest of the picture, opaque; metadata stay.
+
+    Raises:
+        InputError: a canvas that does not fit into memory.
     """
+    channels, height, width = picture.pixels.shape
+    high, wide = height + by.top + by.bottom, width + by.left + by.right
+    check_memory(CANVASES, channels, high, wide)
     pad = (by.left, by.right, by.top, by.bottom)
 
     def widened(x: Tensor) -> Tensor:
         return F.pad(x[None], pad, mode="replicate")[0]
 
-    height, width = picture.pixels.shape[1:]
     known = F.pad(torch.ones(height, width, dtype=torch.bool), pad)
     alpha = None if picture.alpha is None else widened(picture.alpha).masked_fill(~known, 1.0)
     return replace(picture, pixels=widened(picture.pixels), alpha=alpha), ~known
@@ -172,18 +179,19 @@ def around(mask: Bool[Tensor, " h w"], reach: int) -> tuple[slice, slice]:
 # --- growing and feathering --------------------------------------------------------------------
 
 
-def _rings(mask: Bool[Tensor, " h w"], pixels: int) -> list[Tensor]:
+def _rings(mask: Bool[Tensor, " h w"], pixels: int) -> Iterator[Float[Tensor, " h w"]]:
     """The mask grown by 0, 1, ... `pixels`: octagons, about as far in every direction."""
-    from kornia.morphology import dilation
-
     if not 0 <= pixels <= MOST_GROWN:
         raise InputError(f"pixels: expected 0 to {MOST_GROWN} around a mask, got {pixels}")
-    square = torch.ones(3, 3)
-    cross = torch.tensor([[0.0, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0, 1.0, 0.0]])
-    found = [mask.float()[None, None]]
+    ring = mask.float()[None]
+    yield ring[0]
     for turn in range(pixels):
-        found.append(dilation(found[-1], square if turn % 2 else cross))
-    return [ring[0, 0] for ring in found]
+        if turn % 2:
+            ring = F.max_pool2d(ring, 3, 1, 1)
+        else:  # by a cross
+            down = F.max_pool2d(ring, (3, 1), 1, (1, 0))
+            ring = torch.maximum(F.max_pool2d(ring, (1, 3), 1, (0, 1)), down)
+        yield ring[0]
 
 
 def grown(mask: Bool[Tensor, " h w"], pixels: int) -> Bool[Tensor, " h w"]:
@@ -192,7 +200,10 @@ def grown(mask: Bool[Tensor, " h w"], pixels: int) -> Bool[Tensor, " h w"]:
     Raises:
         InputError: a negative number, or one above 1024.
     """
-    return _rings(mask, pixels)[-1] > 0.5 if pixels else mask
+    largest = mask
+    for ring in _rings(mask, pixels):
+        largest = ring
+    return largest > 0.5
 
 
 def feathered(mask: Bool[Tensor, " h w"], pixels: int) -> Float[Tensor, " h w"]:
@@ -201,7 +212,10 @@ def feathered(mask: Bool[Tensor, " h w"], pixels: int) -> Float[Tensor, " h w"]:
     Raises:
         InputError: a negative number, or one above 1024.
     """
-    return torch.stack(_rings(mask, pixels)).mean(0) if pixels else mask.float()
+    total = torch.zeros(mask.shape)
+    for ring in _rings(mask, pixels):
+        total += ring
+    return total / (pixels + 1)
 
 
 # --- random masks for training -----------------------------------------------------------------

@@ -53,8 +53,8 @@ class _Drawn:
                 that `target` names.
         """
         picture = io.read(source)
-        io.check_writable(target, alpha=picture.alpha is not None, depth=picture.depth)
         subject = self.subject(source, picture)
+        subject.check_writable(target)
         result = subject.finish(summary(self.draws(subject, self._how.draws)).mean)
         io.write(target, result)
         return {"size": list(result.pixels.shape[:0:-1]), "notes": list(subject.picture.notes)}
@@ -269,8 +269,7 @@ class Restore(_Drawn):
             InputError: as `draws`.
         """
         found = estimated(self._model, subject.size, replace(self._how, draws=count))
-        _, height, width = subject.picture.pixels.shape
-        return [found._replace(size=(height, width))]
+        return [found._replace(size=subject.result)]
 
 
 def _restorer(checkpoint: Path, machine: Machine, which: Which | None) -> Model:

@@ -26,6 +26,10 @@ from core.sampler.ancestral import EulerMaruyama
 from core.sampler.sample import Gradients, edit
 from core.sampler.solver import Solver
 from plugins.image2image import io
+from plugins.image2image.tiles import check_memory, mirrored, tiled
+
+TILE, SHARED = 512, 64  # side of a tile, and what tiles share, in pixels
+FIELDS = 12  # float32 fields of a picture's size that live at once
 
 # What of a gradient passes the purifier: all of it, or the classifier's as if nothing were there.
 Way = Literal["exact", "identity"]
@@ -165,8 +169,9 @@ def load_prior(checkpoint: Path, machine: Machine | None = None) -> Model:
 class Purify:
     """A picture purified by an unconditional model, as a file of the same name.
 
-    Any size; alpha, 16 bits, colour profile and EXIF are kept.  A grey picture goes through a model
-    of colours as equal channels and comes back as their mean; a colour picture wants such a model.
+    Any size, in tiles of 512 pixels; alpha, 16 bits, colour profile and EXIF are kept.  A grey
+    picture goes through a model of colours as equal channels and comes back as their mean; a colour
+    picture wants such a model.
 
     Args:
         level: t*, a time of the model's process; more removes more of an attack, and of the
@@ -211,7 +216,8 @@ class Purify:
                 that `target` names.
         """
         picture = io.read(source)
-        io.check_writable(target, alpha=picture.alpha is not None, depth=picture.depth)
+        size = picture.pixels.shape[1:]
+        io.check_writable(target, alpha=picture.alpha is not None, depth=picture.depth, size=size)
         result = self.purify(picture)
         io.write(target, result)
         change = (result.pixels - picture.pixels).square().mean().sqrt()
@@ -221,7 +227,7 @@ class Purify:
         """The picture, purified.
 
         Raises:
-            InputError: a colour picture for a model of grey ones.
+            InputError: a colour picture for a model of grey ones, or one too large for the memory.
         """
         x, channels = picture.pixels[None].to(self._model.device), self._model.task.channels
         if x.shape[1] not in (1, channels):
@@ -229,10 +235,14 @@ class Purify:
                 f"the picture has {x.shape[1]} channels, the model {channels}; give a grey picture "
                 "or a model of colours"
             )
+        height, width = x.shape[-2:]
+        # A network's coarsest level wants more than one cell: one alone has no variance.
+        least = 2 * max(getattr(self._model.network, "multiples", (1,)))
+        rows, columns = (mirrored(side, max(side, least)).to(x.device) for side in (height, width))
+        check_memory(FIELDS, channels, len(rows), len(columns))
+        wide = x.expand(-1, channels, -1, -1)[..., rows, :][..., columns]
+        denoise = tiled(self._model.denoise, tile=TILE, overlap=SHARED)
         noise = Noise.of(self._seed, "purify", each=[0])
-        found = purify(
-            self._model.denoise, self._model.process, x.expand(-1, channels, -1, -1), noise,
-            **self._how,
-        )  # fmt: skip
-        pixels = found[0].clamp(-1, 1).cpu()
+        found = purify(denoise, self._model.process, wide, noise, **self._how)
+        pixels = found[0, :, :height, :width].clamp(-1, 1).cpu()
         return replace(picture, pixels=pixels.mean(0, keepdim=True) if x.shape[1] == 1 else pixels)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from core.errors import InputError
+from plugins.image2image.command import check_kept
 
 
 def purify(
@@ -33,13 +33,13 @@ def purify(
 
     Example: python -m plugins.image2image purify digit.png --checkpoint runs/digits -o clean.png
     """
-    if out.exists() and photo.exists() and out.samefile(photo):
-        raise InputError(f"{out}: would replace the picture itself; choose another name")
+    check_kept([out], [photo])
     from plugins.image2image import io
 
     # Everything that can be wrong is found before the slow part.
     picture = io.read(photo)
-    io.check_writable(out, alpha=picture.alpha is not None, depth=picture.depth)
+    size = picture.pixels.shape[1:]
+    io.check_writable(out, alpha=picture.alpha is not None, depth=picture.depth, size=size)
     from core.config import Spec, configure
     from core.request import Machine
 

@@ -119,6 +119,41 @@ class RobustnessResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CascadeRequest:
+    """Draw enlargements of held-out pictures by one model after another, from their reductions.
+
+    What comes out are samples of the whole enlargement, which ``evaluate`` and
+    ``image2image/compare`` read.
+
+    Args:
+        checkpoint: folder of the first model, trained for `image2image/sr3`.
+        then: folder of the second, trained with ``augment`` unless `level` is 0.
+        level: deviation of the noise that the second is given with what the first drew.
+        dataset: the pictures; their sides are multiples of the whole factor.
+        split: which of its splits.
+        count: how many of its items, the first ones; by default all.
+        samples: draws for each.
+        sampler: rule of a step, of both.
+        grid: times, of both.
+        back_projections: rounds after the second model, so that the whole agrees with what was
+            given; with noise the second model does not see that itself.
+        seed: draw k of item i depends on it, i and k alone.
+    """
+
+    checkpoint: Path
+    then: Path
+    level: Annotated[float, Ge(0)] = 0.0
+    dataset: Annotated[Spec, "dataset"] = Spec("image2image/photos", {"size": 128, "per_photo": 6})
+    split: Literal["train", "test"] = "test"
+    count: Count | None = None
+    samples: Count = 1
+    sampler: Annotated[Spec, "sampler"] = Spec("core/ancestral")
+    grid: Annotated[Spec, "grid"] = Spec("core/uniform_time", {"steps": 4})
+    back_projections: Annotated[int, Ge(0)] = 2
+    seed: Annotated[int, Ge(0)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompareRequest:
     """Compare sets of samples with the real pictures: distances of sets, not of pairs.
 

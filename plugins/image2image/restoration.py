@@ -21,11 +21,22 @@ def to_levels(x: Tensor) -> Tensor:
     return ((x.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
 
 
-def local_contrast(image: Float[Tensor, " b c h w"], side: int) -> Float[Tensor, " b 1 h w"]:
-    """The deviation of brightness over side x side pixels, the edge repeated beyond it."""
+def local_contrast(
+    image: Float[Tensor, " b c h w"], side: int, known: Float[Tensor, " b 1 h w"] | None = None
+) -> Float[Tensor, " b 1 h w"]:
+    """The deviation of brightness over side x side pixels, the edge repeated beyond it.
+
+    With `known`, of those where it is 1 alone; 0 where none is.
+    """
     around = (side // 2,) * 4
-    grey = F.pad(image.mean(1, keepdim=True), around, mode="replicate")
-    mean, square = F.avg_pool2d(grey, side, 1), F.avg_pool2d(grey**2, side, 1)
+    grey = image.mean(1, keepdim=True)
+    weight = torch.ones_like(grey) if known is None else known
+
+    def sums(x: Tensor) -> Tensor:
+        return F.avg_pool2d(F.pad(x, around, mode="replicate"), side, 1)
+
+    count = sums(weight).clamp(min=0.5 / side**2)
+    mean, square = sums(grey * weight) / count, sums(grey**2 * weight) / count
     return (square - mean**2).clamp(min=0).sqrt()
 
 

@@ -1,7 +1,7 @@
 """``restore`` and ``upscale``: models trained for it at work on photographs."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -32,9 +32,6 @@ from plugins.image2image.region import (
     Region,
     Transparent,
 )
-
-if TYPE_CHECKING:
-    from plugins.image2image.io import Picture
 
 
 def restore(
@@ -87,14 +84,10 @@ def restore(
     def load() -> Restorer:
         return _loaded("image2image/restore", options, checkpoint, device, threads)
 
-    def check(picture: "Picture") -> None:
-        if region != Region():
-            region.on(picture, needed=True)
-
     from plugins.image2image.predictors import Restore
 
     order = Order("restore", photos, out, samples, mean_of, deviation, dry_run, record)
-    order.run(load, name=Restore.result_name, check=check, reads=[mask], exact=True)
+    order.run(load, name=Restore.result_name, reads=[mask], exact=True)
 
 
 def upscale(

@@ -24,6 +24,7 @@ class Subject:
         picture: what was read, upright and on its canvas.
         given: a batch of one: what its task's `base`, `spread` and `agree` look at.
         size: height and width of what the model draws.
+        result: of the picture that it becomes.
         shown: the picture as it was given, for people.
         place: what the model drew (3, h, w) as the whole picture (3, y, x), upright.
         finish: that as a picture to be written, with all that is known exactly as it was.
@@ -32,9 +33,19 @@ class Subject:
     picture: io.Picture
     given: Batch
     size: tuple[int, int]
+    result: tuple[int, int]
     shown: Float[Tensor, " c h w"]
     place: Callable[[Tensor], Tensor]
     finish: Callable[[Tensor], io.Picture]
+
+    def check_writable(self, target: Path) -> None:
+        """Refuse a place that what it becomes cannot be written to.
+
+        Raises:
+            InputError: as `io.check_writable`.
+        """
+        alpha, depth = self.picture.alpha is not None, self.picture.depth
+        io.check_writable(target, alpha=alpha, depth=depth, size=self.result)
 
 
 def _batch(given: Batch) -> Batch:
@@ -59,7 +70,7 @@ def enlarged(tasks: list[SR3], picture: io.Picture) -> Subject:
         return replace(picture, pixels=_channels(pixels, picture), alpha=alpha)
 
     given = {"low": picture.pixels.expand(3, -1, -1)[None]}
-    return Subject(picture, given, size, picture.pixels, lambda drawn: drawn, finish)
+    return Subject(picture, given, size, size, picture.pixels, lambda drawn: drawn, finish)
 
 
 def _channels(pixels: Float[Tensor, " 3 h w"], picture: io.Picture) -> Float[Tensor, " c h w"]:
@@ -89,7 +100,7 @@ def colourised(task: Colourise, picture: io.Picture) -> Subject:
         return replace(kept, pixels=held[0])
 
     size = (grey.shape[1], grey.shape[2])
-    return Subject(kept, given, size, grey, lambda drawn: drawn, finish)
+    return Subject(kept, given, size, size, grey, lambda drawn: drawn, finish)
 
 
 def completed(
@@ -124,8 +135,9 @@ def completed(
         found = composed(picture.pixels, _channels(pixels, picture), weights)
         return replace(picture, pixels=found)
 
-    size = (part.shape[1], part.shape[2])
-    return Subject(picture, given, size, picture.pixels.masked_fill(fill, 0.0), place, finish)
+    size, result = (part.shape[1], part.shape[2]), (fill.shape[0], fill.shape[1])
+    shown = picture.pixels.masked_fill(fill, 0.0)
+    return Subject(picture, given, size, result, shown, place, finish)
 
 
 def repaired(task: JPEG, picture: io.Picture, photo: Path) -> Subject:
@@ -157,4 +169,5 @@ def repaired(task: JPEG, picture: io.Picture, photo: Path) -> Subject:
     kept = replace(picture, notes=(*picture.notes, *file.notes))
     given = _batch(task.given(file))
     size = (file.decoded.shape[1], file.decoded.shape[2])
-    return Subject(kept, given, size, picture.pixels, place, finish)
+    result = (picture.pixels.shape[1], picture.pixels.shape[2])
+    return Subject(kept, given, size, result, picture.pixels, place, finish)

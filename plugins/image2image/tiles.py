@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from core.denoiser.parameterization import Condition, Denoiser, Prediction
@@ -62,6 +62,39 @@ def tiled(denoise: Denoiser, *, tile: int, overlap: int) -> Denoiser:
         return Prediction(total / weights)
 
     return ask
+
+
+def seam_ratio(
+    pictures: Float[Tensor, " b c h w"], tile: int, overlap: int, *, every: int = 1
+) -> float:
+    """Mean gradient across the lines where tiles begin and end, over that across other lines.
+
+    1 without seams, but for the pictures' own edges that happen to lie there.
+
+    Args:
+        pictures: that were drawn in tiles.
+        tile: side of the tiles in pixels.
+        overlap: pixels that they shared.
+        every: lines are compared with those a multiple of it apart from the picture's edge: the
+            factor of an enlargement, the blocks of a file, whose lines differ from the others.
+
+    Raises:
+        InputError: pictures of one tile, which have no such line.
+    """
+    here, elsewhere = [], []
+    for axis in (-1, -2):
+        length = pictures.shape[axis]
+        change = pictures.diff(dim=axis).abs().double().transpose(axis, -1).mean((0, 1, 2))
+        begun = starts(length, tile, overlap)
+        edges = {edge for start in begun for edge in (start, start + tile)}
+        lines = edges & set(range(1, length))
+        others = set(range(every, length, every)) - lines
+        if lines and others:
+            here.append(change[[line - 1 for line in lines]].mean())
+            elsewhere.append(change[[line - 1 for line in others]].mean())
+    if not here:
+        raise InputError("a picture of one tile has no seam; give it in smaller tiles")
+    return float(sum(here) / sum(elsewhere))
 
 
 def mirrored(length: int, wanted: int) -> Int64[Tensor, " wanted"]:

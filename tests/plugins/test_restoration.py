@@ -18,7 +18,8 @@ from core.errors import InputError
 from core.sheet import to_bytes
 from plugins.image2image import jpeg
 from plugins.image2image.colour import levels_luma, levels_with_luma, luma, to_integers, with_luma
-from plugins.image2image.fill import harmonic
+from plugins.image2image.fill import harmonic, total_variation
+from plugins.image2image.restoration import local_contrast
 from plugins.image2image.tasks import JPEG, Colourise, Inpaint, MultiTask, Uncrop
 
 TASKS = [Colourise(), Inpaint(), Uncrop(), JPEG(), Colourise(target="image"), JPEG(target="image")]
@@ -133,6 +134,17 @@ def test_a_smooth_filling_keeps_what_is_known_and_its_range():
     assert torch.allclose(constant, torch.full_like(constant, 0.3), atol=1e-6)
 
 
+def test_a_filling_of_little_total_variation_goes_on_with_an_edge():
+    step = torch.ones(1, 3, 48, 48)
+    step[..., :24] = -1
+    hole = torch.zeros(1, 1, 48, 48, dtype=torch.bool)
+    hole[..., 18:30, 18:30] = True
+    found = total_variation(step, hole)
+    assert found.masked_fill(hole, 0).equal(step.masked_fill(hole, 0))
+    # The straight edge has the least variation of all fillings; a harmonic one blurs it.
+    assert (found - step).square().mean() < 0.5 * (harmonic(step, hole) - step).square().mean()
+
+
 def test_known_pixels_are_written_as_they_are():
     task = Inpaint()
     batch = batch_of(task)
@@ -161,12 +173,41 @@ def test_scores_of_holes_are_scikit_images():
         assert (scores["biharmonic"]["known"] == 0).all()
 
 
-def test_what_a_filling_may_lack_grows_with_the_distance():
+def test_the_contrast_of_what_is_known_is_its_deviation():
+    image, known = picture()[None], noise((1, 1, 64, 64)) > 0.5
+    grey = image[0].mean(0).double().numpy()
+    found = local_contrast(image, 7, known.float())[0, 0]
+    for row, column in ((3, 3), (20, 41), (60, 60)):
+        at = slice(row - 3, row + 4), slice(column - 3, column + 4)
+        inside = grey[at][known[0, 0][at].numpy()]
+        assert float(found[row, column]) == pytest.approx(inside.std(), abs=1e-4)
+    everywhere = local_contrast(image, 7, torch.ones(1, 1, 64, 64))
+    assert torch.allclose(local_contrast(image, 7), everywhere)
+
+
+def test_what_a_filling_may_lack_grows_with_distance_and_contrast():
     hole = torch.zeros(40, 40, dtype=torch.bool)
     hole[10:30, 10:30] = True
+    contrast = torch.linspace(0, 0.5, 40).expand(40, 40)
     far = distance_transform_edt(hole.numpy())
-    expected = np.where(far > 0, 0.13 + 0.06 * np.log(np.maximum(far, 1)), 0.01)
-    assert np.abs(Inpaint.expected(hole).numpy() - expected).max() < 1e-6
+    grown = contrast.numpy() * (1.3 + 2 * np.log(np.maximum(far, 1)))
+    expected = np.where(far > 0, 0.005 + grown / (1 + 1.9 * grown), 0.01)
+    assert np.abs(Inpaint.expected(contrast, hole).numpy() - expected).max() < 1e-6
+
+
+def test_what_a_filling_may_lack_is_what_it_lacks_on_photographs_that_it_was_not_fitted_to():
+    """In each quarter of the pixels by what is expected, what is lacking is of that size."""
+    task = Inpaint()
+    batch = collate(open_dataset(PHOTOS, "test", task), list(range(18)))
+    hole = batch["hole"]
+    expected = batch["spread"][hole]
+    lacking = (batch["image"] - batch["base"]).square().mean(1, keepdim=True)[hole]
+    for quarter in expected.argsort().chunk(4):
+        ratio = float((lacking[quarter].mean() / expected[quarter].square().mean()).sqrt())
+        assert 1 / 3 < ratio < 3, ratio
+
+
+PHOTOS = Spec("image2image/photos", {"size": 128, "per_photo": 6})
 
 
 # --- JPEG --------------------------------------------------------------------------------------
