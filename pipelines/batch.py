@@ -9,11 +9,13 @@ Source: Ray 2.60, `ray.data.Dataset.map_batches` and `ray.data.ActorPoolStrategy
 import json
 import logging
 import os
+import sys
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from pipelines import ledger
 from pipelines.ledger import Ledger, Record, shown
 from pipelines.order import RESULTS, Batch, Order, prepared
 from pipelines.step import continued, share_gpu
-from pipelines.verbs import ApplyRequest, ApplyResult
+from pipelines.verbs import ApplyRequest, ApplyResult, load
 from pipelines.worker import Worker, first_line
 
 STARTS = 3  # times that each worker may die while it loads the model
@@ -197,7 +199,8 @@ def on_ray(batch: Batch, *, workers: int, gpus: float) -> Iterator[Record]:
         gpus: of each of them.
 
     Raises:
-        InputError: the predictor cannot be had, or Ray Data's own requirements are not installed.
+        InputError: the predictor cannot be had, here or on a machine of Ray's, or Ray Data's own
+            requirements are not installed.
         StorageError: there is no room for results.
         RuntimeError: a worker could not load the model.
     """
@@ -213,12 +216,14 @@ def on_ray(batch: Batch, *, workers: int, gpus: float) -> Iterator[Record]:
     context.execution_no_progress_timeout_s = FOREVER
     workers = min(workers, len(batch.todo))
     at_once = max(1, min(ROWS, len(batch.todo) // (4 * workers)))
+    # By its name: a worker that cannot import the class could not even read an order that holds it.
+    target = f"{batch.order.build.__module__}:{batch.order.build.__qualname__}"
     rows = ray.data.from_items(
         [{"name": os.fsencode(name)} for name in batch.todo],
         override_num_blocks=-(-len(batch.todo) // at_once),
     ).map_batches(
         _Hand,
-        fn_constructor_args=(batch.order, workers, gpus),
+        fn_constructor_args=(replace(batch.order, build=None), target, workers, gpus),
         compute=ray.data.ActorPoolStrategy(size=workers),
         batch_size=1,
         num_cpus=batch.order.machine.threads or 1,
@@ -239,13 +244,28 @@ def _heard(said: dict[str, Any]) -> Record:
     return Record(**said)
 
 
+def _worker(order: Order, target: str) -> Worker:
+    """A worker whose predictor is the class of that name.
+
+    Raises:
+        InputError: as `Worker`, or this machine lacks what is to be imported.
+    """
+    try:
+        return Worker(replace(order, build=load(target)))
+    except ImportError as error:
+        raise InputError(
+            f"predictor: {target} cannot be imported on {os.uname().nodename}: {error}; install "
+            f"what it lacks there, for {sys.executable}"
+        ) from error
+
+
 class _Hand:
     """A `Worker` in a process of Ray Data, whose output goes to the log of the step.
 
     Ray starts it again when it dies, and gives it again what it had in hand.
     """
 
-    def __init__(self, order: Order, workers: int, gpus: float) -> None:
+    def __init__(self, order: Order, target: str, workers: int, gpus: float) -> None:
         self._log = ExitStack()
         self._log.enter_context(continued(order.out, tells=False))
         self._worker: Worker | None = None
@@ -258,7 +278,7 @@ class _Hand:
         try:
             if 0 < gpus < 1:
                 share_gpu(gpus)
-            self._worker = Worker(order)
+            self._worker = _worker(order, target)
         except InputError as error:
             self._lack = {"refused": str(error)}
         except Exception as error:  # noqa: BLE001  (raised in a worker it would come as Ray's own)

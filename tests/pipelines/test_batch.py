@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -448,6 +449,22 @@ def test_why_a_model_cannot_be_had_is_said(ray_here, place):
     (place / "word").write_text("is broken")
     with pytest.raises(RuntimeError, match="could not load the model: ValueError: a broken word"):
         together(place)
+
+
+@pytest.mark.parametrize(
+    ("target", "lack"), [("not_there:Shout", "not_there"), ("toy_predictor:Shout", "lack")]
+)
+def test_what_a_worker_lacks_is_named(place, target, lack):
+    """The predictor's own module, or one that it imports late."""
+    (place / "word").write_text("lacks")
+    with prepared(request(place), place / "out", machine=Machine(), registry=toys()) as work:
+        bare = replace(work.order, build=None)
+    with pytest.raises(InputError) as refused:
+        batch._worker(bare, target)
+    assert str(refused.value) == (
+        f"predictor: {target} cannot be imported on {os.uname().nodename}: No module named "
+        f"'{lack}'; install what it lacks there, for {sys.executable}"
+    )
 
 
 @pytest.mark.torture

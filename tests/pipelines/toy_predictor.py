@@ -29,6 +29,8 @@ class Shout:
             raise InputError("checkpoint: of another task")
         if self.word == "is broken":
             raise ValueError("a broken word")
+        if self.word == "lacks":
+            raise ModuleNotFoundError("No module named 'lack'")
         if self.word == "dies":
             os._exit(3)
         self.mark, self.seconds, self.log = mark, seconds, log
