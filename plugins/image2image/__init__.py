@@ -39,6 +39,7 @@ PLUGIN = Plugin(
             "colourise",
             "plugins.image2image.tasks:Colourise",
             "Colours for grey pictures, luma kept exactly",
+            version="2",
         ),
         task(
             "inpaint",

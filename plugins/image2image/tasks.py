@@ -187,11 +187,11 @@ class SR3(Restoration):
 class Colourise(Restoration):
     """Colours for a grey picture, whose luma the result has exactly.
 
+    Pictures without any colour teach nothing: their errors do not count in training.
+
     Args:
         target: what is diffused: the picture or the difference of its colours from grey.
     """
-
-    SPREAD = 0.19  # of a colour from its luma, root mean square over the training photographs
 
     def __init__(self, *, target: Target = "residual") -> None:
         super().__init__("grey", target)
@@ -199,12 +199,26 @@ class Colourise(Restoration):
 
     def given(self, grey: Float[Tensor, " 1 h w"]) -> Batch:
         """A grey picture as a first estimate of its colours."""
-        return {"base": grey.expand(3, -1, -1), "spread": torch.full_like(grey, self.SPREAD)}
+        return {"base": grey.expand(3, -1, -1), "spread": self.expected(grey)}
 
     def degrade(self, item: Batch, index: int) -> Batch:
         """The 8-bit luma that Pillow gives the picture, and it as a first estimate."""
         grey = levels_luma(to_integers(item["image"][None]))[0].float() / 127.5 - 1
         return {**item, **self.given(grey)}
+
+    @staticmethod
+    def expected(grey: Float[Tensor, " 1 h w"]) -> Float[Tensor, " 1 h w"]:
+        """The deviation of colours from their luma: 0.03 + 1.2 u (1 - u), u the luma in [0, 1].
+
+        Fitted to the training photographs that have colours; black and white have little room.
+        """
+        return 0.03 + 0.3 * (1 - grey**2)
+
+    def counted(self, batch: Batch) -> Tensor:
+        """Everything of a picture that has colours."""
+        image = batch["image"]
+        apart = (image - image.mean(1, keepdim=True)).abs().amax((1, 2, 3), keepdim=True)
+        return (apart > 1 / 255).to(image).expand_as(image)
 
     def agree(self, image: Float[Tensor, " b 3 h w"], batch: Batch) -> Float[Tensor, " b 3 h w"]:
         """The picture with the given luma, its colours within the range of files."""
@@ -418,10 +432,12 @@ class MultiTask(Restoration):
 
     def degrade(self, item: Batch, index: int) -> Batch:
         """What one of the tasks makes of the item, as far as they have it in common."""
-        made = self.tasks[derive("task", self.seed, index) % len(self.tasks)].degrade(item, index)
-        hole = made.get("hole", torch.ones(1, *item["image"].shape[-2:], dtype=torch.bool))
-        return {**item, "base": made["base"], "spread": made["spread"], "hole": hole}
+        task = self.tasks[derive("task", self.seed, index) % len(self.tasks)]
+        made = task.degrade(item, index)
+        counted = task.counted({name: value[None] for name, value in made.items()})
+        counts = torch.ones_like(item["image"]) if counted is None else counted[0]
+        return {**item, "base": made["base"], "spread": made["spread"], "counts": counts}
 
     def counted(self, batch: Batch) -> Tensor:
-        """The hole of those that have one, and all of the others."""
-        return batch["hole"].float().expand_as(batch["base"])
+        """What counts in each item's own task."""
+        return batch["counts"]

@@ -110,6 +110,34 @@ def test_a_colourisation_has_no_luma_error():
         assert (figures["luma"] == 0).all()
 
 
+def test_grey_pictures_teach_no_colours():
+    """By themselves and among several tasks, where the others still count."""
+    grey = picture().mean(0, keepdim=True).expand(3, -1, -1)
+    task = Colourise()
+    batch = stacked([task.degrade({"image": image}, 0) for image in (picture(), grey)])
+    counts = task.prepare(batch).mask
+    assert (counts[0] == 1).all()
+    assert (counts[1] == 0).all()
+    several = MultiTask()
+    items = [{"image": grey if index % 2 else picture()} for index in range(64)]
+    counted = several.prepare(stacked([several.degrade(x, i) for i, x in enumerate(items)])).mask
+    nothing = (counted == 0).flatten(1).all(1)
+    assert not nothing[::2].any()
+    assert 3 <= int(nothing[1::2].sum()) <= 14  # a quarter of 32, within 3 deviations
+
+
+def test_what_is_expected_of_colours_is_what_photographs_have():
+    """Of each level of grey in pictures that it was not fitted to, within a factor of 3."""
+    task = Colourise()
+    batch = collate(open_dataset(PHOTOS, "test", task), list(range(18)))
+    grey = batch["base"][:, :1]
+    lacking = (batch["image"] - batch["base"]).square().mean(1, keepdim=True)
+    for low in np.arange(-1, 1, 0.25):
+        here = (grey >= low) & (grey < low + 0.25)
+        ratio = float((lacking[here].mean() / batch["spread"][here].square().mean()).sqrt())
+        assert 1 / 3 < ratio < 3, (low, ratio)
+
+
 # --- holes -------------------------------------------------------------------------------------
 
 
