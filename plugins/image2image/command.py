@@ -213,9 +213,10 @@ def targets(
     Raises:
         InputError: several pictures for one file.
     """
-    if len(photos) == 1 and not out.is_dir():
+    folder = os.path.isdir(out)  # unlike pathlib's, false where no such name can be
+    if len(photos) == 1 and not folder:
         return [(photos[0], out)]
-    if (out.suffix or out.is_file()) and not out.is_dir():
+    if not folder and (out.suffix or os.path.isfile(out)):
         raise InputError(f"{out}: {len(photos)} pictures need a folder; give one with -o")
     try:
         out.mkdir(parents=True, exist_ok=True)

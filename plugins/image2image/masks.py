@@ -23,7 +23,7 @@ from plugins.image2image.tiles import check_memory
 
 SIDES = ("left", "right", "top", "bottom")
 MOST_GROWN = 1024  # pixels
-CANVASES = 2  # float32 fields of a larger canvas that live at once: the picture, and alpha and masks
+CANVASES = 2  # float32 fields of a larger canvas that live at once
 
 
 # --- what a user gives -------------------------------------------------------------------------

@@ -486,6 +486,32 @@ def test_what_a_format_cannot_hold_is_refused_before_and_at_writing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("suffix", "side", "others"),
+    [(".webp", 16383, "PNG or TIFF or JPEG or BMP"), (".jpg", 65500, "PNG or TIFF or BMP")],
+)
+def test_sides_that_a_format_cannot_hold_are_refused_before_and_at_writing(
+    tmp_path, suffix, side, others
+):
+    """The longest side that Pillow writes is written, and one pixel more is not."""
+    Image.new("L", (side, 1)).save(tmp_path / f"pillow{suffix}")
+    with pytest.raises((OSError, ValueError)):
+        Image.new("L", (side + 1, 1)).save(tmp_path / f"more{suffix}")
+    assert io.check_writable(tmp_path / f"a{suffix}", size=(1, side))
+    for size in ((1, side + 1), (side + 1, 1)):
+        with pytest.raises(InputError, match=f"side of {side + 1} pixels; write {others} instead"):
+            io.check_writable(tmp_path / f"a{suffix}", size=size)
+    with pytest.raises(InputError, match=f"side of {side + 1} pixels"):
+        io.write(tmp_path / f"a{suffix}", io.Picture(torch.zeros(1, 1, side + 1)))
+
+
+def test_names_that_cannot_be_are_refused_in_one_sentence(tmp_path):
+    with pytest.raises(InputError, match="name too long"):
+        io.check_writable(tmp_path / f"{'x' * 300}.png")
+    with pytest.raises(InputError, match="a folder; give the path of a file"):
+        io.check_writable(tmp_path)
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     io.write(path, picture_of(RGB8))

@@ -1,5 +1,11 @@
 """Masks: what a user draws, what grows, and what is drawn at random for training."""
 
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +26,9 @@ from plugins.image2image.masks import (
     read_mask,
     transparent,
 )
+
+sys.path.insert(0, str(Path(__file__).parent))
+from mutants import mutated, seeds
 
 
 def saved(path, values, mode):
@@ -122,6 +131,54 @@ def test_feathers_fall_evenly_from_one_to_nothing():
     assert torch.equal(feathered(mask, 0), mask.float())
     with pytest.raises(InputError, match="around a mask"):
         feathered(mask, -1)
+
+
+def test_growing_takes_the_memory_of_a_few_masks_however_far():
+    """300 rings of 4 MiB kept would be 1200; as the kernel counts, of a process of its own."""
+    code = """
+import resource, torch
+from plugins.image2image.masks import feathered, grown
+mask = torch.zeros(1024, 1024, dtype=torch.bool)
+mask[512, 512] = True
+feathered(mask, 2), grown(mask, 2)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+feathered(mask, 300), grown(mask, 300)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 100
+
+
+def test_a_canvas_that_does_not_fit_into_memory_is_refused():
+    picture = io.Picture(torch.zeros(1, 1, 1).expand(3, 100_000, 100_000))
+    with pytest.raises(InputError, match="a result of 500000x100001 pixels needs about"):
+        extended(picture, Margins(right=400_000, top=1))
+
+
+# --- damaged files -----------------------------------------------------------------------------
+
+TORTURE = os.environ.get("POLYMODE_TORTURE", "") not in ("", "0")
+
+
+def test_damaged_masks_are_refused_or_read_and_nothing_else(tmp_path):
+    """140 mutants of seven files, 2,100 under POLYMODE_TORTURE, each as a mask of its own size."""
+    whole, counts = seeds(), Counter()
+    for name, data in whole.items():
+        (tmp_path / name).write_bytes(data)
+    sizes = {name: io.read(tmp_path / name).pixels.shape[1:] for name in whole}
+    for seed in range(2100 if TORTURE else 140):
+        name = sorted(whole)[seed % len(whole)]
+        (tmp_path / name).write_bytes(mutated(whole[name], seed))
+        try:
+            found = read_mask(tmp_path / name, *sizes[name])
+        except InputError as error:
+            counts["refused" if str(error) and "\n" not in str(error) else "badly"] += 1
+        else:
+            assert found.dtype == torch.bool, (name, seed)
+            assert found.shape == sizes[name], (name, seed)
+            counts["read"] += 1
+    assert min(counts["refused"], counts["read"]) > 0.1 * counts.total()
+    assert not counts["badly"]
 
 
 # --- random masks ------------------------------------------------------------------------------

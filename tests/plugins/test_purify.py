@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from core.process.schedules import vp_linear
 from core.request import Machine, TrainRequest
 from core.sampler.ancestral import Ancestral, EulerMaruyama
 from core.testing.worlds import Gaussian
-from plugins.image2image import classifier, robustness
+from plugins.image2image import classifier, io, robustness
 from plugins.image2image.attacks import Ball, expected_loss, pgd
 from plugins.image2image.digits import Digits
 from plugins.image2image.purify import Purified, Purify, purify
@@ -436,6 +437,50 @@ def test_a_picture_of_any_size_is_purified_into_a_file(prior, tmp_path, monkeypa
     assert facts["changed"] == pytest.approx(math.sqrt((apart**2).mean()), abs=1 / 255)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (4, 4), (3, 50)])
+def test_a_picture_smaller_than_two_coarsest_cells_is_purified(tmp_path, size):
+    """Where a channel's one value has no variance, which torch refuses to normalise."""
+    from core.model import load_model
+    from core.runs import train
+
+    request = TrainRequest(
+        task=Spec("core/generate", {"channels": 3}),
+        dataset=Spec("image2image/photos", {"size": 16, "patches": 4}),
+        network=Spec("core/unet", {"width": 8, "multipliers": [1, 1], "blocks": 1, "patch": 2,
+                                   "attention": [], "middle_attention": False}),
+        steps=1,
+        batch=1,
+    )  # fmt: skip
+    train(request, tmp_path / "prior", machine=Machine(threads=1))
+    model = load_model(tmp_path / "prior", machine=Machine(threads=1))
+    one, t = torch.zeros(1, 3, 1, 1), torch.full((1,), 0.1, dtype=torch.float64)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        model.denoise(one, t)
+    picture = io.Picture(torch.zeros(3, *size))
+    found = Purify(Machine(threads=1), tmp_path / "prior", steps=2).purify(picture)
+    assert found.pixels.shape == picture.pixels.shape
+    assert found.pixels.isfinite().all()
+
+
+def test_large_pictures_are_purified_tile_by_tile(prior, monkeypatch):
+    """The model is shown no more than a tile, and all of the picture."""
+    predictor = Purify(Machine(threads=1), prior, steps=1)
+    whole, shown = predictor._model.denoise, []
+
+    def denoise(x, t, condition=None):
+        shown.append(tuple(x.shape[-2:]))
+        return whole(x, t, condition)
+
+    predictor._model = replace(predictor._model, denoise=denoise)
+    found = predictor.purify(io.Picture(torch.zeros(1, 600, 8)))
+    assert found.pixels.shape == (1, 600, 8)
+    assert set(shown) == {(512, 8)}
+    assert len(shown) % 2 == 0
+    huge = io.Picture(torch.zeros(1, 1, 1).expand(1, 200_000, 200_000))
+    with pytest.raises(InputError, match="a result of 200000x200000 pixels needs about"):
+        predictor.purify(huge)
+
+
 def test_bad_pictures_and_models_are_one_sentence(prior, judge, tmp_path, monkeypatch, capsys):
     grey, colour, out = tmp_path / "grey.png", tmp_path / "colour.png", tmp_path / "out.png"
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(grey)
@@ -443,7 +488,7 @@ def test_bad_pictures_and_models_are_one_sentence(prior, judge, tmp_path, monkey
     cases = [
         ((tmp_path / "none.png", "--checkpoint", prior, "-o", out), "none.png"),
         ((colour, "--checkpoint", prior, "-o", out), "the picture has 3 channels, the model 1"),
-        ((grey, "--checkpoint", prior, "-o", grey), "would replace the picture itself"),
+        ((grey, "--checkpoint", prior, "-o", grey), f"would replace {grey} itself"),
         ((grey, "--checkpoint", prior, "-o", out, "--level", 3), "level: expected a time"),
         ((grey, "--checkpoint", tmp_path, "-o", out), "no checkpoint"),
         ((grey, "--checkpoint", prior, "-o", out, "--sampler", "core/euler"), "did you mean"),

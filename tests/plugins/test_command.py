@@ -1,0 +1,136 @@
+"""What the commands share: where results go, and what is found wrong before anything is drawn."""
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from core.errors import InputError
+from plugins.image2image import io
+from plugins.image2image.__main__ import app
+from plugins.image2image.command import Order
+from plugins.image2image.subject import Subject
+
+
+class Doubled:
+    """Draws of a picture twice as large, grey; refuses pictures of one pixel and counts draws."""
+
+    def __init__(self):
+        self.about, self.drawn = {}, 0
+
+    @staticmethod
+    def result_name(name):
+        return name
+
+    def takes(self, subject, count):
+        raise NotImplementedError
+
+    def subject(self, photo, picture):
+        high, wide = picture.pixels.shape[1:]
+        if high == wide == 1:
+            raise InputError(f"{photo}: one pixel")
+        size = (2 * high, 2 * wide)
+
+        def finish(drawn):
+            return io.Picture(drawn)
+
+        return Subject(picture, {}, size, size, picture.pixels, lambda drawn: drawn, finish)
+
+    def draws(self, subject, count, *, emit):
+        for _ in range(count):
+            self.drawn += 1
+            yield torch.zeros(3, *subject.size)
+
+
+def picture(path, height=4, width=5):
+    io.write(path, io.Picture(torch.ones(3, height, width)))
+    return path
+
+
+def run(restorer, photos, out, samples=1, deviation=None, record=False, reads=()):
+    mean_of = 2 if deviation and samples == 1 else 1
+    order = Order("upscale", photos, out, samples, mean_of, deviation, False, record)
+    order.run(lambda: restorer, reads=reads)
+
+
+def contents(folder):
+    return {place.name: place.read_bytes() for place in folder.iterdir() if place.is_file()}
+
+
+def test_what_is_read_is_never_replaced_by_anything_that_is_written(tmp_path):
+    for name in ("a-sheet.png", "a-1.png", "a.png", "mask.png"):
+        picture(tmp_path / name)
+    (tmp_path / "a.json").write_text("{}")
+    before, out = contents(tmp_path), tmp_path / "a.png"
+    cases = [
+        ("a-sheet.png", {"samples": 2}),
+        ("a-1.png", {"samples": 2}),
+        ("a.png", {}),
+        ("mask.png", {"deviation": tmp_path / "mask.png"}),
+        ("mask.png", {"record": True, "reads": [tmp_path / "a.json"]}),
+    ]
+    for name, options in cases:
+        restorer = Doubled()
+        with pytest.raises(InputError, match="would replace"):
+            run(restorer, [tmp_path / name], out, **options)
+        assert restorer.drawn == 0
+        assert contents(tmp_path) == before
+    for name in ("a-sheet.png", "a-1.png", "a.png"):
+        samples = ["--samples", "1" if name == "a.png" else "2"]
+        arguments = ["edit", tmp_path / name, "-o", out, *samples, "--checkpoint", tmp_path]
+        done = CliRunner().invoke(app, [*map(str, arguments)])
+        assert "would replace" in str(done.exception)
+        assert contents(tmp_path) == before
+
+
+def test_two_files_of_one_order_never_share_a_name(tmp_path):
+    photos, out = [picture(tmp_path / "a.png"), picture(tmp_path / "a.tif")], tmp_path / "out"
+    cases = [
+        (photos, out, {"samples": 2}),
+        (photos, out, {"record": True}),
+        (photos[:1], tmp_path / "o.png", {"deviation": tmp_path / "out" / ".." / "o.png"}),
+        (photos[:1], tmp_path / "o.png", {"samples": 2, "deviation": tmp_path / "o-2.png"}),
+        (photos[:1], tmp_path / "o.png", {"samples": 2, "deviation": tmp_path / "o-sheet.png"}),
+    ]
+    for read, target, options in cases:
+        restorer = Doubled()
+        with pytest.raises(InputError, match="would be written twice"):
+            run(restorer, read, target, **options)
+        assert restorer.drawn == 0
+    run(Doubled(), photos, out)
+    assert sorted(contents(out)) == ["a.png", "a.tif"]
+
+
+def test_all_pictures_are_looked_at_before_the_first_is_drawn(tmp_path):
+    good, one = picture(tmp_path / "good.png"), picture(tmp_path / "one.png", 1, 1)
+    out, restorer = tmp_path / "out", Doubled()
+    with pytest.raises(InputError, match=r"one\.png: one pixel"):
+        run(restorer, [good, one], out)
+    assert restorer.drawn == 0
+    assert contents(out) == {}
+
+
+def test_a_result_too_large_for_its_format_is_refused_before_it_is_drawn(tmp_path):
+    wide, restorer = picture(tmp_path / "wide.png", 1, 8192), Doubled()
+    with pytest.raises(InputError, match="WEBP cannot hold a side of 16384 pixels"):
+        run(restorer, [wide], tmp_path / "wide.webp")
+    assert restorer.drawn == 0
+
+
+def test_names_that_cannot_be_are_refused_in_one_sentence(tmp_path):
+    good, long = picture(tmp_path / "good.png"), tmp_path / f"{'x' * 300}.png"
+    for arguments in (["edit", good], ["purify", good]):
+        command = [*map(str, [*arguments, "-o", long, "--checkpoint", tmp_path])]
+        done = CliRunner().invoke(app, command)
+        assert isinstance(done.exception, InputError)
+        assert "name too long" in str(done.exception)
+    with pytest.raises(InputError, match="name too long"):
+        run(Doubled(), [good], long)
+
+
+def test_several_pictures_want_a_folder_and_no_file(tmp_path):
+    photos = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png")]
+    (tmp_path / "file").write_text("kept")
+    for name in ("file", "none.png"):
+        with pytest.raises(InputError, match="2 pictures need a folder"):
+            run(Doubled(), photos, tmp_path / name)
+    assert (tmp_path / "file").read_text() == "kept"
