@@ -134,14 +134,21 @@ def _task(build: Build, *, batch: Mapping[str, Tensor], options: Mapping[str, An
             assert (apart >= 0).all(), f"{name} prefers a spoiled result"
 
 
-def _operator(build: Build, *, shape: tuple[int, ...] = (2, 3, 16, 24)) -> None:
-    """Additive, <A x, y> = <x, A* y>, A A+ A = A and A+ A A+ = A+ if there is A+, in float64."""
-    operator, generator = build(), torch.Generator().manual_seed(0)
+def _operator(
+    build: Build,
+    *,
+    shape: tuple[int, ...] = (2, 3, 16, 24),
+    options: Mapping[str, Any] | None = None,
+) -> None:
+    """Additive, Re <A x, y> = Re <x, A* y>, and for a pseudo-inverse A A+ A = A, A+ A A+ = A+."""
+    operator, generator = build(**(options or {})), torch.Generator().manual_seed(0)
     x, z = (torch.randn(shape, dtype=torch.float64, generator=generator) for _ in range(2))
     y = operator.forward(x)
-    assert (operator.forward(x + 2 * z) - y - 2 * operator.forward(z)).abs().max() < 1e-12
-    w = torch.randn(y.shape, dtype=torch.float64, generator=generator)
-    left, right = float((y * w).sum()), float((x * operator.adjoint(w)).sum())
+    scale = max(1.0, float(y.abs().max()))
+    difference = operator.forward(x + 2 * z) - y - 2 * operator.forward(z)
+    assert difference.abs().max() < 1e-12 * scale
+    w = torch.randn(y.shape, dtype=y.dtype, generator=generator)
+    left, right = float((y.conj() * w).real.sum()), float((x * operator.adjoint(w)).sum())
     assert abs(left - right) <= 1e-12 * float(y.norm() * w.norm()), f"{left} is not {right}"
     inverse = getattr(operator, "pseudo_inverse", None)
     if inverse is not None:

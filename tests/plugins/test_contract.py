@@ -17,6 +17,13 @@ NETWORKS = {
     "core/transformer": {"width": 16, "depth": 2, "head_channels": 8, "patch": 2},
 }
 
+BEAMS = {"options": {"height": 16, "width": 24, "views": 5}, "shape": (2, 3, 16, 24)}
+OPERATORS = {
+    "medical/radon": BEAMS,
+    "medical/fan_beam": BEAMS,
+    "medical/fourier": {"shape": (2, 2, 16, 24)},
+}
+
 
 def noise_pictures(folder):
     """Six pictures of plain noise: nothing of them can be learned, everything can be checked."""
@@ -49,9 +56,13 @@ def test_part_keeps_its_contract(kind, name, tmp_path):
             options = {}
         if name == "image2image/cifar10":
             options = {"root": cifar_files(tmp_path)}
+        if name == "medical/phantoms":
+            options = {"size": 16, "count": 5}
         if name == "core/blank":
             options = {"shape": (1, 5), "count": 3}
         inputs = {"options": options}
+    if kind == "operator":
+        inputs = OPERATORS.get(name, {})
     if kind == "task":
         image = torch.rand(2, 3, 32, 32, generator=torch.Generator()) * 1.6 - 0.8
         inputs = {"batch": {"image": image}}
