@@ -14,7 +14,7 @@ from plugins.medical.phantoms import random_head, rasterised
 class Phantoms:
     """Head-like phantoms of ellipses whose measurements are known in closed form.
 
-    An item holds ``image`` (1, size, size), twice the value less 1.  Train and test are drawn apart.
+    An item holds ``image`` (1, size, size), twice the value less 1.  Splits are drawn apart.
 
     Args:
         size: side of the picture, in pixels.
@@ -58,13 +58,13 @@ class Phantoms:
         drawn = random_head(random, self._side)
         while True:
             image = rasterised(drawn, self._size, self._size, self._side / self._size)
-            if 0 <= image.min() and image.max() <= 1:
+            if image.min() >= 0 and image.max() <= 1:
                 return drawn, image
             drawn[2:, 0] /= 2  # ellipses overlap: all but the skull paler
 
     def source(self, index: int) -> str:
         """The phantom itself: each is drawn alone."""
-        return f"phantom {index}"
+        return self.name(index)
 
     def name(self, index: int) -> str:
         """A title for people, as ``test phantom 3``."""
