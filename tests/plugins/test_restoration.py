@@ -217,9 +217,9 @@ def test_what_a_filling_may_lack_grows_with_distance_and_contrast():
     hole = torch.zeros(40, 40, dtype=torch.bool)
     hole[10:30, 10:30] = True
     contrast = torch.linspace(0, 0.5, 40).expand(40, 40)
-    far = distance_transform_edt(hole.numpy())
-    grown = contrast.numpy() * (1.3 + 2 * np.log(np.maximum(far, 1)))
-    expected = np.where(far > 0, 0.005 + grown / (1 + 1.9 * grown), 0.01)
+    far = np.log(np.maximum(distance_transform_edt(hole.numpy()), 1))
+    grown = contrast.numpy() * (1.3 + 3.5 * far)
+    expected = np.where(hole, 0.01 + 0.02 * far + grown / (1 + 2.4 * grown), 0.01)
     assert np.abs(Inpaint.expected(contrast, hole).numpy() - expected).max() < 1e-6
 
 
