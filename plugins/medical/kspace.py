@@ -7,6 +7,7 @@ orthonormal, so that white noise in k-space is white in pictures, of the same de
 
 import math
 from collections.abc import Callable
+from copy import copy
 from typing import Literal, get_args
 
 import numpy as np
@@ -58,8 +59,6 @@ class Fourier:
         acceleration: how many times fewer frequencies than all.
         centre: share of the lines, or of the side of a square, that is always measured.
         seed: of the mask.
-        frequencies: a mask of your own (h, w) instead, True where measured.
-        sensitivities: S, of each coil (coils, h, w); one coil that sees all evenly if None.
 
     Raises:
         InputError: an option out of its range.
@@ -72,13 +71,28 @@ class Fourier:
         acceleration: float = 4.0,
         centre: float = 0.08,
         seed: int = 0,
-        frequencies: Bool[Tensor, " h w"] | None = None,
-        sensitivities: Complex[Tensor, " coils h w"] | None = None,
     ) -> None:
         _check(mask, acceleration, centre)
         self._options = (mask, acceleration, centre, seed)
         self._masks: dict[tuple[int, int], Tensor] = {}
-        self._given, self.sensitivities = frequencies, sensitivities
+        self._given: Tensor | None = None
+        self.sensitivities: Tensor | None = None
+
+    def given(
+        self,
+        *,
+        frequencies: Bool[Tensor, " h w"] | None = None,
+        sensitivities: Complex[Tensor, " coils h w"] | None = None,
+    ) -> "Fourier":
+        """The same with what was measured and by which coils.
+
+        Args:
+            frequencies: a mask of your own, True where measured, instead of one that is made.
+            sensitivities: S, of each coil; one coil that sees all evenly if None.
+        """
+        made = copy(self)
+        made._given, made.sensitivities = frequencies, sensitivities
+        return made
 
     def measured(self, height: int, width: int) -> Bool[Tensor, " h w"]:
         """Which frequencies are measured.
