@@ -30,13 +30,15 @@ def local_contrast(
     """
     around = (side // 2,) * 4
     grey = image.mean(1, keepdim=True)
-    weight = torch.ones_like(grey) if known is None else known
 
-    def sums(x: Tensor) -> Tensor:
+    def mean_of(x: Tensor) -> Tensor:
         return F.avg_pool2d(F.pad(x, around, mode="replicate"), side, 1)
 
-    count = sums(weight).clamp(min=0.5 / side**2)
-    mean, square = sums(grey * weight) / count, sums(grey**2 * weight) / count
+    if known is None:
+        mean, square = mean_of(grey), mean_of(grey**2)
+    else:
+        share = mean_of(known).clamp(min=0.5 / side**2)
+        mean, square = mean_of(grey * known) / share, mean_of(grey**2 * known) / share
     return (square - mean**2).clamp(min=0).sqrt()
 
 
