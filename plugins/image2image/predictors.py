@@ -2,6 +2,7 @@
 
 import math
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,21 +27,21 @@ from plugins.image2image.tiles import Estimate, tiled
 Which = Literal["colourise", "inpaint", "uncrop", "jpeg"]
 
 
-class _Drawn:
+class _Drawn(ABC):
     """What predictors that draw pictures share: a file of one becomes a file of the other."""
 
     suffixes: ClassVar[tuple[str, ...]] = tuple(io.SUFFIXES)
     _how: How
 
+    @abstractmethod
     def subject(self, photo: Path, picture: io.Picture) -> Subject:
         """The picture as the model sees it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def draws(
         self, subject: Subject, count: int, *, emit: Emit = silent
     ) -> Iterator[Float[Tensor, " 3 h w"]]:
         """Draws of it."""
-        raise NotImplementedError
 
     def __call__(self, source: Path, target: Path) -> Mapping[str, Any]:
         """Make a new file of one picture: the mean of some draws.
