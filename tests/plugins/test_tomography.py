@@ -107,6 +107,9 @@ def test_720_views_without_noise_give_the_head_back(beam, options):
     for window in ("ramp", "hann"):
         found = operator.filtered_back_projection(exact.float(), window=window)[0, 0]
         errors[window] = float((found - truth).square().mean())
+        for rows in (slice(20, 40), slice(118, 138)):  # far from the middle, and there
+            ratio = found[rows, 118:138].mean() / truth[rows, 118:138].mean()
+            assert float(ratio) == pytest.approx(1, abs=0.01)
     assert -10 * math.log10(errors["ramp"]) >= 30
     assert errors["ramp"] < errors["hann"]
 
