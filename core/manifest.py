@@ -56,6 +56,7 @@ PLUGIN = Plugin(
         parameterization("v", "core.denoiser.parameterization:v", "Velocity alpha eps - sigma x0"),
         parameterization("x0", "core.denoiser.parameterization:x0", "The clean sample"),
         posterior("ddnm", "core.sampler.posterior:ddnm", "DDNM+, what is measured put into x0"),
+        posterior("dds", "core.sampler.posterior:dds", "DDS, few conjugate-gradient steps in x0"),
         posterior("diffpir", "core.sampler.posterior:diffpir", "DiffPIR, a compromise in x0"),
         posterior("dps", "core.sampler.posterior:dps", "DPS, gradient of the residual"),
         posterior("ilvr", "core.sampler.posterior:ilvr", "ILVR, noised measurement put in place"),

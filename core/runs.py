@@ -40,7 +40,7 @@ from core.request import (
 from core.sampler.sample import prior
 from core.sampler.sample import sample as integrate
 from core.stopping import Stopped, asked_by, deliver, signals_asked
-from core.task import Task
+from core.task import Task, is_drawn
 from core.training import Place, follow, resume, save
 from core.world import PeerError, World, joined
 
@@ -275,6 +275,7 @@ def _summary(
         method: {
             figure: mean([a - b for a, b in zip(numbers, reference[figure], strict=True)])
             for figure, numbers in named.items()
+            if figure in reference
         }
         for method, named in values.items()
         if method != task.reference
@@ -292,6 +293,7 @@ def _summary(
         "metrics": {name: plain(figure) for name, figure in task.figures.items()},
         "reference": task.reference,
         "methods": {m: {f: mean(v) for f, v in named.items()} for m, named in values.items()},
+        "drawn": [method for method in values if is_drawn(method)],
         "differences": differences,
     }
 

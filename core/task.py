@@ -109,6 +109,12 @@ class Panel:
 
 
 Scores = Mapping[str, Mapping[str, Tensor]]
+"""Method -> figure -> one number for each item; a method may lack figures that do not fit it."""
+
+
+def is_drawn(method: str) -> bool:
+    """Whether a method's name, as `Task.score` gives it, is that of draws: not a baseline's."""
+    return method in ("samples", "one sample") or method.startswith("mean of ")
 
 
 @runtime_checkable

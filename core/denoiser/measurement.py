@@ -169,6 +169,28 @@ def pseudo_inverse(measurement: Measurement, r: Inexact[Tensor, " b *measured"])
 
 
 @dataclass(frozen=True)
+class Weighted:
+    """w A: measurements of unequal noise brought to noise of unit deviation by w, 1 / theirs.
+
+    Args:
+        operator: A.
+        weights: w, of a shape that broadcasts over the measurements.
+    """
+
+    operator: LinearOperator
+    weights: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """W A x."""
+        seen = self.operator.forward(x)
+        return self.weights.to(seen) * seen
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """A* w y."""
+        return self.operator.adjoint(self.weights.to(y) * y)
+
+
+@dataclass(frozen=True)
 class Mask:
     """y = m x in the shape of x: known elements kept, the others zero; its own pseudo-inverse.
 

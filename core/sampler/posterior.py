@@ -6,7 +6,7 @@ A method turns (measurement, denoise, process, solver) into another denoiser and
     guided = pigdm()(measurement, denoise, process, solver)
     x0 = sample(guided.denoise, process, grid, guided.solver, x, noise)
 
-Methods that act on x0 (`pigdm`, `ddnm`, `diffpir`) wrap the denoiser and serve every solver.
+Methods that act on x0 (`pigdm`, `ddnm`, `diffpir`, `dds`) wrap the denoiser and serve every solver.
 Methods that act on x_t (`projection`, `ilvr`, `repaint`, `dps`) wrap the solver, which must take
 one step for each of the grid and build on the x it is given.
 """
@@ -162,6 +162,47 @@ def diffpir(*, prior_weight: float = 1.0, iterations: int = 100, tolerance: floa
                 prior_weight * (alpha * measurement.noise_std) ** 2,
                 iterations=iterations,
                 tolerance=tolerance,
+            )
+            return replace(said, x0=said.x0 + shift)
+
+        return Guided(guided, solver)
+
+    return method
+
+
+def dds(*, iterations: int = 5, noise_gain: float = 1.0) -> Method:
+    """x0' from a few conjugate-gradient steps that begin at x0 and fit y: no gradient of the model.
+
+    The steps are those of (A* A + c) z = A* y + c x0, c = (noise_gain noise_std)^2: of the plain
+    normal equations where there is no noise.  So few steps move x0 along what A measures well and
+    leave the rest to the model; `diffpir` is their limit with c lowered at noisy levels.
+    Source: Chung, Lee and Ye 2024, arXiv:2303.05754, algorithm 2 and eq. 20 (their gamma is 1 / c).
+
+    Args:
+        iterations: of conjugate gradients.
+        noise_gain: factor on the noise that x0 is trusted against, in units of the data.
+
+    Raises:
+        InputError: no iteration, or a negative gain.
+    """
+    if iterations < 1 or noise_gain < 0:
+        raise InputError(
+            f"expected iterations >= 1 and noise_gain >= 0, got iterations={iterations}, "
+            f"noise_gain={noise_gain}"
+        )
+
+    def method(
+        measurement: Measurement, denoise: Denoiser, process: GaussianPath, solver: Solver
+    ) -> Guided:
+        def guided(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
+            said = denoise(x, t, condition)
+            one = torch.ones(len(x), dtype=torch.float64, device=x.device)
+            shift = update(
+                measurement.operator,
+                residual(measurement, said.x0),
+                one,
+                one * (noise_gain * measurement.noise_std) ** 2,
+                iterations=iterations,
             )
             return replace(said, x0=said.x0 + shift)
 

@@ -129,6 +129,8 @@ def _task(build: Build, *, batch: Mapping[str, Tensor], options: Mapping[str, An
     assert task.reference in best, f"no score for the reference {task.reference!r}"
     for method in best.keys() - {task.reference}:
         for name, figure in task.figures.items():
+            if name not in best[method]:
+                continue
             sign = 1 if figure.better == "higher" else -1
             apart = sign * (best[method][name] - worse[method][name])
             assert (apart >= 0).all(), f"{name} prefers a spoiled result"

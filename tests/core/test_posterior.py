@@ -29,6 +29,7 @@ from core.sampler.grids import uniform_log_snr
 from core.sampler.posterior import (
     Replacing,
     ddnm,
+    dds,
     diffpir,
     dps,
     ilvr,
@@ -54,6 +55,7 @@ METHODS = {
     "pigdm": pigdm(),
     "ddnm": ddnm(),
     "diffpir": diffpir(),
+    "dds": dds(),
 }
 SOLVERS = [DDIM(), Ancestral(), Heun(), Multistep(), Singlestep()]
 WORLD = Gaussian(0.3, 0.5)
@@ -611,6 +613,8 @@ def test_solvers_that_would_lose_the_measurement_are_refused(name):
         (pigdm, {"data_std": 0.0}),
         (ddnm, {"noise_gain": 0.0}),
         (diffpir, {"prior_weight": 0.0}),
+        (dds, {"iterations": 0}),
+        (dds, {"noise_gain": -1.0}),
     ],
 )
 def test_options_out_of_range_are_refused(build, options):
