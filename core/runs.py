@@ -15,14 +15,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core import files, samples
-from core.config import Spec, bind, configure, plain
+from core.config import bind, configure, plain
 from core.data import Dataset, collate, open_dataset
 from core.guided import corrected, guided
 from core.journal import journal
-from core.metrics import INTERVAL, interval
 from core.model import Model, device_of, for_task, load_model
 from core.panels import write_panels
-from core.preparation import STATE_FORMAT, Run, make_folder, prepare_run
+from core.preparation import Run, make_folder, prepare_run
 from core.process.noise import Brownian, Noise, derive
 from core.request import (
     Emit,
@@ -40,7 +39,8 @@ from core.request import (
 from core.sampler.sample import prior
 from core.sampler.sample import sample as integrate
 from core.stopping import Stopped, asked_by, deliver, signals_asked
-from core.task import Task, is_drawn
+from core.summary import summarised
+from core.task import Task
 from core.training import Place, follow, resume, save
 from core.world import PeerError, World, joined
 
@@ -246,8 +246,14 @@ def evaluate(
             for figure, numbers in named.items():
                 values.setdefault(method, {}).setdefault(figure, []).extend(numbers.tolist())
         emit(Progress(done=chosen[-1] + 1, total=count, unit="item", figures={}))
-    sources = [item["source"] for item in about["items"]]
-    report = _summary(request, task, about, values, sources, results.shape[1])
+    report = summarised(
+        values,
+        about,
+        figures=task.figures,
+        reference=task.reference,
+        draws=results.shape[1],
+        confidence=request.confidence,
+    )
     report["panels"] = _pictures(request, task, dataset, results, about, out)
     files.write_json(out / "metrics.json", report)
     return EvaluateResult(
@@ -257,45 +263,6 @@ def evaluate(
         },
         seconds=time.perf_counter() - start,
     )
-
-
-def _summary(
-    request: EvaluateRequest,
-    task: Task,
-    about: Mapping[str, Any],
-    values: dict[str, dict[str, list[float]]],
-    sources: list[str],
-    draws: int,
-) -> dict[str, Any]:
-    def mean(numbers: list[float]) -> dict[str, Any]:
-        return plain(interval(numbers, sources, confidence=request.confidence))
-
-    reference = values[task.reference]
-    differences = {
-        method: {
-            figure: mean([a - b for a, b in zip(numbers, reference[figure], strict=True)])
-            for figure, numbers in named.items()
-            if figure in reference
-        }
-        for method, named in values.items()
-        if method != task.reference
-    }
-    return {
-        "format": STATE_FORMAT,
-        "task": Spec.parse(about["task"]).name,
-        "dataset": about["dataset"],
-        "split": about["split"],
-        "n": len(sources),
-        "sources": list(dict.fromkeys(sources)),
-        "draws": draws,
-        "confidence": request.confidence,
-        "interval": INTERVAL.format(draws=4000),
-        "metrics": {name: plain(figure) for name, figure in task.figures.items()},
-        "reference": task.reference,
-        "methods": {m: {f: mean(v) for f, v in named.items()} for m, named in values.items()},
-        "drawn": [method for method in values if is_drawn(method)],
-        "differences": differences,
-    }
 
 
 def _pictures(

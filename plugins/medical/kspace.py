@@ -82,13 +82,14 @@ class Fourier:
         self,
         *,
         frequencies: Bool[Tensor, " h w"] | None = None,
-        sensitivities: Complex[Tensor, " coils h w"] | None = None,
+        sensitivities: Complex[Tensor, "*b coils h w"] | None = None,
     ) -> "Fourier":
         """The same with what was measured and by which coils.
 
         Args:
             frequencies: a mask of your own, True where measured, instead of one that is made.
-            sensitivities: S, of each coil; one coil that sees all evenly if None.
+            sensitivities: S, of each coil, for all samples or for each; one coil that sees all
+                evenly if None.
         """
         made = copy(self)
         made._given, made.sensitivities = frequencies, sensitivities

@@ -1,5 +1,6 @@
 """Every registered part keeps its kind's contract."""
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -8,6 +9,8 @@ from PIL import Image
 from core.process.schedules import edm, vp_cosine
 from core.registry import installed
 from core.testing.contract import check_part
+from plugins.medical import derived, nifti
+from plugins.medical.scan import Scan
 
 PARTS = [(part.kind, name) for name, part in installed().names()]
 PROCESSES = (edm(), vp_cosine())
@@ -43,28 +46,85 @@ def cifar_files(folder):
     return folder
 
 
+def dicom_series(folder):
+    """Two patients of three slices."""
+    draw = np.random.Generator(np.random.PCG64(0))
+    for patient in ("a", "b"):
+        voxels = draw.normal(0, 300, (3, 20, 24)).astype(np.float32)
+        derived.write(
+            folder / patient, voxels, Scan(voxels, np.eye(4), "CT", patient), description="noise"
+        )
+    return folder
+
+
+def nifti_volumes(folder):
+    draw = np.random.Generator(np.random.PCG64(0))
+    for patient in "abcd":
+        voxels = draw.normal(0, 300, (3, 20, 24)).astype(np.float32)
+        nifti.write(folder / f"{patient}.nii.gz", voxels, Scan(voxels, np.eye(4)), description="")
+    return folder
+
+
+def lidc_folders(folder):
+    for number, path in enumerate(sorted(dicom_series(folder).iterdir()), start=1):
+        study = folder / f"LIDC-IDRI-000{number}" / "1"
+        study.mkdir(parents=True)
+        path.rename(study / "2")
+    return folder
+
+
+def fastmri_files(folder):
+    draw = np.random.Generator(np.random.PCG64(0))
+    for patient in "abcd":
+        k = draw.normal(0, 1, (2, 3, 40, 20, 2)).astype(np.float32)
+        with h5py.File(folder / f"{patient}.h5", "w") as file:
+            file["kspace"] = k[..., 0] + 1j * k[..., 1]
+            file.attrs["patient_id"] = patient
+    return folder
+
+
+def lodopab_files(folder):
+    draw = np.random.Generator(np.random.PCG64(0))
+    for split in ("train", "test"):
+        with h5py.File(folder / f"ground_truth_{split}_000.hdf5", "w") as file:
+            file["data"] = draw.random((3, 362, 362), dtype=np.float32)
+    return folder
+
+
+FOLDERS = {  # what makes the files of a dataset, and the options that split them
+    "image2image/folder": (noise_pictures, {"patches": 40, "size": 32, "test_fraction": 0.4}),
+    "image2image/cifar10": (cifar_files, {}),
+    "medical/dicom_folder": (dicom_series, {"size": 16, "count": 5, "test_share": 0.5}),
+    "medical/nifti_folder": (nifti_volumes, {"size": 16, "count": 5, "test_share": 0.5}),
+    "medical/lidc": (lidc_folders, {"size": 16, "count": 5, "test_share": 0.5}),
+    "medical/fastmri": (fastmri_files, {"size": 16, "count": 5, "test_share": 0.5}),
+    "medical/lodopab": (lodopab_files, {"size": 181}),
+}
+OPTIONS = {
+    "image2image/digits": {},
+    "medical/phantoms": {"size": 16, "count": 5},
+    "medical/samples": {"count": 5},
+    "core/blank": {"shape": (1, 5), "count": 3},
+}
+
+
 @pytest.mark.parametrize(("kind", "name"), PARTS)
 def test_part_keeps_its_contract(kind, name, tmp_path):
     inputs = {}
     if kind == "network":
         inputs = {"options": NETWORKS[name]}
     if kind == "dataset":
-        options = {"patches": 40, "size": 32}
-        if name == "image2image/folder":
-            options |= {"root": noise_pictures(tmp_path), "test_fraction": 0.4}
-        if name == "image2image/digits":
-            options = {}
-        if name == "image2image/cifar10":
-            options = {"root": cifar_files(tmp_path)}
-        if name == "medical/phantoms":
-            options = {"size": 16, "count": 5}
-        if name == "core/blank":
-            options = {"shape": (1, 5), "count": 3}
+        options = OPTIONS.get(name, {"patches": 40, "size": 32})
+        if name in FOLDERS:
+            make, options = FOLDERS[name]
+            options = {**options, "root": make(tmp_path)}
         inputs = {"options": options}
     if kind == "operator":
         inputs = OPERATORS.get(name, {})
     if kind == "task":
         image = torch.rand(2, 3, 32, 32, generator=torch.Generator()) * 1.6 - 0.8
+        if name.startswith("medical/"):
+            image = image[:, :1]
         inputs = {"batch": {"image": image}}
     processes = {"sampler": PROCESSES[:1], "grid": PROCESSES}
     for process in processes.get(kind, (None,)):

@@ -1,0 +1,189 @@
+"""Commands on scans: what is there, a prior of them, measurements, figures of samples."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from core.errors import InputError
+
+Place = Annotated[
+    Path, typer.Argument(help="A DICOM file or folder, a .nii or .nii.gz, or raw data.")
+]
+Series = Annotated[int | None, typer.Option(min=1, help="Which DICOM series, as `info` counts.")]
+Volume = Annotated[int | None, typer.Option(min=0, help="Which volume of a 4-D NIfTI, from 0.")]
+Plane = Annotated[str, typer.Option(help="acquired, axial, coronal or sagittal.")]
+Kind = Annotated[str, typer.Option(help="ct or mri.")]
+Views = Annotated[int, typer.Option(min=1, help="CT: how many angles.")]
+Arc = Annotated[
+    float | None, typer.Option(help="CT: degrees they are spread over; 180, of a fan 360.")
+]
+Geometry = Annotated[str, typer.Option(help="CT: parallel or fan.")]
+Photons = Annotated[float, typer.Option(min=0, help="CT: counted without a patient; 0: no noise.")]
+Mask = Annotated[
+    str, typer.Option(help="MRI: random, equispaced, density, poisson or radial frequencies.")
+]
+Acceleration = Annotated[float, typer.Option(min=1, help="MRI: how many times fewer.")]
+Centre = Annotated[float, typer.Option(min=0, max=1, help="MRI: share that is always measured.")]
+Noise = Annotated[float, typer.Option(min=0, help="MRI: deviation, where bright tissue is 1.")]
+Seed = Annotated[int, typer.Option(min=0, help="Every draw follows from it.")]
+Reduce = Annotated[
+    int, typer.Option(min=1, help="Average so many pixels each way first; slices get smaller.")
+]
+
+
+def info(place: Place, series: Series = None, volume: Volume = None) -> None:
+    """Say what a scan is, and nothing of whose it is.
+
+    Example: python -m plugins.medical info scans/ct
+    """
+    from plugins.medical import raw, scan, scans
+
+    if place.suffix.lower() in (".h5", ".hdf5"):
+        values = raw.read_kspace(place)
+        _say("k-space", values.values.shape, f"{values.mask.mean():.0%} of the frequencies")
+        return
+    if place.suffix.lower() == ".npy":
+        if raw.kind_of(place) == "k-space":
+            values = raw.read_kspace(place)
+            _say("k-space", values.values.shape, f"{values.mask.mean():.0%} of the frequencies")
+        else:
+            sinogram = raw.read_sinogram(place)
+            _say("sinogram", sinogram.values.shape, str(sinogram.geometry))
+        return
+    found = scans.read(place, series=series, volume=volume)
+    d, h, w = found.voxels.shape
+    slices, rows, columns = found.spacing
+    print(f"patient      {found.patient}")
+    print(f"modality     {found.modality}")
+    print(f"voxels       {d} slices of {w}x{h}")
+    print(f"spacing      {slices:.4g} mm between slices, {columns:.4g} x {rows:.4g} mm in them")
+    print(f"values       {found.voxels.min():.5g} to {found.voxels.max():.5g}")
+    print(f"slices lie   {scan.plane_of(found)}")
+    for note in found.notes:
+        print(f"note         {note}")
+
+
+def _say(what: str, shape: tuple[int, ...], more: str) -> None:
+    print(f"{what}: {' x '.join(map(str, shape))}; {more}")
+
+
+def train_prior(
+    folder: Annotated[Path, typer.Argument(help="Your scans, in this folder and those in it.")],
+    kind: Kind,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
+    steps: Annotated[int | None, typer.Option(min=1, help="By default half an hour's.")] = None,
+    pixel: Annotated[
+        float | None, typer.Option(help="Millimetres; by default 4 for CT, 1.7 for MRI.")
+    ] = None,
+    test_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the patients kept for testing.")
+    ] = 0.2,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")] = None,
+) -> None:
+    """Train a prior on pictures alone; run the same command again to go on.
+
+    More options: `polymode train plugins/medical/configs/ct.yaml --set ...`.
+
+    Example: python -m plugins.medical train-prior scans --kind ct -o runs/ct
+    """
+    from core import runs
+    from core.config import bind
+    from core.progress import listener
+    from core.request import Machine, TrainRequest
+    from core.yaml_file import read_yaml
+    from plugins.medical.data import inside
+    from plugins.medical.nifti import SUFFIXES
+
+    if kind not in ("ct", "mri"):
+        raise InputError(f"kind: expected ct or mri, got {kind!r}")
+    named = {path.name.lower().endswith(SUFFIXES) for path in inside(folder)}
+    request = dict(read_yaml(Path(__file__).with_name("configs") / f"{kind}.yaml"))
+    dataset = {
+        **request["dataset"],
+        "name": "medical/nifti_folder" if True in named else "medical/dicom_folder",
+        "root": str(folder),
+        "test_share": test_share,
+        "modality": {"ct": "CT", "mri": "MR"}[kind],
+    }
+    request["dataset"] = dataset | ({"pixel": pixel} if pixel is not None else {})
+    request |= {"steps": steps} if steps is not None else {}
+    with listener("train-prior") as emit:
+        machine = Machine(device=device, threads=threads)
+        result = runs.train(bind(TrainRequest, request), out, machine=machine, emit=emit)
+    print(result.checkpoint)
+
+
+def simulate(
+    place: Place,
+    kind: Kind,
+    out: Annotated[Path, typer.Option("--out", "-o", help="A .npy; a .json goes beside it.")],
+    views: Views = 23,
+    arc: Arc = None,
+    geometry: Geometry = "parallel",
+    photons: Photons = 1e5,
+    mask: Mask = "random",
+    acceleration: Acceleration = 4.0,
+    centre: Centre = 0.08,
+    noise: Noise = 0.005,
+    reduce: Reduce = 1,
+    plane: Plane = "acquired",
+    series: Series = None,
+    volume: Volume = None,
+    seed: Seed = 0,
+) -> None:
+    """Measure a scan sparsely: a sinogram of counts, or masked k-space, with its JSON.
+
+    Example: python -m plugins.medical simulate scan.nii.gz --kind ct --views 23 -o sparse.npy
+    """
+    from plugins.medical import raw, scans
+
+    if out.suffix != ".npy":
+        raise InputError(f"{out}: expected a name that ends in .npy")
+    if kind not in ("ct", "mri"):
+        raise InputError(f"kind: expected ct or mri, got {kind!r}")
+    found = scans.prepared(place, series, volume, plane, reduce)
+    if kind == "ct":
+        raw.write_sinogram(out, scans.sparse_ct(found, geometry, views, arc, photons, seed))
+    else:
+        kspace = scans.sparse_mri(found, mask, acceleration, centre, noise, seed)
+        raw.write_kspace(out, kspace)
+    print(out)
+
+
+def evaluate(
+    samples: Annotated[Path, typer.Argument(help="Folder of the verb medical/reconstruct.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of figures and pictures.")],
+    learned_from: Annotated[
+        Path | None,
+        typer.Option(help="YAML of the training dataset: are draws nearer to it than the truth?"),
+    ] = None,
+) -> None:
+    """Score reconstructions beside the classical ones, and look for remembered slices.
+
+    Example: python -m plugins.medical evaluate runs/drawn --learned-from data.yaml -o runs/eval
+    """
+    from core import runs
+    from core.config import Spec
+    from core.progress import listener
+    from core.request import EvaluateRequest
+    from core.yaml_file import read_yaml
+    from plugins.medical import memorisation
+    from plugins.medical.request import MemorisationRequest
+
+    with listener("evaluate") as emit:
+        result = runs.evaluate(EvaluateRequest(samples=samples), out, emit=emit)
+        for method, row in result.scores.items():
+            said = "  ".join(f"{name} {value:.4g}" for name, value in row.items())
+            print(f"{method:14} {said}")
+        print(result.metrics)
+        if learned_from is not None:
+            spec = Spec.parse(read_yaml(learned_from))
+            request = MemorisationRequest(samples=samples, learned_from=spec)
+            near = memorisation.evaluate(request, out / "memorisation", emit=emit)
+            print(
+                f"nearest training slice: of draws {near.draws:.2f} dB, of held-out slices "
+                f"{near.truth:.2f} dB"
+            )
+            print(near.metrics)

@@ -1,0 +1,129 @@
+"""Whether a prior says again what it was trained on: the nearest training slices of its draws."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from core import files, samples
+from core.config import bind, plain
+from core.data import Dataset, collate, open_dataset
+from core.errors import InputError
+from core.panels import write_panels
+from core.preparation import make_folder
+from core.request import Emit, Machine, Progress, silent
+from core.sheet import to_bytes
+from core.summary import summarised
+from core.task import Figure, Panel
+from plugins.medical.request import MemorisationRequest, MemorisationResult
+from plugins.medical.tasks import Reconstruction
+
+AT_ONCE = 64
+FIGURES = {"nearest": Figure("nearest training slice", "dB", "lower")}
+TRUTH, DRAW = "held-out slices", "one sample"
+
+
+def evaluate(
+    request: MemorisationRequest, out: Path, *, machine: Machine | None = None, emit: Emit = silent
+) -> MemorisationResult:
+    """Find the training slice nearest to each draw, and to the held-out slice that it is of.
+
+    A draw that is much nearer to a training slice than its own truth is was remembered rather than
+    reconstructed.  Slices are compared where they lie, pixel by pixel: copies that are moved or
+    turned are not found.
+    Source: the nearest neighbour as a test, Carlini et al. 2023, arXiv:2301.13188, section 4.2.
+
+    Args:
+        request: which samples, and what the prior was trained on.
+        out: ``metrics.json`` and pictures go there.
+        machine: not looked at.
+        emit: hears of progress.
+
+    Raises:
+        InputError: no samples of a reconstruction, or training slices of another size.
+    """
+    begun = time.perf_counter()
+    request = bind(MemorisationRequest, plain(request))
+    read = samples.read(request.samples)
+    task = read.task
+    if not isinstance(task, Reconstruction):
+        raise InputError(f"{request.samples}: samples of no reconstruction")
+    count = len(read.results)
+    truth = torch.cat([
+        task.picture(collate(read.dataset, [i])["image"]) for i in range(count)
+    ])  # fmt: skip
+    drawn = task.picture(read.results[:, 0])
+    learned = open_dataset(request.learned_from, "train", task)
+    both, where = nearest(torch.cat([drawn, truth]), _slices(learned, task, request.count, emit))
+    decibels = 10 * (4 / both.clamp(min=1e-12)).log10()
+    report = summarised(
+        {
+            TRUTH: {"nearest": decibels[count:].tolist()},
+            DRAW: {"nearest": decibels[:count].tolist()},
+        },
+        read.about,
+        figures=FIGURES,
+        reference=TRUTH,
+        draws=1,
+        confidence=request.confidence,
+    )
+    make_folder(out)
+    panels = [
+        Panel(read.about["items"][i]["name"], {
+            "one sample": to_bytes(drawn[i]),
+            "nearest to it in training": to_bytes(_picture(learned, task, int(where[i]))),
+            "truth": to_bytes(truth[i]),
+            "nearest to that in training": to_bytes(_picture(learned, task, int(where[count + i]))),
+        })
+        for i in range(min(request.pictures, count))
+    ]  # fmt: skip
+    report["panels"] = write_panels(panels, make_folder(out / "pictures"))
+    files.write_json(out / "metrics.json", report)
+    return MemorisationResult(
+        metrics=out / "metrics.json",
+        draws=float(decibels[:count].mean()),
+        truth=float(decibels[count:].mean()),
+        seconds=time.perf_counter() - begun,
+    )
+
+
+def nearest(
+    pictures: Float[Tensor, " n 1 h w"], others: Iterator[Float[Tensor, " m 1 h w"]]
+) -> tuple[Float[Tensor, " n"], Int64[Tensor, " n"]]:
+    """The mean squared error to the nearest of the others, and which it is, counted from 0.
+
+    Raises:
+        InputError: others of another size.
+    """
+    rows, first = pictures.double().flatten(1), 0
+    best = torch.full((len(rows),), torch.inf, dtype=torch.float64)
+    where = torch.zeros(len(rows), dtype=torch.int64)
+    for some in others:
+        if some.shape[1:] != pictures.shape[1:]:
+            raise InputError(
+                f"learned_from: slices of {some.shape[-1]}x{some.shape[-2]}, the samples are of "
+                f"{pictures.shape[-1]}x{pictures.shape[-2]}; set its size"
+            )
+        apart = torch.cdist(rows, some.double().flatten(1)).square() / rows.shape[1]
+        least, at = apart.min(1)
+        where = torch.where(least < best, at + first, where)
+        best = torch.minimum(best, least)
+        first += len(some)
+    return best, where
+
+
+def _slices(
+    learned: Dataset, task: Reconstruction, count: int, emit: Emit
+) -> Iterator[Float[Tensor, " m 1 h w"]]:
+    total = min(count, len(learned))
+    for first in range(0, total, AT_ONCE):
+        chosen = list(range(first, min(first + AT_ONCE, total)))
+        yield task.picture(collate(learned, chosen)["image"])
+        emit(Progress(done=chosen[-1] + 1, total=total, unit="slice", figures={}))
+
+
+def _picture(learned: Dataset, task: Reconstruction, index: int) -> Float[Tensor, "1 h w"]:
+    return task.picture(collate(learned, [index])["image"])[0]

@@ -1,0 +1,131 @@
+"""From a measurement to draws of what was measured: a prior asked, and held to the measurement."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+from torch.nn import functional as F
+
+from core.denoiser.measurement import Measurement
+from core.denoiser.parameterization import Condition, Denoiser, Prediction
+from core.process.gaussian import GaussianPath
+from core.process.noise import Source
+from core.sampler.posterior import Method
+from core.sampler.sample import Watch, prior, sample
+from core.sampler.solver import Solver
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """How a reconstruction is drawn.
+
+    Args:
+        method: what holds the estimates, or the samples, to the measurement.
+        solver: rule of a step.
+        grid: falling times; where it begins below the noisy end, draws begin at a reconstruction
+            with noise of that level added.
+        along: weight of the total variation along slices, in units of the pictures; 0 for none.
+        at_once: slices that the network is asked at once: bounds the memory.
+    """
+
+    method: Method
+    solver: Solver
+    grid: Float64[Tensor, " n"]
+    along: float = 0.0
+    at_once: int = 16
+
+
+def reconstructed(
+    denoise: Denoiser,
+    process: GaussianPath,
+    measurement: Measurement,
+    how: How,
+    start: Float[Tensor, " b c h w"],
+    noise: Source,
+    *,
+    watch: Watch | None = None,
+) -> Float[Tensor, " b c h w"]:
+    """One draw for each measurement; of a volume, whose slices are the batch, one draw of it.
+
+    Source: the start part-way, Chung et al. 2022, arXiv:2112.05146 (CCDF); consistency along
+    slices, Chung et al. 2023, arXiv:2211.10655 (DiffusionMBIR), there by ADMM on the samples, here
+    by a proximal step on the estimates.
+
+    Args:
+        denoise: of a prior of pictures; it is given no condition.
+        process: that it was trained for.
+        measurement: of each.
+        how: the rule.
+        start: a reconstruction to begin from; where the grid begins at the noisy end only its shape
+            counts.
+        noise: one stream for each.
+        watch: called after each step.
+    """
+    asked = by_parts(denoise, how.at_once)
+    if how.along:
+        asked = smooth_along(asked, process, how.along)
+    guided = how.method(measurement, asked, process, how.solver)
+    if float(how.grid[0]) >= process.t_max:
+        x = prior(process, how.grid, start, noise)
+    else:
+        level = how.grid[0].double().expand(len(start)).to(start.device)
+        x = process.diffuse(start, level, noise.like(start))
+    return sample(guided.denoise, process, how.grid, guided.solver, x, noise, watch=watch)
+
+
+def by_parts(denoise: Denoiser, size: int) -> Denoiser:
+    """The denoiser asked for `size` samples at a time."""
+
+    def ask(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
+        if len(x) <= size:
+            return denoise(x, t, condition)
+        said = [denoise(a, b, condition) for a, b in zip(x.split(size), t.split(size), strict=True)]
+        return Prediction(torch.cat([one.x0 for one in said]))
+
+    return ask
+
+
+def smooth_along(denoise: Denoiser, process: GaussianPath, weight: float) -> Denoiser:
+    """Estimates brought to less variation from slice to slice, more at noisy levels.
+
+    Each becomes argmin_z |z - x0|^2 / 2 + min(s, 1) weight TV(z) at s = sigma / alpha, so that at
+    the clean end slices are what the prior and the measurement make of them.
+    """
+
+    def ask(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
+        said = denoise(x, t, condition)
+        alpha, sigma = process.alpha_sigma(t[0].double())
+        level = min(float(sigma / alpha), 1.0)
+        return replace(said, x0=less_variation(said.x0, level * weight))
+
+    return ask
+
+
+def less_variation(
+    x: Float[Tensor, " d *shape"], weight: float, *, iterations: int = 30
+) -> Float[Tensor, " d *shape"]:
+    """argmin_z |z - x|^2 / 2 + weight sum |z[k + 1] - z[k]|, by projected gradients on its dual.
+
+    Source: Chambolle 2004, J. Math. Imaging Vis. 20, 89, in one dimension, accelerated as Beck and
+    Teboulle 2009, IEEE Trans. Image Process. 18, 2419.
+
+    Args:
+        x: slices along the first axis.
+        weight: of the variation.
+        iterations: of the method.
+    """
+    if len(x) < 2 or weight == 0:
+        return x
+    dual = torch.zeros_like(x[1:])
+    ahead, t = dual, 1.0
+
+    def primal(p: Tensor) -> Tensor:  # x - D* p
+        around = [0, 0] * (x.ndim - 1)
+        return x + F.pad(p, (*around, 0, 1)) - F.pad(p, (*around, 1, 0))
+
+    for _ in range(iterations):
+        after = (ahead + primal(ahead).diff(dim=0) / 4).clamp(-weight, weight)
+        following = (1 + (1 + 4 * t**2) ** 0.5) / 2
+        dual, ahead, t = after, after + (t - 1) / following * (after - dual), following
+    return primal(dual)

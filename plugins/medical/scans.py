@@ -1,0 +1,84 @@
+"""From files of any kind and words to a scan on a plane, and what is measured of it."""
+
+import sys
+from pathlib import Path
+from typing import cast, get_args
+
+from core.config import bind
+from core.errors import InputError
+from plugins.medical import dicom, nifti, scan
+from plugins.medical.kspace import Kind
+from plugins.medical.measuring import simulated_ct, simulated_mri
+from plugins.medical.raw import Geometry, KSpace, Sinogram
+from plugins.medical.scan import Plane, Scan
+
+
+def read(place: Path, *, series: int | None = None, volume: int | None = None) -> Scan:
+    """The scan in a file or a folder of slices.
+
+    Args:
+        place: a NIfTI file, a DICOM file, or a folder of those.
+        series: which DICOM series, as `dicom.read` counts them.
+        volume: which volume of a NIfTI file.
+
+    Raises:
+        InputError: none that can be read, or several.
+    """
+    if place.name.lower().endswith(nifti.SUFFIXES):
+        if series is not None:
+            raise InputError("series: names one of DICOM; leave it out for NIfTI")
+        return nifti.read(place, volume=volume)
+    if volume is not None:
+        raise InputError("volume: names one of NIfTI; leave it out for DICOM")
+    return dicom.read(place, series=series)
+
+
+def prepared(place: Path, series: int | None, volume: int | None, plane: str, reduce: int) -> Scan:
+    """A scan with its slices along a plane, reduced if wanted; its notes are said.
+
+    Raises:
+        InputError: no such plane, or a scan that cannot be read.
+    """
+    if plane not in scan.PLANES:
+        raise InputError(f"plane: expected one of {', '.join(scan.PLANES)}, got {plane!r}")
+    found = read(place, series=series, volume=volume)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return scan.reduced(scan.canonical(found, cast(Plane, plane)), reduce)
+
+
+def sparse_ct(
+    found: Scan, geometry: str, views: int, arc: float | None, photons: float, seed: int
+) -> Sinogram:
+    """A sinogram of a scan, of counts where there are photons.
+
+    Raises:
+        InputError: no such geometry, or a scan that is no CT.
+    """
+    _, height, width = found.voxels.shape
+    pixel, fan = found.spacing[2], geometry == "fan"
+    side = max(height, width) * pixel
+    said = {
+        "kind": geometry, "views": views, "height": height, "width": width, "pixel_mm": pixel,
+        "detector_spacing_mm": pixel * (2 if fan else 1),
+        "arc_degrees": arc or (360.0 if fan else 180.0),
+        "source_mm": 2 * side, "detector_mm": 2 * side,
+        "units": "counts" if photons else "line_integrals", "photons": photons,
+    }  # fmt: skip
+    return simulated_ct(found, bind(Geometry, said), seed)
+
+
+def sparse_mri(
+    found: Scan, mask: str, acceleration: float, centre: float, noise: float, seed: int
+) -> KSpace:
+    """Masked k-space of a scan of magnitudes.
+
+    Raises:
+        InputError: no such mask.
+    """
+    if mask not in get_args(Kind):
+        raise InputError(f"mask: expected one of {', '.join(get_args(Kind))}, got {mask!r}")
+    return simulated_mri(
+        found, mask=cast(Kind, mask), acceleration=acceleration, centre=centre, noise=noise,
+        seed=seed,
+    )  # fmt: skip

@@ -1,0 +1,121 @@
+"""Reconstructions of held-out slices from measurements simulated of them, as samples."""
+
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from core import samples
+from core.config import Spec, bind, configure, plain
+from core.data import Dataset, collate, open_dataset
+from core.denoiser.measurement import Measurement
+from core.errors import InputError
+from core.model import Model, for_task, load_model
+from core.preparation import make_folder
+from core.process.noise import Noise, derive
+from core.request import Emit, Machine, Note, Progress, SampleResult, silent
+from plugins.medical.reconstruct import How, reconstructed
+from plugins.medical.request import ReconstructRequest
+from plugins.medical.tasks import Reconstruction
+
+
+def sample(
+    request: ReconstructRequest, out: Path, *, machine: Machine | None = None, emit: Emit = silent
+) -> SampleResult:
+    """Draw reconstructions of a dataset's slices from what is measured of them.
+
+    Args:
+        request: what to draw.
+        out: what `core.runs.sample` writes.
+        machine: where to run.
+        emit: hears of progress.
+
+    Raises:
+        InputError: a part or option is wrong, no such start, or a model of other pictures.
+        StorageError: the disk is full or not writable.
+    """
+    begun = time.perf_counter()
+    request = bind(ReconstructRequest, plain(request))
+    model = prior_of(request.checkpoint, request.task, machine)
+    for note in model.notes:
+        emit(Note(text=note))
+    task = model.task
+    assert isinstance(task, Reconstruction)
+    dataset = open_dataset(request.dataset, request.split, task)
+    about = {
+        **samples.described(request.task, request.dataset, dataset, request.split, request.count),
+        "seed": request.seed,
+        "posterior": plain(request.posterior),
+        "sampler": plain(request.sampler),
+        "grid": plain(request.grid),
+        "start": request.start,
+    }
+    how = How(
+        method=configure("posterior", request.posterior)(),
+        solver=configure("sampler", request.sampler)(),
+        grid=configure("grid", request.grid)(model.process),
+        at_once=request.batch,
+    )
+    make_folder(out)
+    count, started = len(about["items"]), time.monotonic()
+    rows: list[Tensor] = []
+    for first in range(0, count, request.batch):
+        items = list(range(first, min(first + request.batch, count)))
+        drawn = draws(model, dataset, items, how, request.start, request.samples, request.seed)
+        rows.append(drawn.flatten(0, 1))
+        rate = (items[-1] + 1) / (time.monotonic() - started)
+        emit(Progress(done=items[-1] + 1, total=count, unit="slice", rate=rate, figures={}))
+    samples.write(out, torch.cat(rows), about, task, dataset)
+    seconds = time.perf_counter() - begun
+    return SampleResult(samples=out, items=count, draws=request.samples, seconds=seconds)
+
+
+def prior_of(checkpoint: Path, task: Spec, machine: Machine | None = None) -> Model:
+    """A trained prior, asked for a task of reconstruction.
+
+    Raises:
+        InputError: no such task, or a model of other pictures than it reconstructs.
+    """
+    model = for_task(load_model(checkpoint, machine=machine), task)
+    if not isinstance(model.task, Reconstruction):
+        raise InputError(f"task: {task.name} reconstructs nothing; take medical/ct or medical/mri")
+    return model
+
+
+def draws(
+    model: Model, dataset: Dataset, items: list[int], how: How, start: str, count: int, seed: int
+) -> Tensor:
+    """Draws of some items (items, count, c, h, w), each by its own stream.
+
+    Raises:
+        InputError: the task has no classical method named `start`.
+    """
+    task = model.task
+    assert isinstance(task, Reconstruction)
+    batch = {name: x.to(model.device) for name, x in collate(dataset, items).items()}
+    measurement = task.measured(batch)
+    first, _ = beginning(task, measurement, batch["image"], start)
+    found = []
+    for draw in range(count):
+        noise = Noise([derive(seed, "reconstruct", f"{item}/{draw}") for item in items])
+        found.append(
+            reconstructed(model.denoise, model.process, measurement, how, first, noise).cpu()
+        )
+    return torch.stack(found, 1)
+
+
+def beginning(
+    task: Reconstruction, measurement: Measurement, like: Tensor, start: str
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The classical reconstruction that draws begin at, and all of them.
+
+    Raises:
+        InputError: the task has none of that name.
+    """
+    known = task.classical(measurement)
+    if start == "noise":
+        return torch.zeros_like(like), known
+    if start not in known:
+        raise InputError(f"start: expected noise, {', '.join(known)}, got {start!r}")
+    return known[start], known

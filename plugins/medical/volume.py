@@ -1,0 +1,187 @@
+"""Scans through a prior: measured or simulated, slice by slice, with what is certain of them."""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from core.config import Spec
+from core.denoiser.measurement import Measurement
+from core.model import Model
+from core.process.noise import Noise, derive
+from core.request import Emit, Machine, Progress, silent
+from core.sampler.sample import Moment
+from core.sheet import contact_sheet, to_bytes
+from core.task import Panel
+from plugins.medical.measuring import integrals, measured_mri, scanner
+from plugins.medical.raw import KSpace, Sinogram
+from plugins.medical.reconstruct import How, reconstructed
+from plugins.medical.scan import Scan
+from plugins.medical.simulated import beginning, prior_of
+from plugins.medical.tasks import Ct, Reconstruction
+from plugins.medical.uncertainty import misfit
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What several draws of a volume say together, in pictures of [-1, 1].
+
+    Args:
+        mean: of the draws.
+        deviation: of them; 0 of a single one.
+        classical: the methods without a prior, by name.
+        misfit: of the mean, for each slice, in units of the noise.
+    """
+
+    mean: Float[Tensor, " d 1 h w"]
+    deviation: Float[Tensor, " d 1 h w"]
+    classical: dict[str, Float[Tensor, " d 1 h w"]]
+    misfit: Float[Tensor, " d"]
+
+
+def drawn(
+    model: Model,
+    measurement: Measurement,
+    like: Float[Tensor, " d c h w"],
+    how: How,
+    *,
+    start: str,
+    draws: int,
+    seed: int,
+    emit: Emit = silent,
+) -> Found:
+    """Draws of a volume from what was measured of its slices.
+
+    Slices are walked together, so that they can be held to each other; the network is asked
+    `how.at_once` of them at a time.
+
+    Args:
+        model: a prior asked for a task of reconstruction.
+        measurement: of all slices.
+        like: their shape.
+        how: the rule.
+        start: what draws begin at.
+        draws: how many.
+        seed: draw k of slice i depends on it, i and k alone.
+        emit: hears of progress.
+
+    Raises:
+        InputError: the task has no such start.
+    """
+    task = model.task
+    assert isinstance(task, Reconstruction)
+    first, known = beginning(task, measurement, like, start)
+    mean = torch.zeros_like(task.picture(like))
+    squares, total = torch.zeros_like(mean), torch.zeros_like(like)
+    begun, steps = time.monotonic(), len(how.grid) - 1
+    for draw in range(draws):
+        noise = Noise([derive(seed, "reconstruct", f"{i}/{draw}") for i in range(len(like))])
+
+        def watch(moment: Moment, before: int = draw * steps) -> None:
+            done = before + moment.done
+            rate = done / (time.monotonic() - begun)
+            total_steps = draws * steps
+            emit(Progress(done=done, total=total_steps, unit="step", rate=rate, figures={}))
+
+        x = reconstructed(model.denoise, model.process, measurement, how, first, noise, watch=watch)
+        total += x
+        apart = task.picture(x) - mean
+        mean += apart / (draw + 1)
+        squares += apart * (task.picture(x) - mean)
+    deviation = (squares / max(1, draws - 1)).sqrt()
+    whole = total / draws
+    return Found(
+        task.picture(whole),
+        deviation,
+        {name: task.picture(x) for name, x in known.items()},
+        misfit(measurement, whole),
+    )
+
+
+# --- from files to measurements, and back to units ------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What pictures in [-1, 1] stand for.
+
+    Args:
+        low: value of -1: Hounsfield units, or 0 of a magnitude.
+        high: value of 1.
+    """
+
+    low: float
+    high: float
+
+
+def prior(
+    checkpoint: Path, task: str, options: dict[str, float], device: str, threads: int | None
+) -> Model:
+    """A trained prior, asked for a task of reconstruction.
+
+    Raises:
+        InputError: no such model, or one of other pictures.
+    """
+    machine = Machine(device=device, threads=threads)
+    return prior_of(checkpoint, Spec(task, options), machine)
+
+
+def ct(model: Model, sinogram: Sinogram) -> tuple[Measurement, Tensor, Scale]:
+    """A sinogram as a measurement, what its slices are like, and their scale."""
+    task = model.task
+    assert isinstance(task, Ct)
+    scan = scanner(sinogram.geometry, sinogram.values.shape[2])
+    p, variance = (x.to(model.device) for x in integrals(sinogram))
+    like = torch.zeros(len(p), 1, *scan.shape, device=model.device)
+    ends = (float(task.hounsfield(torch.tensor(x))) for x in (-1.0, 1.0))
+    return task.of_integrals(scan, p, variance), like, Scale(*ends)
+
+
+def mri(model: Model, kspace: KSpace) -> tuple[Measurement, Tensor, Scale]:
+    """K-space as a measurement, what its slices are like, and their scale."""
+    measurement, bright = measured_mri(kspace)
+    y = measurement.y.to(model.device)
+    like = torch.zeros(len(y), 2, *y.shape[-2:], device=model.device)
+    return replace(measurement, y=y), like, Scale(0.0, bright)
+
+
+def place_of(measured: Sinogram | KSpace) -> Scan:
+    """A scan for results of raw data, which say nothing of where the patient lay."""
+    if isinstance(measured, Sinogram):
+        geometry = measured.geometry
+        size, pixel = (geometry.height, geometry.width), geometry.pixel_mm
+    else:
+        size, pixel = measured.values.shape[2:], 1.0
+    voxels = np.zeros((len(measured.values), *size), np.float32)
+    note = "raw data say nothing of the distance of slices: it is taken as a pixel"
+    modality = "CT" if isinstance(measured, Sinogram) else "MR"
+    return Scan(voxels, np.diag([pixel, pixel, pixel, 1.0]), modality, notes=(note,))
+
+
+def in_units(found: Found, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation (d, h, w) in Hounsfield units, or in those of the scan."""
+    half = (scale.high - scale.low) / 2
+    mean = (found.mean[:, 0].cpu().numpy() + 1) * half + scale.low
+    return mean.astype(np.float32), (found.deviation[:, 0].cpu().numpy() * half).astype(np.float32)
+
+
+def write_sheet(path: Path, found: Found, scale: Scale, truth: Scan | None) -> None:
+    """The middle slice: classical methods, mean, deviation and, of a known scan, its error."""
+    k = len(found.mean) // 2
+    images = {name: to_bytes(x[k]) for name, x in found.classical.items()}
+    images["mean"] = to_bytes(found.mean[k])
+    images["deviation, x4"] = to_bytes(found.deviation[k] * 4 - 1)
+    if truth is not None:
+        half = (scale.high - scale.low) / 2
+        known = torch.from_numpy((truth.voxels[k] - scale.low) / half - 1).clamp(-1, 1)[None]
+        images["error, x4"] = to_bytes((found.mean[k].cpu() - known).abs() * 4 - 1)
+        images["scan"] = to_bytes(known)
+    pixels = contact_sheet([Panel("middle slice", images)])
+    waiting = path.with_name(f".{path.name}.tmp")
+    Image.fromarray(pixels).save(waiting, "PNG")
+    waiting.replace(path)
