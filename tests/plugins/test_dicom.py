@@ -1,0 +1,302 @@
+"""DICOM: every voxel where the file says it is, and one clear sentence for what makes no volume."""
+
+import os
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pydicom.data
+import pytest
+from pydicom.uid import JPEGLSLossless, generate_uid
+
+from core.errors import InputError
+from plugins.medical import derived, dicom, nifti, scan, scans
+
+sys.path.insert(0, str(Path(__file__).parent))
+from made_scans import NAME, NUMBER, turned, volume, write_series
+from mutants import mutated
+
+COUNT = 2000 if os.environ.get("POLYMODE_TORTURE") else 60
+WAYS = {
+    "axial": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)),
+    "sagittal": ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0)),
+    "coronal": ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0)),
+    "oblique": turned(),
+}
+
+
+def where(header, row, column):
+    """PS3.3 C.7.6.2.1.1: the position of a pixel, by the standard's own formula."""
+    across, down = np.array(header.ImageOrientationPatient, float).reshape(2, 3)
+    spacing = [float(x) for x in header.PixelSpacing]
+    return np.array(header.ImagePositionPatient, float) + (
+        across * spacing[1] * column + down * spacing[0] * row
+    )
+
+
+@pytest.mark.parametrize("ways", WAYS)
+def test_every_voxel_lies_where_its_file_says(tmp_path, ways):
+    found = dicom.read(write_series(tmp_path / "in", ways=WAYS[ways], spacing=(2.5, 0.9, 0.7)))
+    seen = set()
+    for path in (tmp_path / "in").iterdir():
+        header = pydicom.dcmread(path)
+        stored = header.pixel_array * float(header.RescaleSlope) + float(header.RescaleIntercept)
+        (k,) = [k for k in range(5) if (found.voxels[k] == stored).all()]
+        seen.add(k)
+        for row, column in ((0, 0), (6, 8), (2, 5)):
+            said = found.affine @ [column, row, k, 1]
+            assert said[:3] == pytest.approx(where(header, row, column), abs=1e-9)
+    assert seen == set(range(5))
+
+
+@pytest.mark.parametrize("ways", WAYS)
+def test_a_round_trip_through_dicom_moves_no_voxel(tmp_path, ways):
+    source = dicom.read(write_series(tmp_path / "in", ways=WAYS[ways]))
+    derived.write(tmp_path / "out", source.voxels, source, description="the same")
+    again = dicom.read(tmp_path / "out")
+    assert np.array_equal(again.voxels, source.voxels)
+    assert again.affine == pytest.approx(source.affine, abs=1e-9)
+    first = pydicom.dcmread(next((tmp_path / "in").iterdir()))
+    for path in (tmp_path / "out").iterdir():
+        header = pydicom.dcmread(path)
+        assert header.FrameOfReferenceUID == first.FrameOfReferenceUID
+        assert header.StudyInstanceUID == first.StudyInstanceUID
+        assert header.SeriesInstanceUID != first.SeriesInstanceUID
+        assert header.ImageType[0] == "DERIVED"
+        assert "Not for diagnosis" in header.DerivationDescription
+
+
+@pytest.mark.parametrize("ways", WAYS)
+def test_a_round_trip_through_nifti_moves_no_voxel(tmp_path, ways):
+    source = dicom.read(write_series(tmp_path / "in", ways=WAYS[ways]))
+    nifti.write(tmp_path / "out.nii.gz", source.voxels, source, description="the same")
+    image = nibabel.load(tmp_path / "out.nii.gz")
+    assert np.array_equal(np.asarray(image.dataobj).transpose(2, 1, 0), source.voxels)
+    ras = np.diag([-1, -1, 1, 1]) @ source.affine
+    assert image.affine == pytest.approx(ras, abs=1e-5)  # NIfTI keeps affines as float32
+
+
+@pytest.mark.parametrize("plane", scan.PLANES)
+@pytest.mark.parametrize("ways", WAYS)
+def test_a_plane_moves_no_voxel_and_is_undone(tmp_path, ways, plane):
+    source = dicom.read(write_series(tmp_path / "in", ways=WAYS[ways]))
+    turned_ = scan.canonical(source, plane)
+    d, h, w = source.voxels.shape
+    for k, i, j in ((0, 0, 0), (d - 1, 2, w - 1), (1, h - 1, 3)):
+        (at,) = np.argwhere(turned_.voxels == source.voxels[k, i, j])
+        there = turned_.affine @ [at[2], at[1], at[0], 1]
+        assert there == pytest.approx(source.affine @ [j, i, k, 1], abs=1e-9)
+    assert np.array_equal(scan.as_stored(turned_.voxels, source, plane), source.voxels)
+    if plane == "axial" and ways != "oblique":
+        assert (np.argmax(np.abs(turned_.affine[:3, :3]), axis=0) == [0, 1, 2]).all()
+        assert (np.diag(turned_.affine)[:3] > 0).all()  # leftwards, backwards, headwards
+
+
+def test_reduced_slices_are_means_that_lie_in_the_middle_of_theirs(tmp_path):
+    source = dicom.read(write_series(tmp_path / "in"))
+    small = scan.reduced(source, 3)
+    assert small.voxels[1, 1, 2] == pytest.approx(source.voxels[1, 3:6, 6:9].mean())
+    assert small.affine @ [2, 1, 1, 1] == pytest.approx(source.affine @ [7, 4, 1, 1])
+
+
+def test_a_scan_of_pydicom_is_read_as_pydicom_and_its_header_say():
+    path = pydicom.data.get_testdata_file("CT_small.dcm", download=False)
+    header = pydicom.dcmread(path)
+    found = scans.read(Path(path))
+    stored = header.pixel_array * float(header.RescaleSlope) + float(header.RescaleIntercept)
+    inside = stored > dicom.PADDING
+    assert np.array_equal(found.voxels[0][inside], stored[inside])
+    assert found.modality == "CT"
+    assert found.spacing == pytest.approx((5.0, *map(float, header.PixelSpacing)))
+    assert found.patient.startswith("patient-")
+
+
+def test_frames_of_one_file_are_slices(tmp_path):
+    """An enhanced object: one position for each frame, one orientation for all."""
+
+    def enhanced(number, data):
+        if number:
+            return
+        voxels = volume()
+        data.NumberOfFrames = len(voxels)
+        data.PixelData = (voxels + 1024).astype("<u2").tobytes()
+        shared, own = pydicom.Dataset(), []
+        shared.PlaneOrientationSequence = [pydicom.Dataset()]
+        shared.PlaneOrientationSequence[0].ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        shared.PixelMeasuresSequence = [pydicom.Dataset()]
+        shared.PixelMeasuresSequence[0].PixelSpacing = [0.9, 0.7]
+        for k in (3, 1, 0, 2, 4):
+            group = pydicom.Dataset()
+            group.PlanePositionSequence = [pydicom.Dataset()]
+            group.PlanePositionSequence[0].ImagePositionPatient = [0, 0, 3 * k]
+            own.append(group)
+        data.SharedFunctionalGroupsSequence = [shared]
+        data.PerFrameFunctionalGroupsSequence = own
+        del data.ImagePositionPatient, data.ImageOrientationPatient, data.PixelSpacing
+
+    write_series(tmp_path / "in", change=enhanced)
+    found = dicom.read(tmp_path / "in" / "03.dcm")
+    assert np.array_equal(found.voxels, volume()[[2, 1, 3, 0, 4]])
+    assert found.spacing == pytest.approx((3.0, 0.9, 0.7))
+
+
+def test_white_and_black_are_exchanged_and_padding_is_air(tmp_path):
+    def inverse(number, data):
+        data.Modality, data.PhotometricInterpretation = "MR", "MONOCHROME1"
+
+    found = dicom.read(write_series(tmp_path / "mr", change=inverse))
+    for slice_, stored in zip(found.voxels, volume(), strict=True):
+        assert np.array_equal(slice_, stored.max() + stored.min() - stored)
+
+    def padded(number, data):
+        values = np.full((7, 9), 1000, "<i2")
+        values[0] = -2000
+        data.PixelRepresentation, data.RescaleIntercept = 1, 0
+        data.PixelData = values.tobytes()
+
+    found = dicom.read(write_series(tmp_path / "ct", change=padded))
+    assert (found.voxels[:, 0] == -1000).all()
+    assert (found.voxels[:, 1:] == 1000).all()
+    assert "45 voxels" in found.notes[0]
+
+
+# --- whose it is ---------------------------------------------------------------------------------
+
+
+def test_only_fields_on_the_list_are_written_and_others_where_they_are_asked_for(tmp_path):
+    source = dicom.read(write_series(tmp_path / "in"))
+    derived.write(tmp_path / "out", source.voxels, source, description="again")
+    for path in (tmp_path / "out").iterdir():
+        raw = path.read_bytes()
+        assert NAME.encode() not in raw
+        assert NUMBER.encode() not in raw
+        assert str(pydicom.dcmread(path).PatientID) == source.patient
+    derived.write(
+        tmp_path / "kept", source.voxels, source, description="again", keep=("PatientName",)
+    )
+    assert str(pydicom.dcmread(next((tmp_path / "kept").iterdir())).PatientName) == NAME
+    with pytest.raises(InputError, match="no DICOM field is called 'PatientNme'"):
+        derived.write(tmp_path / "x", source.voxels, source, description="", keep=("PatientNme",))
+    assert not list(tmp_path.glob(".x*"))
+    with pytest.raises(InputError, match="holds something already"):
+        derived.write(tmp_path / "kept", source.voxels, source, description="")
+
+
+# --- what makes no volume ------------------------------------------------------------------------
+
+
+def only(number, **fields):
+    """A change of one file alone."""
+
+    def change(at, data):
+        if at == number:
+            for name, value in fields.items():
+                setattr(data, name, value)
+
+    return change
+
+
+def every(**fields):
+    def change(at, data):
+        for name, value in fields.items():
+            setattr(data, name, value)
+
+    return change
+
+
+def tilted(at, data):
+    data.ImagePositionPatient = [0, 0.7 * at, 2.5 * at]
+
+
+BAD = {
+    "missing slice": (only(2, ImagePositionPatient=[-10, 20, 36.0]), "missing, or of two scans"),
+    "duplicate": (only(2, ImagePositionPatient=[-10, 20, 32.5]), "lie at the same place"),
+    "two orientations": (only(1, ImageOrientationPatient=[0, 1, 0, 0, 0, 1]), "another direction"),
+    "sizes": (only(1, Rows=9, Columns=7), "of the same series has 9x7"),
+    "spacings": (only(1, PixelSpacing=[0.8, 0.8]), "of the same series has 0.7 mm"),
+    "tilted": (tilted, "a gantry tilted by 15.6 degrees"),
+    "tilted by its header": (every(GantryDetectorTilt=12), "a gantry tilted by 12 degrees"),
+    "zero spacing": (every(PixelSpacing=[0, 0.7]), "pixels of 0 x 0.7 mm"),
+    "no orientation": (every(ImageOrientationPatient=None), "how its slice lies"),
+    "askew": (every(ImageOrientationPatient=[1, 0, 0, 0.5, 1, 0]), "not at right angles"),
+    "no slope": (every(RescaleSlope=0), "a rescale slope of 0"),
+    "colours": (every(SamplesPerPixel=3), "in colours"),
+    "cut off": (every(PixelData=b"\0" * 60), "it is cut off"),
+    "claims much": (every(Rows=30000, Columns=30000, NumberOfFrames=30000), "without a position"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_makes_no_volume_is_one_sentence(tmp_path, kind):
+    change, reason = BAD[kind]
+    with pytest.raises(InputError, match=reason) as refused:
+        dicom.read(write_series(tmp_path / "in", change=change))
+    assert len(str(refused.value).splitlines()) == 1
+    assert NAME not in str(refused.value)
+
+
+def test_a_header_that_claims_30000_cubed_takes_no_memory(tmp_path):
+    def claiming(number, data):
+        data.Rows = data.Columns = 30000
+
+    with pytest.raises(InputError, match=r"cut off|GiB once read"):
+        dicom.read(write_series(tmp_path / "in", change=claiming))
+
+
+def test_not_a_number_is_refused(tmp_path):
+    write_series(tmp_path / "in")
+    path = next((tmp_path / "in").iterdir())
+    held = path.read_bytes()
+    position = f"{-10.0}\\20.0\\".encode()
+    assert position in held
+    path.write_bytes(held.replace(position, b"-10.0\\nan \\"))
+    with pytest.raises(InputError, match=r"no 3 numbers|cannot be read"):
+        dicom.read(tmp_path / "in")
+
+
+def test_series_that_are_mixed_are_listed_and_chosen(tmp_path):
+    write_series(tmp_path / "in" / "a", series="1.2.3.1")
+    write_series(tmp_path / "in" / "b", volume(3, 4, 4), series="1.2.3.2")
+    with pytest.raises(
+        InputError, match=r"2 series \(1: CT, 5 files of 9x7; 2: CT, 3 files of 4x4"
+    ):
+        dicom.read(tmp_path / "in")
+    assert dicom.read(tmp_path / "in", series=2).voxels.shape == (3, 4, 4)
+    with pytest.raises(InputError, match="expected 1 to 2, got 3"):
+        dicom.read(tmp_path / "in", series=3)
+
+
+def test_what_nothing_decodes_says_what_to_install(tmp_path):
+    def compressed(number, data):
+        data.file_meta.TransferSyntaxUID = JPEGLSLossless
+        data.PixelData = pydicom.encaps.encapsulate([b"\xff\xd8\xff\xf7" + b"\0" * 60])
+        data["PixelData"].is_undefined_length = True
+
+    with pytest.raises(InputError, match=r"JPEG-LS.*install pylibjpeg and pylibjpeg-libjpeg"):
+        dicom.read(write_series(tmp_path / "in", change=compressed))
+
+
+def test_a_folder_without_pictures_is_said(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
+    with pytest.raises(InputError, match="no DICOM file with a picture"):
+        dicom.read(tmp_path / "in")
+    with pytest.raises(InputError, match="no such file or folder"):
+        dicom.read(tmp_path / "elsewhere")
+
+
+def test_mutated_files_give_a_scan_or_one_clear_error(tmp_path):
+    write_series(tmp_path / "in", volume(1), series=generate_uid())
+    path = next((tmp_path / "in").iterdir())
+    whole, read, said = path.read_bytes(), 0, []
+    for seed in range(COUNT):
+        path.write_bytes(mutated(whole, seed))
+        try:
+            read += len(dicom.read(path).voxels) > 0
+        except InputError as error:
+            said.append(str(error))
+    assert read < COUNT
+    assert said
+    assert not [one for one in said if NAME in one]

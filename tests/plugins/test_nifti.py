@@ -1,0 +1,255 @@
+"""NIfTI: read as nibabel reads it, checked before memory is taken, and written where it lay."""
+
+import gzip
+import os
+import struct
+import sys
+from pathlib import Path
+
+import nibabel
+import nibabel.testing
+import numpy as np
+import pytest
+
+from core.errors import InputError
+from plugins.medical import claims, identity, nifti, scan
+
+sys.path.insert(0, str(Path(__file__).parent))
+from made_scans import volume
+from mutants import mutated
+
+COUNT = 2000 if os.environ.get("POLYMODE_TORTURE") else 80
+OBLIQUE = np.array([[2.0, 0.1, 0.0, -3], [-0.1, 1.9, 0.3, 5], [0.0, -0.3, 2.8, 7], [0, 0, 0, 1]])
+
+
+def saved(path, voxels=None, affine=OBLIQUE, kind=nibabel.Nifti1Image, **header):
+    image = kind(volume().transpose(2, 1, 0) if voxels is None else voxels, affine)
+    for name, value in header.items():
+        image.header[name] = value
+    nibabel.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+@pytest.mark.parametrize("end", [".nii", ".nii.gz"])
+def test_voxels_lie_where_nibabel_says(tmp_path, kind, end):
+    found = nifti.read(saved(tmp_path / f"a{end}", kind=kind))
+    assert np.array_equal(found.voxels, volume())
+    image = nibabel.load(tmp_path / f"a{end}")
+    for i, j, k in ((0, 0, 0), (8, 2, 4), (3, 6, 1)):
+        left, back, head = (found.affine @ [i, j, k, 1])[:3]
+        assert (-left, -back, head) == pytest.approx(tuple(image.affine @ [i, j, k, 1])[:3])
+
+
+def test_files_of_nibabel_are_read_as_nibabel_reads_them():
+    folder = Path(nibabel.testing.data_path)
+    for name, which in (("example4d.nii.gz", 1), ("anatomical.nii", None), ("standard.nii.gz", 0)):
+        image = nibabel.load(folder / name)
+        if len(image.shape) == 3:
+            which = None
+        values = np.asarray(image.dataobj, np.float32)
+        values = values if which is None else values[..., which]
+        found = nifti.read(folder / name, volume=which)
+        assert np.array_equal(found.voxels, np.nan_to_num(values.transpose(2, 1, 0)))
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_a_round_trip_keeps_affine_codes_and_voxels_and_drops_extensions(tmp_path, kind):
+    image = kind(volume().transpose(2, 1, 0), OBLIQUE)
+    image.set_sform(OBLIQUE, code=4)
+    image.set_qform(OBLIQUE, code=0)
+    secret = b"Zwicknagl^Apollonia"
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", secret))
+    image.header["descrip"] = secret
+    nibabel.save(image, tmp_path / "in.nii")
+    source = nifti.read(tmp_path / "in.nii")
+    nifti.write(tmp_path / "out.nii", source.voxels + 0.25, source, description="moved")
+    again = nibabel.load(tmp_path / "out.nii")
+    assert type(again) is kind
+    assert np.array_equal(again.affine, nibabel.load(tmp_path / "in.nii").affine)
+    assert (int(again.header["qform_code"]), int(again.header["sform_code"])) == (0, 4)
+    assert np.array_equal(np.asarray(again.dataobj), volume().transpose(2, 1, 0) + 0.25)
+    assert secret not in (tmp_path / "out.nii").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.nii", "out.nii"]
+
+
+def test_slope_and_intercept_are_applied(tmp_path):
+    path = tmp_path / "a.nii"
+    image = nibabel.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4))
+    nibabel.save(image, path)
+    held = bytearray(path.read_bytes())
+    held[112:120] = struct.pack("<ff", 2.0, -1000.0)  # scl_slope, scl_inter
+    path.write_bytes(held)
+    found = nifti.read(path)
+    assert found.voxels[3, 2, 1] == 23 * 2 - 1000
+    assert found.modality == "CT"
+
+
+@pytest.mark.parametrize("plane", scan.PLANES)
+def test_what_is_done_on_a_plane_is_written_as_it_was_stored(tmp_path, plane):
+    source = nifti.read(saved(tmp_path / "in.nii"))
+    turned = scan.canonical(source, plane)
+    nifti.write(
+        tmp_path / "out.nii", scan.as_stored(turned.voxels, source, plane), source, description=""
+    )
+    for name in ("in", "out"):
+        image = nibabel.load(tmp_path / f"{name}.nii")
+        assert np.array_equal(np.asarray(image.dataobj), volume().transpose(2, 1, 0))
+        assert image.affine == pytest.approx(OBLIQUE, abs=1e-6)
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+def patched(path, at, data):
+    held = bytearray(path.read_bytes())
+    held[at : at + len(data)] = data
+    path.write_bytes(held)
+    return path
+
+
+def claiming(tmp_path):
+    """64 bytes of .nii.gz that claim 108 TB."""
+    path = patched(saved(tmp_path / "a.nii"), 40, struct.pack("<8h", 3, *[30000] * 3, 1, 1, 1, 1))
+    packed = tmp_path / "a.nii.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    return packed
+
+
+def cut_off(tmp_path):
+    path = saved(tmp_path / "a.nii")
+    path.write_bytes(path.read_bytes()[:-100])
+    return path
+
+
+def cut_off_packed(tmp_path):
+    path = saved(tmp_path / "a.nii.gz", np.random.default_rng(0).random((20, 20, 20)))
+    path.write_bytes(path.read_bytes()[:-4000])
+    return path
+
+
+def of_two(tmp_path):
+    nibabel.save(nibabel.Nifti1Pair(volume(), np.eye(4)), tmp_path / "a.hdr")
+    return tmp_path / "a.img"
+
+
+BAD = {
+    "claims": (claiming, "claims 30000 x 30000 x 30000 voxels"),
+    "cut off": (cut_off, "it is cut off"),
+    "cut off, packed": (cut_off_packed, "it is cut off|cannot be unpacked"),
+    "two files": (of_two, "expected a single file"),
+    "complex": (lambda t: saved(t / "a.nii", volume().astype(np.complex64)), "one real number"),
+    "colours": (
+        lambda t: saved(t / "a.nii", np.zeros((2, 2, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")])),
+        "one real number",
+    ),
+    "four": (lambda t: saved(t / "a.nii", np.zeros((2, 3, 4, 5), "f4")), "from 0 to 4"),
+    "flat": (lambda t: saved(t / "a.nii", np.zeros((2, 3), "f4")), "expected three dimensions"),
+    "zero": (
+        lambda t: patched(saved(t / "a.nii"), 280, b"\0" * 12), "three sizes above 0",
+    ),
+    "singular": (
+        lambda t: saved(t / "a.nii", affine=np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])),  # noqa: E501
+        "axes that lie in one plane",
+    ),
+    "not a number": (
+        lambda t: patched(saved(t / "a.nii"), 280, struct.pack("<f", float("nan"))),
+        "no numbers",
+    ),
+    "no header": (lambda t: patched(saved(t / "a.nii"), 0, b"\0" * 348), "no NIfTI header"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_cannot_be_used_is_one_sentence(tmp_path, kind):
+    make, reason = BAD[kind]
+    with pytest.raises(InputError, match=reason) as refused:
+        nifti.read(make(tmp_path))
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_voxels_that_are_no_numbers_are_counted(tmp_path):
+    voxels = volume().transpose(2, 1, 0).copy()
+    voxels[1, 2, 3], voxels[0, 0, 0] = np.nan, np.inf
+    found = nifti.read(saved(tmp_path / "a.nii", voxels))
+    assert found.voxels[3, 2, 1] == found.voxels[0, 0, 0] == 0
+    assert found.notes == ("2 voxels are no numbers; they are taken as 0",)
+
+
+def test_a_file_that_says_not_where_it_lies_is_noted(tmp_path):
+    found = nifti.read(patched(saved(tmp_path / "a.nii"), 252, struct.pack("<hh", 0, 0)))
+    assert "not where they lie" in found.notes[0]
+    assert found.spacing == pytest.approx(tuple(np.linalg.norm(OBLIQUE[:3, :3], axis=0)[::-1]))
+
+
+def test_a_packed_file_is_never_unpacked_beyond_what_it_claims(tmp_path, monkeypatch):
+    """A bomb: a whole volume, then a gigabyte of zeros packed into a megabyte."""
+    import zlib
+
+    path = saved(tmp_path / "a.nii")
+    packer = zlib.compressobj(9, wbits=31)
+    parts = [packer.compress(path.read_bytes())]
+    parts += [packer.compress(b"\0" * (1 << 20)) for _ in range(1 << 10)]
+    packed = tmp_path / "b.nii.gz"
+    packed.write_bytes(b"".join([*parts, packer.flush()]))
+    import tracemalloc
+
+    tracemalloc.start()
+    assert np.array_equal(nifti.read(packed).voxels, volume())
+    assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    tracemalloc.stop()
+
+
+def test_sizes_are_looked_at_before_memory_is_taken():
+    with pytest.raises(InputError, match="at least one"):
+        claims.check_claim(Path("a"), (0, 3), 4)
+    with pytest.raises(InputError, match="GiB once read"):
+        claims.check_claim(Path("a"), (1 << 14,) * 3, 8)
+    claims.check_claim(Path("a"), (16, 16), 8)
+
+
+def test_mutated_files_give_a_scan_or_one_clear_error(tmp_path):
+    wholes = {
+        ".nii": saved(tmp_path / "a.nii").read_bytes(),
+        ".nii.gz": saved(tmp_path / "a.nii.gz").read_bytes(),
+    }
+    read, said = 0, []
+    for seed in range(COUNT):
+        end = (".nii", ".nii.gz")[seed % 2]
+        path = tmp_path / f"b{end}"
+        path.write_bytes(mutated(wholes[end], seed))
+        try:
+            read += bool(np.isfinite(nifti.read(path).voxels).all())
+        except InputError as error:
+            said.append(str(error))
+    assert 0 < read < COUNT
+    assert all(len(one.splitlines()) == 1 for one in said)
+
+
+# --- whose it is ---------------------------------------------------------------------------------
+
+
+def test_a_pseudonym_depends_on_the_key_and_stays_what_it_is(monkeypatch, tmp_path):
+    monkeypatch.setenv(identity.VARIABLE, "one secret and another")
+    first = identity.pseudonym("Zwicknagl^Apollonia  90817263")
+    assert first == identity.pseudonym("Zwicknagl^Apollonia 90817263 ")
+    assert first != identity.pseudonym("Zwicknagl^Apollonia 90817264")
+    assert identity.pseudonym(first) == first
+    assert identity.pseudonym(" ") == "anonymous"
+    monkeypatch.setenv(identity.VARIABLE, "another")
+    assert first != identity.pseudonym("Zwicknagl^Apollonia 90817263")
+
+
+def test_the_key_is_made_once_and_is_nobody_elses_to_read(monkeypatch, tmp_path):
+    monkeypatch.delenv(identity.VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    first = identity.pseudonym("a")
+    place = tmp_path / "polymode" / "id.key"
+    assert place.stat().st_mode & 0o777 == 0o600
+    identity._kept.cache_clear()
+    assert identity.pseudonym("a") == first
+    identity._kept.cache_clear()
+    place.write_bytes(b"")
+    with pytest.raises(InputError, match="no key; remove the file"):
+        identity.pseudonym("a")
+    identity._kept.cache_clear()

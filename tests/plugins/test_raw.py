@@ -1,0 +1,224 @@
+"""Raw measurements: NumPy with JSON and fastMRI's HDF5, and what in them is refused."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from core.errors import InputError
+from plugins.medical import raw
+
+sys.path.insert(0, str(Path(__file__).parent))
+from mutants import mutated
+
+COUNT = 2000 if os.environ.get("POLYMODE_TORTURE") else 60
+GEOMETRY = {
+    "kind": "parallel", "views": 6, "height": 8, "width": 8, "pixel_mm": 1.5,
+    "detector_spacing_mm": 1.5,
+}  # fmt: skip
+
+
+def sinogram(folder, values=None, **said):
+    path = folder / "scan.npy"
+    np.save(path, np.full((2, 6, 12), 1.5, np.float32) if values is None else values)
+    told = {k: v for k, v in (GEOMETRY | said).items() if v is not None}
+    path.with_suffix(".json").write_text(json.dumps(told))
+    return path
+
+
+def kspace(folder, values=None, mask=None, **said):
+    path = folder / "k.npy"
+    draw = np.random.default_rng(0)
+    whole = draw.normal(size=(2, 3, 8, 6)) + 1j * draw.normal(size=(2, 3, 8, 6))
+    np.save(path, whole.astype(np.complex64) if values is None else values)
+    if mask is not None:
+        np.save(folder / "mask.npy", mask)
+        said["mask"] = "mask.npy"
+    path.with_suffix(".json").write_text(json.dumps({"kind": "k-space"} | said))
+    return path
+
+
+def fastmri(folder, **parts):
+    path = folder / "brain.h5"
+    with h5py.File(path, "w") as file:
+        for name, values in ({"kspace": np.ones((2, 3, 8, 6), np.complex64)} | parts).items():
+            file[name] = values
+    return path
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    found = raw.read_sinogram(sinogram(tmp_path, photons=1e5, units="counts"))
+    raw.write_sinogram(tmp_path / "again.npy", found)
+    again = raw.read_sinogram(tmp_path / "again.npy")
+    assert np.array_equal(again.values, found.values)
+    assert again.geometry == found.geometry
+    measured = raw.read_kspace(kspace(tmp_path, noise=0.5))
+    raw.write_kspace(tmp_path / "k2.npy", measured)
+    again = raw.read_kspace(tmp_path / "k2.npy")
+    assert np.array_equal(again.values, measured.values)
+    assert again.noise == 0.5
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_mask_of_columns_and_of_points_leaves_the_measured(tmp_path):
+    line = np.array([0, 1, 1, 0, 1, 0])
+    found = raw.read_kspace(kspace(tmp_path, mask=line))
+    assert found.mask.shape == (8, 6)
+    assert (found.values[..., line == 0] == 0).all()
+    assert (found.values[..., line == 1] != 0).all()
+    points = np.eye(8, 6)
+    assert raw.read_kspace(kspace(tmp_path, mask=points)).mask.sum() == 6
+
+
+def test_fastmri_with_and_without_coils(tmp_path):
+    assert raw.read_kspace(fastmri(tmp_path)).values.shape == (2, 3, 8, 6)
+    alone = raw.read_kspace(fastmri(tmp_path, kspace=np.ones((2, 8, 6), np.complex64)))
+    assert alone.values.shape == (2, 1, 8, 6)
+    mask = np.array([1, 0, 1, 1, 0, 0], np.float32)
+    assert raw.read_kspace(fastmri(tmp_path, mask=mask)).mask.sum() == 24
+
+
+def test_lodopab_is_in_hounsfield_units_again(tmp_path):
+    """Water attenuates 20 / m and air 0.02 / m there, over 81.35858 / m."""
+    path = tmp_path / "ground_truth_train_000.hdf5"
+    with h5py.File(path, "w") as file:
+        file["data"] = np.array([[[20 / 81.35858, 0.02 / 81.35858]]], np.float32)
+    count, found = raw.lodopab(path, 0)
+    assert count == 1
+    assert found[0] == pytest.approx([0, -1000], abs=1e-3)
+
+
+BAD_SINOGRAMS = {
+    "no views": ({"views": None}, None, "views"),
+    "unknown": ({"angels": 3}, None, "angels: unknown option"),
+    "zero": ({"pixel_mm": 0}, None, "pixel_mm"),
+    "not a number": ({"start_degrees": float("nan")}, None, "start_degrees"),
+    "kind": ({"kind": "cone"}, None, "kind"),
+    "views": ({"views": 7}, None, "its geometry says 7 views"),
+    "counts": ({}, np.full((6, 12), 90000.0), "if these are counts of photons"),
+    "counts without": ({"units": "counts"}, None, "photons of an empty beam"),
+    "below": ({"units": "counts", "photons": 9}, np.full((6, 12), -1.0), "counts below 0"),
+    "infinite": ({}, np.full((6, 12), np.inf), "72 of its numbers are infinite"),
+    "words": ({}, np.array(["a"] * 6), "expected numbers"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_SINOGRAMS)
+def test_a_sinogram_that_does_not_fit_is_refused(tmp_path, kind):
+    said, values, reason = BAD_SINOGRAMS[kind]
+    with pytest.raises(InputError, match=reason):
+        raw.read_sinogram(sinogram(tmp_path, values, **said))
+
+
+def test_nothing_is_unpickled(tmp_path):
+    path = sinogram(tmp_path)
+    np.save(path, np.array([print], object), allow_pickle=True)
+    with pytest.raises(InputError, match="expected numbers"):
+        raw.read_sinogram(path)
+
+
+def test_a_header_that_claims_much_takes_no_memory(tmp_path):
+    path = sinogram(tmp_path)
+    held = path.read_bytes()
+    assert b"(2, 6, 12)" in held
+    path.write_bytes(held.replace(b"(2, 6, 12), }", b"(99999, 6, 99999), }")[: len(held)])
+    with pytest.raises(InputError, match=r"GiB once read|cut off|no NumPy file"):
+        raw.read_sinogram(path)
+    path.write_bytes(held[:-40])
+    with pytest.raises(InputError, match="is cut off after"):
+        raw.read_sinogram(path)
+
+
+def test_missing_and_broken_descriptions_are_said(tmp_path):
+    path = sinogram(tmp_path)
+    path.with_suffix(".json").write_text("{")
+    with pytest.raises(InputError, match="no JSON"):
+        raw.read_sinogram(path)
+    path.with_suffix(".json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match="no JSON"):
+        raw.read_sinogram(path)
+    path.with_suffix(".json").unlink()
+    with pytest.raises(InputError, match="lies a JSON file that says how"):
+        raw.read_sinogram(path)
+
+
+def test_masks_that_do_not_fit_are_refused(tmp_path):
+    with pytest.raises(InputError, match="a mask of 6 x 6 for k-space of 8 x 6"):
+        raw.read_kspace(kspace(tmp_path, mask=np.ones((6, 6))))
+    with pytest.raises(InputError, match="and zeros only"):
+        raw.read_kspace(kspace(tmp_path, mask=np.full((8, 6), 0.5)))
+    with pytest.raises(InputError, match="a mask of 5 for k-space"):
+        raw.read_kspace(fastmri(tmp_path, mask=np.ones(5)))
+    outside = tmp_path / "in"
+    outside.mkdir()
+    np.save(tmp_path / "mask.npy", np.ones((8, 6)))
+    with pytest.raises(InputError, match=r"\.\."):
+        raw.read_kspace(_leading_out(outside))
+
+
+def _leading_out(folder):
+    path = kspace(folder)
+    said = {"kind": "k-space", "mask": "../mask.npy"}
+    path.with_suffix(".json").write_text(json.dumps(said))
+    return path
+
+
+def test_nothing_outside_an_hdf5_file_is_followed(tmp_path):
+    secret = tmp_path / "secret.h5"
+    with h5py.File(secret, "w") as file:
+        file["kspace"] = np.ones((2, 8, 6), np.complex64)
+    np.ones((2, 8, 6), np.complex64).tofile(tmp_path / "secret.bin")
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["kspace"] = h5py.ExternalLink("secret.h5", "kspace")
+    with pytest.raises(InputError, match="kspace is a link"):
+        raw.read_kspace(path)
+    with h5py.File(path, "w") as file:
+        file["other"] = np.ones((2, 8, 6), np.complex64)
+        file["kspace"] = h5py.SoftLink("/other")
+    with pytest.raises(InputError, match="kspace is a link"):
+        raw.read_kspace(path)
+    with h5py.File(path, "w") as file:
+        place = [(str(tmp_path / "secret.bin"), 0, h5py.h5f.UNLIMITED)]
+        file.create_dataset("kspace", (2, 8, 6), np.complex64, external=place)
+    with pytest.raises(InputError, match="kept in other files"):
+        raw.read_kspace(path)
+    with h5py.File(path, "w") as file:
+        layout = h5py.VirtualLayout((2, 8, 6), np.complex64)
+        layout[:] = h5py.VirtualSource(str(secret), "kspace", shape=(2, 8, 6))
+        file.create_virtual_dataset("kspace", layout)
+    with pytest.raises(InputError, match="kept in other files"):
+        raw.read_kspace(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (np.ones((2, 8, 6), np.float32), "expected complex numbers"),
+        (np.ones((6,), np.complex64), "expected complex numbers"),
+        (np.full((2, 8, 6), np.nan, np.complex64), "96 of its numbers"),
+    ],
+)
+def test_other_layouts_are_refused(tmp_path, values, reason):
+    with pytest.raises(InputError, match=reason):
+        raw.read_kspace(fastmri(tmp_path, kspace=values))
+
+
+@pytest.mark.parametrize("kind", ["sinogram", "kspace", "fastmri"])
+def test_mutated_files_give_data_or_a_clear_error(tmp_path, kind):
+    make = {"sinogram": sinogram, "kspace": kspace, "fastmri": fastmri}[kind]
+    read = raw.read_sinogram if kind == "sinogram" else raw.read_kspace
+    path = make(tmp_path)
+    whole, fine, said = path.read_bytes(), 0, []
+    for seed in range(COUNT):
+        path.write_bytes(mutated(whole, seed))
+        try:
+            fine += bool(np.isfinite(read(path).values).all())
+        except InputError as error:
+            said.append(str(error))
+    assert 0 < fine < COUNT
+    assert all(len(one.splitlines()) == 1 for one in said)
