@@ -57,6 +57,7 @@ class _Frame:
     position: np.ndarray
     directions: np.ndarray  # along a row and along a column, of unit length
     spacing: tuple[float, float]  # between rows and between columns, in millimetres
+    thickness: float  # in millimetres; 0 where it is not said
     slope: float
     intercept: float
     source: tuple[str, str]
@@ -253,10 +254,11 @@ def _frame(path: Path, number: int, header: Any, groups: Sequence[Any]) -> _Fram
             f"{path.name}: a gantry tilted by {float(header.GantryDetectorTilt):g} degrees; its "
             "slices make no upright volume, resample them first"
         )
+    thickness = float(told("PixelMeasuresSequence", "SliceThickness") or 0)
     source = (str(header.get("SOPClassUID", "")), str(header.get("SOPInstanceUID", "")))
     return _Frame(
         path, number, position, directions / lengths[:, None],
-        (float(spacing[0]), float(spacing[1])), slope, intercept, source,
+        (float(spacing[0]), float(spacing[1])), thickness, slope, intercept, source,
     )  # fmt: skip
 
 
@@ -293,7 +295,7 @@ def _ordered(frames: list[_Frame]) -> tuple[list[_Frame], np.ndarray]:
     normal = np.cross(*first.directions)
     frames = sorted(frames, key=lambda frame: float(normal @ frame.position))
     if len(frames) == 1:
-        return frames, normal * _thickness(first.path)
+        return frames, normal * (first.thickness if 0 < first.thickness < 1e3 else 1.0)
     at = np.array([normal @ frame.position for frame in frames])
     gaps = np.diff(at)
     usual = float(np.median(gaps))
@@ -320,33 +322,25 @@ def _ordered(frames: list[_Frame]) -> tuple[list[_Frame], np.ndarray]:
     return frames, step
 
 
-def _thickness(path: Path) -> float:
-    said = _header(path).get("SliceThickness")
-    return float(said) if said and float(said) > 0 else 1.0
-
-
 def _voxels(
     frames: Sequence[_Frame], size: tuple[int, int], modality: str
 ) -> tuple[Float32[np.ndarray, " d h w"], tuple[str, ...]]:
     """The values of all slices, and what was done to them."""
     found = np.empty((len(frames), *size), np.float32)
     notes: list[str] = []
-    held: tuple[Path, np.ndarray, Any] | None = None
+    held: tuple[Path, _Pixels] | None = None
     padded = 0
     for place, frame in enumerate(frames):
         if held is None or held[0] != frame.path:
-            held = (frame.path, *_pixels(frame.path, size))
-        _, stored, header = held
-        values = stored[frame.number].astype(np.float32) * frame.slope + frame.intercept
-        inverted = header.get("PhotometricInterpretation") == "MONOCHROME1"
-        if inverted and modality != "CT":
+            held = (frame.path, _pixels(frame.path, size))
+        pixels = held[1]
+        stored = pixels.stored[frame.number]
+        values = stored.astype(np.float32) * frame.slope + frame.intercept
+        if pixels.inverted and modality != "CT":
             values = values.max() + values.min() - values
             notes.append("white and black were exchanged (MONOCHROME1)")
-        outside = np.zeros(size, bool)
-        if header.get("PixelPaddingValue") is not None:
-            outside = stored[frame.number] == int(header.PixelPaddingValue)
         if modality == "CT":
-            outside = (outside & (values < AIR)) | (values <= PADDING)
+            outside = (values <= PADDING) | ((stored == pixels.padding) & (values < AIR))
             values[outside] = AIR
             padded += int(outside.sum())
         found[place] = values
@@ -355,8 +349,16 @@ def _voxels(
     return found, tuple(dict.fromkeys(notes))
 
 
-def _pixels(path: Path, size: tuple[int, int]) -> tuple[np.ndarray, Any]:
-    """A file's stored numbers (frames, rows, columns), and its header."""
+@dataclass(frozen=True, eq=False)
+class _Pixels:
+    """A file's stored numbers (frames, rows, columns), and what they mean."""
+
+    stored: np.ndarray
+    inverted: bool
+    padding: float | None
+
+
+def _pixels(path: Path, size: tuple[int, int]) -> _Pixels:
     import pydicom
     from pydicom.pixels.decoders.base import get_decoder
 
@@ -368,6 +370,9 @@ def _pixels(path: Path, size: tuple[int, int]) -> tuple[np.ndarray, Any]:
             frames = int(data.get("NumberOfFrames") or 1)
             bits = int(data.get("BitsAllocated") or 0)
             compressed = syntax.is_compressed and syntax.is_encapsulated
+            inverted = data.get("PhotometricInterpretation") == "MONOCHROME1"
+            padding = data.get("PixelPaddingValue")
+            padding = None if padding is None else float(padding)
             available = not compressed or get_decoder(syntax).is_available
         except Exception as error:
             raise InputError(f"{path.name}: cannot be read: {reason(error)}") from error
@@ -378,7 +383,7 @@ def _pixels(path: Path, size: tuple[int, int]) -> tuple[np.ndarray, Any]:
                 f"{path.name}: compressed as {syntax.name}, which nothing here decodes; install "
                 f"{known[0] if known else 'python-gdcm'}"
             )
-        if "PixelData" not in data:
+        if not isinstance(data.get("PixelData"), bytes):
             raise InputError(f"{path.name}: holds no pixels; it is cut off, copy it again")
         wanted = frames * size[0] * size[1] * bits // 8
         if not compressed and len(data.PixelData) < wanted:
@@ -392,4 +397,4 @@ def _pixels(path: Path, size: tuple[int, int]) -> tuple[np.ndarray, Any]:
             raise InputError(f"{path.name}: its pixels cannot be read: {reason(error)}") from error
     if values.size != frames * size[0] * size[1]:
         raise InputError(f"{path.name}: holds {values.shape} numbers for {frames} x {size}")
-    return values.reshape(frames, *size), data
+    return _Pixels(values.reshape(frames, *size), inverted, padding)

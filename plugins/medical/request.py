@@ -9,9 +9,9 @@ from annotated_types import Ge, Gt, Lt
 from core.config import Spec
 from core.request import Count
 
-RULE = Spec("core/diffpir", {"prior_weight": 0.3, "iterations": 20, "tolerance": 1e-3})
+RULE = Spec("core/diffpir", {"iterations": 20, "tolerance": 1e-3})
 SOLVER = Spec("core/ddim", {"eta": 1.0})
-LEVELS = Spec("core/karras", {"steps": 15, "sigma_min": 0.005, "sigma_max": 0.25, "rho": 3.0})
+LEVELS = Spec("core/karras", {"steps": 20, "sigma_min": 0.005, "sigma_max": 0.5, "rho": 3.0})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,14 +16,14 @@ from core.errors import InputError
 from core.metrics import psnr, ssim
 from core.process.noise import derive
 from core.sheet import to_bytes
-from core.task import Batch, Example, Figure, Panel, Scores
+from core.task import Batch, Example, Figure, Panel, Scores, Volume
 from plugins.medical import classical
 from plugins.medical.kspace import Fourier, Kind, fourier, to_complex, to_real
 from plugins.medical.measuring import WATER, counted
 from plugins.medical.operators import FanBeam, Radon
 from plugins.medical.phase import low_phase, smooth_phase, turned
 from plugins.medical.slices import FINER
-from plugins.medical.uncertainty import calibration, misfit
+from plugins.medical.uncertainty import calibration, local_deviation, misfit
 
 
 class Reconstruction:
@@ -48,6 +48,7 @@ class Reconstruction:
 
     def __init__(self, reference: str, channels: int) -> None:
         self.reference, self.channels = reference, channels
+        self.shown_as: tuple[float, float, str] = (0.0, 1.0, "")  # of -1, of 1, and the unit
 
     def measured(self, batch: Batch) -> Measurement:
         """What is measured of a batch; the noise of an item follows from its index."""
@@ -96,21 +97,32 @@ class Reconstruction:
     def show(
         self, results: Float[Tensor, " b k c h w"], batch: Batch, titles: list[str]
     ) -> list[Panel]:
-        """The truth, the classical methods, the mean, its error and what the draws disagree on."""
+        """All slices of each method to leaf through in a window, and pictures of each slice."""
         truth = self.picture(batch["image"])
         drawn = torch.stack([self.picture(x) for x in results.unbind(1)], 1)
         shown = {name: self.picture(x) for name, x in self.classical(self.measured(batch)).items()}
-        shown["mean"] = self.picture(results.mean(1))
-        panels = []
+        shown["mean"], shown["truth"] = self.picture(results.mean(1)), truth
+        error = (shown["mean"] - truth).abs()
+        spread = local_deviation(drawn) if drawn.shape[1] > 1 else torch.zeros_like(truth)
+        volumes = {name: self._volume(x) for name, x in shown.items()}
+        volumes["error of the mean"] = self._volume(4 * error - 1)
+        volumes["deviation of the draws"] = self._volume(4 * spread - 1)
+        panels = [Panel(f"{len(titles)} slices", volumes=volumes)]
         for i, title in enumerate(titles):
-            images = {name: to_bytes(x[i]) for name, x in shown.items()}
-            images["error of the mean, x4"] = to_bytes((shown["mean"][i] - truth[i]).abs() * 4 - 1)
-            if drawn.shape[1] > 1:
-                images["deviation of the draws, x4"] = to_bytes(drawn[i].std(0) * 4 - 1)
+            images = {name: to_bytes(x[i]) for name, x in shown.items() if name != "truth"}
+            images["error of the mean, x4"] = to_bytes(4 * error[i] - 1)
+            images["deviation of the draws, x4"] = to_bytes(4 * spread[i] - 1)
             images["one sample"] = to_bytes(drawn[i, 0])
             images["truth"] = to_bytes(truth[i])
             panels.append(Panel(title, images))
         return panels
+
+    def _volume(self, pictures: Float[Tensor, " b 1 h w"]) -> Volume:
+        """Slices in the units that they are shown in."""
+        low, high, unit = self.shown_as
+        share = (pictures[:, 0].clamp(-1, 1).double() + 1) / 2
+        voxels = (share * 65535).round().cpu().numpy().astype(np.uint16)
+        return Volume(voxels, low, high, unit)
 
 
 # --- computed tomography -------------------------------------------------------------------------
@@ -176,6 +188,7 @@ class Ct(Reconstruction):
         self._slope = WATER * (high - low) / 2000  # attenuation of the data's unit, and of its 0
         self._level = WATER * (1 + (high + low) / 2000)
         self._made: dict[tuple[int, int], Radon] = {}
+        self.shown_as = (low, high, "HU")
 
     def scanner(self, height: int, width: int, *, finer: int = 1) -> Radon:
         """The operator for slices of a size, with `finer` detectors in the place of each."""

@@ -5,10 +5,12 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from core.denoiser.measurement import Measurement, residual
 from core.process.rows import row_sum
 
+AROUND = 5  # pixels each way over which variances are averaged
 SHARE = 0.9  # of the truth that an interval is to hold
 AIR = -0.9  # at or below this a picture is air, whose values nobody asks about
 
@@ -20,6 +22,23 @@ def misfit(measurement: Measurement, x: Float[Tensor, " b c h w"]) -> Float[Tens
     count = seen * (2 if r.is_complex() else 1)
     square = row_sum((r.conj() * r).real) / count
     return square.sqrt().double() / (measurement.noise_std or 1.0)
+
+
+def local_deviation(draws: Float[Tensor, " b k 1 h w"]) -> Float[Tensor, " b 1 h w"]:
+    """The draws' deviation, their variances averaged over 5x5 pixels.
+
+    A few draws say little of one pixel: of 8 the deviation is off by a quarter at random.
+
+    Args:
+        draws: pictures, at least two of each.
+    """
+    return averaged(draws.var(1)).sqrt()
+
+
+def averaged(variance: Float[Tensor, " b 1 h w"]) -> Float[Tensor, " b 1 h w"]:
+    """Means over 5x5 pixels, the edge repeated beyond it."""
+    around = (AROUND // 2,) * 4
+    return F.avg_pool2d(F.pad(variance, around, mode="replicate"), AROUND, 1)
 
 
 def interval_factor(draws: int, share: float = SHARE) -> float:
@@ -45,7 +64,7 @@ def calibration(
         draws: pictures, at least two of each.
         truth: what they are draws of.
     """
-    mean, deviation = draws.mean(1), draws.std(1)
+    mean, deviation = draws.mean(1), local_deviation(draws)
     error = (mean - truth).abs()
     body = (truth > AIR) | (mean > AIR)
     reach = interval_factor(draws.shape[1]) * deviation

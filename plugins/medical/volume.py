@@ -24,7 +24,7 @@ from plugins.medical.reconstruct import How, reconstructed
 from plugins.medical.scan import Scan
 from plugins.medical.simulated import beginning, prior_of
 from plugins.medical.tasks import Ct, Reconstruction
-from plugins.medical.uncertainty import misfit
+from plugins.medical.uncertainty import averaged, misfit
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class Found:
 
     Args:
         mean: of the draws.
-        deviation: of them; 0 of a single one.
+        deviation: of them, as `uncertainty.local_deviation` has it; 0 of a single one.
         classical: the methods without a prior, by name.
         misfit: of the mean, for each slice, in units of the noise.
     """
@@ -93,7 +93,7 @@ def drawn(
         apart = task.picture(x) - mean
         mean += apart / (draw + 1)
         squares += apart * (task.picture(x) - mean)
-    deviation = (squares / max(1, draws - 1)).sqrt()
+    deviation = averaged(squares / max(1, draws - 1)).sqrt()
     whole = total / draws
     return Found(
         task.picture(whole),
