@@ -7,6 +7,7 @@ from typing import Any
 
 CHART = {"width": 720, "height": 260, "left": 62, "right": 14, "top": 14, "bottom": 40}
 NODE = {"width": 190, "height": 58, "across": 48, "down": 16, "edge": 8}
+LOOKS = 10  # that tell lines apart
 LETTERS = 20  # of a label that fit into a node
 
 Facts = dict[str, Any]
@@ -57,6 +58,38 @@ def trial_curves(trials: Sequence[Facts]) -> Facts | None:
     return {**scale.ticks(), "lines": lines}
 
 
+def line_chart(chart: Facts) -> Facts:
+    """Lines, marks and ticks of a chart as `pipelines.views.read_charts` gives it."""
+    log = chart["x"]["log"]
+    rows = [
+        [{**point, "step": math.log2(point["x"]) if log else point["x"]} for point in one["points"]]
+        for one in chart["series"]
+    ]
+    ends = [row[key] for line in rows for row in line for key in ("y", "low", "high")]
+    scale = _Scale.linear([row["step"] for line in rows for row in line], ends)
+    lines = []
+    for number, (one, line) in enumerate(zip(chart["series"], rows, strict=True)):
+        marks = [
+            {**row, "at": scale.x(row["step"]), "mid": scale.y(row["y"]),
+             "top": scale.y(row["high"]), "bottom": scale.y(row["low"])}
+            for row in line
+        ]  # fmt: skip
+        points = " ".join(f"{mark['at']},{mark['mid']}" for mark in marks)
+        lines.append(
+            {"label": one["label"], "look": number % LOOKS, "points": points, "marks": marks}
+        )
+    values = sorted({row["x"] for line in rows for row in line})
+    if len(values) <= 8:
+        shown = [(value, scale.x(math.log2(value) if log else value)) for value in values]
+    else:
+        shown = [(2**at if log else at, scale.x(at)) for at in _ticks(scale.first, scale.last)]
+    return {
+        **scale.ticks(),
+        "x": [{"at": at, "text": f"{value:g}"} for value, at in shown],
+        "lines": lines,
+    }
+
+
 @dataclass(frozen=True)
 class _Scale:
     """Where steps and losses lie in a chart.
@@ -66,12 +99,14 @@ class _Scale:
         log: its heights are logarithms to base 10.
         low: height of its lower edge.
         high: height of its upper edge.
+        first: step at its left edge.
     """
 
     last: float
     log: bool
     low: float
     high: float
+    first: float = 0.0
 
     @classmethod
     def of(cls, steps: Sequence[float], losses: Sequence[float]) -> "_Scale":
@@ -82,9 +117,17 @@ class _Scale:
         pad = (high - low) * 0.06 or 0.5
         return cls(max(1.0, *steps), log, low - pad, high + pad)
 
+    @classmethod
+    def linear(cls, steps: Sequence[float], heights: Sequence[float]) -> "_Scale":
+        """The scale on which all of them lie inside, a little away from every edge."""
+        low, high, first, last = min(heights), max(heights), min(steps), max(steps)
+        pad, side = (high - low) * 0.06 or 0.5, (last - first) * 0.04 or 0.5
+        return cls(last + side, False, low - pad, high + pad, first - side)
+
     def x(self, step: float) -> float:
         across = CHART["width"] - CHART["left"] - CHART["right"]
-        return round(CHART["left"] + across * step / self.last, 1)
+        share = (step - self.first) / (self.last - self.first)
+        return round(CHART["left"] + across * share, 1)
 
     def y(self, loss: float) -> float:
         down = CHART["height"] - CHART["top"] - CHART["bottom"]

@@ -18,11 +18,11 @@ from core import files
 from core.errors import InputError
 from core.progress import duration
 from pipelines import store, trials
-from pipelines.drawings import CHART, NODE, curve, graph, trial_curves
+from pipelines.drawings import CHART, NODE, curve, graph, line_chart, trial_curves
 from pipelines.space import value_text
 from pipelines.verbs import ReportResult
 from pipelines.verdict import FOREST, evaluation, signed
-from pipelines.views import read_panels, sheet, told
+from pipelines.views import read_charts, read_panels, sheet, told
 
 FORMAT = 2
 MAX_BYTES = 20 << 20
@@ -121,6 +121,11 @@ def render(facts: Facts, panels: Sequence[Facts], *, left_out: int = 0) -> str:
             for step in facts["steps"]
             if step.get("training")
         ],
+        lines=[
+            {"step": step["label"], **chart, **line_chart(chart), "said": chart}
+            for step in facts["steps"]
+            for chart in step.get("charts", [])
+        ],
         searches=[
             {
                 "label": step["label"],
@@ -204,6 +209,8 @@ def _step(label: str, folder: Path) -> Facts:
     }
     if metrics := store.read_json(folder / "metrics.json"):
         facts["evaluation"] = evaluation(metrics)
+        if charts := list(read_charts(metrics.get("charts"))):
+            facts["charts"] = charts
     if search := _search(folder):
         facts["search"] = search
     rows = _rows(folder / "metrics.jsonl")

@@ -13,6 +13,7 @@ from typing import Any
 PNG = b"\x89PNG\r\n\x1a\n"
 SIDE = 1 << 15  # more pixels along a side are shown by no browser
 MAX_POINTS = 20_000
+MAX_SERIES, MAX_ROWS = 20, 500  # of a chart
 COUNTS = {
     "images": ("width", "height"),
     "clips": ("width", "height", "frames", "across"),
@@ -43,6 +44,44 @@ def read_panels(folder: Path, panels: Any, reference: str = "") -> Iterator[Fact
             read["lost"] += len(views) - len(read[kind])
         if any(read[kind] for kind in COUNTS):
             yield {**read, **_compared([view["label"] for view in read["images"]], reference)}
+
+
+def read_charts(charts: Any) -> Iterator[Facts]:
+    """Charts that a step wrote: lines of numbers over a number; what is none is left out.
+
+    Args:
+        charts: a list of ``{"title", "x": {"label", "log"}, "y": {"label", "unit"}, "series":
+            [{"label", "points": [[x, y] or [x, y, low, high], ...]}, ...]}``.
+    """
+    for chart in charts if isinstance(charts, list) else []:
+        if not isinstance(chart, Mapping):
+            continue
+        x, y = (one if isinstance(one := chart.get(k), Mapping) else {} for k in ("x", "y"))
+        log = x.get("log") is True
+        series = chart.get("series")
+        lines = []
+        for one in (series if isinstance(series, list) else [])[:MAX_SERIES]:
+            said = one.get("points") if isinstance(one, Mapping) else None
+            points = [_point(p, log) for p in (said if isinstance(said, list) else [])[:MAX_ROWS]]
+            known = sorted((p for p in points if p is not None), key=lambda p: p["x"])
+            if known:
+                lines.append({"label": str(one.get("label", "")), "points": known})
+        if lines:
+            yield {
+                "title": str(chart.get("title", "")),
+                "x": {"label": str(x.get("label", "")), "log": log},
+                "y": {"label": str(y.get("label", "")), "unit": str(y.get("unit", ""))},
+                "series": lines,
+            }
+
+
+def _point(said: Any, log: bool) -> Facts | None:
+    if not isinstance(said, list) or len(said) not in (2, 4):
+        return None
+    if not all(isinstance(n, int | float) and math.isfinite(n) and abs(n) < 1e12 for n in said):
+        return None
+    x, y, low, high = [*said, said[1], said[1]][:4]
+    return {"x": x, "y": y, "low": low, "high": high} if x > 0 or not log else None
 
 
 def told(panel: Facts) -> Facts:

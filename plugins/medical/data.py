@@ -21,7 +21,7 @@ from core.process.noise import derive
 from plugins.medical import dicom, identity, nifti, raw
 from plugins.medical.phantoms import random_head, rasterised
 from plugins.medical.scan import Plane, Scan
-from plugins.medical.slices import Pose, Slices
+from plugins.medical.slices import FINER, Pose, Slices
 
 LIDC = r"LIDC-IDRI-\d{4}"
 SAMPLES = ("CT_small.dcm", "MR_small.dcm")
@@ -31,7 +31,8 @@ Planes = Literal["acquired", "axial", "coronal", "sagittal", "any"]
 class Phantoms:
     """Head-like phantoms of ellipses whose measurements are known in closed form.
 
-    An item holds ``image`` (1, size, size), twice the value less 1.  Splits are drawn apart.
+    An item holds ``image`` (1, size, size), twice the value less 1; to test ``fine`` as well
+    (1, 2 size, 2 size), whose means over 2x2 it is.  Splits are drawn apart.
 
     Args:
         size: side of the picture, in pixels.
@@ -61,7 +62,13 @@ class Phantoms:
         return self._count
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"image": (2 * self._drawn(index)[1] - 1).float()[None]}
+        drawn, image = self._drawn(index)
+        item = {"image": (2 * image - 1).float()[None]}
+        if self._split == "test":
+            size = self._size * FINER
+            fine = rasterised(drawn, size, size, self._side / size, finer=FINER)
+            item["fine"] = (2 * fine - 1).float()[None].clamp(-1, 1)
+        return item
 
     def phantom(self, index: int) -> Float[Tensor, " n 6"]:
         """The ellipses of an item, in millimetres, as `plugins.medical.phantoms` has them."""
