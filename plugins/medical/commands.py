@@ -143,7 +143,7 @@ def simulate(
         raise InputError(f"{out}: expected a name that ends in .npy")
     if kind not in ("ct", "mri"):
         raise InputError(f"kind: expected ct or mri, got {kind!r}")
-    found = scans.prepared(place, series, volume, plane, reduce)
+    found = scans.prepared(place, series, volume, plane, reduce).scan
     if kind == "ct":
         raw.write_sinogram(out, scans.sparse_ct(found, geometry, views, arc, photons, seed))
     else:

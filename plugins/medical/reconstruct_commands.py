@@ -1,6 +1,7 @@
 """Commands that reconstruct: a scan measured sparsely, or raw data, and what is not certain."""
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,7 +28,7 @@ from plugins.medical.commands import (
 
 if TYPE_CHECKING:
     from plugins.medical.reconstruct import How
-    from plugins.medical.scan import Scan
+    from plugins.medical.scans import Subject
     from plugins.medical.volume import Found, Scale
 
 Checkpoint = Annotated[Path, typer.Option(help="Folder that `train-prior` wrote.")]
@@ -92,13 +93,13 @@ def reconstruct_ct(
         found, sinogram = None, raw.read_sinogram(place)
     else:
         found = scans.prepared(place, series, volume, plane, reduce)
-        sinogram = scans.sparse_ct(found, geometry, views, arc, photons, seed)
+        sinogram = scans.sparse_ct(found.scan, geometry, views, arc, photons, seed)
     from plugins.medical import volume as volumes
 
     model = volumes.prior(checkpoint, "medical/ct", {"low": low, "high": high}, device, threads)
     measurement, like, scale = volumes.ct(model, sinogram)
     drawn = _drawn(model, measurement, like, _how(model, steps, level, along, at_once), draws, seed)
-    result.write(drawn, scale, found or volumes.place_of(sinogram), found)
+    result.write(drawn, scale, found or volumes.place_of(sinogram), known=found is not None)
 
 
 def reconstruct_mri(
@@ -138,13 +139,13 @@ def reconstruct_mri(
         found, kspace = None, raw.read_kspace(place)
     else:
         found = scans.prepared(place, series, volume, plane, reduce)
-        kspace = scans.sparse_mri(found, mask, acceleration, centre, noise, seed)
+        kspace = scans.sparse_mri(found.scan, mask, acceleration, centre, noise, seed)
     from plugins.medical import volume as volumes
 
     model = volumes.prior(checkpoint, "medical/mri", {}, device, threads)
     measurement, like, scale = volumes.mri(model, kspace)
     drawn = _drawn(model, measurement, like, _how(model, steps, level, along, at_once), draws, seed)
-    result.write(drawn, scale, found or volumes.place_of(kspace), found)
+    result.write(drawn, scale, found or volumes.place_of(kspace), known=found is not None)
 
 
 def _how(model, steps: int, level: float, along: float, at_once: int) -> "How":
@@ -206,22 +207,26 @@ class Result:
             elif place.exists() and (not place.is_dir() or any(place.iterdir())):
                 raise InputError(f"{place}: holds something already; name a new folder")
 
-    def write(self, drawn: "Found", scale: "Scale", like: "Scan", truth: "Scan | None") -> None:
+    def write(self, drawn: "Found", scale: "Scale", subject: "Subject", *, known: bool) -> None:
         """Write mean and deviation, a sheet to look at, and say how well the data are met."""
         from plugins.medical import derived, nifti, volume
 
+        if not known:
+            for note in subject.scan.notes:
+                print(f"note: {note}", file=sys.stderr)
         mean, spread = volume.in_units(drawn, scale)
         jobs = [(self.out, mean, "mean of draws of a sparse measurement")]
         if self.deviation is not None:
             jobs.append((self.deviation, spread, "deviation of draws"))
-        for place, voxels, what in jobs:
+        for place, found, what in jobs:
+            voxels, like = subject.back(found), subject.stored
             if _is_nifti(place):
                 nifti.write(place, voxels, like, description=f"polymode: {what}, not for diagnosis")
             else:
                 derived.write(place, voxels, like, description=what, keep=self.keep)
             print(place)
         sheet = self.out.parent / f"{_stem(self.out)}-sheet.png"
-        volume.write_sheet(sheet, drawn, scale, truth)
+        volume.write_sheet(sheet, drawn, scale, subject.scan if known else None)
         print(sheet)
         worst = float(drawn.misfit.max())
         print(f"misfit {float(drawn.misfit.mean()):.2f} times the noise, {worst:.2f} at worst")

@@ -1,8 +1,12 @@
 """From files of any kind and words to a scan on a plane, and what is measured of it."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast, get_args
+
+import numpy as np
+from jaxtyping import Float32
 
 from core.config import bind
 from core.errors import InputError
@@ -10,7 +14,7 @@ from plugins.medical import dicom, nifti, scan
 from plugins.medical.kspace import Kind
 from plugins.medical.measuring import simulated_ct, simulated_mri
 from plugins.medical.raw import Geometry, KSpace, Sinogram
-from plugins.medical.scan import Plane, Scan
+from plugins.medical.scan import Plane, Scan, as_stored
 
 
 def read(place: Path, *, series: int | None = None, volume: int | None = None) -> Scan:
@@ -33,7 +37,28 @@ def read(place: Path, *, series: int | None = None, volume: int | None = None) -
     return dicom.read(place, series=series)
 
 
-def prepared(place: Path, series: int | None, volume: int | None, plane: str, reduce: int) -> Scan:
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A scan to be measured, and how results go back to where it lies.
+
+    Args:
+        scan: its slices along the plane, as they are looked at.
+        stored: as it lay in its file, reduced where that was wanted.
+        plane: of the slices.
+    """
+
+    scan: Scan
+    stored: Scan
+    plane: Plane
+
+    def back(self, voxels: Float32[np.ndarray, " d h w"]) -> Float32[np.ndarray, " a b c"]:
+        """Voxels of `scan` in the order of `stored`."""
+        return as_stored(voxels, self.stored, self.plane)
+
+
+def prepared(
+    place: Path, series: int | None, volume: int | None, plane: str, reduce: int
+) -> Subject:
     """A scan with its slices along a plane, reduced if wanted; its notes are said.
 
     Raises:
@@ -41,10 +66,14 @@ def prepared(place: Path, series: int | None, volume: int | None, plane: str, re
     """
     if plane not in scan.PLANES:
         raise InputError(f"plane: expected one of {', '.join(scan.PLANES)}, got {plane!r}")
+    wanted = cast(Plane, plane)
     found = read(place, series=series, volume=volume)
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
-    return scan.reduced(scan.canonical(found, cast(Plane, plane)), reduce)
+    if wanted != "acquired":  # its rows and columns may be other axes than the file's
+        found = scan.canonical(found, wanted) if reduce > 1 else found
+    stored = scan.reduced(found, reduce)
+    return Subject(scan.canonical(stored, wanted), stored, wanted)
 
 
 def sparse_ct(

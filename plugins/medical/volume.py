@@ -22,6 +22,7 @@ from plugins.medical.measuring import integrals, measured_mri, scanner
 from plugins.medical.raw import KSpace, Sinogram
 from plugins.medical.reconstruct import How, reconstructed
 from plugins.medical.scan import Scan
+from plugins.medical.scans import Subject
 from plugins.medical.simulated import beginning, prior_of
 from plugins.medical.tasks import Ct, Reconstruction
 from plugins.medical.uncertainty import averaged, misfit
@@ -150,7 +151,7 @@ def mri(model: Model, kspace: KSpace) -> tuple[Measurement, Tensor, Scale]:
     return replace(measurement, y=y), like, Scale(0.0, bright)
 
 
-def place_of(measured: Sinogram | KSpace) -> Scan:
+def place_of(measured: Sinogram | KSpace) -> Subject:
     """A scan for results of raw data, which say nothing of where the patient lay."""
     if isinstance(measured, Sinogram):
         geometry = measured.geometry
@@ -160,7 +161,8 @@ def place_of(measured: Sinogram | KSpace) -> Scan:
     voxels = np.zeros((len(measured.values), *size), np.float32)
     note = "raw data say nothing of the distance of slices: it is taken as a pixel"
     modality = "CT" if isinstance(measured, Sinogram) else "MR"
-    return Scan(voxels, np.diag([pixel, pixel, pixel, 1.0]), modality, notes=(note,))
+    lies = Scan(voxels, np.diag([pixel, pixel, pixel, 1.0]), modality, notes=(note,))
+    return Subject(lies, lies, "acquired")
 
 
 def in_units(found: Found, scale: Scale) -> tuple[np.ndarray, np.ndarray]:

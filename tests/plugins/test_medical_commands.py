@@ -1,0 +1,277 @@
+"""Commands on scans: results lie where scans lie, say not whose they are, and refuse clearly."""
+
+import json
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+import torch
+from commands import call
+
+from core import runs
+from core.config import Spec, bind
+from core.request import EvaluateRequest, TrainRequest
+from plugins.medical import memorisation, nifti, raw, samplers, simulated
+from plugins.medical.__main__ import main
+from plugins.medical.data import Phantoms
+from plugins.medical.identity import VARIABLE
+from plugins.medical.phantoms import rasterised, shepp_logan
+from plugins.medical.request import MemorisationRequest, ReconstructRequest, SamplersRequest
+from plugins.medical.scan import Scan
+
+sys.path.insert(0, str(Path(__file__).parent))
+from made_scans import NAME, NUMBER, turned, write_series
+
+SMALL = {
+    "network": {"name": "core/unet", "width": 8, "multipliers": [1, 2], "blocks": 1,
+                "attention": [], "middle_attention": False},
+    "process": "core/edm", "parameterization": "core/edm", "weighting": "core/edm",
+    "times": "core/log_normal", "steps": 3, "batch": 2, "warmup": 1,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def priors(tmp_path_factory):
+    """Priors of two modalities that have seen next to nothing."""
+    root = tmp_path_factory.mktemp("priors")
+    for kind, task in (("ct", {"name": "core/generate", "channels": 1}), ("mri", "medical/mri")):
+        dataset = {"name": "medical/phantoms", "size": 16}
+        request = {"task": task, "dataset": dataset, **SMALL}
+        runs.train(bind(TrainRequest, request), root / kind)
+    return root
+
+
+def head(d=4, size=24):
+    """A few slices of a head in Hounsfield units, no two alike."""
+    slice_ = rasterised(shepp_logan(size * 2.0), size, size, 2.0).numpy()
+    return np.stack([slice_ * (60 + 20 * k) - 1000 * (slice_ <= 0) for k in range(d)]).round()
+
+
+def series(folder, **options):
+    return write_series(folder, head().astype(np.float32), spacing=(3.0, 2.0, 2.0), **options)
+
+
+@pytest.mark.parametrize("ways", [((1.0, 0, 0), (0, 1.0, 0)), turned()])
+def test_ct_of_a_dicom_folder_lies_where_it_lay(tmp_path, priors, ways):
+    source = series(tmp_path / "scan", ways=ways)
+    said = call(main, "reconstruct-ct", source, "--checkpoint", priors / "ct", "-o",
+                tmp_path / "out", "--deviation", tmp_path / "dev.nii.gz", "--draws", 2,
+                "--steps", 2, "--views", 9, "--threads", 1)  # fmt: skip
+    assert said.returncode == 0, said.stderr
+    assert "Not for diagnosis" in said.stdout
+    by_place = {
+        tuple(map(float, header.ImagePositionPatient)): header
+        for header in map(pydicom.dcmread, source.iterdir())
+    }
+    found = [pydicom.dcmread(path) for path in (tmp_path / "out").iterdir()]
+    assert len(found) == 4
+    for header in found:
+        known = next(
+            value for place, value in by_place.items()
+            if np.allclose(place, np.array(header.ImagePositionPatient, float), atol=1e-6)
+        )  # fmt: skip
+        assert np.allclose(header.ImageOrientationPatient, known.ImageOrientationPatient)
+        assert np.allclose(header.PixelSpacing, known.PixelSpacing)
+        assert header.FrameOfReferenceUID == known.FrameOfReferenceUID
+        assert (header.Rows, header.Columns) == (known.Rows, known.Columns)
+    deviation = nibabel.load(tmp_path / "dev.nii.gz")
+    corner = deviation.affine @ [0, 0, 0, 1]
+    places = [np.array([-x, -y, z]) for x, y, z in by_place]
+    assert min(np.abs(corner[:3] - place).max() for place in places) < 1e-3
+    assert np.asarray(deviation.dataobj).min() >= 0
+
+
+def test_a_scan_measured_and_read_again_is_reconstructed_the_same(tmp_path, priors):
+    source = series(tmp_path / "scan")
+    options = ("--draws", 1, "--steps", 2, "--threads", 1, "--checkpoint", priors / "ct")
+    for words in (
+        ("simulate", source, "--kind", "ct", "--views", 9, "-o", tmp_path / "s.npy"),
+        ("reconstruct-ct", tmp_path / "s.npy", *options, "-o", tmp_path / "a.nii.gz"),
+        ("reconstruct-ct", source, "--views", 9, *options, "-o", tmp_path / "b.nii.gz"),
+        ("info", tmp_path / "s.npy"),
+    ):
+        said = call(main, *words)
+        assert said.returncode == 0, said.stderr
+    a, b = (nifti.read(tmp_path / f"{name}.nii.gz").voxels for name in "ab")
+    assert np.array_equal(np.abs(a).sum((1, 2)), np.abs(b).sum((1, 2)))
+    assert said.stdout.startswith("sinogram: 4 x 9 x")
+
+
+def test_mri_of_nifti_and_of_kspace(tmp_path, priors):
+    voxels = np.maximum(head() + 5, 0).astype(np.float32)
+    affine = np.diag([2.0, 2.0, 3.0, 1.0])
+    nifti.write(tmp_path / "brain.nii.gz", voxels, Scan(voxels, affine), description="")
+    options = ("--draws", 2, "--steps", 2, "--threads", 1, "--checkpoint", priors / "mri")
+    for words in (
+        ("reconstruct-mri", tmp_path / "brain.nii.gz", *options, "-o", tmp_path / "a.nii.gz"),
+        ("simulate", tmp_path / "brain.nii.gz", "--kind", "mri", "-o", tmp_path / "k.npy"),
+        ("reconstruct-mri", tmp_path / "k.npy", *options, "-o", tmp_path / "b.nii"),
+        ("info", tmp_path / "k.npy"),
+    ):
+        said = call(main, *words)
+        assert said.returncode == 0, said.stderr
+    assert np.allclose(
+        nibabel.load(tmp_path / "a.nii.gz").affine, nibabel.load(tmp_path / "brain.nii.gz").affine
+    )
+    found = nifti.read(tmp_path / "b.nii").voxels
+    assert np.corrcoef(found.ravel(), raw_magnitude(tmp_path / "k.npy").ravel())[0, 1] > 0.8
+
+
+def raw_magnitude(path):
+    from plugins.medical.kspace import inverse_fourier
+
+    values = torch.from_numpy(raw.read_kspace(path).values)
+    return inverse_fourier(values)[:, 0].abs().numpy()
+
+
+def test_samples_are_drawn_scored_and_looked_up_in_training(tmp_path, priors):
+    dataset = Spec("medical/phantoms", {"size": 16, "count": 3})
+    task = Spec("medical/ct", {"views": 9, "side": 64.0})
+    grid = Spec("core/karras", {"steps": 2, "sigma_max": 0.3})
+    request = ReconstructRequest(
+        checkpoint=priors / "ct", task=task, dataset=dataset, samples=3, grid=grid, batch=2
+    )
+    simulated.sample(request, tmp_path / "s")
+    result = runs.evaluate(EvaluateRequest(samples=tmp_path / "s"), tmp_path / "e")
+    assert {"FBP", "CGLS", "TV", "one sample", "mean of 3"} == set(result.scores)
+    assert set(result.scores["mean of 3"]) == {"psnr", "ssim", "residual", "rank", "coverage"}
+    written = json.loads((tmp_path / "e" / "metrics.json").read_text())
+    assert written["drawn"] == ["one sample", "mean of 3"]
+    assert written["panels"][0]["volumes"][0]["unit"] == "HU"
+    # The same slices as trained on: what is looked for is found.
+    again = Spec("medical/phantoms", {"size": 16, "count": 20})
+    near = memorisation.evaluate(
+        MemorisationRequest(samples=tmp_path / "s", learned_from=again, count=20), tmp_path / "m"
+    )
+    learned = Phantoms("train", size=16, count=20)
+    pictures = torch.stack([learned[i]["image"] for i in range(20)])
+    best, where = memorisation.nearest(pictures[[3, 7]], iter([pictures[:5], pictures[5:]]))
+    assert where.tolist() == [3, 7]
+    assert float(best.max()) < 1e-12
+    assert near.truth < 100
+
+
+def test_samplers_are_compared_in_one_table_and_chart(tmp_path, priors):
+    request = SamplersRequest(
+        checkpoint=priors / "ct",
+        task=Spec("medical/ct", {"views": 9, "side": 64.0}),
+        dataset=Spec("medical/phantoms", {"size": 16, "count": 2}),
+        count=2,
+        steps=(3, 4),
+        batch=2,
+    )
+    found = samplers.compare(request, tmp_path)
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    (chart,) = written["charts"]
+    assert {one["label"] for one in chart["series"]} == set(samplers.RULES)
+    points = {one["label"]: [x for x, _ in one["points"]] for one in chart["series"]}
+    assert points["DDS"] == [3, 4]  # a call a step
+    assert points["score-MRI"][0] > 3  # corrections ask once more
+    assert found.best.split(",")[0] in samplers.RULES
+
+
+def test_training_goes_through_the_command(tmp_path):
+    for patient in "ab":
+        series(tmp_path / "scans" / patient)
+    said = call(main, "train-prior", tmp_path / "scans", "--kind", "ct", "-o", tmp_path / "run",
+                "--steps", 1, "--test-share", 0, "--threads", 1)  # fmt: skip
+    assert said.returncode == 0, said.stderr
+    assert (tmp_path / "run" / "checkpoints").is_dir()
+
+
+# --- whose it is ---------------------------------------------------------------------------------
+
+
+def test_a_name_planted_everywhere_comes_out_nowhere(tmp_path, priors, monkeypatch):
+    """In tags, file names and folder names; looked for in all that is printed and written."""
+    monkeypatch.setenv(VARIABLE, "a key for this test")
+    place = series(tmp_path / "in" / f"{NAME} {NUMBER}")
+    for path in place.iterdir():
+        path.rename(path.with_name(f"{NAME}-{path.name}"))
+    data = {"name": "medical/dicom_folder", "root": str(tmp_path / "in"), "size": 16,
+            "test_share": 1.0}  # fmt: skip
+    out = tmp_path / "out"
+    out.mkdir()
+    printed = []
+    for words in (
+        ("info", place),
+        ("simulate", place, "--kind", "ct", "-o", out / "s.npy"),
+        ("reconstruct-ct", place, "--checkpoint", priors / "ct", "-o", out / "dicom",
+         "--deviation", out / "d.nii.gz", "--draws", 2, "--steps", 2, "--threads", 1),
+    ):  # fmt: skip
+        said = call(main, *words)
+        assert said.returncode == 0, said.stderr
+        printed += [said.stdout, said.stderr]
+    request = ReconstructRequest(
+        checkpoint=priors / "ct", task=Spec("medical/ct", {"views": 9}), dataset=Spec.parse(data),
+        samples=2, count=2, grid=Spec("core/karras", {"steps": 2, "sigma_max": 0.3}),
+    )  # fmt: skip
+    simulated.sample(request, out / "samples")
+    runs.evaluate(EvaluateRequest(samples=out / "samples"), out / "evaluated")
+    canaries = [NAME, NUMBER, NAME.split("^")[0], NUMBER.split("-")[1]]
+    files = [path for path in out.rglob("*") if path.is_file()]
+    assert len(files) > 8
+    for canary in canaries:
+        assert not [text for text in printed if canary in text]
+        for path in files:
+            assert canary not in path.name
+            assert canary.encode() not in path.read_bytes(), path.name
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+def refused(tmp_path, priors):
+    source = series(tmp_path / "scan")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a").write_text("")
+    model = ("--checkpoint", priors / "ct", "--threads", 1)
+    here = ("-o", tmp_path / "x.nii")
+    return {
+        "no place": ((tmp_path / "none", *model, *here), "no such file or folder"),
+        "plane": ((source, *model, *here, "--plane", "oblique"), "plane: expected one of"),
+        "full": ((source, *model, "-o", tmp_path / "full"), "holds something already"),
+        "same": ((source, *model, *here, "--deviation", tmp_path / "x.nii"), "name the same place"),
+        "suffix": ((source, *model, "-o", tmp_path / "x.npy"), "expected a .nii or .nii.gz"),
+        "no folder": ((source, *model, "-o", tmp_path / "n" / "x.nii"), "no folder"),
+        "checkpoint": ((source, "--checkpoint", tmp_path, *here), "checkpoint"),
+        "other": ((source, "--checkpoint", priors / "mri", *here), "channels"),
+        "geometry": ((source, *model, *here, "--geometry", "cone"), "kind"),
+        "reduce": ((source, *model, *here, "--reduce", 99), "reduce: 99 is more"),
+    }
+
+
+KINDS = ["no place", "plane", "full", "same", "suffix", "no folder", "checkpoint", "other",
+         "geometry", "reduce"]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_cannot_be_done_is_one_sentence_and_leaves_nothing(tmp_path, priors, kind):
+    words, reason = refused(tmp_path, priors)[kind]
+    before = sorted(tmp_path.rglob("*"))
+    said = call(main, "reconstruct-ct", *words)
+    assert said.returncode == 2
+    assert said.stderr.startswith("error: ")
+    assert reason in said.stderr
+    assert "Traceback" not in said.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_unknown_kinds_and_methods_are_refused(tmp_path, priors):
+    source = series(tmp_path / "scan")
+    said = call(main, "simulate", source, "--kind", "pet", "-o", tmp_path / "s.npy")
+    assert (said.returncode, "expected ct or mri" in said.stderr) == (2, True)
+    said = call(main, "simulate", source, "--kind", "mri", "--mask", "spiral", "-o",
+                tmp_path / "s.npy")  # fmt: skip
+    assert (said.returncode, "mask: expected one of" in said.stderr) == (2, True)
+    with pytest.raises(Exception, match="no 'DPSS'; known"):
+        samplers.compare(SamplersRequest(checkpoint=priors / "ct", methods=("DPSS",)), tmp_path)
+
+
+def test_help_teaches():
+    said = call(main, "reconstruct-ct", "--help")
+    assert "Not a medical device" in said.stdout
+    assert "Example:" in said.stdout
