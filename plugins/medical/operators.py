@@ -77,15 +77,15 @@ class Radon:
         normal = torch.stack([turn.cos(), turn.sin()], -1)
         origin = self.positions[:, None] * normal
         way = torch.stack([-turn.sin(), turn.cos()], -1)
-        return Lines(origin, way.expand_as(origin))
+        return Lines(origin, way.expand_as(origin), self.shape, self.pixel)
 
     @cached_property
     def _stored(self) -> Stored:
-        return Stored(self.lines, self.shape, self.pixel)
+        return Stored(self.lines)
 
     @cached_property
     def _gathered(self) -> Gathered:
-        return Gathered(self.lines, self.shape, self.pixel)
+        return Gathered(self.lines)
 
     def _system(self, like: Tensor) -> Stored | Gathered:
         stored = self._way == "stored" or (self._way == "auto" and like.device.type == "cpu")
@@ -221,7 +221,7 @@ class FanBeam(Radon):
         middle = (self.source + self.detector) * ahead
         way = self.positions[:, None] * along + middle
         way = way / way.norm(dim=-1, keepdim=True)
-        return Lines((-self.source * ahead).expand_as(way), way)
+        return Lines((-self.source * ahead).expand_as(way), way, self.shape, self.pixel)
 
     def filtered_back_projection(
         self, y: Float[Tensor, " b c v d"], *, window: Window = "ramp"

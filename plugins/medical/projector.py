@@ -5,6 +5,7 @@ y = ((h - 1) / 2 - i) pixel up, in millimetres from the middle.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,19 +66,21 @@ class Lines:
     Args:
         origin: a point of each, by view and detector (v, d, 2), in millimetres.
         way: directions, of unit length.
+        shape: height and width of the picture that they go through.
+        pixel: side of its pixels in millimetres.
     """
 
     origin: Float[Tensor, " v d 2"]
     way: Float[Tensor, " v d 2"]
+    shape: tuple[int, int]
+    pixel: float
 
-    def chunks(
-        self, shape: tuple[int, int], pixel: float, device: torch.device
-    ) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    def chunks(self, device: torch.device) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Some views at a time: which, their pixels (k d steps 2) and the pixels' weights."""
         for first in range(0, len(self.origin), VIEWS):
             views = slice(first, min(first + VIEWS, len(self.origin)))
             origin, way = (x[views].to(device).flatten(0, 1) for x in (self.origin, self.way))
-            yield views, *joseph(origin, way, shape, pixel)
+            yield views, *joseph(origin, way, self.shape, self.pixel)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,19 +89,15 @@ class Gathered:
 
     Args:
         lines: of the scan.
-        shape: height and width of the picture.
-        pixel: side of a pixel in millimetres.
     """
 
     lines: Lines
-    shape: tuple[int, int]
-    pixel: float
 
     def forward(self, x: Float[Tensor, " n pixels"]) -> Float[Tensor, " n rays"]:
         """Sums along each line."""
         views, bins = self.lines.origin.shape[:2]
         y = x.new_empty(len(x), views, bins)
-        for which, pixels, weights in self.lines.chunks(self.shape, self.pixel, x.device):
+        for which, pixels, weights in self.lines.chunks(x.device):
             weights = weights.to(x)
             for row, out in zip(x, y, strict=True):
                 out[which] = (row[pixels] * weights).sum((-1, -2)).unflatten(0, (-1, bins))
@@ -107,8 +106,8 @@ class Gathered:
     def adjoint(self, y: Float[Tensor, " n rays"]) -> Float[Tensor, " n pixels"]:
         """Every line's value added to its pixels by their weights."""
         views, bins = self.lines.origin.shape[:2]
-        x, y = y.new_zeros(len(y), math.prod(self.shape)), y.unflatten(1, (views, bins))
-        for which, pixels, weights in self.lines.chunks(self.shape, self.pixel, y.device):
+        x, y = y.new_zeros(len(y), math.prod(self.lines.shape)), y.unflatten(1, (views, bins))
+        for which, pixels, weights in self.lines.chunks(y.device):
             weights, flat = weights.to(y), pixels.flatten()
             for row, out in zip(y, x, strict=True):
                 spread = row[which].flatten()[:, None, None] * weights
@@ -122,13 +121,9 @@ class Stored:
 
     Args:
         lines: of the scan.
-        shape: height and width of the picture.
-        pixel: side of a pixel in millimetres.
     """
 
     lines: Lines
-    shape: tuple[int, int]
-    pixel: float
     _made: dict[torch.dtype, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def forward(self, x: Float[Tensor, " n pixels"]) -> Float[Tensor, " n rays"]:
@@ -153,9 +148,7 @@ class Stored:
             np.float64 if dtype == torch.float64 else np.float32,
         )
         parts = []
-        for which, pixels, weights in self.lines.chunks(
-            self.shape, self.pixel, torch.device("cpu")
-        ):
+        for which, pixels, weights in self.lines.chunks(torch.device("cpu")):
             rays = (which.stop - which.start) * bins
             row = torch.arange(rays)[:, None, None].expand_as(pixels)
             some = weights > 0
@@ -163,14 +156,21 @@ class Stored:
                 weights[some].numpy().astype(kind),
                 (row[some].numpy(), pixels[some].numpy()),
             )
-            parts.append(sparse.csr_array(entries, shape=(rays, math.prod(self.shape))))
+            parts.append(sparse.csr_array(entries, shape=(rays, math.prod(self.lines.shape))))
         whole = sparse.vstack(parts, format="csr")
         return _tensor(whole), _tensor(whole.T.tocsr())
 
 
 def _tensor(matrix: Any) -> Tensor:
-    parts = (torch.from_numpy(x) for x in (matrix.indptr, matrix.indices, matrix.data))
-    return torch.sparse_csr_tensor(*parts, size=matrix.shape, check_invariants=False)
+    # 32-bit indices: less to read, and the only ones that torch gives to MKL without a copy.
+    width = np.int32 if matrix.nnz < 2**31 else np.int64
+    parts = [matrix.indptr.astype(width), matrix.indices.astype(width), matrix.data]
+    rows, columns, values = map(torch.from_numpy, parts)
+    with warnings.catch_warnings():  # torch says that its sparse tensors are new
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+        return torch.sparse_csr_tensor(
+            rows, columns, values, size=matrix.shape, check_invariants=False
+        )
 
 
 class Through(torch.autograd.Function):
