@@ -8,6 +8,7 @@ from typing import Any
 CHART = {"width": 720, "height": 260, "left": 62, "right": 14, "top": 14, "bottom": 40}
 NODE = {"width": 190, "height": 58, "across": 48, "down": 16, "edge": 8}
 LOOKS = 10  # that tell lines apart
+TICK = 30  # pixels that the numbers below a chart are apart
 LETTERS = 20  # of a label that fit into a node
 
 Facts = dict[str, Any]
@@ -83,9 +84,13 @@ def line_chart(chart: Facts) -> Facts:
         shown = [(value, scale.x(math.log2(value) if log else value)) for value in values]
     else:
         shown = [(2**at if log else at, scale.x(at)) for at in _ticks(scale.first, scale.last)]
+    apart: list[tuple[float, float]] = []
+    for value, at in shown:
+        if not apart or at - apart[-1][1] >= TICK:
+            apart.append((value, at))
     return {
         **scale.ticks(),
-        "x": [{"at": at, "text": f"{value:g}"} for value, at in shown],
+        "x": [{"at": at, "text": f"{value:g}"} for value, at in apart],
         "lines": lines,
     }
 

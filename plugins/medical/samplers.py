@@ -46,10 +46,10 @@ class Rule:
 CLOSE = Spec("core/karras", {key: LEVELS.options[key] for key in ("sigma_min", "sigma_max", "rho")})
 CORRECTED = Spec("core/predictor_corrector")
 RULES: Mapping[str, Rule] = {
-    "projection (Song)": Rule(Spec("core/projection", {"strength": 0.5})),
-    "score-MRI": Rule(Spec("core/projection", {"strength": 0.5}), CORRECTED),
-    "CCDF": Rule(Spec("core/projection", {"strength": 0.5}), SOLVER, "TV", CLOSE),
-    "DPS": Rule(Spec("core/dps", {"scale": 1.0})),
+    "projection (Song)": Rule(Spec("core/projection", {"strength": 0.2})),
+    "score-MRI": Rule(Spec("core/projection", {"strength": 0.2}), CORRECTED),
+    "CCDF": Rule(Spec("core/projection", {"strength": 0.2}), SOLVER, "TV", CLOSE),
+    "DPS": Rule(Spec("core/dps", {"scale": 10.0})),
     "PiGDM": Rule(Spec("core/pigdm", {"iterations": 20, "tolerance": 1e-3})),
     "DDNM+": Rule(Spec("core/ddnm", {"noise_gain": 20.0})),
     "DiffPIR": Rule(RULE),

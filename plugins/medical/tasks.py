@@ -107,7 +107,7 @@ class Reconstruction:
         volumes = {name: self._volume(x) for name, x in shown.items()}
         volumes["error of the mean"] = self._volume(4 * error - 1)
         volumes["deviation of the draws"] = self._volume(4 * spread - 1)
-        panels = [Panel(f"{len(titles)} slices", volumes=volumes)]
+        panels = [Panel(f"{len(titles)} slices. Not a medical device", volumes=volumes)]
         for i, title in enumerate(titles):
             images = {name: to_bytes(x[i]) for name, x in shown.items() if name != "truth"}
             images["error of the mean, x4"] = to_bytes(4 * error[i] - 1)
