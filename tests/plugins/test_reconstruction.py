@@ -20,7 +20,7 @@ from plugins.medical import classical, measuring, uncertainty
 from plugins.medical.kspace import fourier, inverse_fourier, to_complex
 from plugins.medical.phantoms import rasterised, shepp_logan
 from plugins.medical.phase import low_phase, smooth_phase, turned
-from plugins.medical.raw import Geometry
+from plugins.medical.raw import Geometry, Sinogram
 from plugins.medical.reconstruct import How, less_variation, reconstructed
 from plugins.medical.scan import Scan
 from plugins.medical.tasks import Ct, Mri
@@ -161,6 +161,17 @@ def test_counts_follow_poisson_and_depend_on_their_slice_alone():
     assert float(counts.var()) == pytest.approx(mean, rel=0.1)
     assert torch.equal(measuring.counted(p[:2], 1000.0, 7), counts[:2])
     assert not torch.equal(counts[0], counts[1])
+
+
+def test_the_variance_that_counts_are_given_is_that_of_their_logarithm():
+    geometry = Geometry(kind="parallel", views=50, height=8, width=8, pixel_mm=1.0,
+                        detector_spacing_mm=1.0, units="counts", photons=2000.0)  # fmt: skip
+    p = torch.full((4, 1, 50, 60), 1.5)
+    counts = measuring.counted(p, 2000.0, 1)[:, 0].numpy()
+    found, variance = measuring.integrals(Sinogram(counts, geometry))
+    scaled = (found - p) / variance.sqrt()
+    assert float(scaled.std()) == pytest.approx(1, abs=0.03)
+    assert abs(float(scaled.mean())) < 0.1  # the logarithm's own bias is half a variance
 
 
 def test_a_simulated_sinogram_is_water_along_its_lines():
