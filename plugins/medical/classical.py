@@ -15,6 +15,7 @@ from torch import Tensor
 from core.denoiser.measurement import LinearOperator, Measurement, dot, residual
 from core.process.rows import row_sum
 
+CONVERGED = 1e-6  # of the first gradient's length
 SWING = 0.1  # how far a pixel moves in the early iterations, in units of the pictures
 
 
@@ -59,9 +60,9 @@ def least_squares(
     target = (discrepancy * measurement.noise_std) ** 2 * count
     s = operator.adjoint(r)
     p, gamma = s, dot(s, s)
-    going = dot(r, r) > target
+    going, least = dot(r, r) > target, CONVERGED**2 * gamma
     for _ in range(iterations):
-        going = going & (gamma > 0)
+        going = going & (gamma > least)  # beyond that rounding is all that is left
         if not going.any():
             break
         q = operator.forward(p)

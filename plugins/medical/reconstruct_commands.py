@@ -62,7 +62,7 @@ def reconstruct_ct(
     draws: Draws = 8,
     steps: Steps = 20,
     level: Level = 0.5,
-    along: Along = 0.0,
+    along: Along = 0.1,
     views: Views = 23,
     arc: Arc = None,
     geometry: Geometry = "parallel",
