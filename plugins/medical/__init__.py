@@ -64,8 +64,18 @@ PLUGIN = Plugin(
             "Line integrals along parallel beams",
             needs=("scipy",),
         ),
-        task("ct", "plugins.medical.tasks:Ct", "CT from few views, by an image prior"),
-        task("mri", "plugins.medical.tasks:Mri", "MRI from sparse k-space, by an image prior"),
+        task(
+            "ct",
+            "plugins.medical.tasks:Ct",
+            "CT from few views, by an image prior",
+            needs=("scipy",),
+        ),
+        task(
+            "mri",
+            "plugins.medical.tasks:Mri",
+            "MRI from sparse k-space, by an image prior",
+            needs=("pywt", "scipy"),
+        ),
     ),
     verbs=(
         Verb(

@@ -139,8 +139,7 @@ def simulate(
     """
     from plugins.medical import raw, scans
 
-    if out.suffix != ".npy":
-        raise InputError(f"{out}: expected a name that ends in .npy")
+    raw.check_place(out)
     if kind not in ("ct", "mri"):
         raise InputError(f"kind: expected ct or mri, got {kind!r}")
     found = scans.prepared(place, series, volume, plane, reduce).scan

@@ -254,9 +254,20 @@ def _mask(path: Path, name: str | None, values: np.ndarray) -> np.ndarray:
     return mask.astype(bool)
 
 
-def _write(path: Path, values: np.ndarray, said: Mapping[str, Any]) -> None:
+def check_place(path: Path) -> None:
+    """Refuse a place that a measurement cannot be written to.
+
+    Raises:
+        InputError: another suffix, a folder of that name, or no folder to write to.
+    """
     if path.suffix != ".npy":
         raise InputError(f"{path}: expected a name that ends in .npy")
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"{path}: no folder to write to, or a folder itself; name another place")
+
+
+def _write(path: Path, values: np.ndarray, said: Mapping[str, Any]) -> None:
+    check_place(path)
     waiting = path.with_name(f".{path.stem}.tmp.npy")
     try:
         np.save(waiting, values, allow_pickle=False)

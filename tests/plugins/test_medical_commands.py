@@ -267,6 +267,10 @@ def test_unknown_kinds_and_methods_are_refused(tmp_path, priors):
     said = call(main, "simulate", source, "--kind", "mri", "--mask", "spiral", "-o",
                 tmp_path / "s.npy")  # fmt: skip
     assert (said.returncode, "mask: expected one of" in said.stderr) == (2, True)
+    for place in (tmp_path / "none" / "s.npy", tmp_path / "s.txt"):
+        said = call(main, "simulate", source, "--kind", "ct", "-o", place)
+        assert said.returncode == 2
+        assert said.stderr.startswith(f"error: {place}: ")
     with pytest.raises(Exception, match="no 'DPSS'; known"):
         samplers.compare(SamplersRequest(checkpoint=priors / "ct", methods=("DPSS",)), tmp_path)
 
