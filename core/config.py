@@ -168,6 +168,10 @@ def _is_dataclass(node: ast.ClassDef) -> bool:
     return any(isinstance(name, ast.Name) and name.id == "dataclass" for name in names)
 
 
+def _is_class(tree: ast.Module, name: str) -> bool:
+    return any(isinstance(node, ast.ClassDef) and node.name == name for node in tree.body)
+
+
 def _options_in_text(module: str, attribute: str) -> tuple[Option, ...]:
     tree = _tree(module)
 
@@ -187,6 +191,9 @@ def _options_in_text(module: str, attribute: str) -> tuple[Option, ...]:
                 fields = cast(list[ast.AnnAssign], list(filter(_is_field, kind.body)))
                 return tuple(option(ast.unparse(f.target), f.annotation, f.value) for f in fields)
             inits = [n for n in kind.body if getattr(n, "name", None) == "__init__"]
+            match kind.bases:
+                case [ast.Name(id=base)] if not inits and _is_class(tree, base):
+                    return _options_in_text(module, base)  # it is made as what it builds on
             if len(inits) != 1 or not isinstance(inits[0], ast.FunctionDef):
                 raise _NotPlain(attribute)
             args = inits[0].args

@@ -150,6 +150,22 @@ def test_checking_a_request_imports_no_torch():
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+def test_a_part_without_a_signature_of_its_own_has_that_of_what_it_builds_on(tmp_path, monkeypatch):
+    (tmp_path / "based_part.py").write_text(
+        "import torch\n"
+        "class Base:\n"
+        '    """A base.\n\n    Args:\n        width: of it.\n    """\n'
+        "    def __init__(self, split, *, width: int = 7): self.width = width\n"
+        "class Net(Base):\n"
+        "    __doc__ = Base.__doc__\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    registry = Registry([Plugin("based", "", (network("net", "based_part:Net", ""),))])
+    (option,) = part_options("network", "based/net", registry)
+    assert (option.name, option.default, option.meaning) == ("width", 7, "of it.")
+    assert "based_part" not in sys.modules
+
+
 def test_a_signature_that_text_does_not_tell_is_read_from_the_import(tmp_path, monkeypatch):
     (tmp_path / "odd_part.py").write_text(
         "DEFAULT = 7\n"
