@@ -37,7 +37,8 @@ def write_series(
     """A CT series as a scanner writes it, its files in no order; `change` spoils them."""
     voxels = volume() if voxels is None else voxels
     across, down = map(np.asarray, ways)
-    normal, series, study = np.cross(across, down), series or generate_uid(), generate_uid()
+    normal, series = np.cross(across, down), series or generate_uid()
+    study, frame = generate_uid(), generate_uid()
     folder.mkdir(parents=True, exist_ok=True)
     for number, slice_ in enumerate(voxels):
         meta = FileMetaDataset()
@@ -47,7 +48,7 @@ def write_series(
         data.file_meta = meta
         data.SOPClassUID, data.SOPInstanceUID = CT, meta.MediaStorageSOPInstanceUID
         data.SeriesInstanceUID, data.StudyInstanceUID = series, study
-        data.FrameOfReferenceUID = f"{study}.1"
+        data.FrameOfReferenceUID = frame
         data.PatientName, data.PatientID, data.Modality = NAME, NUMBER, "CT"
         data.InstitutionName = f"Hospital of {NAME}"
         data.ImagePositionPatient = list(np.asarray(first) + number * spacing[0] * normal)
