@@ -1,5 +1,6 @@
 """DICOM series: read as scans with their geometry, in Hounsfield units where they are CT."""
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,23 +11,17 @@ import numpy as np
 from jaxtyping import Float32
 
 from core.errors import InputError
+from plugins.medical import pixels
 from plugins.medical.claims import check_claim, reason
 from plugins.medical.identity import pseudonym
 from plugins.medical.scan import Scan
 
 AIR, PADDING = -1000.0, -1500.0  # Hounsfield units; at or below the second no tissue and no air is
 EVEN = 0.02  # of the spacing: what two gaps between slices may differ by
+STRAIGHT = 0.25  # of a voxel's side: what a slice may lie off the line through all of them
 SQUARE = 1e-3  # of a direction's length, or of the cosine between two
+FAR, SMALL = 1e6, 1e-4  # millimetres: no position is farther, no pixel smaller
 TILT = 0.5  # degrees that slices may lie askew to their own normal
-
-# Which package decodes what pydicom and Pillow do not.
-DECODERS = {
-    "JPEG-LS": "pylibjpeg and pylibjpeg-libjpeg",
-    "JPEG Lossless": "pylibjpeg and pylibjpeg-libjpeg",
-    "JPEG Extended": "pylibjpeg and pylibjpeg-libjpeg",
-    "JPEG 2000": "pylibjpeg and pylibjpeg-openjpeg",
-    "High-Throughput JPEG 2000": "pylibjpeg and pylibjpeg-openjpeg",
-}
 
 
 @dataclass(frozen=True)
@@ -63,6 +58,17 @@ class _Frame:
     source: tuple[str, str]
 
 
+@dataclass(frozen=True, eq=False)
+class _File:
+    """A file that claims to hold pictures: its header, and sizes that are whole numbers."""
+
+    path: Path
+    header: Any
+    size: tuple[int, int]  # rows and columns
+    frames: int
+    samples: int  # numbers a pixel
+
+
 def read(place: Path, *, series: int | None = None) -> Scan:
     """The scan of a file, or of a folder and the folders in it.
 
@@ -76,41 +82,44 @@ def read(place: Path, *, series: int | None = None) -> Scan:
     Raises:
         InputError: nothing that can be read, several series, or slices that make no volume.
     """
-    found: dict[str, list[tuple[Path, Any]]] = {}
+    found: dict[str, list[_File]] = {}
     for path in _files(place):
-        header = _header(path)
-        if "Rows" in header and "Columns" in header:
-            found.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((path, header))
+        file = _file(path)
+        if file is not None:
+            uid = str(file.header.get("SeriesInstanceUID", ""))
+            found.setdefault(uid, []).append(file)
     if not found:
         raise InputError(f"{place}: no DICOM file with a picture in it")
     chosen = _chosen(place, found, series)
-    first = chosen[0][1]
-    frames = [frame for path, header in chosen for frame in _frames(path, header)]
+    first = chosen[0]
     _check_alike(chosen)
-    frames, step = _ordered(frames)
-    rows, columns = int(first.Rows), int(first.Columns)
-    check_claim(chosen[0][0], (len(frames), rows, columns), 8)
-    modality = first.get("Modality")
-    modality = modality if modality in ("CT", "MR") else "other"
-    voxels, notes = _voxels(frames, (rows, columns), modality)
+    frames, step = _ordered([frame for file in chosen for frame in _frames(file)])
+    check_claim(first.path, (len(frames), *first.size), 8)
+    for file in chosen:
+        _check_length(file)
+    said = first.header.get("Modality")
+    modality = said if said in ("CT", "MR") else "other"
+    voxels, notes = _voxels(frames, first.size, modality)
     row, column = frames[0].spacing
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = frames[0].directions[0] * column, frames[0].directions[1] * row
     affine[:3, 2], affine[:3, 3] = step, frames[0].position
     if len(frames) == 1:
-        notes = (*notes, "a single slice: its thickness is taken for the distance of slices")
+        known = frames[0].thickness > 0
+        thickness = "its thickness" if known else "1 mm, as it does not say its thickness,"
+        notes = (*notes, f"a single slice: {thickness} is taken for the distance of slices")
     return Scan(
         voxels,
         affine,
         modality,
-        pseudonym(_whose(first)),
+        pseudonym(_whose(first.header)),
         notes,
         Origin(
-            str(first.get("StudyInstanceUID", "")),
-            str(first.get("FrameOfReferenceUID", "")),
-            str(first.get("SeriesInstanceUID", "")),
+            str(first.header.get("StudyInstanceUID", "")),
+            str(first.header.get("FrameOfReferenceUID", "")),
+            str(first.header.get("SeriesInstanceUID", "")),
             tuple(frame.source for frame in frames),
-            chosen[0][0],
+            first.path,
         ),
     )
 
@@ -141,34 +150,72 @@ def _whose(header: Any) -> str:
 
 
 def _files(place: Path) -> list[Path]:
-    if place.is_file():
-        if not is_dicom(place):
-            raise InputError(f"{place.name}: no DICOM file")
-        return [place]
-    if not place.is_dir():
-        raise InputError(f"{place}: no such file or folder")
-    inside = [place, *(x for x in sorted(place.iterdir()) if x.is_dir() and not x.is_symlink())]
+    try:
+        if place.is_file():
+            with place.open("rb") as file:
+                if file.read(132)[128:] == b"DICM":
+                    return [place]
+            raise InputError(
+                f"{place}: no DICOM file, which has DICM after its first 128 bytes; export it again"
+            )
+        if not place.is_dir():
+            raise InputError(f"{place}: no such file or folder")
+        within = sorted(x for x in place.iterdir() if x.is_dir() and not x.is_symlink())
+        paths = [path for folder in (place, *within) for path in sorted(folder.iterdir())]
+    except OSError as error:
+        raise InputError(f"{place}: cannot be read: {reason(error)}") from error
     return [
         path
-        for folder in inside
-        for path in sorted(folder.iterdir())
+        for path in paths
         if path.is_file() and path.name != "DICOMDIR" and not path.is_symlink() and is_dicom(path)
     ]
 
 
 def _header(path: Path) -> Any:
     import pydicom
+    from pydicom.filereader import read_file_meta_info
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
+            syntax = read_file_meta_info(path).get("TransferSyntaxUID")
+            if syntax == DeflatedExplicitVRLittleEndian:  # pydicom would unpack all, however much
+                raise InputError(
+                    f"{path.name}: deflated as a whole, which may unpack to any size and is not "
+                    "read; save it with another transfer syntax"
+                )
             header = pydicom.dcmread(path, stop_before_pixels=True)
             # Elements are understood when first looked at: what is damaged is to be found here.
             for name in _LOOKED_AT:
                 header.get(name)
             return header
+        except InputError:
+            raise
         except Exception as error:
-            raise InputError(f"{path.name}: cannot be read as DICOM: {reason(error)}") from error
+            raise InputError(f"{path.name}: cannot be read as DICOM: {_unquoted(error)}") from error
+
+
+def _file(path: Path) -> _File | None:
+    """The file if it claims to hold pictures: reports, structures and the like do not."""
+    header = _header(path)
+    if "Rows" not in header or "Columns" not in header:
+        return None
+
+    def whole(name: str, otherwise: int | None = None) -> int:
+        said = header.get(name)
+        said = otherwise if said is None else said
+        if not isinstance(said, int) or said < 1:
+            raise InputError(f"{path.name}: {name} is not one whole number above 0")
+        return int(said)
+
+    size = whole("Rows"), whole("Columns")
+    return _File(path, header, size, whole("NumberOfFrames", 1), whole("SamplesPerPixel", 1))
+
+
+def _unquoted(error: BaseException) -> str:
+    """Why, without what the file says: a name may stand where a number should."""
+    return re.sub(r"(['\"]).*\1", "...", reason(error))
 
 
 _LOOKED_AT = (
@@ -177,18 +224,16 @@ _LOOKED_AT = (
     *("PatientID", "PatientName", "ImagePositionPatient", "ImageOrientationPatient"),
     *("PixelSpacing", "SliceThickness", "RescaleSlope", "RescaleIntercept", "GantryDetectorTilt"),
     *("PhotometricInterpretation", "PixelPaddingValue", "SharedFunctionalGroupsSequence"),
-    "PerFrameFunctionalGroupsSequence",
+    *("PerFrameFunctionalGroupsSequence", "ModalityLUTSequence", "SOPClassUID"),
 )
 
 
-def _chosen(
-    place: Path, found: dict[str, list[tuple[Path, Any]]], series: int | None
-) -> list[tuple[Path, Any]]:
+def _chosen(place: Path, found: dict[str, list[_File]], series: int | None) -> list[_File]:
     listed = [found[uid] for uid in sorted(found)]
     if series is None and len(listed) > 1:
         said = "; ".join(
-            f"{number}: {one[0][1].get('Modality', '?')}, {len(one)} files of "
-            f"{one[0][1].Columns}x{one[0][1].Rows}"
+            f"{number}: {_kind(one[0].header)}, {len(one)} files of "
+            f"{one[0].size[1]}x{one[0].size[0]}"
             for number, one in enumerate(listed, start=1)
         )
         raise InputError(f"{place}: {len(listed)} series ({said}); choose one by its number")
@@ -197,10 +242,16 @@ def _chosen(
     return listed[(series or 1) - 1]
 
 
-def _frames(path: Path, header: Any) -> Iterator[_Frame]:
+def _kind(header: Any) -> str:
+    """A modality's two letters or so; ``?`` for what is none, as it may be anything."""
+    said = str(header.get("Modality") or "")
+    return said if re.fullmatch("[A-Z]{2,3}|RT[A-Z]{4,6}", said) else "?"
+
+
+def _frames(file: _File) -> Iterator[_Frame]:
     """The slices of a file: one, or those of a multi-frame object with a place for each."""
+    path, header, count = file.path, file.header, file.frames
     try:
-        count = int(header.get("NumberOfFrames") or 1)
         own = list(header.get("PerFrameFunctionalGroupsSequence") or [])
         shared = next(iter(header.get("SharedFunctionalGroupsSequence") or [{}]))
         if count > 1 and len(own) != count:
@@ -214,7 +265,7 @@ def _frames(path: Path, header: Any) -> Iterator[_Frame]:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{path.name}: its geometry cannot be read: {reason(error)}") from error
+        raise InputError(f"{path.name}: its geometry cannot be read: {_unquoted(error)}") from error
 
 
 def _frame(path: Path, number: int, header: Any, groups: Sequence[Any]) -> _Frame:
@@ -229,14 +280,14 @@ def _frame(path: Path, number: int, header: Any, groups: Sequence[Any]) -> _Fram
     def numbers(sequence: str, name: str, count: int, means: str) -> np.ndarray:
         said = told(sequence, name)
         values = np.array([] if said is None else [float(x) for x in said])
-        if values.shape != (count,) or not np.isfinite(values).all():
+        if values.shape != (count,) or not (np.abs(values) < FAR).all():
             raise InputError(f"{path.name}: says nothing, or no {count} numbers, of {means}")
         return values
 
     position = numbers("PlanePositionSequence", "ImagePositionPatient", 3, "where its slice lies")
     ways = numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6, "how its slice lies")
     spacing = numbers("PixelMeasuresSequence", "PixelSpacing", 2, "the size of its pixels")
-    if not (spacing > 0).all():
+    if not (spacing > SMALL).all():
         raise InputError(f"{path.name}: pixels of {spacing[0]:g} x {spacing[1]:g} mm")
     directions = ways.reshape(2, 3)
     lengths = np.linalg.norm(directions, axis=1)
@@ -265,24 +316,47 @@ def _frame(path: Path, number: int, header: Any, groups: Sequence[Any]) -> _Fram
 # --- a volume of slices --------------------------------------------------------------------------
 
 
-def _check_alike(chosen: Sequence[tuple[Path, Any]]) -> None:
-    """Refuse a series whose files differ in size, and pictures in colours."""
-    path, first = chosen[0]
-    for other, header in chosen:
-        if (header.Rows, header.Columns) != (first.Rows, first.Columns):
+def _check_alike(chosen: Sequence[_File]) -> None:
+    """Refuse a series whose files differ in size, and numbers that are no measurements."""
+    first = chosen[0]
+    for other in chosen:
+        name, header = other.path.name, other.header
+        if other.size != first.size:
             raise InputError(
-                f"{other.name}: {header.Columns}x{header.Rows} pixels, {path.name} of the same "
-                f"series has {first.Columns}x{first.Rows}"
+                f"{name}: {other.size[1]}x{other.size[0]} pixels, {first.path.name} of the same "
+                f"series has {first.size[1]}x{first.size[0]}"
             )
-        if int(header.get("SamplesPerPixel") or 1) != 1:
-            raise InputError(f"{other.name}: a picture in colours; expected one number a pixel")
+        colours = str(header.get("PhotometricInterpretation") or "MONOCHROME2")
+        if other.samples != 1 or not colours.startswith("MONOCHROME"):
+            raise InputError(f"{name}: a picture in colours; expected one number a pixel")
+        if header.get("ModalityLUTSequence"):
+            raise InputError(
+                f"{name}: its values are looked up in a table (ModalityLUTSequence), which is not "
+                "read; export it with a rescale slope and intercept"
+            )
+
+
+def _check_length(file: _File) -> None:
+    """Refuse a file that is shorter than the pixels it claims, before memory is taken for them."""
+    try:
+        packed = file.header.file_meta.TransferSyntaxUID.is_encapsulated
+        bits = int(file.header.get("BitsAllocated") or 0)
+        held = file.path.stat().st_size
+    except Exception as error:
+        raise InputError(f"{file.path.name}: cannot be read: {_unquoted(error)}") from error
+    wanted = file.frames * file.size[0] * file.size[1] * bits // 8
+    if not packed and held < wanted:
+        raise InputError(
+            f"{file.path.name}: {held:,} bytes, its header says {wanted:,} of pixels alone; it is "
+            "cut off, copy it again"
+        )
 
 
 def _ordered(frames: list[_Frame]) -> tuple[list[_Frame], np.ndarray]:
     """Slices by where they lie along the normal, and the step from one to the next."""
     first = frames[0]
     for frame in frames:
-        if abs(frame.directions - first.directions).max() > 10 * SQUARE:
+        if abs(frame.directions - first.directions).max() > SQUARE:
             raise InputError(
                 f"{frame.path.name}: lies in another direction than {first.path.name} of the same "
                 "series; separate the two"
@@ -319,7 +393,20 @@ def _ordered(frames: list[_Frame]) -> tuple[list[_Frame], np.ndarray]:
             f"{frames[0].path.name}: slices are shifted against each other as of a gantry tilted "
             f"by {askew:.1f} degrees; they make no upright volume, resample them first"
         )
+    _check_straight(frames, step)
     return frames, step
+
+
+def _check_straight(frames: Sequence[_Frame], step: np.ndarray) -> None:
+    """Refuse slices that do not lie on one line at equal steps: one affine says where all are."""
+    line = frames[0].position + np.arange(len(frames))[:, None] * step
+    off = np.linalg.norm(np.array([frame.position for frame in frames]) - line, axis=1)
+    side = min(*frames[0].spacing, float(np.linalg.norm(step)))
+    if off.max() > STRAIGHT * side:
+        raise InputError(
+            f"{frames[int(off.argmax())].path.name}: lies {off.max():.3g} mm off the line through "
+            "the other slices; they make no upright volume, resample them first"
+        )
 
 
 def _voxels(
@@ -327,74 +414,32 @@ def _voxels(
 ) -> tuple[Float32[np.ndarray, " d h w"], tuple[str, ...]]:
     """The values of all slices, and what was done to them."""
     found = np.empty((len(frames), *size), np.float32)
-    notes: list[str] = []
-    held: tuple[Path, _Pixels] | None = None
-    padded = 0
+    held: tuple[Path, pixels.Pixels] | None = None
+    padded, inverted = 0, set()
     for place, frame in enumerate(frames):
         if held is None or held[0] != frame.path:
-            held = (frame.path, _pixels(frame.path, size))
-        pixels = held[1]
-        stored = pixels.stored[frame.number]
-        values = stored.astype(np.float32) * frame.slope + frame.intercept
-        if pixels.inverted and modality != "CT":
-            values = values.max() + values.min() - values
-            notes.append("white and black were exchanged (MONOCHROME1)")
+            held = (frame.path, pixels.read(frame.path, size))
+        stored = held[1].stored[frame.number]
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = stored.astype(np.float32) * frame.slope + frame.intercept
+        if not np.isfinite(values).all():
+            raise InputError(f"{frame.path.name}: its rescale slope makes numbers without end")
         if modality == "CT":
-            outside = (values <= PADDING) | ((stored == pixels.padding) & (values < AIR))
+            outside = (values <= PADDING) | ((stored == held[1].padding) & (values < AIR))
             values[outside] = AIR
             padded += int(outside.sum())
+        else:  # Hounsfield units are what they are, however they are shown
+            inverted.add(held[1].inverted)
         found[place] = values
+    if len(inverted) > 1:
+        raise InputError(
+            f"{frames[0].path.parent}: white is high in some slices and low in others "
+            "(MONOCHROME1); separate the two"
+        )
+    notes: list[str] = []
+    if True in inverted:  # one range for all slices, or equal tissue would differ between them
+        np.subtract(found.max() + found.min(), found, out=found)
+        notes.append("white and black were exchanged (MONOCHROME1)")
     if padded:
         notes.append(f"{padded} voxels outside the scanner's circle were set to air")
-    return found, tuple(dict.fromkeys(notes))
-
-
-@dataclass(frozen=True, eq=False)
-class _Pixels:
-    """A file's stored numbers (frames, rows, columns), and what they mean."""
-
-    stored: np.ndarray
-    inverted: bool
-    padding: float | None
-
-
-def _pixels(path: Path, size: tuple[int, int]) -> _Pixels:
-    import pydicom
-    from pydicom.pixels.decoders.base import get_decoder
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            data = pydicom.dcmread(path)
-            syntax = data.file_meta.TransferSyntaxUID
-            frames = int(data.get("NumberOfFrames") or 1)
-            bits = int(data.get("BitsAllocated") or 0)
-            compressed = syntax.is_compressed and syntax.is_encapsulated
-            inverted = data.get("PhotometricInterpretation") == "MONOCHROME1"
-            padding = data.get("PixelPaddingValue")
-            padding = None if padding is None else float(padding)
-            available = not compressed or get_decoder(syntax).is_available
-        except Exception as error:
-            raise InputError(f"{path.name}: cannot be read: {reason(error)}") from error
-        check_claim(path, (frames, *size), 8)
-        if not available:
-            known = [mend for kind, mend in DECODERS.items() if syntax.name.startswith(kind)]
-            raise InputError(
-                f"{path.name}: compressed as {syntax.name}, which nothing here decodes; install "
-                f"{known[0] if known else 'python-gdcm'}"
-            )
-        if not isinstance(data.get("PixelData"), bytes):
-            raise InputError(f"{path.name}: holds no pixels; it is cut off, copy it again")
-        wanted = frames * size[0] * size[1] * bits // 8
-        if not compressed and len(data.PixelData) < wanted:
-            raise InputError(
-                f"{path.name}: {len(data.PixelData):,} bytes of pixels, its header says "
-                f"{wanted:,}; it is cut off, copy it again"
-            )
-        try:
-            values = np.asarray(data.pixel_array)
-        except Exception as error:
-            raise InputError(f"{path.name}: its pixels cannot be read: {reason(error)}") from error
-    if values.size != frames * size[0] * size[1]:
-        raise InputError(f"{path.name}: holds {values.shape} numbers for {frames} x {size}")
-    return _Pixels(values.reshape(frames, *size), inverted, padding)
+    return found, tuple(notes)
