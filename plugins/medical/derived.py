@@ -1,24 +1,66 @@
 """Results as DICOM series that are derived of another: the same places, another series.
 
-Fields of the source's header are written only if they are on the list here or asked for by name.
+The study and the frame of reference stay those of the source: viewers need both to lay the two on
+each other.  Of its header nothing else is written but its slices' UIDs, and fields that are asked
+for by name; the patient is a keyed hash.
 """
 
 import os
+import re
 import shutil
+import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float32
 
+from core import files
 from core.errors import InputError
 from plugins.medical.dicom import Origin
+from plugins.medical.pixels import quiet
 from plugins.medical.scan import Scan
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 WARNING = "Not for diagnosis"
 CLASSES = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4"}
 OTHER = "1.2.840.10008.5.1.4.1.1.7"  # secondary capture
+
+
+# What says how the pixels of a result are to be read; another's would make it another picture.
+OWN = (
+    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"),
+    *("FrameOfReferenceUID", "SpecificCharacterSet", "Modality", "ImageType"),
+    *("PatientIdentityRemoved", "DeidentificationMethod", "SeriesDescription"),
+    *("DerivationDescription", "SourceImageSequence", "InstanceNumber", "ImagePositionPatient"),
+    *("ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+    *("SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated"),
+    *("BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelData"),
+    *("RescaleSlope", "RescaleIntercept", "RescaleType", "NumberOfFrames"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("PixelPaddingRangeLimit", "ModalityLUTSequence", "PlanarConfiguration"),
+    *("SmallestImagePixelValue", "LargestImagePixelValue", "FloatPixelData"),
+    *("DoubleFloatPixelData", "GantryDetectorTilt"),
+)
+
+
+def check_keep(keep: Sequence[str]) -> None:
+    """Refuse names of fields that cannot be kept; call it before long work.
+
+    Raises:
+        InputError: no such field, or one that a result has its own of.
+    """
+    from pydicom.datadict import tag_for_keyword
+
+    for name in keep:
+        if tag_for_keyword(name) is None:
+            raise InputError(f"keep: no DICOM field is called {name!r}; names are as PatientName")
+        if name in OWN:
+            raise InputError(f"keep: a result has a {name} of its own; leave it out")
 
 
 def write(
@@ -39,106 +81,160 @@ def write(
         voxels: as many as `like` has, in its order and units.
         like: where they lie, and of which series they are derived.
         description: of what they are, up to 40 letters.
-        keep: names of further fields of the source's header to write, as ``PatientName``.
+        keep: names of further fields of the source's header to write, as ``PatientName``; the
+            result then no longer says that its patient is not to be known.
 
     Raises:
-        InputError: a folder that holds something, voxels of another size, or no such field.
+        InputError: a folder that holds something, voxels of another size or that are no numbers,
+            or no such field.
+        StorageError: the disk is full or not writable.
     """
+    check_keep(keep)
     if voxels.shape != like.voxels.shape:
         raise InputError(f"{voxels.shape} voxels for a scan of {like.voxels.shape}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: holds something already; name a new folder")
-    waiting = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    waiting.mkdir(parents=True)
+    if not np.isfinite(voxels).all():
+        raise InputError(f"{folder}: not written, as some of its voxels are not finite numbers")
+    folder = folder.absolute()
     try:
-        _write(waiting, voxels, like, description, keep)
-        if folder.exists():
-            folder.rmdir()
-        waiting.rename(folder)
-    except BaseException:
-        shutil.rmtree(waiting, ignore_errors=True)
-        raise
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(f"{folder}: holds something already; name a new folder")
+        files.create_folder(folder.parent)
+        waiting = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        waiting.mkdir()
+        try:
+            _write(waiting, voxels, like, description, keep)
+            waiting.rename(folder)
+        except BaseException:
+            shutil.rmtree(waiting, ignore_errors=True)
+            raise
+        files.sync(folder.parent)
+    except OSError as error:
+        needed = 2 * voxels.size + 4096 * len(voxels)
+        remains = "nothing of it was written"
+        raise files.not_written(folder, error, needed=needed, remains=remains) from error
 
 
 def _write(
     folder: Path, voxels: np.ndarray, like: Scan, description: str, keep: Sequence[str]
 ) -> None:
+    slope, intercept = _rescale(voxels, whole=like.modality == "CT")
+    series = _series(like, description)
+    kept = _kept(like, keep)
+    with quiet():  # a field is kept as it is, also where the standard would not have it so
+        for name, value in kept.items():
+            setattr(series, name, value)
+    if kept:
+        series.PatientIdentityRemoved = "NO"
+        del series.DeidentificationMethod
+    series.RescaleSlope, series.RescaleIntercept = _decimal(slope), _decimal(intercept)
+    for number, slice_ in enumerate(voxels):
+        stored = np.rint((slice_.astype(np.float64) - intercept) / slope).clip(0, 65535)
+        data = _slice(series, like, number)
+        data.PixelData = stored.astype("<u2").tobytes()
+        path = folder / f"slice-{number + 1:04d}.dcm"
+        with quiet():
+            data.save_as(path, enforce_file_format=True)
+        files.sync(path)
+    files.sync(folder)
+
+
+def _series(like: Scan, description: str) -> "Dataset":
+    """What all slices of a result say."""
+    from pydicom.dataset import Dataset
+    from pydicom.uid import generate_uid
+
+    origin = like.origin if isinstance(like.origin, Origin) else None
+    made = datetime.now(UTC)
+    data = Dataset()
+    data.SpecificCharacterSet = "ISO_IR 192"  # UTF-8: names that are kept may be in any script
+    data.SOPClassUID = CLASSES.get(like.modality, OTHER)
+    data.StudyInstanceUID = _uid(origin.study if origin else "")
+    data.FrameOfReferenceUID = _uid(origin.frame_of_reference if origin else "")
+    data.SeriesInstanceUID = generate_uid()
+    data.Modality = like.modality if like.modality in CLASSES else "OT"
+    data.PatientID = data.PatientName = like.patient
+    data.PatientIdentityRemoved = "YES"
+    data.DeidentificationMethod = "polymode: fields on a list only"
+    data.PatientBirthDate = data.PatientSex = data.ReferringPhysicianName = ""
+    data.StudyDate = data.StudyTime = data.AccessionNumber = data.StudyID = ""
+    data.InstanceCreationDate = made.strftime("%Y%m%d")
+    data.InstanceCreationTime = made.strftime("%H%M%S")
+    data.Manufacturer = data.ManufacturerModelName = "polymode"
+    data.SeriesNumber, data.PositionReferenceIndicator = 1, ""
+    data.ImageType = ["DERIVED", "SECONDARY", "AXIAL" if like.modality == "CT" else "OTHER"]
+    data.SeriesDescription = f"{description[:40]}. {WARNING}"[:64]
+    data.DerivationDescription = f"{description}. {WARNING}."
+    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+    data.BitsAllocated, data.BitsStored, data.HighBit = 16, 16, 15
+    data.PixelRepresentation = 0
+    data.RescaleType = "HU" if like.modality == "CT" else "US"
+    if like.modality == "CT":  # present and empty: they are the source's
+        data.KVP = data.AcquisitionNumber = None
+    elif like.modality == "MR":
+        data.ScanningSequence, data.SequenceVariant = "RM", "NONE"
+        data.ScanOptions = data.MRAcquisitionType = ""
+        data.RepetitionTime = data.EchoTime = data.EchoTrainLength = None
+    else:
+        data.ConversionType = "WSD"
+    return data
+
+
+def _slice(series: "Dataset", like: Scan, number: int) -> "Dataset":
+    """What one slice says, without its pixels."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
-    origin = like.origin if isinstance(like.origin, Origin) else None
-    study = (origin.study if origin else "") or generate_uid()
-    frame = (origin.frame_of_reference if origin else "") or generate_uid()
-    series, made = generate_uid(), datetime.now(UTC)
-    slope, intercept = _rescale(voxels, whole=like.modality == "CT")
-    further = _kept(origin, keep)
     column, row, step = (like.affine[:3, axis] for axis in range(3))
     sizes = [float(np.linalg.norm(way)) for way in (column, row, step)]
-    directions = [*(column / sizes[0]), *(row / sizes[1])]
-    for number, slice_ in enumerate(voxels):
-        meta = FileMetaDataset()
-        meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        meta.MediaStorageSOPClassUID = UID(CLASSES.get(like.modality, OTHER))
-        meta.MediaStorageSOPInstanceUID = generate_uid()
-        data = Dataset()
-        data.file_meta = meta
-        data.SOPClassUID, data.SOPInstanceUID = (
-            meta.MediaStorageSOPClassUID,
-            meta.MediaStorageSOPInstanceUID,
-        )
-        data.StudyInstanceUID, data.SeriesInstanceUID, data.FrameOfReferenceUID = (
-            study,
-            series,
-            frame,
-        )
-        data.Modality = like.modality if like.modality in CLASSES else "OT"
-        data.PatientID = data.PatientName = like.patient
-        data.PatientIdentityRemoved = "YES"
-        data.DeidentificationMethod = "polymode: fields on a list only"
-        data.PatientBirthDate = data.PatientSex = data.ReferringPhysicianName = ""
-        data.StudyDate = data.StudyTime = data.AccessionNumber = data.StudyID = ""
-        data.InstanceCreationDate, data.InstanceCreationTime = (
-            made.strftime("%Y%m%d"),
-            made.strftime("%H%M%S"),
-        )
-        data.Manufacturer, data.ManufacturerModelName = "polymode", "polymode"
-        data.SeriesNumber, data.InstanceNumber = 1, number + 1
-        data.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
-        data.SeriesDescription = f"{description[:40]}. {WARNING}"[:64]
-        data.DerivationDescription = f"{description}. {WARNING}."
-        data.ImagePositionPatient = [_decimal(x) for x in like.affine[:3, 3] + number * step]
-        data.ImageOrientationPatient = [_decimal(x) for x in directions]
-        data.PixelSpacing = [_decimal(sizes[1]), _decimal(sizes[0])]
-        data.SliceThickness = data.SpacingBetweenSlices = _decimal(sizes[2])
-        data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-        data.Rows, data.Columns = slice_.shape
-        data.BitsAllocated, data.BitsStored, data.HighBit = 16, 16, 15
-        data.PixelRepresentation = 0
-        data.RescaleSlope, data.RescaleIntercept = _decimal(slope), _decimal(intercept)
-        data.RescaleType = "HU" if like.modality == "CT" else "US"
-        if origin:
+    data, data.file_meta = Dataset(series), FileMetaDataset()
+    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    data.file_meta.MediaStorageSOPClassUID = UID(data.SOPClassUID)
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.InstanceNumber = number + 1
+    data.ImagePositionPatient = [_decimal(x) for x in like.affine[:3, 3] + number * step]
+    data.ImageOrientationPatient = [_decimal(x) for x in (*(column / sizes[0]), *(row / sizes[1]))]
+    data.PixelSpacing = [_decimal(sizes[1]), _decimal(sizes[0])]
+    data.SliceThickness = data.SpacingBetweenSlices = _decimal(sizes[2])
+    data.Rows, data.Columns = like.voxels.shape[1:]
+    if isinstance(like.origin, Origin):
+        kind, instance = like.origin.sources[number]
+        if _is_uid(kind) and _is_uid(instance):
             source = Dataset()
-            source.ReferencedSOPClassUID, source.ReferencedSOPInstanceUID = origin.sources[number]
+            source.ReferencedSOPClassUID, source.ReferencedSOPInstanceUID = kind, instance
             data.SourceImageSequence = [source]
-        for name, value in further.items():
-            setattr(data, name, value)
-        stored = np.rint((slice_.astype(np.float64) - intercept) / slope).clip(0, 65535)
-        data.PixelData = stored.astype("<u2").tobytes()
-        data.save_as(folder / f"slice-{number + 1:04d}.dcm", enforce_file_format=True)
+    return data
 
 
-def _kept(origin: Origin | None, keep: Sequence[str]) -> dict[str, object]:
-    """Fields of the source's header by name."""
+def _uid(said: str) -> str:
+    """The UID itself, or a new one for what is none: text could stand there, and a name in it."""
+    from pydicom.uid import generate_uid
+
+    return said if _is_uid(said) else generate_uid()
+
+
+def _is_uid(said: str) -> bool:
+    return (
+        len(said) <= 64 and re.fullmatch(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+", said) is not None
+    )
+
+
+def _kept(like: Scan, keep: Sequence[str]) -> dict[str, object]:
+    """Fields of the source's header by name; those that it lacks are said in a warning."""
     import pydicom
-    from pydicom.datadict import tag_for_keyword
 
-    for name in keep:
-        if tag_for_keyword(name) is None:
-            raise InputError(f"keep: no DICOM field is called {name!r}; names are as PatientName")
-    if not keep or origin is None:
+    if not keep:
         return {}
-    header = pydicom.dcmread(origin.header, stop_before_pixels=True)
-    return {name: header.get(name) for name in keep if header.get(name) is not None}
+    with quiet():
+        header = (
+            pydicom.dcmread(like.origin.header, stop_before_pixels=True)
+            if isinstance(like.origin, Origin)
+            else pydicom.Dataset()
+        )
+        found = {name: header.get(name) for name in keep}
+    lost = [name for name, value in found.items() if value is None]
+    if lost:
+        warnings.warn(f"keep: the source has no {', '.join(lost)}; left out", stacklevel=4)
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _rescale(voxels: np.ndarray, *, whole: bool) -> tuple[float, float]:

@@ -1,7 +1,6 @@
 """DICOM series: read as scans with their geometry, in Hounsfield units where they are CT."""
 
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +81,11 @@ def read(place: Path, *, series: int | None = None) -> Scan:
     Raises:
         InputError: nothing that can be read, several series, or slices that make no volume.
     """
+    with pixels.quiet():
+        return _read(place, series)
+
+
+def _read(place: Path, series: int | None) -> Scan:
     found: dict[str, list[_File]] = {}
     for path in _files(place):
         file = _file(path)
@@ -135,10 +139,11 @@ def is_dicom(path: Path) -> bool:
 
 def patient_of(path: Path) -> str:
     """Whose a file says it is; empty where it does not say or cannot be read."""
-    try:
-        return _whose(_header(path))
-    except InputError:
-        return ""
+    with pixels.quiet():
+        try:
+            return _whose(_header(path))
+        except InputError:
+            return ""
 
 
 def _whose(header: Any) -> str:
@@ -176,24 +181,22 @@ def _header(path: Path) -> Any:
     from pydicom.filereader import read_file_meta_info
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            syntax = read_file_meta_info(path).get("TransferSyntaxUID")
-            if syntax == DeflatedExplicitVRLittleEndian:  # pydicom would unpack all, however much
-                raise InputError(
-                    f"{path.name}: deflated as a whole, which may unpack to any size and is not "
-                    "read; save it with another transfer syntax"
-                )
-            header = pydicom.dcmread(path, stop_before_pixels=True)
-            # Elements are understood when first looked at: what is damaged is to be found here.
-            for name in _LOOKED_AT:
-                header.get(name)
-            return header
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(f"{path.name}: cannot be read as DICOM: {_unquoted(error)}") from error
+    try:
+        syntax = read_file_meta_info(path).get("TransferSyntaxUID")
+        if syntax == DeflatedExplicitVRLittleEndian:  # pydicom would unpack all, however much
+            raise InputError(
+                f"{path.name}: deflated as a whole, which may unpack to any size and is not "
+                "read; save it with another transfer syntax"
+            )
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+        # Elements are understood when first looked at: what is damaged is to be found here.
+        for name in _LOOKED_AT:
+            header.get(name)
+        return header
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{path.name}: cannot be read as DICOM: {_unquoted(error)}") from error
 
 
 def _file(path: Path) -> _File | None:

@@ -1,6 +1,8 @@
 """A DICOM file's stored numbers: decoded, counted, and refused where they cannot be had."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,14 @@ DECODERS = {
     "JPEG 2000": "pylibjpeg and pylibjpeg-openjpeg",
     "High-Throughput JPEG 2000": "pylibjpeg and pylibjpeg-openjpeg",
 }
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pydicom's warnings from the terminal: they repeat what a header says, names too."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +51,7 @@ def read(path: Path, size: tuple[int, int]) -> Pixels:
     import pydicom
     from pydicom.pixels.decoders.base import get_decoder
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         try:
             data = pydicom.dcmread(path)
             syntax = data.file_meta.TransferSyntaxUID
