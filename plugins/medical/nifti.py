@@ -6,6 +6,8 @@ header names is opened, and header extensions, which may hold whole DICOM header
 
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from core import files
 from core.errors import InputError
 from plugins.medical.claims import check_claim, reason
 from plugins.medical.scan import Scan
@@ -20,6 +23,7 @@ from plugins.medical.scan import Scan
 SUFFIXES = (".nii", ".nii.gz")
 RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # the file's world is RAS, a scan's LPS
 HEAD = 540  # bytes of the longer of the two headers
+MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}  # of the units that a header may give lengths in
 AIR = -500.0  # values below it are Hounsfield units: nothing else goes there
 
 
@@ -30,7 +34,7 @@ class Origin:
     Args:
         kind: ``Nifti1Image`` or ``Nifti2Image``.
         codes: of qform and sform.
-        units: of space.
+        units: of space: 1 metres, 2 or 0 millimetres, 3 micrometres.
     """
 
     kind: str
@@ -54,6 +58,11 @@ def read(path: Path, *, volume: int | None = None) -> Scan:
         raise InputError(f"{path.name}: expected a single file .nii or .nii.gz")
     head = _head(path)
     kind = nibabel.Nifti2Image if head[4:8] in (b"n+2\0", b"ni2\0") else nibabel.Nifti1Image
+    if head[4:8] == b"ni2\0" or head[344:348] == b"ni1\0":
+        raise InputError(
+            f"{path.name}: a header whose voxels lie in another file (.hdr, .img); "
+            "save both as one .nii"
+        )
     try:
         header = kind.header_class(head[: kind.header_class.sizeof_hdr], check=True)
         shape, dtype = tuple(map(int, header.get_data_shape())), header.get_data_dtype()
@@ -64,64 +73,89 @@ def read(path: Path, *, volume: int | None = None) -> Scan:
         ) from error
     if dtype.names or dtype.kind not in "iuf":
         raise InputError(f"{path.name}: holds {dtype}; expected one real number for each voxel")
-    if len(shape) < 3 or (shape[3:] and int(np.prod(shape[3:])) > 1 and volume is None):
-        raise InputError(
-            f"{path.name}: {' x '.join(map(str, shape))} voxels; expected three dimensions"
-            + (f"; choose one volume, from 0 to {shape[3] - 1}" if len(shape) > 3 else "")
-        )
-    if volume is not None and not (len(shape) == 4 and 0 <= volume < shape[3]):
-        raise InputError(f"{path.name}: has no volume {volume}; its size is {shape}")
+    _check_volume(path, shape, volume)
     check_claim(path, shape[:3], 8)
     _check_length(path, offset + int(np.prod(shape, dtype=object)) * dtype.itemsize)
     try:
-        image = kind.from_filename(os.fspath(path))
+        image = kind.from_filename(os.fspath(path), mmap=False)
         inside: Any = image.dataobj
-        values = inside[..., volume or 0] if len(shape) > 3 else inside[...]
+        chosen = (..., volume or 0, *[0] * len(shape[4:])) if len(shape) > 3 else ...
+        values = inside[chosen]
         found = np.asarray(values, np.float32).reshape(shape[:3])
         affine = np.asarray(image.affine, np.float64)
     except Exception as error:
         raise InputError(f"{path.name}: cannot be read: {reason(error)}") from error
     notes = _check_geometry(path, affine, header)
-    if not np.isfinite(found).all():
-        lost = int((~np.isfinite(found)).sum())
+    if lost := int((~np.isfinite(found)).sum()):
+        if lost == found.size:
+            raise InputError(f"{path.name}: none of its voxels is a finite number")
         notes += (f"{lost} voxels are no numbers; they are taken as 0",)
         found = np.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0)
     codes = (int(header["qform_code"]), int(header["sform_code"]))
+    units = int(header["xyzt_units"]) & 7
     return Scan(
         np.ascontiguousarray(found.transpose(2, 1, 0)),
-        RAS @ affine,
+        RAS @ np.diag([*[MILLIMETRES.get(units, 1.0)] * 3, 1.0]) @ affine,
         "CT" if float(found.min()) < AIR else "other",
         notes=notes,
-        origin=Origin(kind.__name__, codes, int(header["xyzt_units"]) & 7),
+        origin=Origin(kind.__name__, codes, units if units in MILLIMETRES else 0),
     )
 
 
 def _head(path: Path) -> bytes:
     """The first bytes, unpacked: no more is unpacked than is asked for."""
+    head = b""
+    for piece in _unpacked(path, HEAD):
+        head += piece
+    return head[:HEAD]
+
+
+def _unpacked(path: Path, wanted: int) -> Iterator[bytes]:
+    """Pieces of a file, unpacked if it is packed, until so many bytes have come or it ends."""
+    packed = path.name.lower().endswith(".gz")
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise InputError(f"{path}: no such file")
         with path.open("rb") as file:
-            head = file.read(HEAD)
-            if path.name.lower().endswith(".gz"):
-                return zlib.decompressobj(31).decompress(head + file.read(1 << 16), HEAD)
-            return head
+            if not packed:
+                yield file.read(wanted)
+                return
+            unpack = zlib.decompressobj(31)
+            while wanted > 0 and (data := file.read(1 << 16)):
+                while data and wanted > 0:
+                    if unpack.eof:  # gzip files may be joined, as bgzip's are
+                        data = data.lstrip(b"\0")  # and padded
+                        unpack = zlib.decompressobj(31)
+                    piece = unpack.decompress(data, min(wanted, 1 << 22))
+                    data = unpack.unused_data if unpack.eof else unpack.unconsumed_tail
+                    wanted -= len(piece)
+                    yield piece
     except (OSError, zlib.error) as error:
-        raise InputError(f"{path.name}: cannot be read: {reason(error)}") from error
+        raise InputError(f"{path.name}: cannot be read or unpacked: {reason(error)}") from error
+
+
+def _check_volume(path: Path, shape: tuple[int, ...], volume: int | None) -> None:
+    said = " x ".join(map(str, shape))
+    if len(shape) < 3 or any(size > 1 for size in shape[4:]):
+        raise InputError(
+            f"{path.name}: {said} voxels; expected three dimensions, or volumes of them"
+        )
+    count = shape[3] if len(shape) > 3 else 1
+    if volume is None and count > 1:
+        raise InputError(
+            f"{path.name}: {said} voxels; expected three dimensions: choose one volume, from 0 to "
+            f"{count - 1}"
+        )
+    if volume is not None and not 0 <= volume < count:
+        raise InputError(f"{path.name}: has no volume {volume}; it has {count}, counted from 0")
 
 
 def _check_length(path: Path, wanted: int) -> None:
     """Refuse a file with fewer bytes than its header claims; a packed one is unpacked to count."""
-    if not path.name.lower().endswith(".gz"):
-        held = path.stat().st_size
+    if path.name.lower().endswith(".gz"):
+        held = sum(map(len, _unpacked(path, wanted)))
     else:
-        unpack, held = zlib.decompressobj(31), 0
-        try:
-            with path.open("rb") as file:
-                while held < wanted and (packed := file.read(1 << 18)):
-                    while packed and held < wanted:
-                        held += len(unpack.decompress(packed, 1 << 22))
-                        packed = unpack.unconsumed_tail
-        except (OSError, zlib.error) as error:
-            raise InputError(f"{path.name}: cannot be unpacked: {reason(error)}") from error
+        held = path.stat().st_size
     if held < wanted:
         raise InputError(
             f"{path.name}: its header claims {wanted:,} bytes and the file ends after {held:,}; "
@@ -155,25 +189,37 @@ def write(
         description: of what they are, up to 79 letters.
 
     Raises:
-        InputError: another suffix, or voxels of another size.
+        InputError: another suffix, a folder, or voxels of another size or that are no numbers.
+        StorageError: the disk is full or not writable.
     """
     import nibabel
 
-    if not path.name.lower().endswith(SUFFIXES):
-        raise InputError(f"{path}: expected a name that ends in .nii or .nii.gz")
+    if not path.name.lower().endswith(SUFFIXES) or path.is_dir():
+        raise InputError(f"{path}: expected the name of a file that ends in .nii or .nii.gz")
     if voxels.shape != like.voxels.shape:
         raise InputError(f"{voxels.shape} voxels for a scan of {like.voxels.shape}")
+    if not np.isfinite(voxels).all():
+        raise InputError(f"{path}: not written, as some of its voxels are not finite numbers")
     origin = like.origin if isinstance(like.origin, Origin) else Origin("Nifti1Image", (1, 1), 2)
-    image = getattr(nibabel, origin.kind)(voxels.transpose(2, 1, 0), RAS @ like.affine)
+    units = origin.units or 2
+    affine = np.diag([*[1 / MILLIMETRES[units]] * 3, 1.0]) @ RAS @ like.affine
+    image = getattr(nibabel, origin.kind)(voxels.transpose(2, 1, 0), affine)
+    image.set_data_dtype(np.float32)
     image.header["descrip"] = description.encode("ascii", "replace")[:79]
-    image.header.set_xyzt_units(origin.units or 2)
+    image.header.set_xyzt_units(units)
     qform, sform = origin.codes
-    image.set_qform(RAS @ like.affine, code=qform or (0 if sform else 1))
-    image.set_sform(RAS @ like.affine, code=sform or (0 if qform else 1))
+    image.set_qform(affine, code=qform or (0 if sform else 1))
+    image.set_sform(affine, code=sform or (0 if qform else 1))
     end = ".nii.gz" if path.name.lower().endswith(".gz") else ".nii"
     waiting = path.with_name(f".{path.name}.{os.getpid()}{end}")
     try:
         nibabel.save(image, os.fspath(waiting))
+        files.sync(waiting)
         os.replace(waiting, path)
+        files.sync(path.parent)
+    except OSError as error:
+        remains = "what was there is as it was"
+        raise files.not_written(path, error, needed=voxels.nbytes, remains=remains) from error
     finally:
-        waiting.unlink(missing_ok=True)
+        with suppress(OSError):
+            waiting.unlink(missing_ok=True)

@@ -200,6 +200,39 @@ def test_a_packed_file_is_never_unpacked_beyond_what_it_claims(tmp_path, monkeyp
     tracemalloc.stop()
 
 
+def test_joined_gzip_members_are_one_file(tmp_path):
+    held = saved(tmp_path / "a.nii").read_bytes()
+    joined = tmp_path / "b.nii.gz"
+    joined.write_bytes(gzip.compress(held[:400]) + gzip.compress(held[400:]) + b"\0" * 9)
+    assert np.array_equal(nifti.read(joined).voxels, volume())
+    joined.write_bytes(gzip.compress(held[:400]) + gzip.compress(held[400:-8]))
+    with pytest.raises(InputError, match="it is cut off"):
+        nifti.read(joined)
+
+
+@pytest.mark.parametrize(("code", "factor"), [(1, 1000.0), (2, 1.0), (3, 0.001)])
+def test_lengths_are_millimetres_here_and_in_the_file_what_they_were(tmp_path, code, factor):
+    path = saved(tmp_path / "a.nii", xyzt_units=code)
+    found = nifti.read(path)
+    sizes = np.linalg.norm(OBLIQUE[:3, :3], axis=0)[::-1]
+    assert found.spacing == pytest.approx(tuple(sizes * factor))
+    nifti.write(tmp_path / "b.nii", found.voxels, found, description="")
+    again = nibabel.load(tmp_path / "b.nii")
+    assert int(again.header["xyzt_units"]) & 7 == code
+    assert again.affine == pytest.approx(OBLIQUE, rel=1e-5)
+
+
+def test_a_header_of_two_files_and_voxels_of_no_number_are_refused(tmp_path):
+    with pytest.raises(InputError, match="lie in another file"):
+        nifti.read(patched(saved(tmp_path / "a.nii"), 344, b"ni1\0"))
+    with pytest.raises(InputError, match="none of its voxels"):
+        nifti.read(saved(tmp_path / "b.nii", np.full((2, 3, 4), np.nan, np.float32)))
+    source = nifti.read(saved(tmp_path / "c.nii"))
+    with pytest.raises(InputError, match="not finite numbers"):
+        nifti.write(tmp_path / "d.nii", source.voxels * np.nan, source, description="")
+    assert not (tmp_path / "d.nii").exists()
+
+
 def test_sizes_are_looked_at_before_memory_is_taken():
     with pytest.raises(InputError, match="at least one"):
         claims.check_claim(Path("a"), (0, 3), 4)
