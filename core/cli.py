@@ -17,15 +17,25 @@ from core.files import NO_ROOM
 from core.registry import KINDS, installed
 from core.stopping import Stopped
 
-app = typer.Typer(
-    name="polymode",
-    help="Diffusion models as practical tools.  Start with `list`, then `show KIND NAME`.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+
+def commands(text: str) -> typer.Typer:
+    """An empty set of commands, as every entry script has one; `text` is its help.
+
+    A set of one command would be that command without its name: hence a callback.
+    """
+    made = typer.Typer(
+        help=text,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    made.callback()(lambda: None)
+    return made
+
+
+app = commands("Diffusion models as practical tools.  Start with `list`, then `show KIND NAME`.")
 
 RequestFile = Annotated[
     Path | None, typer.Argument(metavar="[REQUEST]", help="YAML file of options.")

@@ -122,7 +122,7 @@ def render(facts: Facts, panels: Sequence[Facts], *, left_out: int = 0) -> str:
             if step.get("training")
         ],
         lines=[
-            {"step": step["label"], **chart, **line_chart(chart), "said": chart}
+            {"step": step["label"], "said": chart, **line_chart(chart)}
             for step in facts["steps"]
             for chart in step.get("charts", [])
         ],

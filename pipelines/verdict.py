@@ -24,8 +24,9 @@ def evaluation(metrics: Facts) -> Facts:
         for name, difference in row.items()
     ]
     first = [v for v in verdicts if v["metric"] == next(iter(metrics["metrics"]), None)]
-    drawn = metrics.get("drawn") or [v["method"] for v in first]  # by a model: what is looked for
-    known = [v for v in first if v["gain"] is not None and v["method"] in drawn]
+    known = [v for v in first if v["gain"] is not None]
+    drawn = metrics.get("drawn")  # by a model: what is looked for
+    known = [v for v in known if isinstance(drawn, list) and v["method"] in drawn] or known
     keep = ("task", "split", "n", "sources", "draws", "confidence", "interval", "reference")
     figures = {
         method: {name: {**cell, **_figure(cell)} for name, cell in row.items()}

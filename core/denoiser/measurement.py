@@ -170,11 +170,12 @@ def pseudo_inverse(measurement: Measurement, r: Inexact[Tensor, " b *measured"])
 
 @dataclass(frozen=True)
 class Weighted:
-    """w A: measurements of unequal noise brought to noise of unit deviation by w, 1 / theirs.
+    """w A: measurements of unequal noise brought to noise of one deviation.
 
     Args:
         operator: A.
-        weights: w, of a shape that broadcasts over the measurements.
+        weights: w, inverse to the deviation of each measurement, of a shape that broadcasts over
+            them.
     """
 
     operator: LinearOperator

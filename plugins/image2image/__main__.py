@@ -2,28 +2,13 @@
 
 from typing import NoReturn
 
-import typer
-
-from core.cli import run_app
+from core.cli import commands, run_app
 from plugins.image2image.compare_command import compare
 from plugins.image2image.editing_commands import edit, guide, repaint
 from plugins.image2image.purify_command import purify
 from plugins.image2image.restore_command import restore, upscale
 
-app = typer.Typer(
-    help="Your own photographs made larger, restored, edited, completed and purified.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-@app.callback()
-def _verbs() -> None:
-    """Your own photographs made larger, restored, edited, completed and purified."""
-
+app = commands("Your own photographs made larger, restored, edited, completed and purified.")
 
 app.command()(compare)
 app.command()(edit)

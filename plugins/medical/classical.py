@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core.denoiser.measurement import LinearOperator, Measurement, dot, residual
+from core.process.gaussian import over
 from core.process.rows import row_sum
 
 CONVERGED = 1e-6  # of the first gradient's length
@@ -30,11 +31,6 @@ def operator_norm(
         x = x / over(row_sum(x.square()).sqrt(), x)
         x = operator.adjoint(operator.forward(x))
     return row_sum(x.square()).sqrt().sqrt()
-
-
-def over(value: Tensor, x: Tensor) -> Tensor:
-    """One number for each sample over the axes of x."""
-    return value.to(x).reshape(-1, *[1] * (x.ndim - 1))
 
 
 def least_squares(

@@ -30,6 +30,8 @@ Seed = Annotated[int, typer.Option(min=0, help="Every draw follows from it.")]
 Reduce = Annotated[
     int, typer.Option(min=1, help="Average so many pixels each way first; slices get smaller.")
 ]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")]
 
 
 def info(place: Place, series: Series = None, volume: Volume = None) -> None:
@@ -39,17 +41,13 @@ def info(place: Place, series: Series = None, volume: Volume = None) -> None:
     """
     from plugins.medical import raw, scan, scans
 
-    if place.suffix.lower() in (".h5", ".hdf5"):
-        values = raw.read_kspace(place)
-        _say("k-space", values.values.shape, f"{values.mask.mean():.0%} of the frequencies")
-        return
-    if place.suffix.lower() == ".npy":
-        if raw.kind_of(place) == "k-space":
-            values = raw.read_kspace(place)
-            _say("k-space", values.values.shape, f"{values.mask.mean():.0%} of the frequencies")
+    if place.suffix.lower() in raw.SUFFIXES:
+        measured = raw.read(place)
+        shape = " x ".join(map(str, measured.values.shape))
+        if isinstance(measured, raw.KSpace):
+            print(f"k-space: {shape}; {measured.mask.mean():.0%} of the frequencies")
         else:
-            sinogram = raw.read_sinogram(place)
-            _say("sinogram", sinogram.values.shape, str(sinogram.geometry))
+            print(f"sinogram: {shape}; {measured.geometry}")
         return
     found = scans.read(place, series=series, volume=volume)
     d, h, w = found.voxels.shape
@@ -64,8 +62,9 @@ def info(place: Place, series: Series = None, volume: Volume = None) -> None:
         print(f"note         {note}")
 
 
-def _say(what: str, shape: tuple[int, ...], more: str) -> None:
-    print(f"{what}: {' x '.join(map(str, shape))}; {more}")
+def _check_kind(kind: str) -> None:
+    if kind not in ("ct", "mri"):
+        raise InputError(f"kind: expected ct or mri, got {kind!r}")
 
 
 def train_prior(
@@ -79,8 +78,8 @@ def train_prior(
     test_share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the patients kept for testing.")
     ] = 0.2,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")] = None,
+    device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Train a prior on pictures alone; run the same command again to go on.
 
@@ -96,13 +95,12 @@ def train_prior(
     from plugins.medical.data import inside
     from plugins.medical.nifti import SUFFIXES
 
-    if kind not in ("ct", "mri"):
-        raise InputError(f"kind: expected ct or mri, got {kind!r}")
-    named = {path.name.lower().endswith(SUFFIXES) for path in inside(folder)}
+    _check_kind(kind)
+    nifti = any(path.name.lower().endswith(SUFFIXES) for path in inside(folder))
     request = dict(read_yaml(Path(__file__).with_name("configs") / f"{kind}.yaml"))
     dataset = {
         **request["dataset"],
-        "name": "medical/nifti_folder" if True in named else "medical/dicom_folder",
+        "name": "medical/nifti_folder" if nifti else "medical/dicom_folder",
         "root": str(folder),
         "test_share": test_share,
         "modality": {"ct": "CT", "mri": "MR"}[kind],
@@ -140,8 +138,7 @@ def simulate(
     from plugins.medical import raw, scans
 
     raw.check_place(out)
-    if kind not in ("ct", "mri"):
-        raise InputError(f"kind: expected ct or mri, got {kind!r}")
+    _check_kind(kind)
     found = scans.prepared(place, series, volume, plane, reduce).scan
     if kind == "ct":
         raw.write_sinogram(out, scans.sparse_ct(found, geometry, views, arc, photons, seed))

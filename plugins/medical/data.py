@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -123,7 +124,7 @@ class Entry:
         return int(hashlib.sha256(self.patient.encode()).hexdigest()[:13], 16) / 16**13
 
 
-class _Folder(Slices):
+class _Folder(Slices, ABC):
     """Slices of the scans in a folder and those inside it, split by patient.
 
     An item holds ``image`` (1, size, size) in [-1, 1]: of CT the window's range, of MR twice the
@@ -235,9 +236,9 @@ class _Folder(Slices):
         return whole.hexdigest()
 
     @staticmethod
+    @abstractmethod
     def _found(root: Path) -> list[Entry]:
         """The scans in a folder."""
-        raise NotImplementedError
 
 
 class NiftiFolder(_Folder):
@@ -245,9 +246,7 @@ class NiftiFolder(_Folder):
 
     @staticmethod
     def _found(root: Path) -> list[Entry]:
-        paths = sorted(
-            path for path in inside(root) if path.name.lower().endswith((".nii", ".nii.gz"))
-        )
+        paths = sorted(path for path in inside(root) if path.name.lower().endswith(nifti.SUFFIXES))
         return [Entry(_patient(root, path), (path,), partial(nifti.read, path)) for path in paths]
 
 
@@ -262,11 +261,11 @@ class DicomFolder(_Folder):
                 folders.setdefault(path.parent, []).append(path)
         return [
             Entry(
-                dicom.patient_of(files[0]) or _patient(root, files[0]),
-                tuple(files),
+                dicom.patient_of(paths[0]) or _patient(root, paths[0]),
+                tuple(paths),
                 partial(dicom.read, folder),
             )
-            for folder, files in folders.items()
+            for folder, paths in folders.items()
         ]
 
 

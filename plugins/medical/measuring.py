@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
+from core.config import bind
 from core.denoiser.measurement import Measurement
 from core.errors import InputError
 from core.process.noise import derive
@@ -28,6 +29,40 @@ BRIGHT = 99.8  # percentile of what is seen of a scan that is taken as 1
 
 
 # --- computed tomography -------------------------------------------------------------------------
+
+
+def geometry_of(
+    kind: str,
+    views: int,
+    arc: float | None,
+    size: tuple[int, int],
+    pixel: float,
+    *,
+    photons: float = 0.0,
+) -> Geometry:
+    """A scan of a picture: a detector for each pixel, a fan's source at twice the picture's side.
+
+    Args:
+        kind: ``parallel`` or ``fan``.
+        views: how many angles.
+        arc: that they are spread over, in degrees; None for half a turn, of a fan a whole one.
+        size: height and width of the picture, in pixels.
+        pixel: side of a pixel, in millimetres.
+        photons: that a detector counts without an object; 0 for line integrals without noise.
+
+    Raises:
+        InputError: no such kind, or a number out of its range.
+    """
+    fan, (height, width) = kind == "fan", size
+    away = 2 * max(size) * pixel
+    said = {
+        "kind": kind, "views": views, "height": height, "width": width, "pixel_mm": pixel,
+        "detector_spacing_mm": pixel * (2 if fan else 1),  # as a pixel in the middle is magnified
+        "arc_degrees": (360.0 if fan else 180.0) if arc is None else arc,
+        "source_mm": away, "detector_mm": away,
+        "units": "counts" if photons else "line_integrals", "photons": photons,
+    }  # fmt: skip
+    return bind(Geometry, said)
 
 
 def scanner(geometry: Geometry, detectors: int | None = None) -> Radon:
@@ -77,16 +112,24 @@ def simulated_ct(scan: Scan, geometry: Geometry, seed: int) -> Sinogram:
     return Sinogram(values[:, 0].float().numpy(), geometry)
 
 
+def of_counts(counts: Tensor, photons: float) -> tuple[Tensor, Tensor]:
+    """Line integrals -log(N / I) of counts N of I, and their variance 1 / N to first order.
+
+    A count of 0 is taken as 1/2.
+    """
+    seen = counts.clamp(min=0.5)
+    return -(seen / photons).log(), 1 / seen
+
+
 def integrals(sinogram: Sinogram) -> tuple[Float[Tensor, " d 1 v n"], Float[Tensor, " d 1 v n"]]:
     """Line integrals of attenuation, and the variance of their noise (0 where it is not known).
 
-    Of counts N of I: -log(N / I), of variance 1 / N to first order; a count of 0 is taken as 1/2.
+    Of line integrals p that are said to be of I photons the variance is e^p / I.
     """
     values = torch.from_numpy(sinogram.values)[:, None]
     photons = sinogram.geometry.photons
     if sinogram.geometry.units == "counts":
-        seen = values.clamp(min=0.5)
-        return -(seen / photons).log(), 1 / seen
+        return of_counts(values, photons)
     variance = (values.clamp(min=0)).exp() / photons if photons else torch.zeros_like(values)
     return values, variance
 
@@ -112,7 +155,12 @@ def simulated_mri(
         centre: share that is always measured.
         noise: deviation of the real and imaginary part each, where bright tissue is 1.
         seed: of mask, phase and noise.
+
+    Raises:
+        InputError: a CT, or an option out of its range.
     """
+    if scan.modality == "CT":
+        raise InputError("a scan of Hounsfield units; MRI is simulated of magnitudes")
     bright = max(float(np.percentile(scan.voxels, BRIGHT)), 1e-6)
     pictures = torch.from_numpy(scan.voxels / bright).clamp(min=0).to(torch.complex64)
     height, width = pictures.shape[1:]

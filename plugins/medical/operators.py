@@ -20,6 +20,7 @@ from plugins.medical.projector import Gathered, Lines, Stored, Through
 
 Way = Literal["auto", "stored", "gathered"]
 Window = Literal["ramp", "hann"]
+MOST = 2 << 30  # bytes of a stored matrix and its transpose; building them takes three times that
 
 
 class Radon:
@@ -37,7 +38,7 @@ class Radon:
         detectors: how many; by default enough to see the whole picture.
         spacing: between two detectors, in millimetres; by default a pixel.
         way: ``stored`` keeps a sparse matrix, fast on a CPU; ``gathered`` makes the weights anew
-            each time; ``auto`` stores on a CPU and gathers on a GPU.
+            each time; ``auto`` stores on a CPU what takes at most 2 GiB, and gathers else.
 
     Raises:
         InputError: an option out of its range.
@@ -88,7 +89,8 @@ class Radon:
         return Gathered(self.lines)
 
     def _system(self, like: Tensor) -> Stored | Gathered:
-        stored = self._way == "stored" or (self._way == "auto" and like.device.type == "cpu")
+        fits = like.device.type == "cpu" and self.lines.stored_bytes <= MOST
+        stored = self._way == "stored" or (self._way == "auto" and fits)
         return self._stored if stored else self._gathered
 
     def forward(self, x: Float[Tensor, " b c h w"]) -> Float[Tensor, " b c v d"]:

@@ -75,6 +75,12 @@ class Lines:
     shape: tuple[int, int]
     pixel: float
 
+    @property
+    def stored_bytes(self) -> int:
+        """What `Stored` keeps of them at most: two pixels a step, each a number and its place."""
+        views, detectors = self.origin.shape[:2]
+        return views * detectors * 2 * max(self.shape) * (4 + 4) * 2
+
     def chunks(self, device: torch.device) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Some views at a time: which, their pixels (k d steps 2) and the pixels' weights."""
         for first in range(0, len(self.origin), VIEWS):

@@ -28,6 +28,8 @@ from plugins.medical.kspace import inverse_fourier, root_sum_of_squares
 from plugins.medical.scan import Scan
 
 Form = TypeVar("Form")
+HDF5 = (".h5", ".hdf5")
+SUFFIXES = (".npy", *HDF5)
 Side = Annotated[int, Ge(1), Le(1 << 16)]
 Length = Annotated[float, Gt(0), Le(1e6)]
 MOST = 20.0  # of a line integral's median: e^-20 of the photons would be left
@@ -103,13 +105,15 @@ class KSpace:
     noise: float = 0.0
 
 
-def kind_of(path: Path) -> str:
-    """What the JSON beside a ``.npy`` file says that it is; empty where it does not.
+def read(path: Path) -> "Sinogram | KSpace":
+    """Whichever of the two a file holds.
 
     Raises:
-        InputError: there is none that can be read.
+        InputError: it cannot be read, or its JSON says neither.
     """
-    return str(_described(path).get("kind", ""))
+    if path.suffix.lower() in HDF5 or _described(path).get("kind") == "k-space":
+        return read_kspace(path)
+    return read_sinogram(path)
 
 
 def read_sinogram(path: Path) -> Sinogram:
@@ -153,7 +157,7 @@ def read_kspace(path: Path) -> KSpace:
     Raises:
         InputError: it cannot be read, or mask and k-space do not fit together.
     """
-    if path.suffix.lower() in (".h5", ".hdf5"):
+    if path.suffix.lower() in HDF5:
         return _fastmri(path)
     said = _described(path)
     about = _bound(path, _KSpaceFile, said)

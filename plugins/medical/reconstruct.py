@@ -1,5 +1,6 @@
 """From a measurement to draws of what was measured: a prior asked, and held to the measurement."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 from core.denoiser.measurement import Measurement
 from core.denoiser.parameterization import Condition, Denoiser, Prediction
 from core.process.gaussian import GaussianPath
-from core.process.noise import Source
+from core.process.noise import Noise, Source, derive
 from core.sampler.posterior import Method
 from core.sampler.sample import Watch, prior, sample
 from core.sampler.solver import Solver
@@ -72,6 +73,11 @@ def reconstructed(
         level = how.grid[0].double().expand(len(start)).to(start.device)
         x = process.diffuse(start, level, noise.like(start))
     return sample(guided.denoise, process, how.grid, guided.solver, x, noise, watch=watch)
+
+
+def streams(seed: int, items: Iterable[int], draw: int) -> Noise:
+    """One stream for each item: draw k of item i depends on (seed, i, k) alone."""
+    return Noise([derive(seed, "reconstruct", f"{item}/{draw}") for item in items])
 
 
 def by_parts(denoise: Denoiser, size: int) -> Denoiser:

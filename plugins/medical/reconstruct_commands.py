@@ -13,6 +13,7 @@ from plugins.medical.commands import (
     Acceleration,
     Arc,
     Centre,
+    Device,
     Geometry,
     Mask,
     Noise,
@@ -22,12 +23,13 @@ from plugins.medical.commands import (
     Reduce,
     Seed,
     Series,
+    Threads,
     Views,
     Volume,
 )
 
 if TYPE_CHECKING:
-    from plugins.medical.reconstruct import How
+    from plugins.medical.raw import KSpace, Sinogram
     from plugins.medical.scans import Subject
     from plugins.medical.volume import Found, Scale
 
@@ -50,8 +52,6 @@ AtOnce = Annotated[int, typer.Option(min=1, help="Slices in the network at once:
 Keep = Annotated[
     list[str] | None, typer.Option(help="DICOM field to copy from the source, as PatientName.")
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")]
 
 
 def reconstruct_ct(
@@ -87,19 +87,15 @@ def reconstruct_ct(
     """
     from plugins.medical import raw, scans
 
+    wanted = Draw(checkpoint, draws, steps, level, along, at_once, seed, device, threads)
     result = Result(out, deviation, tuple(keep or ()))
     result.check()
     if place.suffix.lower() == ".npy":
-        found, sinogram = None, raw.read_sinogram(place)
+        found, measured = None, raw.read_sinogram(place)
     else:
         found = scans.prepared(place, series, volume, plane, reduce)
-        sinogram = scans.sparse_ct(found.scan, geometry, views, arc, photons, seed)
-    from plugins.medical import volume as volumes
-
-    model = volumes.prior(checkpoint, "medical/ct", {"low": low, "high": high}, device, threads)
-    measurement, like, scale = volumes.ct(model, sinogram)
-    drawn = _drawn(model, measurement, like, _how(model, steps, level, along, at_once), draws, seed)
-    result.write(drawn, scale, found or volumes.place_of(sinogram), known=found is not None)
+        measured = scans.sparse_ct(found.scan, geometry, views, arc, photons, seed)
+    result.make(wanted, "medical/ct", {"low": low, "high": high}, measured, found)
 
 
 def reconstruct_mri(
@@ -133,44 +129,60 @@ def reconstruct_mri(
     """
     from plugins.medical import raw, scans
 
+    wanted = Draw(checkpoint, draws, steps, level, along, at_once, seed, device, threads)
     result = Result(out, deviation, tuple(keep or ()))
     result.check()
-    if place.suffix.lower() in (".npy", ".h5", ".hdf5"):
-        found, kspace = None, raw.read_kspace(place)
+    if place.suffix.lower() in raw.SUFFIXES:
+        found, measured = None, raw.read_kspace(place)
     else:
         found = scans.prepared(place, series, volume, plane, reduce)
-        kspace = scans.sparse_mri(found.scan, mask, acceleration, centre, noise, seed)
-    from plugins.medical import volume as volumes
-
-    model = volumes.prior(checkpoint, "medical/mri", {}, device, threads)
-    measurement, like, scale = volumes.mri(model, kspace)
-    drawn = _drawn(model, measurement, like, _how(model, steps, level, along, at_once), draws, seed)
-    result.write(drawn, scale, found or volumes.place_of(kspace), known=found is not None)
+        measured = scans.sparse_mri(found.scan, mask, acceleration, centre, noise, seed)
+    result.make(wanted, "medical/mri", {}, measured, found)
 
 
-def _how(model, steps: int, level: float, along: float, at_once: int) -> "How":
-    from core.config import Spec, configure
-    from plugins.medical.reconstruct import How
-    from plugins.medical.request import LEVELS, RULE, SOLVER
+@dataclass(frozen=True)
+class Draw:
+    """How draws are made; the fields are the options of that name."""
 
-    levels = {**LEVELS.options, "steps": steps, "sigma_max": level}
-    return How(
-        method=configure("posterior", RULE)(),
-        solver=configure("sampler", SOLVER)(),
-        grid=configure("grid", Spec(LEVELS.name, levels))(model.process),
-        along=along,
-        at_once=at_once,
-    )
+    checkpoint: Path
+    draws: int
+    steps: int
+    level: float
+    along: float
+    at_once: int
+    seed: int
+    device: str
+    threads: int | None
 
+    def of(
+        self, task: str, options: dict[str, float], measured: "Sinogram | KSpace"
+    ) -> "tuple[Found, Scale]":
+        """Draws of what was measured, and what their pictures stand for."""
+        from core.config import Spec, configure
+        from core.progress import listener
+        from core.request import Machine
+        from plugins.medical import volume
+        from plugins.medical.reconstruct import How
+        from plugins.medical.request import LEVELS, RULE, SOLVER
+        from plugins.medical.simulated import prior_of
 
-def _drawn(model, measurement, like, how: "How", draws: int, seed: int) -> "Found":
-    from core.progress import listener
-    from plugins.medical import volume
-
-    with listener("reconstruct") as emit:
-        return volume.drawn(
-            model, measurement, like, how, start="TV", draws=draws, seed=seed, emit=emit
+        machine = Machine(device=self.device, threads=self.threads)
+        model = prior_of(self.checkpoint, Spec(task, options), machine)
+        levels = {**LEVELS.options, "steps": self.steps, "sigma_max": self.level}
+        how = How(
+            method=configure("posterior", RULE)(),
+            solver=configure("sampler", SOLVER)(),
+            grid=configure("grid", Spec(LEVELS.name, levels))(model.process),
+            along=self.along,
+            at_once=self.at_once,
         )
+        measurement, like, scale = volume.understood(model, measured)
+        with listener("reconstruct") as emit:
+            found = volume.drawn(
+                model, measurement, like, how, start="TV", draws=self.draws, seed=self.seed,
+                emit=emit,
+            )  # fmt: skip
+        return found, scale
 
 
 @dataclass(frozen=True)
@@ -194,6 +206,12 @@ class Result:
             InputError: a folder that holds something, no such folder, or one name for two.
         """
         places = [place for place in (self.out, self.deviation) if place is not None]
+        if self.keep:
+            from plugins.medical.derived import check_keep
+
+            check_keep(self.keep)
+            if all(map(_is_nifti, places)):
+                raise InputError("keep: NIfTI has no such fields; name a folder for DICOM with -o")
         if len(places) == 2 and os.path.realpath(places[0]) == os.path.realpath(places[1]):
             raise InputError("out, deviation: name the same place; choose two")
         for place in places:
@@ -207,11 +225,29 @@ class Result:
             elif place.exists() and (not place.is_dir() or any(place.iterdir())):
                 raise InputError(f"{place}: holds something already; name a new folder")
 
-    def write(self, drawn: "Found", scale: "Scale", subject: "Subject", *, known: bool) -> None:
-        """Write mean and deviation, a sheet to look at, and say how well the data are met."""
+    def make(
+        self,
+        wanted: Draw,
+        task: str,
+        options: dict[str, float],
+        measured: "Sinogram | KSpace",
+        subject: "Subject | None",
+    ) -> None:
+        """Draw and write mean and deviation, a sheet to look at, and how well the data are met.
+
+        Args:
+            wanted: how draws are made.
+            task: of reconstruction, by its full name.
+            options: of the task.
+            measured: of what they are.
+            subject: the scan that was measured; None for raw data.
+        """
         from plugins.medical import derived, nifti, volume
 
-        if not known:
+        drawn, scale = wanted.of(task, options, measured)
+        known = None if subject is None else subject.scan
+        if subject is None:
+            subject = volume.place_of(measured)
             for note in subject.scan.notes:
                 print(f"note: {note}", file=sys.stderr)
         mean, spread = volume.in_units(drawn, scale)
@@ -226,7 +262,7 @@ class Result:
                 derived.write(place, voxels, like, description=what, keep=self.keep)
             print(place)
         sheet = self.out.parent / f"{_stem(self.out)}-sheet.png"
-        volume.write_sheet(sheet, drawn, scale, subject.scan if known else None)
+        volume.write_sheet(sheet, drawn, scale, known)
         print(sheet)
         worst = float(drawn.misfit.max())
         print(f"misfit {float(drawn.misfit.mean()):.2f} times the noise, {worst:.2f} at worst")

@@ -14,10 +14,9 @@ from core.data import collate, open_dataset
 from core.denoiser.parameterization import Condition, Denoiser, Prediction
 from core.errors import InputError
 from core.preparation import make_folder
-from core.process.noise import Noise, derive
-from core.request import Emit, Machine, Progress, silent
+from core.request import Emit, Machine, Note, Progress, silent
 from core.summary import summarised
-from plugins.medical.reconstruct import How, reconstructed
+from plugins.medical.reconstruct import How, reconstructed, streams
 from plugins.medical.request import LEVELS, RULE, SOLVER, SamplersRequest, SamplersResult
 from plugins.medical.simulated import prior_of
 from plugins.medical.tasks import Reconstruction
@@ -77,7 +76,7 @@ def compare(
     Args:
         request: what is compared.
         out: ``metrics.json`` goes there: a row for each, the classical methods', and curves of PSNR
-            against evaluations of the network.
+            against evaluations of the network; what grows without end is left out, and said.
         machine: where to run.
         emit: hears of progress.
 
@@ -114,11 +113,14 @@ def compare(
         first = torch.zeros_like(batch["image"]) if rule.start == "noise" else classical[rule.start]
         drawn = []
         for draw in range(request.samples):
-            noise = Noise([derive(request.seed, "reconstruct", f"{i}/{draw}") for i in items])
+            noise = streams(request.seed, items, draw)
             drawn.append(reconstructed(counted, model.process, measurement, how, first, noise))
         parts = -(-request.count // request.batch)
         calls = counted.calls / parts / request.samples
         label = f"{name}, {calls:.0f}"
+        if not all(bool(x.isfinite().all()) for x in drawn):
+            emit(Note(text=f"{label}: grew without end; left out"))
+            continue
         rows[label] = task.figures_of(drawn[0], measurement, batch)
         if len(drawn) > 1:
             mean = torch.stack(drawn).mean(0)
@@ -144,8 +146,8 @@ def compare(
     ]
     make_folder(out)
     files.write_json(out / "metrics.json", report)
-    drawn_rows = [name for name in rows if name not in classical and ", mean of" not in name]
-    best = max(drawn_rows, key=lambda name: float(rows[name]["psnr"].nan_to_num(-1e9).mean()))
+    single = [name for name in rows if name not in classical and ", mean of" not in name]
+    best = max(single, key=lambda name: float(rows[name]["psnr"].mean()), default="none")
     return SamplersResult(
         metrics=out / "metrics.json",
         best=best,

@@ -8,12 +8,11 @@ from typing import cast, get_args
 import numpy as np
 from jaxtyping import Float32
 
-from core.config import bind
 from core.errors import InputError
 from plugins.medical import dicom, nifti, scan
 from plugins.medical.kspace import Kind
-from plugins.medical.measuring import simulated_ct, simulated_mri
-from plugins.medical.raw import Geometry, KSpace, Sinogram
+from plugins.medical.measuring import geometry_of, simulated_ct, simulated_mri
+from plugins.medical.raw import KSpace, Sinogram
 from plugins.medical.scan import Plane, Scan, as_stored
 
 
@@ -84,17 +83,9 @@ def sparse_ct(
     Raises:
         InputError: no such geometry, or a scan that is no CT.
     """
-    _, height, width = found.voxels.shape
-    pixel, fan = found.spacing[2], geometry == "fan"
-    side = max(height, width) * pixel
-    said = {
-        "kind": geometry, "views": views, "height": height, "width": width, "pixel_mm": pixel,
-        "detector_spacing_mm": pixel * (2 if fan else 1),
-        "arc_degrees": arc or (360.0 if fan else 180.0),
-        "source_mm": 2 * side, "detector_mm": 2 * side,
-        "units": "counts" if photons else "line_integrals", "photons": photons,
-    }  # fmt: skip
-    return simulated_ct(found, bind(Geometry, said), seed)
+    size, pixel = found.voxels.shape[1:], found.spacing[2]
+    measured_by = geometry_of(geometry, views, arc, size, pixel, photons=photons)
+    return simulated_ct(found, measured_by, seed)
 
 
 def sparse_mri(

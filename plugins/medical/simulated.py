@@ -13,9 +13,8 @@ from core.denoiser.measurement import Measurement
 from core.errors import InputError
 from core.model import Model, for_task, load_model
 from core.preparation import make_folder
-from core.process.noise import Noise, derive
 from core.request import Emit, Machine, Note, Progress, SampleResult, silent
-from plugins.medical.reconstruct import How, reconstructed
+from plugins.medical.reconstruct import How, reconstructed, streams
 from plugins.medical.request import ReconstructRequest
 from plugins.medical.tasks import Reconstruction
 
@@ -98,7 +97,7 @@ def draws(
     first, _ = beginning(task, measurement, batch["image"], start)
     found = []
     for draw in range(count):
-        noise = Noise([derive(seed, "reconstruct", f"{item}/{draw}") for item in items])
+        noise = streams(seed, items, draw)
         found.append(
             reconstructed(model.denoise, model.process, measurement, how, first, noise).cpu()
         )

@@ -3,7 +3,9 @@
 The network is trained on pictures alone and is given nothing; measurements enter when it is asked.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -19,14 +21,14 @@ from core.sheet import to_bytes
 from core.task import Batch, Example, Figure, Panel, Scores, Volume
 from plugins.medical import classical
 from plugins.medical.kspace import Fourier, Kind, fourier, to_complex, to_real
-from plugins.medical.measuring import WATER, counted
-from plugins.medical.operators import FanBeam, Radon
+from plugins.medical.measuring import WATER, counted, geometry_of, of_counts, scanner
+from plugins.medical.operators import Radon
 from plugins.medical.phase import low_phase, smooth_phase, turned
 from plugins.medical.slices import FINER
 from plugins.medical.uncertainty import calibration, local_deviation, misfit
 
 
-class Reconstruction:
+class Reconstruction(ABC):
     """What reconstructions share: pictures from measurements that say too little.
 
     A subclass says what is measured (`measured`), how a sample is looked at (`picture`), and the
@@ -50,17 +52,17 @@ class Reconstruction:
         self.reference, self.channels = reference, channels
         self.shown_as: tuple[float, float, str] = (0.0, 1.0, "")  # of -1, of 1, and the unit
 
+    @abstractmethod
     def measured(self, batch: Batch) -> Measurement:
         """What is measured of a batch; the noise of an item follows from its index."""
-        raise NotImplementedError
 
+    @abstractmethod
     def picture(self, x: Float[Tensor, " b c h w"]) -> Float[Tensor, " b 1 h w"]:
         """A sample as it is scored and shown, in [-1, 1]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def classical(self, measurement: Measurement) -> dict[str, Tensor]:
         """Reconstructions without a prior, as samples."""
-        raise NotImplementedError
 
     def prepare(self, batch: Batch) -> Example:
         """The picture, and no condition."""
@@ -172,6 +174,8 @@ class Ct(Reconstruction):
             problems.append(f"views: expected at least 1, got {views}")
         if not side > 0:
             problems.append(f"side: expected more than 0 mm, got {side:g}")
+        if arc is not None and not 0 < arc <= 360:
+            problems.append(f"arc: expected more than 0 to 360 degrees, got {arc:g}")
         if not model > 0:
             problems.append(f"model: expected more than 0, got {model:g}")
         if photons and not photons >= 1:
@@ -184,27 +188,33 @@ class Ct(Reconstruction):
         self.views, self.side, self.photons, self.seed = views, side, photons, seed
         self.model = model
         self._geometry, self._weight = geometry, total_variation
-        self._arc = arc or (180.0 if geometry == "parallel" else 360.0)
+        self._arc = arc
         self._slope = WATER * (high - low) / 2000  # attenuation of the data's unit, and of its 0
         self._level = WATER * (1 + (high + low) / 2000)
-        self._made: dict[tuple[int, int], Radon] = {}
+        self._made: dict[tuple[tuple[int, int], int], Radon] = {}
         self.shown_as = (low, high, "HU")
 
-    def scanner(self, height: int, width: int, *, finer: int = 1) -> Radon:
-        """The operator for slices of a size, with `finer` detectors in the place of each."""
-        found = self._made.get((height, finer))
+    def scanner(self, height: int, width: int) -> Radon:
+        """The operator for slices of a size."""
+        return self._scanner((height, width), 1)
+
+    def _scanner(self, size: tuple[int, int], finer: int) -> Radon:
+        """The operator for slices `finer` times finer, with as many detectors in each's place."""
+        found = self._made.get((size, finer))
         if found is None:
-            pixel = self.side / width
-            options = {
-                "height": height, "width": width, "pixel": pixel, "views": self.views,
-                "arc": self._arc,
-            }  # fmt: skip
-            if self._geometry == "fan":
-                away = 2 * self.side
-                found = FanBeam(**options, source=away, detector=away)
+            coarse = geometry_of(self._geometry, self.views, self._arc, size, self.side / size[1])
+            if finer == 1:
+                found = scanner(coarse)
             else:
-                found = Radon(**options)
-            self._made[height, finer] = found
+                fine = replace(
+                    coarse,
+                    height=size[0] * finer,
+                    width=size[1] * finer,
+                    pixel_mm=coarse.pixel_mm / finer,
+                    detector_spacing_mm=coarse.detector_spacing_mm / finer,
+                )
+                found = scanner(fine, finer * self._scanner(size, 1).detectors)
+            self._made[size, finer] = found
         return found
 
     def measured(self, batch: Batch) -> Measurement:
@@ -215,8 +225,7 @@ class Ct(Reconstruction):
         if self.photons:
             seeds = [derive(self.seed, "slice", index) for index in batch["index"].tolist()]
             rows = [counted(p[i : i + 1], self.photons, seed) for i, seed in enumerate(seeds)]
-            counts = torch.cat(rows).clamp(min=0.5)
-            p, variance = -(counts / self.photons).log(), 1 / counts
+            p, variance = of_counts(torch.cat(rows), self.photons)
         return self.of_integrals(scan, p, variance)
 
     def of_integrals(
@@ -235,35 +244,12 @@ class Ct(Reconstruction):
         trust = self.model / (variance + self.model**2).sqrt() / norm
         return Measurement(Weighted(scan, trust), trust * y, self.model / self._slope / norm)
 
-    def hounsfield(self, picture: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
-        """The Hounsfield units of values in [-1, 1]."""
-        return (picture * self._slope + self._level - WATER) / WATER * 1000
-
     def _integrals(self, batch: Batch, scan: Radon) -> Tensor:
         """Of the finer picture, a detector's mean over the rays that it sees."""
-        image = batch.get("fine", batch["image"])
-        if image is batch["image"]:
-            return scan.forward(self._level + self._slope * image)
-        fine = self._finer(image)
-        rays = fine.forward(self._level + self._slope * image)
+        if "fine" not in batch:
+            return scan.forward(self._level + self._slope * batch["image"])
+        rays = self._scanner(scan.shape, FINER).forward(self._level + self._slope * batch["fine"])
         return -(-rays).exp().unflatten(-1, (scan.detectors, FINER)).mean(-1).log()
-
-    def _finer(self, image: Tensor) -> Radon:
-        height, width = image.shape[-2:]
-        scan = self.scanner(height // FINER, width // FINER)
-        found = self._made.get((height, FINER))
-        if found is None:
-            options = {
-                "height": height, "width": width, "pixel": self.side / width, "views": self.views,
-                "arc": self._arc, "detectors": FINER * scan.detectors,
-                "spacing": scan.spacing / FINER,
-            }  # fmt: skip
-            if isinstance(scan, FanBeam):
-                found = FanBeam(**options, source=scan.source, detector=scan.detector)
-            else:
-                found = Radon(**options)
-            self._made[height, FINER] = found
-        return found
 
     def degrade(self, item: Batch, index: int) -> Batch:
         """The item and its index, which its noise depends on."""

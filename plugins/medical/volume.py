@@ -10,20 +10,18 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from core.config import Spec
 from core.denoiser.measurement import Measurement
 from core.model import Model
-from core.process.noise import Noise, derive
-from core.request import Emit, Machine, Progress, silent
+from core.request import Emit, Progress, silent
 from core.sampler.sample import Moment
 from core.sheet import contact_sheet, to_bytes
 from core.task import Panel
 from plugins.medical.measuring import integrals, measured_mri, scanner
 from plugins.medical.raw import KSpace, Sinogram
-from plugins.medical.reconstruct import How, reconstructed
+from plugins.medical.reconstruct import How, reconstructed, streams
 from plugins.medical.scan import Scan
 from plugins.medical.scans import Subject
-from plugins.medical.simulated import beginning, prior_of
+from plugins.medical.simulated import beginning
 from plugins.medical.tasks import Ct, Reconstruction
 from plugins.medical.uncertainty import averaged, misfit
 
@@ -81,7 +79,7 @@ def drawn(
     squares, total = torch.zeros_like(mean), torch.zeros_like(like)
     begun, steps = time.monotonic(), len(how.grid) - 1
     for draw in range(draws):
-        noise = Noise([derive(seed, "reconstruct", f"{i}/{draw}") for i in range(len(like))])
+        noise = streams(seed, range(len(like)), draw)
 
         def watch(moment: Moment, before: int = draw * steps) -> None:
             done = before + moment.done
@@ -91,9 +89,10 @@ def drawn(
 
         x = reconstructed(model.denoise, model.process, measurement, how, first, noise, watch=watch)
         total += x
-        apart = task.picture(x) - mean
+        shown = task.picture(x)
+        apart = shown - mean
         mean += apart / (draw + 1)
-        squares += apart * (task.picture(x) - mean)
+        squares += apart * (shown - mean)
     deviation = averaged(squares / max(1, draws - 1)).sqrt()
     whole = total / draws
     return Found(
@@ -120,35 +119,22 @@ class Scale:
     high: float
 
 
-def prior(
-    checkpoint: Path, task: str, options: dict[str, float], device: str, threads: int | None
-) -> Model:
-    """A trained prior, asked for a task of reconstruction.
-
-    Raises:
-        InputError: no such model, or one of other pictures.
-    """
-    machine = Machine(device=device, threads=threads)
-    return prior_of(checkpoint, Spec(task, options), machine)
-
-
-def ct(model: Model, sinogram: Sinogram) -> tuple[Measurement, Tensor, Scale]:
-    """A sinogram as a measurement, what its slices are like, and their scale."""
+def understood(
+    model: Model, measured: Sinogram | KSpace
+) -> tuple[Measurement, Float[Tensor, " d c h w"], Scale]:
+    """Raw data as a measurement, what its slices are like, and what their values stand for."""
+    if isinstance(measured, KSpace):
+        measurement, bright = measured_mri(measured)
+        y = measurement.y.to(model.device)
+        like = torch.zeros(len(y), 2, *y.shape[-2:], device=model.device)
+        return replace(measurement, y=y), like, Scale(0.0, bright)
     task = model.task
     assert isinstance(task, Ct)
-    scan = scanner(sinogram.geometry, sinogram.values.shape[2])
-    p, variance = (x.to(model.device) for x in integrals(sinogram))
+    scan = scanner(measured.geometry, measured.values.shape[2])
+    p, variance = (x.to(model.device) for x in integrals(measured))
     like = torch.zeros(len(p), 1, *scan.shape, device=model.device)
-    ends = (float(task.hounsfield(torch.tensor(x))) for x in (-1.0, 1.0))
-    return task.of_integrals(scan, p, variance), like, Scale(*ends)
-
-
-def mri(model: Model, kspace: KSpace) -> tuple[Measurement, Tensor, Scale]:
-    """K-space as a measurement, what its slices are like, and their scale."""
-    measurement, bright = measured_mri(kspace)
-    y = measurement.y.to(model.device)
-    like = torch.zeros(len(y), 2, *y.shape[-2:], device=model.device)
-    return replace(measurement, y=y), like, Scale(0.0, bright)
+    low, high = task.shown_as[:2]
+    return task.of_integrals(scan, p, variance), like, Scale(low, high)
 
 
 def place_of(measured: Sinogram | KSpace) -> Subject:

@@ -45,7 +45,7 @@ BAD = [
     ["words", 3, None],
     [{"series": "none"}],
     [chart([])],
-    [chart([[1, float("nan")], ["a", 1], [1], [1, 2, 3], [1e300, 1]])],
+    [chart([[1, float("nan")], ["a", 1], [1], [1, 2, 3], [1e300, 1], [1, 10**400]])],
     [chart([[0, 1.0], [-3, 2.0]])],  # has no logarithm
     [{**chart(), "series": [None, {"points": 3}]}],
 ]
@@ -80,7 +80,13 @@ def scores(drawn):
 
 @pytest.mark.parametrize(
     ("drawn", "lead"),
-    [({}, "TV"), ({"drawn": ["mean of 8"]}, "mean of 8"), ({"drawn": []}, "TV")],
+    [
+        ({}, "TV"),
+        ({"drawn": ["mean of 8"]}, "mean of 8"),
+        ({"drawn": []}, "TV"),
+        ({"drawn": 7}, "TV"),
+        ({"drawn": ["another"]}, "TV"),
+    ],
 )
 def test_the_headline_is_of_what_a_model_drew_where_that_is_said(drawn, lead):
     assert evaluation(scores(drawn))["lead"]["method"] == lead

@@ -11,6 +11,7 @@ from core.errors import InputError
 from plugins.medical.data import Phantoms
 from plugins.medical.operators import FanBeam, Radon
 from plugins.medical.phantoms import line_integrals, random_head, rasterised, shepp_logan
+from plugins.medical.projector import Gathered, Stored
 
 FAN = {"source": 400.0, "detector": 300.0}
 BOTH = pytest.mark.parametrize(("beam", "options"), [(Radon, {}), (FanBeam, FAN)])
@@ -146,3 +147,13 @@ def test_what_does_not_fit_is_refused():
     fans = fan.forward(torch.zeros(1, 1, 20, 20))
     with pytest.raises(InputError, match="a whole turn, this is 180 degrees"):
         fan.filtered_back_projection(fans)
+
+
+def test_a_matrix_that_would_be_large_is_not_made_unasked():
+    x = torch.zeros(1)
+    assert isinstance(Radon(height=256, width=256, views=180)._system(x), Stored)
+    large = Radon(height=512, width=512, views=720)
+    assert isinstance(large._system(x), Gathered)
+    few = Radon(height=64, width=64, views=9)
+    entries = sum(len(m.values()) for m in few._stored._matrices(x))
+    assert 0.3 * few.lines.stored_bytes < 8 * entries <= few.lines.stored_bytes

@@ -1,0 +1,159 @@
+"""Slices of scans: where their points lie, and on which side of a split a patient falls."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from core.errors import InputError
+from plugins.medical import nifti
+from plugins.medical.data import Entry, NiftiFolder, side
+from plugins.medical.scan import Scan
+from plugins.medical.slices import Pose, Slices, Volume, cut, halved, prepared, recoloured
+
+SHAPE, SPACING = (20, 40, 50), (3.0, 1.5, 2.0)
+SLOPE = (0.01, -0.007, 0.004)  # of a value a millimetre, along slices, rows and columns
+
+
+def ramp():
+    """A volume that rises evenly, whatever way one goes: linear interpolation is exact in it."""
+    grids = np.meshgrid(
+        *(np.arange(n) * s for n, s in zip(SHAPE, SPACING, strict=True)), indexing="ij"
+    )
+    values = sum(g * a for g, a in zip(grids, SLOPE, strict=True))
+    return Volume(torch.from_numpy(values).float()[None, None], SPACING, windowed=True)
+
+
+def middle(at):
+    """The ramp's value in the middle of slice `at`."""
+    place = (
+        at * SPACING[0],
+        *((n - 1) / 2 * s for n, s in zip(SHAPE[1:], SPACING[1:], strict=True)),
+    )
+    return sum(p * a for p, a in zip(place, SLOPE, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("pose", "down", "right"),
+    [
+        ({}, (0, 1, 0), (0, 0, 1)),
+        ({"mirror": True}, (0, 1, 0), (0, 0, -1)),
+        ({"turn": 90.0}, (0, 0, -1), (0, 1, 0)),
+        ({"turn": 30.0}, (0, math.cos(math.pi / 6), -0.5), (0, 0.5, math.cos(math.pi / 6))),
+        ({"tilt": (30.0, 0.0)}, (0.5, math.cos(math.pi / 6), 0), (0, 0, 1)),
+        ({"tilt": (0.0, 30.0)}, (0, 1, 0), (0.5, 0, math.cos(math.pi / 6))),
+    ],
+)
+def test_points_lie_along_the_directions_of_the_pose(pose, down, right):
+    """On the ramp a pixel is the middle's value and the slope along each direction."""
+    size, pixel, at = 8, 1.0, 9.5
+    found = cut(ramp(), at, size, pixel, shift=(2.0, -3.0), **pose).double()
+    line = (torch.arange(2 * size) - (2 * size - 1) / 2) * pixel / 2
+    rise = [sum(d * a for d, a in zip(way, SLOPE, strict=True)) for way in (down, right)]
+    exact = middle(at) + 2 * SLOPE[1] - 3 * SLOPE[2] + line[:, None] * rise[0] + line * rise[1]
+    assert (found - exact).abs().max() < 1e-5
+
+
+def test_a_slice_where_slices_lie_is_its_voxels():
+    voxels = np.random.default_rng(0).normal(size=(3, 16, 16)).astype(np.float32)
+    scan = Scan(voxels, np.diag([1.0, 1.0, 4.0, 1.0]), "CT")
+    volume = prepared(scan, "acquired", 2.0, window=(-10.0, 10.0), percentile=99.0)
+    found = cut(volume, 1.0, 8, 2.0)
+    assert np.abs(found.numpy() - (voxels[1] + 10) / 20).max() < 1e-6
+    assert halved(found[None]).shape == (1, 8, 8)
+
+
+def test_finer_voxels_are_averaged_first():
+    voxels = np.random.default_rng(0).normal(size=(4, 16, 16)).astype(np.float32)
+    scan = Scan(voxels, np.diag([0.5, 0.5, 0.5, 1.0]), "MR")
+    volume = prepared(scan, "acquired", 2.0, window=None, percentile=100.0)
+    assert volume.spacing == (1.0, 1.0, 1.0)
+    exact = voxels.reshape(2, 2, 8, 2, 8, 2).mean((1, 3, 5)) / voxels.max()
+    assert np.abs(volume.values[0, 0].numpy() - exact).max() < 1e-6
+
+
+def made(split, **changes):
+    voxels = np.random.default_rng(1).random((6, 16, 16)).astype(np.float32)
+    scan = Scan(voxels, np.diag([1.0, 1.0, 2.0, 1.0]), "MR")
+    options = {
+        "split": split, "size": 8, "pixel": None, "planes": ["acquired"],
+        "window": lambda scan: None, "percentile": 100.0, "count": 4, "pose": Pose(), "seed": 0,
+        "cache": 1 << 20,
+    }  # fmt: skip
+    return Slices([("a", lambda: scan), ("b", lambda: scan)], **options | changes), voxels
+
+
+def test_test_slices_are_spread_evenly_and_are_the_means_of_finer_ones():
+    slices, voxels = made("test", count=3)
+    assert [slices.name(i) for i in range(len(slices))] == [
+        f"{who}, slice {n}" for who in "ab" for n in (1, 3, 5)
+    ]
+    item = slices[1]
+    assert torch.equal(item["image"], halved(item["fine"]))
+    assert np.abs(item["fine"][0].numpy() - (2 * voxels[2] / voxels.max() - 1)).max() < 1e-6
+
+
+def test_an_item_to_train_depends_on_its_number_alone_and_little_is_air():
+    slices, _ = made("train", count=50, cache=1)
+    first = slices[7]["image"]
+    for number in (3, 11):
+        assert not torch.equal(slices[number]["image"], first)
+    assert torch.equal(slices[7]["image"], first)
+    assert {slices.source(i) for i in range(50)} == {"a", "b"}
+
+
+def test_air_stays_air_and_brightness_keeps_its_range():
+    fine = torch.rand(32, 32, generator=torch.Generator().manual_seed(0))
+    fine[:8] = 0
+    found = recoloured(fine, np.random.default_rng(0), 2.0)
+    assert bool((found[:8] == 0).all())
+    assert 0.5 < float(found.max()) <= 1
+    assert not torch.allclose(found[8:], fine[8:], atol=0.05)
+
+
+def entries(count):
+    return [Entry(f"patient {i // 2}", (), lambda: None) for i in range(count)]
+
+
+def test_a_patient_is_on_one_side_whoever_else_is_there():
+    test = {e.patient for e in side(Path("x"), entries(400), "test", 0.25)}
+    train = {e.patient for e in side(Path("x"), entries(400), "train", 0.25)}
+    assert not test & train
+    assert len(test) == pytest.approx(50, abs=4 * math.sqrt(200 * 0.25 * 0.75))
+    few = {e.patient for e in side(Path("x"), entries(40), "test", 0.25)}
+    assert few == test & {f"patient {i}" for i in range(20)}
+    with pytest.raises(InputError, match="of 2 patients none falls on the test side"):
+        side(Path("x"), entries(4), "test", 0.0)
+    with pytest.raises(InputError, match="no scan here"):
+        side(Path("x"), [], "test", 0.5)
+
+
+def test_the_digest_is_of_the_files_and_of_how_they_are_cut(tmp_path):
+    draw = np.random.default_rng(0)
+
+    def saved():
+        voxels = draw.normal(0, 300, (3, 20, 24)).astype(np.float32)
+        nifti.write(tmp_path / "a.nii", voxels, Scan(voxels, np.eye(4)), description="")
+
+    def digest(**options):
+        return NiftiFolder("test", root=tmp_path, size=16, test_share=1.0, **options).digest()
+
+    saved()
+    first = digest()
+    assert digest() == first
+    assert digest(low=-500.0) != first
+    assert digest(seed=3) == first  # of the poses, which a test has none of
+    saved()
+    assert digest() != first
+
+
+def test_patients_are_told_by_bids_names_and_by_folders(tmp_path):
+    voxels = np.zeros((2, 8, 8), np.float32)
+    for place in ("sub-01/a", "sub-01/b", "x/c", "x/d", "e"):
+        path = tmp_path / f"{place}.nii"
+        path.parent.mkdir(exist_ok=True)
+        nifti.write(path, voxels, Scan(voxels, np.eye(4)), description="")
+    found = [e.patient for e in NiftiFolder._found(tmp_path)]
+    assert sorted(found) == ["e.nii", "sub-01", "sub-01", "x", "x"]
