@@ -13,9 +13,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from core.errors import InputError, StorageError
-from core.files import NO_ROOM
-from core.registry import KINDS, installed
-from core.stopping import Stopped
+from core.parts.registry import KINDS, installed
+from core.storage.files import NO_ROOM
+from core.training.stopping import Stopped
 
 
 def commands(text: str) -> typer.Typer:
@@ -85,15 +85,15 @@ def show(
     name: Annotated[str, typer.Argument(help="Full name, for example core/unet.")],
 ) -> None:
     """Show one part: what it is, its options with defaults and meaning, and where it is written."""
-    from core.description import describe_part
+    from core.parts.description import describe_part
 
     print(describe_part(kind, name))
     _note_broken()
 
 
 def _request(kind: type[Any], file: Path | None, settings: list[str] | None) -> Any:
-    from core.config import bind, override
-    from core.yaml_file import read_yaml
+    from core.parts.config import bind, override
+    from core.parts.yaml_file import read_yaml
 
     return bind(kind, override(read_yaml(file) if file else {}, settings or []))
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.errors import InputError
-from core.sheet import to_bytes
+from core.results.sheet import to_bytes
 from core.task import Batch, Example, Figure, Panel, Scores
 
 LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
 
-from core.config import Spec
+from core.parts.registry import Spec
 
 Count = Annotated[int, Ge(1)]
 

@@ -14,14 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core import files, samples
-from core.config import bind, configure, plain
 from core.data import Dataset, collate, open_dataset
-from core.guided import corrected, guided
-from core.journal import journal
-from core.model import Model, device_of, for_task, load_model
-from core.panels import write_panels
-from core.preparation import Run, make_folder, prepare_run
+from core.model import Model, corrected, device_of, for_task, guided, load_model
+from core.parts.config import bind, configure, plain
 from core.process.noise import Brownian, Noise, derive
 from core.request import (
     Emit,
@@ -36,13 +31,19 @@ from core.request import (
     TrainResult,
     silent,
 )
+from core.results import samples
+from core.results.panels import write_panels
+from core.results.summary import summarised
 from core.sampler.sample import prior
 from core.sampler.sample import sample as integrate
-from core.stopping import Stopped, asked_by, deliver, signals_asked
-from core.summary import summarised
+from core.storage import files
+from core.storage.files import make_folder
 from core.task import Task
-from core.training import Place, follow, resume, save
-from core.world import PeerError, World, joined
+from core.training.distributed import PeerError, World, joined
+from core.training.journal import journal
+from core.training.preparation import Run, prepare_run
+from core.training.run import Place, follow, resume, save
+from core.training.stopping import Stopped, asked_by, deliver, signals_asked
 
 # --- train ------------------------------------------------------------------------------------
 

@@ -71,7 +71,7 @@ def apply_to_folder(
     Example: polymode apply image2image/upscale photos -o large --set checkpoint=runs/sr3
     --set predictor.steps=8 --workers 4
     """
-    from core.config import bind, override
+    from core.parts.config import bind, override
     from pipelines.verbs import ApplyRequest
 
     given = {"predictor": predictor, "folder": str(folder)}

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import InputError, StorageError
-from core.registry import Registry
+from core.parts.registry import Registry
 from core.request import Emit, Machine, Note, Progress, silent
-from core.stopping import Stopped
+from core.training.stopping import Stopped
 from pipelines import ledger
 from pipelines.ledger import Ledger, Record, shown
 from pipelines.order import RESULTS, Batch, Order, prepared

@@ -14,7 +14,7 @@ from typing import Any
 
 from core.errors import InputError
 from core.request import Emit, Machine, TrainRequest, TrainResult
-from core.stopping import Stopped
+from core.training.stopping import Stopped
 from pipelines import cluster
 from pipelines.step import Moved, continued, share_gpu
 

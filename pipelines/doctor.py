@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from core.errors import InputError
-from core.registry import installed_version
+from core.parts.registry import installed_version
 
 GIB = 1 << 30
 ROOM_NEEDED, ROOM_WANTED = 1 * GIB, 10 * GIB  # the embedded job writes less than the first
@@ -183,7 +183,7 @@ def _ray(find: Find) -> Iterator[Finding]:
 
 
 def _plugins() -> Iterator[Finding]:
-    from core.registry import installed
+    from core.parts.registry import installed
 
     registry = installed()
     parts = sum(1 for _ in registry.names())

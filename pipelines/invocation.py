@@ -9,9 +9,9 @@ from typing import Any
 
 import typer
 
-from core import files
-from core.config import plain
 from core.errors import InputError
+from core.parts.config import plain
+from core.storage import files
 from pipelines import cluster, joining, store
 from pipelines.execute import Outcomes, failure, locally, on_ray
 from pipelines.job import Job

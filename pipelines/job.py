@@ -15,11 +15,12 @@ from typing import Annotated, Any
 
 from annotated_types import Ge
 
-from core.config import ConfigError, Option, check, options_of, override, plain
 from core.errors import InputError
-from core.registry import Registry, installed, nearest
+from core.parts.config import ConfigError, check, override, plain
+from core.parts.registry import Registry, installed, nearest
+from core.parts.signature import Option, options_of
+from core.parts.yaml_file import read_yaml
 from core.request import Count
-from core.yaml_file import read_yaml
 from pipelines.matrix import MAX_NAME, expand
 from pipelines.verbs import VERBS, Verb, Verbs, find, known, load
 

@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from core import stopping
 from core.errors import InputError
+from core.training import stopping
 from pipelines import cluster, shipping, store
 from pipelines.resources import Resources
 

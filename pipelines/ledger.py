@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from core import files
+from core.storage import files
 
 LISTING, WORK = "files.jsonl", ".apply"
 STATES = ("done", "bad", "failed")

@@ -13,7 +13,7 @@ from graphlib import CycleError, TopologicalSorter
 from itertools import product
 from typing import Any
 
-from core.config import ConfigError, override
+from core.parts.config import ConfigError, override
 from pipelines.verbs import Verb
 
 MOST = 1000  # steps that one may stand for

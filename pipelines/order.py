@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from core import files
-from core.config import ConfigError, options_of, plain, resolve
 from core.errors import InputError
-from core.registry import Registry, installed
+from core.parts.config import ConfigError, plain, resolve
+from core.parts.registry import Registry, installed
+from core.parts.signature import options_of
 from core.request import Emit, Machine, Note, Progress, silent
+from core.storage import files
 from pipelines import ledger
 from pipelines.ledger import Ledger, Record, shown
 from pipelines.plan import key_of, what_decides

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from core import files
-from core.config import Option, Spec, options_of, part_options, plain
 from core.errors import InputError
-from core.registry import Part, Registry, installed
+from core.parts.config import plain
+from core.parts.registry import Part, Registry, Spec, installed
+from core.parts.signature import Option, options_of, part_options
+from core.storage import files
 from pipelines import store
 from pipelines.job import Job, Step
 from pipelines.verbs import VERBS, Verb, Verbs, find, load

@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from core import files
 from core.errors import InputError
 from core.progress import duration
+from core.storage import files
 from pipelines import store, trials
 from pipelines.drawings import CHART, NODE, curve, graph, line_chart, trial_curves
 from pipelines.space import value_text

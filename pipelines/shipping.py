@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from core.errors import InputError
-from core.registry import GROUP
+from core.parts.registry import GROUP
 
 
 def unpack(folder: Path) -> list[Path]:

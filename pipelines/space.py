@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from core.config import ConfigError, check, options_of, override, plain
 from core.errors import InputError
-from core.registry import Registry, nearest
+from core.parts.config import ConfigError, check, override, plain
+from core.parts.registry import Registry, nearest
+from core.parts.signature import options_of
+from core.parts.yaml_file import parse_yaml
 from core.request import TrainRequest
-from core.yaml_file import parse_yaml
 
 RANGES = ("uniform", "loguniform", "int")
 MOST = 1000  # trials of a search

@@ -21,12 +21,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from core import files
-from core.config import plain
 from core.errors import InputError
-from core.registry import installed_version
+from core.parts.config import plain
+from core.parts.registry import installed_version
 from core.request import Emit, Machine, Note, Progress, silent
-from core.stopping import Stopped
+from core.storage import files
+from core.training.stopping import Stopped
 from pipelines import store
 from pipelines.plan import Planned
 from pipelines.verbs import Verb, load
@@ -122,7 +122,7 @@ def run_step(
 
 def _final(error: Exception) -> bool:
     """Whether it is a fault of the numbers, which come out the same at every attempt."""
-    training = sys.modules.get("core.train")  # not imported for steps that train nothing
+    training = sys.modules.get("core.training.loop")  # not imported for steps that train nothing
     return training is not None and isinstance(error, training.NotFinite)
 
 

@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from core import files
 from core.errors import InputError
+from core.storage import files
 
 FORMAT = 1
 MANIFEST, REQUEST, RESULT, ENVIRONMENT = "MANIFEST.json", "request.json", "result.json", "env.json"

@@ -20,8 +20,8 @@ from typing import Any
 
 from core.errors import InputError
 from core.request import Emit, Machine, silent
-from core.stopping import FILE as STOP
-from core.stopping import Stopped, asked_by, deliver, obey, signals_asked
+from core.training.stopping import FILE as STOP
+from core.training.stopping import Stopped, asked_by, deliver, obey, signals_asked
 from pipelines import cluster
 from pipelines.step import Moved, continued, share_gpu
 from pipelines.tail import Tail

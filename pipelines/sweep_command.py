@@ -92,8 +92,8 @@ def request_of(
     Raises:
         InputError: any of them cannot be read.
     """
-    from core.config import override
-    from core.yaml_file import read_yaml
+    from core.parts.config import override
+    from core.parts.yaml_file import read_yaml
     from pipelines.space import vary as space_of
 
     given = override(read_yaml(file) if file else {}, list(settings))

@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from core import files
-from core.config import bind, plain
 from core.errors import InputError
+from core.parts.config import bind, plain
 from core.request import Emit, Note, Progress, TrainRequest, TrainResult
-from core.stopping import FILE as STOP
+from core.storage import files
+from core.training.stopping import FILE as STOP
 from pipelines import store
 from pipelines.space import Choice, draw, shown, trained
 from pipelines.tail import Tail

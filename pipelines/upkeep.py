@@ -7,8 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from core import files
 from core.errors import InputError, StorageError
+from core.storage import files
 from pipelines import store
 
 RESULT = re.compile(rf"[a-z0-9][a-z0-9_-]*-([0-9a-f]{{{store.KEY_DIGITS}}})")

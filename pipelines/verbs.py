@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 
-from core.config import Spec
-from core.registry import Registry, RegistryError, installed
+from core.parts.registry import Registry, RegistryError, Spec, installed
 from core.request import (
     Count,
     EvaluateRequest,
@@ -195,7 +194,7 @@ VERBS: Verbs = {
         request=SampleRequest, result=SampleResult, target="core.runs:sample", joined_by="join"
     ),
     "join": Verb(
-        request=JoinRequest, result=SampleResult, target="core.samples:join", folders=True
+        request=JoinRequest, result=SampleResult, target="core.results.samples:join", folders=True
     ),
     "apply": Verb(
         request=ApplyRequest,

@@ -30,7 +30,7 @@ def read_panels(folder: Path, panels: Any, reference: str = "") -> Iterator[Fact
 
     Args:
         folder: of the step that wrote them.
-        panels: as `core.panels.write_panels` says them.
+        panels: as `core.results.panels.write_panels` says them.
         reference: label of the picture that others are first compared with.
     """
     for panel in panels if isinstance(panels, list) else []:

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from core import files
-from core.config import plain
 from core.errors import InputError, StorageError
+from core.parts.config import plain
+from core.storage import files
 from pipelines import store
 from pipelines.ledger import Ledger, Record, shown
 from pipelines.order import DEATHS, RESULTS, Order, result_of

@@ -19,7 +19,7 @@ def test_core_is_our_core():
 
 
 def test_list_names_every_part_and_takes_under_half_a_second_of_cpu():
-    from core.registry import installed
+    from core.parts.registry import installed
 
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([POLYMODE, "list"], capture_output=True, text=True, check=True)

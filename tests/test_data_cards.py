@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from core.registry import installed
+from core.parts.registry import installed
 
 FOLDER = Path(__file__).parents[1] / "data_cards"
 CARDS = sorted(path for path in FOLDER.glob("*.md") if path.name != "README.md")

@@ -27,7 +27,7 @@ packages = ["dots"]
 TABLE = '''
 """Dots: a plug-in that polymode has never heard of."""
 
-from core.registry import Plugin, Verb, dataset, network, task
+from core.parts.registry import Plugin, Verb, dataset, network, task
 
 PLUGIN = Plugin(
     name="dots",

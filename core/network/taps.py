@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from core.errors import InputError
-from core.registry import nearest
+from core.parts.registry import nearest
 
 
 def blocks_of(network: nn.Module) -> dict[str, nn.Module]:

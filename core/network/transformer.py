@@ -11,15 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from core.network import conditioning
 from core.network.embedding import LevelEmbedding, positions
-from core.network.layers import (
-    crop,
-    fold,
-    head_checks,
-    heads_of,
-    pad_to_multiple,
-    unfold,
-    zeroed,
-)
+from core.network.layers import crop, fold, head_checks, heads_of, pad_to_multiple, unfold, zeroed
 
 
 class Layer(nn.Module):

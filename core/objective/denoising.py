@@ -6,12 +6,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from core.denoiser.parameterization import (
-    Coefficients,
-    Condition,
-    Parameterization,
-    network_output,
-)
+from core.denoiser.parameterization import Coefficients, Condition, Parameterization, network_output
 from core.objective.times import Times
 from core.objective.weighting import Weighting, inside
 from core.process.gaussian import GaussianPath, over

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core.config import Spec, configure
 from core.errors import InputError
+from core.parts.config import configure
+from core.parts.registry import Spec
 from core.process.gaussian import GaussianPath
 
 

@@ -7,8 +7,9 @@ from typing import Annotated, Any, NamedTuple
 from jaxtyping import Float64
 from torch import Tensor
 
-from core.config import Spec, configure
 from core.errors import InputError
+from core.parts.config import configure
+from core.parts.registry import Spec
 from core.process.gaussian import GaussianPath
 from core.process.noise import Source
 from core.sampler.solver import Ends, Estimate, Solver, ends

@@ -8,25 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.config import options_of
 from core.data import Dataset
-from core.denoiser.measurement import Average, Measurement, dot, residual
 from core.denoiser.parameterization import Condition, Denoiser, Prediction, v
+from core.inverse.measurement import Measurement, dot, residual
+from core.inverse.operators import Average
+from core.inverse.posterior import Guided
 from core.objective.denoising import Objective
 from core.objective.times import Adaptive, uniform
 from core.objective.weighting import simple
+from core.parts.registry import Registry
+from core.parts.signature import options_of
 from core.process.gaussian import GaussianPath, over
 from core.process.noise import Noise
 from core.process.rows import row_sum
 from core.process.schedules import edm, flow, vp_cosine
-from core.registry import Registry
 from core.sampler.ancestral import DDIM
 from core.sampler.grids import uniform_log_snr
-from core.sampler.posterior import Guided
 from core.sampler.sample import prior, sample
 from core.task import Degrading, Task
+from core.testing.distributions import Gaussian
 from core.testing.orders import check_solver
-from core.testing.worlds import Gaussian
 
 Build = Callable[..., Any]
 

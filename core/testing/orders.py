@@ -14,7 +14,7 @@ from core.process.noise import Noise
 from core.sampler.adaptive import DormandPrince
 from core.sampler.sample import bound, sample
 from core.sampler.solver import Solver
-from core.testing.worlds import Gaussian, Mixture
+from core.testing.distributions import Gaussian, Mixture
 
 STEPS = (64, 128, 256)
 NOISY, CLEAN = -8.0, 7.0  # log-SNR between which orders are measured

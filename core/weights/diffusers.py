@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.config import Spec
 from core.errors import InputError
-from core.weights.architecture import Described, ratio
+from core.parts.registry import Spec
+from core.weights.translation import Described, ratio
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 LARGEST = 2**20  # bytes of a config that is read

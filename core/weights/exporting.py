@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core import checkpoint, files, tensor_file
-from core.checkpoint import CheckpointError
-from core.config import Spec, bind, configure
 from core.errors import InputError
 from core.network.layers import HEAD, heads_of
+from core.parts.config import bind, configure
+from core.parts.registry import Spec
 from core.process.gaussian import GaussianPath
 from core.request import TrainRequest
+from core.storage import checkpoint, files, tensor_file
+from core.storage.checkpoint import CheckpointError
 from core.task import Task
 from core.weights import diffusers
 

@@ -8,17 +8,17 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from core import checkpoint
-from core.config import plain
 from core.errors import InputError
-from core.preparation import STATE_FORMAT
-from core.registry import nearest
+from core.parts.config import plain
+from core.parts.registry import nearest
 from core.request import TrainRequest
-from core.weights import diffusers, guided
-from core.weights.architecture import Described, request_of, skeleton, translated
+from core.storage import checkpoint
+from core.storage.files import STATE_FORMAT
+from core.weights import diffusers, openai
 from core.weights.flags import GUIDED, flags_of, parse_flags
 from core.weights.published import PUBLISHED
 from core.weights.read import Found, read_weights
+from core.weights.translation import Described, request_of, skeleton, translated
 
 Kind = Literal["auto", "guided-diffusion", "improved-diffusion", "ddpm-segmentation", "diffusers"]
 
@@ -135,19 +135,19 @@ def _of_guided(source: Path, kind: Kind, flags: str, like: str, entry: str) -> M
         package, given = package or its, parse_flags(line)
     given |= parse_flags(flags)
     found = read_weights(source, entry=entry)
-    if not guided.is_guided(found.tensors):
+    if not openai.is_guided(found.tensors):
         names = ", ".join(sorted(found.tensors)[:3])
         raise InputError(
             f"{source}: not a state dict of guided-diffusion or improved-diffusion; it has "
             f"{len(found.tensors)} tensors such as {names}"
         )
     shapes = {name: tuple(value.shape) for name, value in found.tensors.items()}
-    residual = guided.look(shapes, str(source)).residual
+    residual = openai.look(shapes, str(source)).residual
     chosen = flags_of(given, package, residual)
-    described = guided.describe(shapes, chosen, str(source))
+    described = openai.describe(shapes, chosen, str(source))
     ours = skeleton(described)
-    joining = guided.joining(described, chosen)
-    tensors = translated(ours, found.tensors, guided.naming(ours), joining, source=str(source))
+    joining = openai.joining(described, chosen)
+    tensors = translated(ours, found.tensors, openai.naming(ours), joining, source=str(source))
     origin = _origin(source, found, chosen.package)
     origin["flags"] = dict(chosen.given)
     if not given and source.stem in PUBLISHED:

@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from core import files
 from core.errors import InputError
+from core.storage import files
 
 CHILD = Path(__file__).with_name("child.py")
 # Where the loader finds torch's own libraries; nothing else of the environment is passed on.

@@ -1,6 +1,6 @@
 """Image to image: pictures as (b, c, h, w) in [-1, 1]."""
 
-from core.registry import Plugin, Verb, dataset, operator, predictor, task
+from core.parts.registry import Plugin, Verb, dataset, operator, predictor, task
 
 PLUGIN = Plugin(
     name="image2image",

@@ -8,13 +8,14 @@ from typing import cast
 
 import torch
 
-from core import samples
-from core.config import Spec, bind, configure, plain
 from core.data import collate, open_dataset
 from core.model import load_model
-from core.preparation import make_folder
+from core.parts.config import bind, configure, plain
+from core.parts.registry import Spec
 from core.process.noise import derive
 from core.request import Emit, Machine, Note, Progress, SampleResult, silent
+from core.results import samples
+from core.storage.files import make_folder
 from plugins.image2image.request import CascadeRequest
 from plugins.image2image.restore import How, cascade
 from plugins.image2image.tasks import SR3

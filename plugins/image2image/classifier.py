@@ -10,14 +10,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core import tensor_file
-from core.config import bind, configure, plain
-from core.data import Dataset, collate, order
+from core.data import Dataset, collate
 from core.errors import InputError
 from core.model import device_of
-from core.preparation import make_folder
+from core.parts.config import bind, configure, plain
 from core.process.noise import derive
 from core.request import Emit, Machine, Progress, silent
+from core.storage import tensor_file
+from core.storage.files import make_folder
+from core.training.batches import order
 from plugins.image2image.request import ClassifierRequest, ClassifierResult
 
 

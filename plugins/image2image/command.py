@@ -183,7 +183,7 @@ class Order:
             yield found
 
     def _write_record(self, restorer: Restorer, photo: Path, target: Path) -> None:
-        from core.files import digest, write_json
+        from core.storage.files import digest, write_json
 
         said = {
             "command": self.command,
@@ -296,7 +296,7 @@ def write_sheet(path: Path, views: "dict[str, Tensor]") -> None:
     """Small pictures in [-1, 1] side by side."""
     import torch
 
-    from core.sheet import contact_sheet, to_bytes
+    from core.results.sheet import contact_sheet, to_bytes
     from core.task import Panel
     from plugins.image2image import io
 

@@ -17,13 +17,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from core import files, samples
-from core.config import bind, configure, plain
 from core.data import Dataset, collate
-from core.distances import diversity, frechet, redrawn_kernel_distances, support
 from core.errors import InputError
-from core.metrics import INTERVAL, interval, multiplicities
-from core.preparation import STATE_FORMAT, make_folder
+from core.parts.config import bind, configure, plain
+from core.results import samples
+from core.results.distances import diversity, frechet, redrawn_kernel_distances, support
+from core.results.metrics import INTERVAL, interval, multiplicities
+from core.storage import files
+from core.storage.files import STATE_FORMAT, make_folder
 from core.task import Figure
 from plugins.image2image.features import Extractor, learned, load, patches
 from plugins.image2image.request import CompareRequest, CompareResult

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from core.config import bind, override
 from core.errors import InputError
+from core.parts.config import bind, override
 from plugins.image2image.request import CompareRequest
 
 

@@ -18,15 +18,16 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from core.denoiser.guidance import with_pull
-from core.denoiser.measurement import Mask, Measurement
 from core.denoiser.parameterization import Condition, Denoiser, Prediction
 from core.errors import InputError
+from core.inverse.measurement import Measurement
+from core.inverse.operators import Mask
+from core.inverse.posterior import Method, ilvr
 from core.model import Model
+from core.parts.registry import installed
 from core.process.gaussian import GaussianPath
 from core.process.noise import Noise, Source
-from core.registry import installed
 from core.request import Emit, Progress, TrainRequest
-from core.sampler.posterior import Method, ilvr
 from core.sampler.sample import Moment, Watch, edit, prior, sample
 from core.sampler.solver import Solver
 from plugins.image2image.masks import around
@@ -254,7 +255,7 @@ def inpaint(
         noise: one stream for each picture.
         grid: falling times.
         solver: rule of a step that `method` can use.
-        method: a posterior method, of `core.sampler.posterior` for example.
+        method: a posterior method, of `core.inverse.posterior` for example.
         fill: the holes.
         watch: called after each step.
 

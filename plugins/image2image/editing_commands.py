@@ -183,7 +183,8 @@ def repaint(
     --checkpoint runs/photos -o filled.png; or, in place of the mask, --box 10,20,64,48, or
     --extend right=25% --extend left=64
     """
-    from core.config import Spec, configure, override, plain
+    from core.parts.config import configure, override, plain
+    from core.parts.registry import Spec
 
     name = method if "/" in method else f"core/{method}"
     spec = Spec(name, override({}, settings or []))
@@ -251,7 +252,8 @@ class Job:
         for note in (*picture.notes, *([] if fill is None else lossy(self.out))):
             print(f"{self.photo.name}: {note}", file=sys.stderr)
         weights = None if fill is None else masks.feathered(fill, self.region.feather)
-        from core.config import Spec, configure
+        from core.parts.config import configure
+        from core.parts.registry import Spec
         from core.progress import listener
         from core.request import Machine
         from plugins.image2image import editing
@@ -290,8 +292,8 @@ class Job:
     def _write_record(
         self, model: "Model", prior: "Prior", places: list[Path], options: dict[str, Any]
     ) -> None:
-        from core.config import plain
-        from core.files import digest, write_json
+        from core.parts.config import plain
+        from core.storage.files import digest, write_json
 
         mask = self.region.mask
         said = {

@@ -20,12 +20,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from core import tensor_file
-from core.config import Spec, configure, plain
 from core.data import Dataset, collate
 from core.errors import InputError, StorageError
+from core.parts.config import configure, plain
+from core.parts.registry import Spec
 from core.process.noise import derive
 from core.request import Emit, silent
+from core.storage import tensor_file
 from plugins.image2image.classifier import Classifier, fitted, of_weights
 from plugins.image2image.request import ClassifierRequest
 

@@ -12,9 +12,10 @@ from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor
 
-from core.config import Spec, configure, plain
 from core.errors import InputError
 from core.model import Model, for_task, load_model
+from core.parts.config import configure, plain
+from core.parts.registry import Spec
 from core.request import Emit, Machine, silent
 from core.task import Task
 from plugins.image2image import io

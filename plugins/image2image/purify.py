@@ -15,10 +15,11 @@ from annotated_types import Ge, Gt
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from core.config import Spec, configure
 from core.denoiser.parameterization import Denoiser
 from core.errors import InputError
 from core.model import Model, load_model
+from core.parts.config import configure
+from core.parts.registry import Spec
 from core.process.gaussian import GaussianPath
 from core.process.noise import Noise, Source
 from core.request import Machine

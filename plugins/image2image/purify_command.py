@@ -40,7 +40,8 @@ def purify(
     picture = io.read(photo)
     size = picture.pixels.shape[1:]
     io.check_writable(out, alpha=picture.alpha is not None, depth=picture.depth, size=size)
-    from core.config import Spec, configure
+    from core.parts.config import configure
+    from core.parts.registry import Spec
     from core.request import Machine
 
     options = {"level": level, "steps": steps, "seed": seed, "sampler": sampler}

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
 
-from core.config import Spec
+from core.parts.registry import Spec
 from core.request import Count
 
 

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.metrics import psnr, ssim
-from core.sheet import to_bytes
+from core.results.metrics import psnr, ssim
+from core.results.sheet import to_bytes
 from core.task import Batch, Example, Figure, Panel, Scores
 
 Target = Literal["residual", "image"]

@@ -9,8 +9,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from core.denoiser.parameterization import Condition, Prediction
-from core.guided import corrected
-from core.model import Model
+from core.model import Model, corrected
 from core.process.noise import Noise, derive
 from core.request import Emit, Progress, silent
 from core.sampler.sample import Moment, prior, sample

@@ -136,7 +136,8 @@ def upscale(
 def _loaded(
     name: str, options: dict[str, Any], checkpoint: Path, device: str, threads: int | None
 ) -> Restorer:
-    from core.config import Spec, configure
+    from core.parts.config import configure
+    from core.parts.registry import Spec
     from core.request import Machine
 
     machine = Machine(device=device, threads=threads)

@@ -14,16 +14,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from core import files
-from core.config import bind, configure, plain
 from core.data import Dataset, collate
 from core.errors import InputError
-from core.metrics import INTERVAL, interval, proportion
-from core.panels import write_panels
-from core.preparation import STATE_FORMAT, make_folder
+from core.parts.config import bind, configure, plain
 from core.process.noise import Noise
 from core.request import Emit, Machine, Note, Progress, silent
-from core.sheet import to_bytes
+from core.results.metrics import INTERVAL, interval, proportion
+from core.results.panels import write_panels
+from core.results.sheet import to_bytes
+from core.storage import files
+from core.storage.files import STATE_FORMAT, make_folder
 from core.task import Figure, Panel
 from plugins.image2image.attacks import Ball, Victim, pgd
 from plugins.image2image.classifier import load_classifier

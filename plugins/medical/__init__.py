@@ -3,7 +3,7 @@
 Not a medical device: nothing here is for diagnosis or treatment.
 """
 
-from core.registry import Plugin, Verb, dataset, operator, task
+from core.parts.registry import Plugin, Verb, dataset, operator, task
 
 PLUGIN = Plugin(
     name="medical",

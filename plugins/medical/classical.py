@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core.denoiser.measurement import LinearOperator, Measurement, dot, residual
+from core.inverse.measurement import LinearOperator, Measurement, dot, residual
 from core.process.gaussian import over
 from core.process.rows import row_sum
 

@@ -88,10 +88,10 @@ def train_prior(
     Example: python -m plugins.medical train-prior scans --kind ct -o runs/ct
     """
     from core import runs
-    from core.config import bind
+    from core.parts.config import bind
+    from core.parts.yaml_file import read_yaml
     from core.progress import listener
     from core.request import Machine, TrainRequest
-    from core.yaml_file import read_yaml
     from plugins.medical.data import inside
     from plugins.medical.nifti import SUFFIXES
 
@@ -161,10 +161,10 @@ def evaluate(
     Example: python -m plugins.medical evaluate runs/drawn --learned-from data.yaml -o runs/eval
     """
     from core import runs
-    from core.config import Spec
+    from core.parts.registry import Spec
+    from core.parts.yaml_file import read_yaml
     from core.progress import listener
     from core.request import EvaluateRequest
-    from core.yaml_file import read_yaml
     from plugins.medical import memorisation
     from plugins.medical.request import MemorisationRequest
 

@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from core import files
 from core.errors import InputError
 from core.process.noise import derive
+from core.storage import files
 from plugins.medical import dicom, identity, nifti, raw
 from plugins.medical.phantoms import random_head, rasterised
 from plugins.medical.scan import Plane, Scan

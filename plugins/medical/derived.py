@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float32
 
-from core import files
 from core.errors import InputError
+from core.storage import files
 from plugins.medical.dicom import Origin
 from plugins.medical.pixels import quiet
 from plugins.medical.scan import Scan

@@ -5,9 +5,9 @@ import torch
 from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
-from core.config import bind
-from core.denoiser.measurement import Measurement
 from core.errors import InputError
+from core.inverse.measurement import Measurement
+from core.parts.config import bind
 from core.process.noise import derive
 from plugins.medical.kspace import (
     Fourier,

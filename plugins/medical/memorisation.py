@@ -8,15 +8,16 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from core import files, samples
-from core.config import bind, plain
 from core.data import Dataset, collate, open_dataset
 from core.errors import InputError
-from core.panels import write_panels
-from core.preparation import make_folder
+from core.parts.config import bind, plain
 from core.request import Emit, Machine, Progress, silent
-from core.sheet import to_bytes
-from core.summary import summarised
+from core.results import samples
+from core.results.panels import write_panels
+from core.results.sheet import to_bytes
+from core.results.summary import summarised
+from core.storage import files
+from core.storage.files import make_folder
 from core.task import Figure, Panel
 from plugins.medical.request import MemorisationRequest, MemorisationResult
 from plugins.medical.tasks import Reconstruction

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from core import files
 from core.errors import InputError
+from core.storage import files
 from plugins.medical.claims import check_claim, reason
 from plugins.medical.scan import Scan
 

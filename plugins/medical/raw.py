@@ -20,9 +20,9 @@ import torch
 from annotated_types import Ge, Gt, Le
 from jaxtyping import Bool, Complex64, Float32
 
-from core import files
-from core.config import bind
 from core.errors import InputError
+from core.parts.config import bind
+from core.storage import files
 from plugins.medical.claims import check_claim, reason
 from plugins.medical.kspace import inverse_fourier, root_sum_of_squares
 from plugins.medical.scan import Scan

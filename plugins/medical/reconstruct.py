@@ -8,11 +8,11 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.denoiser.measurement import Measurement
 from core.denoiser.parameterization import Condition, Denoiser, Prediction
+from core.inverse.measurement import Measurement
+from core.inverse.posterior import Method
 from core.process.gaussian import GaussianPath
 from core.process.noise import Noise, Source, derive
-from core.sampler.posterior import Method
 from core.sampler.sample import Watch, prior, sample
 from core.sampler.solver import Solver
 

@@ -158,7 +158,8 @@ class Draw:
         self, task: str, options: dict[str, float], measured: "Sinogram | KSpace"
     ) -> "tuple[Found, Scale]":
         """Draws of what was measured, and what their pictures stand for."""
-        from core.config import Spec, configure
+        from core.parts.config import configure
+        from core.parts.registry import Spec
         from core.progress import listener
         from core.request import Machine
         from plugins.medical import volume

@@ -8,14 +8,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from core import files, samples
-from core.config import Spec, bind, configure, plain
 from core.data import collate, open_dataset
 from core.denoiser.parameterization import Condition, Denoiser, Prediction
 from core.errors import InputError
-from core.preparation import make_folder
+from core.parts.config import bind, configure, plain
+from core.parts.registry import Spec
 from core.request import Emit, Machine, Note, Progress, silent
-from core.summary import summarised
+from core.results import samples
+from core.results.summary import summarised
+from core.storage import files
+from core.storage.files import make_folder
 from plugins.medical.reconstruct import How, reconstructed, streams
 from plugins.medical.request import LEVELS, RULE, SOLVER, SamplersRequest, SamplersResult
 from plugins.medical.simulated import prior_of

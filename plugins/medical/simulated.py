@@ -6,14 +6,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from core import samples
-from core.config import Spec, bind, configure, plain
 from core.data import Dataset, collate, open_dataset
-from core.denoiser.measurement import Measurement
 from core.errors import InputError
+from core.inverse.measurement import Measurement
 from core.model import Model, for_task, load_model
-from core.preparation import make_folder
+from core.parts.config import bind, configure, plain
+from core.parts.registry import Spec
 from core.request import Emit, Machine, Note, Progress, SampleResult, silent
+from core.results import samples
+from core.storage.files import make_folder
 from plugins.medical.reconstruct import How, reconstructed, streams
 from plugins.medical.request import ReconstructRequest
 from plugins.medical.tasks import Reconstruction

@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from core.denoiser.measurement import Measurement, Weighted
 from core.errors import InputError
-from core.metrics import psnr, ssim
+from core.inverse.measurement import Measurement
+from core.inverse.operators import Weighted
 from core.process.noise import derive
-from core.sheet import to_bytes
+from core.results.metrics import psnr, ssim
+from core.results.sheet import to_bytes
 from core.task import Batch, Example, Figure, Panel, Scores, Volume
 from plugins.medical import classical
 from plugins.medical.kspace import Fourier, Kind, fourier, to_complex, to_real

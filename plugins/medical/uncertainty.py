@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.denoiser.measurement import Measurement, residual
+from core.inverse.measurement import Measurement, residual
 from core.process.rows import row_sum
 
 AROUND = 5  # pixels each way over which variances are averaged

@@ -10,11 +10,11 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from core.denoiser.measurement import Measurement
+from core.inverse.measurement import Measurement
 from core.model import Model
 from core.request import Emit, Progress, silent
+from core.results.sheet import contact_sheet, to_bytes
 from core.sampler.sample import Moment
-from core.sheet import contact_sheet, to_bytes
 from core.task import Panel
 from plugins.medical.measuring import integrals, measured_mri, scanner
 from plugins.medical.raw import KSpace, Sinogram

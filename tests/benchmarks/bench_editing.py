@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from core.metrics import interval
+from core.inverse.posterior import Method, ddnm, diffpir, dps, pigdm, projection, repaint
 from core.model import load_model
 from core.process.noise import Noise
+from core.results.metrics import interval
 from core.sampler.ancestral import Ancestral
 from core.sampler.grids import uniform_time
-from core.sampler.posterior import Method, ddnm, diffpir, dps, pigdm, projection, repaint
 from plugins.image2image.data import Photos
 from plugins.image2image.editing import Prior, inpaint, prior_of, walked
 from plugins.image2image.fill import biharmonic, total_variation

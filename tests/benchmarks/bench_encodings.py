@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from core.denoiser.parameterization import Prediction, from_network
 from core.denoiser.parameterization import edm as says_edm
-from core.ema import Average
+from core.network.ema import Average
 from core.network.embedding import LevelEmbedding
 from core.network.unet import UNet
 from core.objective.denoising import Denoising

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 
-from core.config import Spec
+from core.parts.registry import Spec
 from core.progress import listener
 from core.request import EvaluateRequest, Machine, SampleRequest, TrainRequest
 from core.runs import evaluate, sample, train
-from core.stopping import Stopped
+from core.training.stopping import Stopped
 
 NETWORK = Spec("core/unet", {
     "width": 128, "multipliers": (1, 2, 2, 2), "blocks": 2, "attention": (2,),

@@ -20,8 +20,8 @@ import pytest
 import torch
 
 from core.network.unet import UNet
-from core.weights.architecture import skeleton, translated
 from core.weights.diffusers import describe, joined, naming
+from core.weights.translation import skeleton, translated
 
 pytestmark = pytest.mark.benchmark
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from core.config import Spec
 from core.data import collate, open_dataset
-from core.denoiser.measurement import Measurement
+from core.inverse.measurement import Measurement
 from core.model import Model
+from core.parts.registry import Spec
 from core.request import Machine
 from plugins.medical.request import SamplersRequest
 from plugins.medical.samplers import RULES, compare

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import torch
 
-from core.config import Spec, configure
 from core.data import collate, open_dataset
-from core.guided import corrected
-from core.metrics import psnr
-from core.model import for_task, load_model
+from core.model import corrected, for_task, load_model
+from core.parts.config import configure
+from core.parts.registry import Spec
 from core.process.noise import Noise
 from core.request import Machine
+from core.results.metrics import psnr
 from core.sampler.sample import prior, sample
 
 FEW, MANY, APART = 20, 200, 0.3

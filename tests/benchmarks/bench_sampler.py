@@ -29,7 +29,8 @@ from core.process.schedules import edm
 from core.sampler.adaptive import DormandPrince
 from core.sampler.ancestral import DDIM
 from core.sampler.exponential import Multistep, Singlestep, UniPC
-from core.sampler.runge_kutta import Heun, LinearMultistep
+from core.sampler.linear_multistep import LinearMultistep
+from core.sampler.runge_kutta import Heun
 from core.sampler.sample import bound, sample
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "parity"))

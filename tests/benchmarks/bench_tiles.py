@@ -17,8 +17,9 @@ from pathlib import Path
 import torch
 from skimage import data
 
-from core.config import Spec, configure
 from core.model import load_model
+from core.parts.config import configure
+from core.parts.registry import Spec
 from core.request import Machine
 from plugins.image2image.restore import How, restored
 from plugins.image2image.tiles import seam_ratio

@@ -8,8 +8,8 @@ import torch
 
 from core.errors import InputError
 from core.generate import Blank, Generate
-from core.registry import installed
-from core.sheet import contact_sheet, to_bytes, write_sheet
+from core.parts.registry import installed
+from core.results.sheet import contact_sheet, to_bytes, write_sheet
 from core.task import Panel
 from core.testing.contract import check_part
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 from commands import call
 
-from core import checkpoint
 from core.cli import main
-from core.config import Spec
 from core.errors import InputError
 from core.model import load_model
+from core.parts.registry import Spec
 from core.request import EvaluateRequest, SampleRequest, TrainRequest
 from core.runs import evaluate, sample, train
+from core.storage import checkpoint
 
 NETWORK = Spec(
     "core/unet", {"width": 8, "multipliers": [1, 2], "blocks": 1, "attention": [], "patch": 2}
@@ -158,7 +158,7 @@ def test_all_that_a_run_learns_beside_its_weights_survives_a_stop(tmp_path, monk
 
     # A saved width is read back as it was followed; another is neither of the two.
     followed = checkpoint.load(tmp_path / "whole").tensors["averages"]
-    from core.ema import reconstruct
+    from core.network.ema import reconstruct
 
     found = reconstruct(tmp_path / "whole" / "averages", 0.1, until=12)[1]
     for name, value in found.items():
@@ -206,7 +206,7 @@ def test_a_checkpoint_of_another_task_is_refused(trained):
 
 @pytest.mark.parametrize("parts", [2, 3, 5])
 def test_parts_join_to_the_very_files_of_one_run(trained, tmp_path, parts):
-    from core.samples import join
+    from core.results.samples import join
 
     def draw(out, **options):
         grid = Spec("core/uniform_log_snr", {"steps": 2})
@@ -266,7 +266,7 @@ def test_evaluate_scores_bicubic_as_scikit_image_does(trained, tmp_path):
     from skimage import data as photographs
     from skimage.metrics import peak_signal_noise_ratio
 
-    from core.sheet import to_bytes
+    from core.results.sheet import to_bytes
     from plugins.image2image.data import Photos
 
     grid = Spec("core/uniform_log_snr", {"steps": 2})

@@ -33,7 +33,7 @@ BANNED = {
     "torch.hub.load", "torch.package.PackageImporter", "torch.distributed.checkpoint.load",
 }  # fmt: skip
 METHODS = {"extractall", "unsafe_load", "read_pickle"}
-LOADER = "core/weights/child.py"
+LOADER = "core/weights/unpickling.py"
 
 
 def full_name(node, aliases):

@@ -33,7 +33,8 @@ from core.process.noise import Noise
 from core.sampler import grids
 from core.sampler.ancestral import DDIM, Ancestral
 from core.sampler.exponential import Multistep, Singlestep, UniPC
-from core.sampler.runge_kutta import Heun, LinearMultistep
+from core.sampler.linear_multistep import LinearMultistep
+from core.sampler.runge_kutta import Heun
 from core.sampler.sample import sample
 
 pytestmark = pytest.mark.parity

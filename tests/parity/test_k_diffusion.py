@@ -28,7 +28,8 @@ from core.sampler import grids
 from core.sampler.ancestral import DDIM, Ancestral
 from core.sampler.exponential import Multistep, Singlestep
 from core.sampler.likelihood import nll
-from core.sampler.runge_kutta import Churn, Heun, LinearMultistep
+from core.sampler.linear_multistep import LinearMultistep
+from core.sampler.runge_kutta import Churn, Heun
 
 pytestmark = pytest.mark.parity
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from core.distances import block_distances, frechet, kernel_distance
+from core.results.distances import block_distances, frechet, kernel_distance
 
 pytestmark = pytest.mark.parity
 fid, kid = (

@@ -17,7 +17,7 @@ from core.weights.exporting import export_weights
 from core.weights.importing import import_weights
 
 pytestmark = pytest.mark.parity
-REFERENCE = Path(__file__).parents[1] / "core" / "reference"
+REFERENCE = Path(__file__).parents[1] / "core" / "weights" / "reference"
 WITHIN = 1e-5  # of the largest value: float32 through some hundred layers
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from core import files
-from core.panels import write_panels
+from core.results.panels import write_panels
+from core.storage import files
 from core.task import Clip, Cloud, Panel, Volume
 from pipelines import store
 

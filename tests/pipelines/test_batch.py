@@ -19,11 +19,11 @@ from PIL import Image
 from skimage.data import coffee
 from toy_predictor import toys
 
-from core.config import Spec
 from core.errors import InputError, StorageError
+from core.parts.registry import Spec
 from core.request import Machine, Note, Progress
-from core.stopping import Stopped
 from core.testing.contract import check_part
+from core.training.stopping import Stopped
 from pipelines import batch, order, store
 from pipelines.batch import Incomplete, apply, apply_together
 from pipelines.execute import locally, on_ray

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from core.registry import Plugin, dataset, network, task
+from core.parts.registry import Plugin, dataset, network, task
 from core.task import Example, Figure, Panel
 
 PLUGIN = Plugin(

@@ -54,7 +54,7 @@ from pipelines.joining import joined
 def seen():
     import os
     import core, stray
-    from core.registry import installed
+    from core.parts.registry import installed
     return core.__file__, stray.__file__, sorted(installed().plugins), os.getcwd()
 
 if __name__ == "__main__":
@@ -81,7 +81,7 @@ def test_the_code_and_a_strangers_plugin_travel_with_their_metadata(head, tmp_pa
     (source / "stray").mkdir(parents=True)
     (source / "pyproject.toml").write_text(STRAY)
     (source / "stray" / "__init__.py").write_text(
-        "from core.registry import Plugin\nPLUGIN = Plugin('stray', 'Of a stranger.', ())\n"
+        "from core.parts.registry import Plugin\nPLUGIN = Plugin('stray', 'Of a stranger.', ())\n"
     )
     pip = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target"]
     subprocess.run([PYTHON, *pip, place, source], check=True, capture_output=True)

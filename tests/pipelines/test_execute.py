@@ -306,7 +306,7 @@ def test_a_terminal_gets_a_table_and_no_colour_is_heeded(monkeypatch):
 def test_numbers_that_are_no_longer_finite_are_not_tried_again(tmp_path, monkeypatch):
     import toy_verbs
 
-    from core.train import NotFinite
+    from core.training.loop import NotFinite
 
     tries: list[int] = []
 

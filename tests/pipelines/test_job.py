@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toy_verbs import TOYS, toys
 
-from core.config import ConfigError, Spec
 from core.errors import InputError
+from core.parts.config import ConfigError
+from core.parts.registry import Spec
 from pipelines.job import Job, Source, parse, read
 from pipelines.verbs import VERBS
 

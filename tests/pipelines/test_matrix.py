@@ -11,8 +11,8 @@ from test_execute import done, planned
 from test_job import job, problems
 from toy_verbs import TOYS, toys
 
-from core.config import ConfigError
-from core.registry import Plugin, Registry, Verb
+from core.parts.config import ConfigError
+from core.parts.registry import Plugin, Registry, Verb
 from pipelines import store
 from pipelines.execute import run_step
 from pipelines.job import Source, parse

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from toy_verbs import TOYS, toys
 
-from core import files
 from core.errors import InputError
+from core.storage import files
 from pipelines import store
 from pipelines.job import parse
 from pipelines.plan import key_of, plan

@@ -11,8 +11,8 @@ import pytest
 from made_runs import XSS, cell, metrics, three_steps, with_panels, with_viewers
 from PIL import Image
 
-from core import files
 from core.errors import InputError
+from core.storage import files
 from pipelines import drawings, store, views
 from pipelines import report as page
 

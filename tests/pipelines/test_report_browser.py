@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from made_runs import XSS, ball, clip, metrics, three_steps, with_panels, with_viewers
 
-from core import files
+from core.storage import files
 from pipelines import report as page
 from pipelines import store
 

@@ -6,7 +6,7 @@ import math
 import pytest
 from made_runs import XSS, finished, metrics
 
-from core import files
+from core.storage import files
 from pipelines.drawings import CHART, line_chart
 from pipelines.report import report
 from pipelines.verdict import evaluation

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from core import files
 from core.errors import InputError
+from core.storage import files
 from pipelines import store
 
 KEY = "ab" * 32

@@ -21,8 +21,8 @@ from test_execute import POLYMODE, done, planned
 from toy_verbs import TOYS
 
 import pipelines
-from core.registry import installed
-from core.yaml_file import read_yaml
+from core.parts.registry import installed
+from core.parts.yaml_file import read_yaml
 from pipelines import cluster, guard, store
 from pipelines.execute import on_ray
 from pipelines.progress import Display

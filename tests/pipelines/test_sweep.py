@@ -15,14 +15,14 @@ from dataclasses import replace
 import pytest
 from processes import check_gone, started_by
 
-from core import files
-from core.config import ConfigError, bind
 from core.errors import InputError
-from core.registry import Registry, installed
+from core.parts.config import ConfigError, bind
+from core.parts.registry import Registry, installed
+from core.parts.yaml_file import read_yaml
 from core.request import TrainRequest, TrainResult, silent
-from core.stopping import Stopped
-from core.train import NotFinite
-from core.yaml_file import read_yaml
+from core.storage import files
+from core.training.loop import NotFinite
+from core.training.stopping import Stopped
 from pipelines import report, store
 from pipelines.execute import on_ray
 from pipelines.job import parse

@@ -9,7 +9,7 @@ import pytest
 from processes import started_by
 from safetensors.torch import load_file
 
-from core.config import ConfigError
+from core.parts.config import ConfigError
 from pipelines import store
 from pipelines.execute import locally, on_ray
 from pipelines.job import parse

@@ -13,8 +13,8 @@ from test_execute import POLYMODE, STEPS, toy
 from test_store import IDENTITY, KEY, made
 from toy_verbs import polymode
 
-from core import files
 from core.errors import InputError
+from core.storage import files
 from pipelines import store, upkeep
 
 

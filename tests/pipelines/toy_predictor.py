@@ -7,7 +7,7 @@ import time
 from pathlib import Path, PurePath
 
 from core.errors import InputError
-from core.registry import Plugin, Registry, predictor
+from core.parts.registry import Plugin, Registry, predictor
 
 
 class Shout:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Annotated, cast
 from unittest import mock
 
-from core.config import Spec
 from core.errors import InputError
-from core.registry import Plugin, Registry, network
+from core.parts.registry import Plugin, Registry, Spec, network
 from core.request import Emit, Machine, Note, Progress, silent
 from pipelines.verbs import VERBS, ReportRequest, ReportResult, Verb
 

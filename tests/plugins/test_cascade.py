@@ -8,12 +8,13 @@ import pytest
 import torch
 from skimage import data as photographs
 
-from core import samples
-from core.config import Spec, configure
 from core.denoiser.parameterization import Prediction
 from core.errors import InputError
 from core.model import Model
+from core.parts.config import configure
+from core.parts.registry import Spec
 from core.request import EvaluateRequest, TrainRequest
+from core.results import samples
 from core.runs import evaluate, train
 from plugins.image2image.cascaded import sample
 from plugins.image2image.operators import Bicubic

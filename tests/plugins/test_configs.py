@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from core.config import bind, plain
+from core.parts.config import bind, plain
+from core.parts.yaml_file import read_yaml
 from core.request import TrainRequest
-from core.yaml_file import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "plugins").glob("*/configs/*.yaml"))

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
+from core.parts.registry import installed
 from core.process.schedules import edm, vp_cosine
-from core.registry import installed
 from core.testing.contract import check_part
 from plugins.medical import derived, nifti
 from plugins.medical.scan import Scan

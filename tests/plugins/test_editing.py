@@ -14,6 +14,7 @@ from skimage import data as photographs
 
 from core.denoiser.parameterization import Prediction
 from core.errors import InputError
+from core.inverse.posterior import ddnm, diffpir, dps, pigdm, repaint
 from core.process.gaussian import over
 from core.process.noise import Noise
 from core.process.schedules import vp_linear
@@ -21,8 +22,7 @@ from core.request import silent
 from core.sampler.ancestral import DDIM, Ancestral
 from core.sampler.exponential import Multistep
 from core.sampler.grids import uniform_time
-from core.sampler.posterior import ddnm, diffpir, dps, pigdm, repaint
-from core.testing.worlds import Gaussian
+from core.testing.distributions import Gaussian
 from plugins.image2image.editing import (
     Prior,
     composed,
@@ -349,7 +349,7 @@ def run_script(*arguments):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """A network of two steps: what it draws is poor, what the script does with it is not."""
-    from core.config import Spec
+    from core.parts.registry import Spec
     from core.request import TrainRequest
     from core.runs import train
 
@@ -518,7 +518,7 @@ def test_the_script_ends_with_2_and_its_help_teaches(checkpoint, tmp_path):
 
 
 def test_a_model_of_another_task_is_refused(tmp_path):
-    from core.config import Spec
+    from core.parts.registry import Spec
     from core.request import TrainRequest
     from core.runs import train
 

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from core import samples
-from core.config import Spec, configure, plain
 from core.data import collate, open_dataset
-from core.distances import frechet
 from core.errors import InputError
+from core.parts.config import configure, plain
+from core.parts.registry import Spec
+from core.results import samples
+from core.results.distances import frechet
 from plugins.image2image.compare import FLOOR, compare, compared
 from plugins.image2image.features import learned, load, patches
 from plugins.image2image.operators import Bicubic
@@ -105,7 +106,7 @@ def test_patches_are_the_squares_of_the_middle():
 
 
 def test_what_no_features_come_from_is_refused(place, tmp_path):
-    from core import tensor_file
+    from core.storage import tensor_file
 
     with pytest.raises(InputError, match="one photograph cannot be told from others"):
         learned(Spec("image2image/photos", {"size": 16, "patches": 1}), steps=1, seed=0)
@@ -293,7 +294,7 @@ def test_a_job_and_the_command_write_the_same(judged, drawn, extractor, tmp_path
     """A job gives a request's values in their order, as its verb's table says they are."""
     from typer.testing import CliRunner
 
-    from core.registry import installed
+    from core.parts.registry import installed
     from plugins.image2image.__main__ import app
 
     folder, file = drawn("truth", lambda x: x[:, None]), tmp_path / "features.safetensors"

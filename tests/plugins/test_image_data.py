@@ -13,8 +13,8 @@ import skimage.data
 import torch
 from PIL import Image
 
-from core.config import part_options
 from core.errors import InputError
+from core.parts.signature import part_options
 from plugins.image2image import data, io
 
 RNG = np.random.default_rng(0)

@@ -12,8 +12,9 @@ import torch
 from commands import call
 
 from core import runs
-from core.config import Spec, bind
 from core.errors import InputError
+from core.parts.config import bind
+from core.parts.registry import Spec
 from core.request import EvaluateRequest, TrainRequest
 from plugins.medical import memorisation, nifti, raw, samplers, simulated
 from plugins.medical.__main__ import main

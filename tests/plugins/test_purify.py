@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from core.config import Spec
 from core.errors import InputError
+from core.parts.registry import Spec
 from core.process.noise import Noise
 from core.process.schedules import vp_linear
 from core.request import Machine, TrainRequest
 from core.sampler.ancestral import Ancestral, EulerMaruyama
-from core.testing.worlds import Gaussian
+from core.testing.distributions import Gaussian
 from plugins.image2image import classifier, io, robustness
 from plugins.image2image.attacks import Ball, expected_loss, pgd
 from plugins.image2image.digits import Digits
@@ -284,7 +284,7 @@ def test_what_is_no_classifier_is_refused(module, said):
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):
-    from core import tensor_file
+    from core.storage import tensor_file
 
     tensor_file.save(tmp_path / "other.safetensors", {"weight": torch.zeros(2)})
     with pytest.raises(InputError, match="not a classifier that image2image/classifier wrote"):

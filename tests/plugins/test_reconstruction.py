@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from core.config import Spec, configure
-from core.denoiser.measurement import Mask, Matrix, Measurement, dot
 from core.denoiser.parameterization import Prediction
 from core.errors import InputError
+from core.inverse.measurement import Measurement, dot
+from core.inverse.operators import Mask, Matrix
+from core.inverse.posterior import diffpir, pigdm
+from core.parts.config import configure
+from core.parts.registry import Spec
 from core.process.noise import Noise
 from core.process.schedules import edm
 from core.sampler.ancestral import DDIM
-from core.sampler.posterior import diffpir, pigdm
 from core.sampler.runge_kutta import Heun
-from core.testing.worlds import Gaussian
+from core.testing.distributions import Gaussian
 from plugins.medical import classical, measuring, uncertainty
 from plugins.medical.kspace import (
     fourier,

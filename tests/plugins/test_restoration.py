@@ -12,10 +12,10 @@ from skimage import data as photographs
 from skimage.metrics import peak_signal_noise_ratio
 from skimage.restoration import inpaint_biharmonic
 
-from core.config import Spec
 from core.data import collate, open_dataset
 from core.errors import InputError
-from core.sheet import to_bytes
+from core.parts.registry import Spec
+from core.results.sheet import to_bytes
 from plugins.image2image import jpeg
 from plugins.image2image.colour import levels_luma, levels_with_luma, luma, to_integers, with_luma
 from plugins.image2image.fill import harmonic, total_variation

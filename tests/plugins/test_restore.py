@@ -18,10 +18,11 @@ from PIL import Image, ImageCms
 from scipy.fft import dctn
 from skimage import data as photographs
 
-from core.config import Spec, configure
 from core.denoiser.parameterization import Prediction
 from core.errors import InputError
 from core.model import Model
+from core.parts.config import configure
+from core.parts.registry import Spec
 from core.process.gaussian import over
 from core.request import TrainRequest
 from plugins.image2image import jpeg

@@ -13,8 +13,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from core.denoiser.parameterization import Prediction
 from core.errors import InputError
-from core.metrics import interval, psnr, ssim
-from core.sheet import to_bytes
+from core.results.metrics import interval, psnr, ssim
+from core.results.sheet import to_bytes
 from plugins.image2image.__main__ import main
 from plugins.image2image.operators import Bicubic
 from plugins.image2image.restoration import to_levels
@@ -172,7 +172,7 @@ def upscale(*arguments):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A network of a few steps: what it draws is poor, what the script does with it is not."""
-    from core.config import Spec
+    from core.parts.registry import Spec
     from core.request import TrainRequest
     from core.runs import train
 
@@ -266,7 +266,8 @@ def test_bad_input_is_one_sentence_and_exit_code_2(model, tmp_path):
 
 def test_the_predictor_writes_what_upscale_writes(model, tmp_path):
     """Byte for byte, at the defaults of both and at others, whatever was done before."""
-    from core.config import Spec, configure
+    from core.parts.config import configure
+    from core.parts.registry import Spec
     from core.request import Machine
 
     photos = tmp_path / "photos"
@@ -299,7 +300,8 @@ def test_the_predictor_writes_what_upscale_writes(model, tmp_path):
 
 
 def test_the_predictor_refuses_what_upscale_refuses(model, tmp_path):
-    from core.config import ConfigError, Spec, configure
+    from core.parts.config import ConfigError, configure
+    from core.parts.registry import Spec
     from core.request import Machine
 
     def built(**options):

@@ -19,7 +19,7 @@ def _toy_folder(tmp_path_factory):
 @pytest.fixture
 def toys(_toy_folder, monkeypatch):
     """The plug-in `toy` is installed, here and in processes that the test starts."""
-    from core.registry import installed
+    from core.parts.registry import installed
 
     monkeypatch.setenv(
         "PYTHONPATH", os.pathsep.join([*_toy_folder, os.environ.get("PYTHONPATH", "")])

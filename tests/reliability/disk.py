@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
 
-from core import tensor_file
+from core.storage import tensor_file
 
 Tree = dict[str, bytes | None]  # path below the root -> content; None is a folder
 

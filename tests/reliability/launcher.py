@@ -19,9 +19,10 @@ import privileges
 
 ROOT = Path(__file__).resolve().parents[2]
 PATH = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-EAGER = ["core.cli", "core.runs", "core.training", "core.network.unet", "core.objective.denoising",
-         "plugins.image2image.tasks", "plugins.image2image.data", "pydantic", "torch._dynamo",
-         "torch.onnx", "skimage.data", "skimage.io", "skimage.util"]  # fmt: skip
+EAGER = ["core.cli", "core.runs", "core.training.run", "core.network.unet",
+         "core.objective.denoising", "plugins.image2image.tasks", "plugins.image2image.data",
+         "pydantic", "torch._dynamo", "torch.onnx", "skimage.data", "skimage.io",
+         "skimage.util"]  # fmt: skip
 
 
 class Done(NamedTuple):
@@ -85,7 +86,7 @@ class Launcher:
 
 def _every_step(arguments: list[str]) -> None:
     """`train` as the command does it, but with a checkpoint at every step."""
-    from core.config import bind, override
+    from core.parts.config import bind, override
     from core.request import Machine, TrainRequest
     from core.runs import train
 

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from core import checkpoint
+from core.storage import checkpoint
 
 STEPS = 24
 SETTINGS = ("task=image2image/sr3", "dataset=image2image/photos", "dataset.size=32",

@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from core import checkpoint
-from core.config import Spec
+from core.parts.registry import Spec
 from core.request import Machine, Note, TrainRequest
 from core.runs import train
+from core.storage import checkpoint
 
 
 def request(**options: Any) -> TrainRequest:

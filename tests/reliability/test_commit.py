@@ -18,8 +18,8 @@ import torch
 from battery import FULL, count
 from disk import Operation, after_power_cut, plant, tree, watched
 
-from core import files, tensor_file
-from core.checkpoint import is_started, load, save
+from core.storage import files, tensor_file
+from core.storage.checkpoint import is_started, load, save
 
 
 def put(folder: Path, step: int, value: float, **options: Any) -> Path:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from battery import FULL, count
 
-from core.checkpoint import CheckpointError, load, save
+from core.storage.checkpoint import CheckpointError, load, save
 
 FILES = ["model.safetensors", "ema.safetensors", "state.json", "README.md", "MANIFEST.json"]
 

@@ -11,7 +11,7 @@ import pytest
 from battery import count
 from small_command import STEPS, command, digests
 
-from core import checkpoint
+from core.storage import checkpoint
 
 
 def wait_for_another(folder, seconds):

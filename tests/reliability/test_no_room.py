@@ -17,9 +17,9 @@ import torch
 from battery import count
 from small_command import command, digests
 
-from core import checkpoint
-from core.checkpoint import load, save
 from core.errors import StorageError
+from core.storage import checkpoint
+from core.storage.checkpoint import load, save
 
 LINE = re.compile(
     r"error: (?P<path>\S+): cannot be written: (?P<why>File too large|No space left on device); "

@@ -10,9 +10,10 @@ import pytest
 import torch
 from small_runs import After, request, sums, trained
 
-from core.data import batches, collate, order
+from core.data import collate
 from core.errors import InputError
-from core.stopping import Stopped
+from core.training.batches import batches, order
+from core.training.stopping import Stopped
 
 pytestmark = [
     pytest.mark.usefixtures("toys"),

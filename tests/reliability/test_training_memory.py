@@ -9,16 +9,16 @@ import torch
 from small_runs import losses, request, rows, sums, trained
 from torch import nn
 
-from core import checkpoint
 from core.denoiser.parameterization import eps as eps_row
-from core.ema import Average
 from core.errors import InputError
+from core.network.ema import Average
 from core.objective import times, weighting
 from core.objective.denoising import Denoising
 from core.process.noise import Noise
 from core.process.schedules import vp_cosine
+from core.storage import checkpoint
 from core.task import Example
-from core.train import Execution, Learner, OutOfMemory, fit, without_condition
+from core.training.loop import Execution, Learner, OutOfMemory, fit, without_condition
 
 
 class Small(nn.Module):

@@ -6,11 +6,12 @@ import pytest
 import torch
 from small_runs import After, losses, request, rows, sums, trained
 
-from core import checkpoint, training
-from core.ema import Average
+from core.network.ema import Average
 from core.process.noise import Noise, derive
-from core.stopping import Stopped
-from core.train import NotFinite
+from core.storage import checkpoint
+from core.training import run
+from core.training.loop import NotFinite
+from core.training.stopping import Stopped
 
 pytestmark = pytest.mark.usefixtures("toys")
 
@@ -18,13 +19,13 @@ pytestmark = pytest.mark.usefixtures("toys")
 @pytest.fixture
 def spoil(monkeypatch):
     """Make the examples of some draws no numbers; a draw is known by its seed and step."""
-    whole, bad = training.without_condition, {}
+    whole, bad = run.without_condition, {}
 
     def spoiled(example, noise, share, part):
         value = bad.get(noise.seeds[0], 1.0)
         return whole(type(example)(example.x0 * value, example.condition), noise, share, part)
 
-    monkeypatch.setattr(training, "without_condition", spoiled)
+    monkeypatch.setattr(run, "without_condition", spoiled)
 
     def at(step, value=torch.nan, rollbacks=0):
         seed = derive(0, "rollback", rollbacks) if rollbacks else 0
@@ -94,7 +95,7 @@ def test_skip_leaves_the_step_out_and_counts_it(spoil, tmp_path):
 
 
 def test_skip_gives_up_where_no_step_counts(tmp_path, monkeypatch):
-    from core import train as loop
+    from core.training import loop
 
     monkeypatch.setattr(loop, "SKIPPED_IN_A_ROW", 3)
     poisoned = request(on_nan="skip", dataset={"count": 4, "poison": 0}, batch=4)

@@ -10,8 +10,8 @@ import time
 import pytest
 from small_runs import After, request, rows, sums, trained
 
-from core import checkpoint
-from core.stopping import Stopped, signals_asked
+from core.storage import checkpoint
+from core.training.stopping import Stopped, signals_asked
 
 pytestmark = pytest.mark.usefixtures("toys")
 

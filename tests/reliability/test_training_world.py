@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from small_runs import After, losses, request, rows, sums, trained
 
-from core import checkpoint
 from core.errors import InputError
-from core.stopping import Stopped
+from core.storage import checkpoint
+from core.training.stopping import Stopped
 
 pytestmark = pytest.mark.usefixtures("toys")
 SCRIPT = str(Path(__file__).with_name("train_together.py"))

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import InputError
+from core.parts.registry import Plugin, dataset, network, task
 from core.process.noise import Noise
-from core.registry import Plugin, dataset, network, task
 from core.task import Example
 
 AXES = 8

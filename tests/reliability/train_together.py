@@ -14,7 +14,7 @@ from pathlib import Path
 from small_runs import After, request, trained
 from torch import distributed
 
-from core.stopping import Stopped
+from core.training.stopping import Stopped
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
         print(json.dumps([name, told]), flush=True)
     if "GROUP" in os.environ:
         assert distributed.is_initialized()
-        gc.collect()  # as `core.world` does, and for its reason
+        gc.collect()  # as `core.training.distributed` does, and for its reason
         distributed.destroy_process_group()
 
 

@@ -1,0 +1,267 @@
+"""Options checked against signatures: a keyword-only parameter is an option.
+
+Signatures are read from source text where they can be, so that checking a request needs no import
+of torch; a signature that plain text does not tell is read from the imported part.  pydantic does
+the checking; every problem is reported at once with its dotted path.
+"""
+
+import json
+import re
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
+
+from core.errors import InputError
+from core.parts.registry import Registry, Spec, installed, nearest
+from core.parts.signature import REQUIRED, Option, options_of, part_options
+from core.parts.yaml_file import parse_yaml
+
+T = TypeVar("T")
+
+
+class ConfigError(InputError):
+    """Options that do not fit their signatures: all problems, each ``path: what is wrong``."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+# --- signatures ------------------------------------------------------------------------------
+
+
+# --- checking --------------------------------------------------------------------------------
+
+_EXPECTED = {
+    "int": "int", "float": "float", "bool": "true or false", "string": "text", "path": "a path",
+    "tuple": "a list", "list": "a list", "dict": "a mapping", "none_required": "null",
+}  # fmt: skip
+
+
+def _kind_of(annotation: Any) -> str | None:
+    """The kind of part that ``Annotated[Spec, "network"]`` asks for."""
+    if get_origin(annotation) is Annotated and get_args(annotation)[0] is Spec:
+        return str(get_args(annotation)[1])
+    if get_origin(annotation) in (Union, types.UnionType):
+        kinds = [kind for part in get_args(annotation) if (kind := _kind_of(part))]
+        return kinds[0] if kinds else None
+    return None
+
+
+def _dotted(at: str, location: tuple[Any, ...]) -> str:
+    for key in location:
+        at += f"[{key}]" if isinstance(key, int) else f".{key}" if at else str(key)
+    return at
+
+
+def _located(location: tuple[Any, ...], value: Any) -> tuple[tuple[Any, ...], Any]:
+    """What of a pydantic location is in the input, not a union's label; and the value there."""
+    kept: list[Any] = []
+    for key in location:
+        if (isinstance(value, Mapping) and key in value) or (
+            isinstance(value, (list, tuple)) and isinstance(key, int) and key < len(value)
+        ):
+            value = value[key]
+        else:
+            break
+        kept.append(key)
+    return tuple(kept), value
+
+
+def _expected(error: Mapping[str, Any]) -> str:
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "literal_error":
+        return "one of " + re.sub(r" or (?='[^']*'$|\S+$)", ", ", context["expected"])
+    if kind.startswith(("too_short", "too_long")):
+        length = context.get("min_length", context.get("max_length"))
+        return f"{length} values"
+    if kind in ("greater_than_equal", "greater_than", "less_than_equal", "less_than"):
+        sign = {"greater_than_equal": "at least", "greater_than": "more than",
+                "less_than_equal": "at most", "less_than": "less than"}[kind]  # fmt: skip
+        return f"{sign} {next(iter(context.values()))}"
+    if kind == "finite_number":
+        return "a finite number"
+    stem = kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float")
+    return _EXPECTED.get(stem) or str(stem)
+
+
+def _messages(
+    errors: list[Any], given: Mapping[str, Any], known: list[str], at: str
+) -> Iterator[str]:
+    wrong: dict[str, tuple[list[str], Any]] = {}
+    for error in errors:
+        location, value = _located(error["loc"], given)
+        path = _dotted(at, location)
+        if error["type"] == "extra_forbidden":
+            yield f"{path}: unknown option{nearest(str(location[-1]), known)}"
+        elif error["type"] == "missing":
+            yield f"{_dotted(at, error['loc'])}: required, but not given"
+        elif error["type"] == "value_error":
+            yield f"{path}: {error['ctx']['error']}"
+        else:
+            wrong.setdefault(path, ([], value))[0].append(_expected(error))
+    for path, (expected, value) in wrong.items():
+        yield f"{path}: expected {' or '.join(dict.fromkeys(expected))}, got {value!r}"
+
+
+def check(
+    options: tuple[Option, ...],
+    given: Mapping[str, Any],
+    *,
+    at: str = "",
+    registry: Registry | None = None,
+    label: str = "",
+) -> tuple[dict[str, Any], list[str]]:
+    """The options' values with defaults filled in and nested parts resolved, and all problems.
+
+    Args:
+        options: what may be given.
+        given: names and plain values, as YAML gives them.
+        at: dotted path of `given`, for the messages.
+        registry: where nested parts are looked up; the installed one by default.
+        label: what these are the options of, for the message about values that are not plain.
+    """
+    from pydantic import ConfigDict, ValidationError, create_model
+
+    if not isinstance(given, Mapping):
+        return {}, [f"{at or label}: expected a mapping, got {given!r}"]
+    model = create_model(
+        "Options",
+        __config__=ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=()),
+        **cast(
+            dict[str, Any],
+            {o.name: (o.annotation, ... if o.default is REQUIRED else o.default) for o in options},
+        ),
+    )
+    # Options of a part without its name are options of the default part.
+    named = {o.name: o.default.name for o in options if isinstance(o.default, Spec)}
+    given = {
+        key: {"name": named[key], **value}
+        if key in named and isinstance(value, Mapping) and "name" not in value
+        else value
+        for key, value in given.items()
+    }
+    try:
+        text = json.dumps(_as_plain(given))
+    except (TypeError, ValueError) as error:
+        return {}, [f"{at or label}: not a plain value: {error}"]
+    known, problems, values = [o.name for o in options], [], {}
+    try:
+        checked = model.model_validate_json(text, strict=True)
+        values = {name: getattr(checked, name) for name in known}
+    except ValidationError as error:
+        problems += _messages(error.errors(), json.loads(text), known, at)
+        bad = {e["loc"][0] for e in error.errors()}
+        values = {o.name: given.get(o.name, o.default) for o in options if o.name not in bad}
+    for option in options:
+        kind, value = _kind_of(option.annotation), values.get(option.name)
+        if kind and value is not None and value is not REQUIRED:
+            try:
+                resolved, more = resolve(
+                    kind, Spec.parse(value), _dotted(at, (option.name,)), registry
+                )
+                values[option.name] = resolved
+                problems += more
+            except InputError as error:
+                problems.append(f"{_dotted(at, (option.name,))}: {error}")
+    return values, problems
+
+
+def resolve(
+    kind: str, spec: Spec, at: str, registry: Registry | None = None
+) -> tuple[Spec, list[str]]:
+    """`spec` with every option stated, defaults included, and all problems.
+
+    Raises:
+        RegistryError: no such part.
+    """
+    options = part_options(kind, spec.name, registry)
+    values, problems = check(options, spec.options, at=at, registry=registry, label=spec.name)
+    return Spec(spec.name, values), problems
+
+
+def bind(build: Callable[..., T], given: Mapping[str, Any], *, at: str = "") -> T:
+    """Call `build` with the options `given`, checked.
+
+    Raises:
+        ConfigError: any option unknown, of a wrong type, missing or out of range.
+    """
+    values, problems = check(options_of(build), given, at=at, label=build.__name__)
+    if problems:
+        raise ConfigError(problems)
+    return build(**values)
+
+
+def configure(
+    kind: str, spec: Spec, *, at: str = "", registry: Registry | None = None
+) -> Callable[..., Any]:
+    """The part that `spec` names with its options set: call it with its inputs.
+
+    Raises:
+        ConfigError: its options do not fit.
+        RegistryError: it does not exist or needs a package that is not installed.
+    """
+    resolved, problems = resolve(kind, spec, at or kind, registry)
+    if problems:
+        raise ConfigError(problems)
+    build = (registry or installed()).load(kind, spec.name)
+    return lambda *inputs: build(*inputs, **resolved.options)
+
+
+# --- plain values ----------------------------------------------------------------------------
+
+
+def _as_plain(value: Any) -> Any:
+    if isinstance(value, Spec):
+        return {"name": value.name, **{k: _as_plain(v) for k, v in value.options.items()}}
+    if isinstance(value, Mapping):
+        return {k: _as_plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_plain(v) for v in value]
+    if isinstance(value, Path):
+        return str(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _as_plain(getattr(value, f.name)) for f in fields(value)}
+    return value
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON's types: specs and dataclasses become mappings, paths become text.
+
+    Raises:
+        TypeError: something in it has no plain form.
+    """
+    return json.loads(json.dumps(_as_plain(value), allow_nan=False))
+
+
+def override(options: Mapping[str, Any], settings: list[str]) -> dict[str, Any]:
+    """`options` with ``a.b=value`` settings laid over them; a part's name becomes a mapping.
+
+    Raises:
+        ConfigError: a setting without ``=``, or a path through a value that is not a mapping.
+    """
+    result, problems = json.loads(json.dumps(_as_plain(options))), []
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            problems.append(f"--set {setting}: expected NAME.OPTION=VALUE")
+            continue
+        value = parse_yaml(text, f"--set {path}")
+        inner = result
+        for key in keys[:-1]:
+            if isinstance(inner.get(key), str):
+                inner[key] = {"name": inner[key]}
+            inner = inner.setdefault(key, {})
+            if not isinstance(inner, dict):
+                problems.append(f"--set {setting}: {key!r} has no options, it is {inner!r}")
+                break
+        else:
+            last = keys[-1]
+            # --set network=core/x keeps no options of another network; --set network.name=... does.
+            inner[last] = value
+    if problems:
+        raise ConfigError(problems)
+    return result

@@ -1,0 +1,129 @@
+"""The core's own parts, listed as a plug-in lists its own."""
+
+from core.parts.registry import (
+    Plugin,
+    dataset,
+    grid,
+    guidance,
+    metric,
+    network,
+    objective,
+    operator,
+    parameterization,
+    posterior,
+    process,
+    sampler,
+    task,
+    times,
+    weighting,
+)
+
+PLUGIN = Plugin(
+    name="core",
+    summary="Processes, parameterizations, samplers and networks that every plug-in shares.",
+    parts=(
+        dataset("blank", "core.generate:Blank", "Shapes and classes for sampling; no data"),
+        grid("custom", "core.sampler.grids:custom", "Exactly the given levels"),
+        grid("discrete", "core.sampler.grids:discrete", "Leading, trailing, linspace of a chain"),
+        grid("karras", "core.sampler.grids:karras", "Noise levels spaced by a power law (EDM)"),
+        grid("uniform_log_snr", "core.sampler.grids:uniform_log_snr", "Even steps of log-SNR"),
+        grid("uniform_time", "core.sampler.grids:uniform_time", "Even steps of time"),
+        guidance("autoguidance", "core.denoiser.guidance:autoguidance", "Away from a weaker model"),
+        guidance("classifier", "core.denoiser.guidance:classifier", "Along log p(c | x_t)"),
+        guidance(
+            "classifier_free",
+            "core.denoiser.guidance:classifier_free",
+            "Away from the unconditional model",
+        ),
+        guidance("clip", "core.denoiser.guidance:clip", "Within the range of the data"),
+        guidance(
+            "dynamic_threshold",
+            "core.denoiser.guidance:dynamic_threshold",
+            "Within a quantile of each sample (Imagen)",
+        ),
+        guidance("reward", "core.denoiser.guidance:reward", "Along a reward of clean samples"),
+        metric("psnr", "core.results.metrics:psnr", "Peak signal-to-noise ratio, dB"),
+        metric("ssim", "core.results.metrics:ssim", "Structural similarity, 11x11 Gaussian window"),
+        network("transformer", "core.network.transformer:Transformer", "DiT over patches"),
+        network("unet", "core.network.unet:UNet", "U-Net in 1, 2 or 3 dimensions (ADM, DDPM)"),
+        objective("denoising", "core.objective.denoising:denoising", "The error of eps, weighted"),
+        objective("hybrid", "core.objective.hybrid:hybrid", "With a bound that teaches variances"),
+        operator("average", "core.inverse.operators:Average", "Means of square blocks"),
+        parameterization("edm", "core.denoiser.parameterization:edm", "EDM preconditioning"),
+        parameterization("eps", "core.denoiser.parameterization:eps", "The noise (DDPM)"),
+        parameterization("flow", "core.denoiser.parameterization:flow", "Velocity eps - x0"),
+        parameterization("score", "core.denoiser.parameterization:score", "Gradient of log p_t"),
+        parameterization("v", "core.denoiser.parameterization:v", "Velocity alpha eps - sigma x0"),
+        parameterization("x0", "core.denoiser.parameterization:x0", "The clean sample"),
+        posterior("ddnm", "core.inverse.posterior:ddnm", "DDNM+, what is measured put into x0"),
+        posterior("dds", "core.inverse.posterior:dds", "DDS, few conjugate-gradient steps in x0"),
+        posterior("diffpir", "core.inverse.posterior:diffpir", "DiffPIR, a compromise in x0"),
+        posterior("dps", "core.inverse.posterior:dps", "DPS, gradient of the residual"),
+        posterior("ilvr", "core.inverse.posterior:ilvr", "ILVR, noised measurement put in place"),
+        posterior("pigdm", "core.inverse.posterior:pigdm", "PiGDM, exact on Gaussian data"),
+        posterior("projection", "core.inverse.posterior:projection", "Score-SDE's projection"),
+        posterior("repaint", "core.inverse.posterior:repaint", "RePaint, ILVR walked repeatedly"),
+        process("beta_table", "core.process.schedules:beta_table", "Discrete DDPM betas"),
+        process("cosine_table", "core.process.schedules:cosine_table", "Cosine betas, discrete"),
+        process("custom_table", "core.process.schedules:custom_table", "Any table of betas"),
+        process("edm", "core.process.schedules:edm", "Variance exploding, sigma(t) = t"),
+        process("flow", "core.process.schedules:flow", "Rectified flow, straight lines"),
+        process("shifted", "core.process.schedules:shifted", "Another process, log-SNR shifted"),
+        process("sub_vp", "core.process.schedules:sub_vp", "Sub-VP SDE"),
+        process("ve", "core.process.schedules:ve", "Variance exploding, geometric (VE-SDE)"),
+        process("vp_cosine", "core.process.schedules:vp_cosine", "Cosine schedule (iDDPM)"),
+        process("vp_linear", "core.process.schedules:vp_linear", "Linear beta(t) (DDPM, VP-SDE)"),
+        process(
+            "zero_terminal_snr",
+            "core.process.schedules:zero_terminal_snr",
+            "Another process, ending in pure noise",
+        ),
+        sampler("ancestral", "core.sampler.ancestral:Ancestral", "DDPM's reverse chain"),
+        sampler("churn", "core.sampler.runge_kutta:Churn", "EDM's stochastic sampler"),
+        sampler("ddim", "core.sampler.ancestral:DDIM", "Order 1; eta adds noise"),
+        sampler("dopri5", "core.sampler.adaptive:DormandPrince", "Dormand-Prince, adaptive steps"),
+        sampler(
+            "euler_maruyama", "core.sampler.ancestral:EulerMaruyama", "Order 1 on the reverse SDE"
+        ),
+        sampler(
+            "heun", "core.sampler.runge_kutta:Heun", "EDM's Heun rule, order 2, two calls a step"
+        ),
+        sampler(
+            "linear_multistep", "core.sampler.linear_multistep:LinearMultistep", "LMS, order 1 to 4"
+        ),
+        sampler(
+            "multistep", "core.sampler.exponential:Multistep", "DPM-Solver++/DEIS, order 1 to 4"
+        ),
+        sampler(
+            "predictor_corrector",
+            "core.sampler.composed:predictor_corrector",
+            "Any solver, Langevin steps between",
+        ),
+        sampler("singlestep", "core.sampler.exponential:Singlestep", "DPM-Solver(++) 2S and 3S"),
+        sampler(
+            "stochastic_then_ode",
+            "core.sampler.composed:stochastic_then_ode",
+            "One solver for noise, another for detail",
+        ),
+        sampler("unipc", "core.sampler.exponential:UniPC", "Predictor-corrector, one call a step"),
+        task("generate", "core.generate:Generate", "Samples like the data, free or of a class"),
+        times(
+            "importance", "core.objective.times:importance", "As dense as the weighting is heavy"
+        ),
+        times("log_normal", "core.objective.times:log_normal", "Log sigma normal (EDM)"),
+        times("logit_normal", "core.objective.times:logit_normal", "Logit of time normal (SD3)"),
+        times("loss_aware", "core.objective.times:LossAware", "Dense where losses were large"),
+        times("stratified", "core.objective.times:stratified", "Uniform, one per stratum"),
+        times("uniform", "core.objective.times:uniform", "Uniform in time"),
+        weighting("edm", "core.objective.weighting:edm", "Unit loss at initialisation (EDM)"),
+        weighting("likelihood", "core.objective.weighting:likelihood", "The variational bound"),
+        weighting("min_snr", "core.objective.weighting:min_snr", "min(SNR, gamma) of the x0 error"),
+        weighting("p2", "core.objective.weighting:p2", "1/(k + SNR)^gamma (P2)"),
+        weighting("sigmoid", "core.objective.weighting:sigmoid", "The bound, fine detail forgiven"),
+        weighting("simple", "core.objective.weighting:simple", "L_simple: the eps error"),
+        weighting(
+            "truncated_snr", "core.objective.weighting:truncated_snr", "max(SNR, 1) of the x0 error"
+        ),
+        weighting("v", "core.objective.weighting:v", "The v error: 1 + 1/SNR"),
+    ),
+)

@@ -1,0 +1,209 @@
+"""The options of a part, read from its signature: from its source text where that suffices.
+
+A keyword-only parameter is an option; of a dataclass, every field.  Reading text needs no import of
+torch; a signature that the text does not determine is read from the imported part.
+"""
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import typing
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Optional, Union, cast
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from core.parts.registry import Registry, Spec, installed
+
+REQUIRED: Any = inspect.Parameter.empty
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One keyword-only parameter.
+
+    Args:
+        name: the parameter's name.
+        annotation: its type.
+        default: its default, or `REQUIRED`.
+        meaning: its line in the docstring's ``Args``.
+    """
+
+    name: str
+    annotation: Any
+    default: Any = REQUIRED
+    meaning: str = ""
+
+
+class _NotPlain(Exception):
+    """The text of a signature does not tell the option; import the part instead."""
+
+
+_PLAIN_TYPES: dict[str, Any] = {
+    "int": int, "float": float, "bool": bool, "str": str, "tuple": tuple, "list": list,
+    "dict": dict, "Path": Path, "Spec": Spec, "Literal": Literal, "Annotated": Annotated,
+    "Optional": Optional, "None": None,
+}  # fmt: skip
+
+
+_BOUNDS: dict[str, Callable[[Any], object]] = {"Ge": Ge, "Gt": Gt, "Le": Le, "Lt": Lt}
+
+
+def _tree(module: str) -> ast.Module:
+    """The text of a module, parsed; the module is not imported."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        raise _NotPlain(module)
+    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+
+
+def _named(tree: ast.Module, name: str) -> Any:
+    """The type that a module calls `name`: given there, or taken from another module."""
+    for node in tree.body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=found)], value=value) if found == name:
+                return _type_from(value, tree)
+            case ast.ImportFrom(module=str(module), names=names, level=0):
+                # A package that is not here yet would be imported by being looked for.
+                known = module.partition(".")[0] in sys.modules
+                for alias in names if known else ():
+                    if (alias.asname or alias.name) == name:
+                        return _named(_tree(module), alias.name)
+    raise _NotPlain(name)
+
+
+def _type_from(node: ast.expr, tree: ast.Module) -> Any:
+    match node:
+        case ast.Constant(value=None):
+            return None
+        case ast.Constant(value=value):
+            return value
+        case ast.Name(id=name) if name in _PLAIN_TYPES:
+            return _PLAIN_TYPES[name]
+        case ast.Name(id=name):
+            return _named(tree, name)
+        case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=bound)]) if name in _BOUNDS:
+            return _BOUNDS[name](bound)
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            parts = _type_from(left, tree), _type_from(right, tree)
+            return Union[parts]  # noqa: UP007  (built from values)
+        case ast.Subscript(value=outer, slice=ast.Tuple(elts=inner)):
+            return _type_from(outer, tree)[tuple(_type_from(one, tree) for one in inner)]
+        case ast.Subscript(value=outer, slice=inner):
+            return _type_from(outer, tree)[_type_from(inner, tree)]
+    raise _NotPlain(ast.unparse(node))
+
+
+def _default_from(node: ast.expr | None) -> Any:
+    if node is None:
+        return REQUIRED
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "Spec" and not node.keywords:
+        return Spec(*map(ast.literal_eval, node.args))
+    try:
+        return ast.literal_eval(node)
+    except ValueError as error:
+        raise _NotPlain(ast.unparse(node)) from error
+
+
+def _is_field(node: ast.stmt) -> bool:
+    """Whether it is one of a dataclass: `ClassVar`s are none."""
+    return (
+        isinstance(node, ast.AnnAssign)
+        and isinstance(node.target, ast.Name)
+        and not ast.unparse(node.annotation).startswith("ClassVar")
+    )
+
+
+def _is_dataclass(node: ast.ClassDef) -> bool:
+    names = [d.func if isinstance(d, ast.Call) else d for d in node.decorator_list]
+    return any(isinstance(name, ast.Name) and name.id == "dataclass" for name in names)
+
+
+def _is_class(tree: ast.Module, name: str) -> bool:
+    return any(isinstance(node, ast.ClassDef) and node.name == name for node in tree.body)
+
+
+def _options_in_text(module: str, attribute: str) -> tuple[Option, ...]:
+    tree = _tree(module)
+
+    def option(name: str, annotation: ast.expr, default: ast.expr | None) -> Option:
+        return Option(
+            name, _type_from(annotation, tree), _default_from(default), said.get(name, "")
+        )
+
+    found = [node for node in tree.body if getattr(node, "name", None) == attribute]
+    match found:
+        case [ast.FunctionDef(args=args) as function]:
+            document = ast.get_docstring(function)
+        case [ast.ClassDef() as kind]:
+            document = ast.get_docstring(kind)
+            if _is_dataclass(kind):
+                said = _meanings(document)
+                fields = cast(list[ast.AnnAssign], list(filter(_is_field, kind.body)))
+                return tuple(option(ast.unparse(f.target), f.annotation, f.value) for f in fields)
+            inits = [n for n in kind.body if getattr(n, "name", None) == "__init__"]
+            match kind.bases:
+                case [ast.Name(id=base)] if not inits and _is_class(tree, base):
+                    return _options_in_text(module, base)  # it is made as what it builds on
+            if len(inits) != 1 or not isinstance(inits[0], ast.FunctionDef):
+                raise _NotPlain(attribute)
+            args = inits[0].args
+            document = document if "Args:" in (document or "") else ast.get_docstring(inits[0])
+        case _:
+            raise _NotPlain(attribute)
+    said, options = _meanings(document), []
+    for argument, default in zip(args.kwonlyargs, args.kw_defaults, strict=True):
+        if argument.annotation is None:
+            raise _NotPlain(argument.arg)
+        options.append(option(argument.arg, argument.annotation, default))
+    return tuple(options)
+
+
+def _meanings(document: str | None) -> dict[str, str]:
+    """The lines of a Google-style ``Args:`` section, by parameter."""
+    section = re.search(r"^ *Args:\n(.*?)(?=^ *[A-Z]\w+:\s*$|\Z)", document or "", re.M | re.S)
+    if not section:
+        return {}
+    body = inspect.cleandoc("\n" + section.group(1))
+    entries = re.findall(r"^(\w+): (.*(?:\n +.*)*)", body, re.M)
+    return {name: re.sub(r"\s+", " ", meaning).strip() for name, meaning in entries}
+
+
+def options_of(build: Callable[..., Any]) -> tuple[Option, ...]:
+    """The keyword-only parameters of an imported callable; of a dataclass, its fields."""
+    said = _meanings(inspect.getdoc(build))
+    hints = typing.get_type_hints(
+        build if is_dataclass(build) or inspect.isfunction(build) else build.__init__,
+        include_extras=True,
+    )
+    if is_dataclass(build):
+        named = [
+            (f.name, f.default_factory() if f.default_factory is not MISSING else f.default)
+            for f in fields(build)
+        ]
+        named = [(name, REQUIRED if default is MISSING else default) for name, default in named]
+    else:
+        if not said:
+            said = _meanings(inspect.getdoc(getattr(build, "__init__", None)))
+        parameters = inspect.signature(build).parameters.values()
+        named = [(p.name, p.default) for p in parameters if p.kind is p.KEYWORD_ONLY]
+    return tuple(Option(n, hints.get(n, Any), d, said.get(n, "")) for n, d in named)
+
+
+def part_options(kind: str, name: str, registry: Registry | None = None) -> tuple[Option, ...]:
+    """The options of a registered part; imports it only if its source text does not tell them.
+
+    Raises:
+        RegistryError: no such part.
+    """
+    registry = registry or installed()
+    module, attribute = registry.find(kind, name).target.split(":")
+    try:
+        return _options_in_text(module, attribute)
+    except (_NotPlain, ImportError, OSError, SyntaxError):
+        return options_of(registry.load(kind, name))

@@ -1,0 +1,409 @@
+"""Checkpoints that a crash cannot spoil: safetensors and JSON, written aside, renamed whole.
+
+A step's folder holds ``<group>.safetensors``, ``state.json``, documents and, written last,
+``MANIFEST.json`` with the size and SHA-256 of each and a SHA-256 of its own.  Writing: a temporary
+folder on the same file system, fsync of every file, the manifest, fsync, rename, fsync of the
+parent, and only then are older ones removed.  Reading: the newest whole one; a damaged one is
+passed over and named.  Nothing is unpickled.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from core.errors import InputError, StorageError
+from core.storage import files, tensor_file
+
+FORMAT = 2
+MANIFEST = "MANIFEST.json"
+STATE = "state.json"
+TENSORS = ".safetensors"
+# A step that is written again stands under the second name until the new one has the first.
+_STEP = re.compile(r"step-(\d{8,})(\.old)?")
+_LARGEST = 2**26  # bytes of a manifest that is read; a real one has some hundred
+
+
+class CheckpointError(InputError):
+    """No whole checkpoint where one was wanted, or one of another kind."""
+
+
+class _Damaged(Exception):
+    """What is wrong with a step's folder."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was saved.
+
+    Args:
+        path: the step's folder.
+        step: optimiser steps taken.
+        tensors: group -> name -> tensor, for example ``ema``.
+        state: plain values: the request and whatever else a reader needs.
+        passed_over: newer checkpoints that were damaged, and why.
+    """
+
+    path: Path
+    step: int
+    tensors: dict[str, dict[str, Tensor]]
+    state: dict[str, Any]
+    passed_over: tuple[str, ...] = ()
+
+
+# --- writing ----------------------------------------------------------------------------------
+
+
+def save(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    *,
+    keep: int = 2,
+    also: Collection[int] = (),
+    documents: Mapping[str, str] | None = None,
+) -> Path:
+    """Write a checkpoint and remove all up to it but the newest `keep`.
+
+    What a process left that died while it wrote is swept up first.  Whole checkpoints of later
+    steps are left alone, damaged ones go.
+
+    Args:
+        folder: of all checkpoints of a run; made if missing.
+        step: optimiser steps taken; names the folder.  One of that step is replaced.
+        tensors: groups of named tensors, one file each, stored contiguous.
+        state: plain values.
+        keep: how many to leave, at least 1.
+        also: steps to leave besides, for example the best one.
+        documents: file name -> text to lay beside the tensors, for example a model's card.
+
+    Returns:
+        The step's folder; the disk holds it.
+
+    Raises:
+        StorageError: the disk is full or not writable; older checkpoints are untouched.
+    """
+    texts = {STATE: json.dumps({**state, "step": step}, indent=1), **(documents or {})}
+    names = [STATE, *(documents or {}), *(f"{group}{TENSORS}" for group in tensors), MANIFEST]
+    if keep < 1 or step < 0 or len({*names}) < len(names) or any(map(_is_elsewhere, names)):
+        raise ValueError(f"keep {keep}, step {step}, files {names}: not a checkpoint")
+    final = folder / f"step-{step:08d}"
+    try:
+        files.create_folder(folder)
+        with files.hold(folder) as alone:
+            _tidy(folder, alone)
+            _commit(final, step, tensors, texts)
+            files.remove(_superseded(folder, step, keep, also))
+    except StorageError:
+        raise
+    except OSError as error:
+        needed = files.BLOCK + sum(files.room_for(len(text.encode())) for text in texts.values())
+        needed += sum(tensor_file.room_for(named) for named in tensors.values())
+        raise files.not_written(final, error, needed=needed, remains=_remains(folder)) from error
+    return final
+
+
+def _commit(
+    final: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    texts: Mapping[str, str],
+) -> None:
+    """Write a step's folder aside and give it its name."""
+    folder = final.parent
+    aside = folder / f".writing-{os.getpid()}-{os.urandom(4).hex()}"
+    aside.mkdir()
+    try:
+        for group, named in tensors.items():
+            tensor_file.write(aside / f"{group}{TENSORS}", named)
+        for name, text in texts.items():
+            files.write_bytes(aside / name, text.encode())
+        listed = {p.name: [p.stat().st_size, files.digest(p)] for p in sorted(aside.iterdir())}
+        manifest = _sealed({"format": FORMAT, "step": step, "files": listed})
+        files.write_bytes(aside / MANIFEST, manifest)
+        files.sync(aside)
+        replaced = _hidden(final)
+        if os.path.lexists(final):
+            final.rename(replaced)
+        aside.rename(final)
+        files.sync(folder)
+        if os.path.lexists(replaced):
+            files.remove([replaced])
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sealed(contents: Mapping[str, Any]) -> bytes:
+    """A manifest's one spelling: its contents and the SHA-256 of their one spelling."""
+    seal = hashlib.sha256(json.dumps(contents).encode()).hexdigest()
+    return json.dumps({**contents, "sha256": seal}).encode()
+
+
+def _hidden(step: Path) -> Path:
+    return step.with_name(f"{step.name}.old")
+
+
+def _tidy(folder: Path, alone: bool) -> None:
+    """Sweep up after processes that died while they wrote."""
+    doomed = []
+    for name in sorted(os.listdir(folder)):
+        if alone and name.startswith((".writing-", ".del-")):
+            doomed.append(folder / name)
+        if name.endswith(".old") and _STEP.fullmatch(name):
+            doomed += _settled(folder / name)
+    files.remove(doomed)
+
+
+def _settled(replaced: Path) -> list[Path]:
+    """End a replacement that was cut short: which of the two folders has to go."""
+    step = replaced.with_suffix("")
+    judged = _judged(step) if os.path.lexists(step) else "absent"
+    if judged == "whole" or (judged == "ruined" and _judged(replaced) == "ruined"):
+        return [replaced]
+    if judged == "ruined":
+        files.remove([step])
+    if judged != "unknown":
+        replaced.rename(step)
+    return []
+
+
+def _superseded(folder: Path, step: int, keep: int, also: Collection[int]) -> list[Path]:
+    """Checkpoints that are no longer wanted once that of `step` is there.
+
+    A damaged one of a later step would count as one of the newest for ever.
+    """
+    steps = [(_step_of(path), path) for path in _steps(folder)]
+    earlier = [path for number, path in steps if number <= step]
+    damaged = [path for number, path in steps if number > step and _judged(path) == "ruined"]
+    return [path for path in earlier[keep:] if _step_of(path) not in also] + damaged
+
+
+def _remains(folder: Path) -> str:
+    try:
+        whole = next((path.name for path in _steps(folder) if _judged(path) == "whole"), None)
+    except OSError:
+        return "older ones are as they were"
+    return f"{whole} is whole" if whole else "there is no checkpoint before it"
+
+
+def _size(tensors: Mapping[str, Mapping[str, Tensor]]) -> int:
+    return sum(tensor_file.size_of(named) for named in tensors.values())
+
+
+def require_space(
+    folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], *, copies: float = 2.2
+) -> str | None:
+    """A warning if the disk of `folder` has no room for so many copies of what will be saved.
+
+    Args:
+        folder: of checkpoints; need not exist.
+        tensors: as for `save`.
+        copies: kept at a time: two, and a fifth for whatever else a run writes.
+    """
+    needed, free = int(copies * _size(tensors)), files.free_bytes(folder)
+    if free >= needed:
+        return None
+    return (
+        f"{folder}: {free:,} bytes are free and checkpoints need {needed:,}, {copies} times what "
+        "is saved; make room, or training may stop at a checkpoint"
+    )
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+def load(
+    place: Path, *, groups: tuple[str, ...] | None = None, step: int | None = None
+) -> Checkpoint:
+    """The newest whole checkpoint of a run's folder, its ``checkpoints`` or one step's folder.
+
+    Args:
+        place: where to look.
+        groups: groups of tensors to read; all by default.
+        step: that one and no other, if given.
+
+    Raises:
+        CheckpointError: nothing there, nothing whole there, or a format of the future.
+    """
+    passed: list[str] = []
+    try:
+        for _ in range(3):
+            candidates, passed = _candidates(place, step), []
+            for path in candidates:
+                found = _read(path, groups)
+                if isinstance(found, Checkpoint):
+                    return Checkpoint(
+                        found.path, found.step, found.tensors, found.state, tuple(passed)
+                    )
+                passed.append(f"{path.name}: {found}")
+            if candidates == _candidates(place, step):
+                break  # else a run replaced them while they were read
+    except OSError as error:
+        raise CheckpointError(
+            f"{place}: cannot be read: {error.strerror or error}; expected a folder of checkpoints"
+        ) from error
+    if passed:
+        raise CheckpointError(f"{place}: no whole checkpoint: {'; '.join(passed)}; train again")
+    wanted = "" if step is None else f" of step {step}"
+    raise CheckpointError(
+        f"{place}: no checkpoint{wanted} in this folder; give one that `train` wrote"
+    )
+
+
+def is_started(place: Path) -> bool:
+    """Whether a run in this folder has checkpoints, whole or not."""
+    return bool(_candidates(place, None)) if place.is_dir() else False
+
+
+def _steps(folder: Path) -> list[Path]:
+    """Step folders, newest first; one that is being replaced after the one in its place."""
+    names = os.listdir(folder) if folder.is_dir() else []
+    found = [(int(m[1]), m[2] is None, m[0]) for name in names if (m := _STEP.fullmatch(name))]
+    return [folder / name for *_, name in sorted(found, reverse=True)]
+
+
+def _step_of(path: Path) -> int:
+    match = _STEP.fullmatch(path.name)
+    assert match is not None, path
+    return int(match[1])
+
+
+def _candidates(place: Path, step: int | None) -> list[Path]:
+    if not place.is_dir():
+        what = "is a file" if place.exists() else "does not exist"
+        raise CheckpointError(f"{place}: {what}; expected a folder of checkpoints")
+    if _STEP.fullmatch(place.name):
+        # A damaged step may have whole siblings, which are older results of the same run.
+        siblings = _steps(place.absolute().parent)
+        found = [place, *(p for p in siblings if _step_of(p) < _step_of(place))]
+    else:
+        found = _steps(place) or _steps(place / "checkpoints")
+    return [path for path in found if step is None or _step_of(path) == step]
+
+
+def _read(path: Path, groups: tuple[str, ...] | None) -> Checkpoint | str:
+    """A whole checkpoint, or what is wrong with it."""
+    damage = _damage(path)
+    if damage:
+        return damage
+    try:
+        listed = _manifest(path)["files"]
+        held = tuple(n.removesuffix(TENSORS) for n in sorted(listed) if n.endswith(TENSORS))
+        missing = [name for name in groups or () if name not in held]
+        if missing:
+            return f"holds {', '.join(held) or 'no tensors'}, not {', '.join(missing)}"
+        state = json.loads((path / STATE).read_bytes())
+        step = state["step"]
+        if type(step) is not int or step != _step_of(path):
+            return f"{STATE} is of another step than its folder"
+        tensors = {name: load_file(path / f"{name}{TENSORS}") for name in groups or held}
+    except _UNREADABLE as error:
+        return f"cannot be read: {error}"
+    return Checkpoint(path, step, tensors, state)
+
+
+# What bytes that are not a checkpoint's make of the JSON and safetensors readers.
+_UNREADABLE = (*tensor_file.UNREADABLE, RecursionError)
+
+
+def _is_elsewhere(name: str) -> bool:
+    """Whether a name would lead out of the folder it is read in."""
+    return Path(name).name != name or name in ("", ".", "..") or "\0" in name
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """A step's manifest.
+
+    Raises:
+        _Damaged: it is not what was written.
+        CheckpointError: it is, in a format of the future.
+    """
+    file = path / MANIFEST
+    if not file.is_file():
+        raise _Damaged(f"{MANIFEST} is missing")
+    size = file.stat().st_size
+    data = file.read_bytes() if size <= _LARGEST else b""
+    try:
+        said = json.loads(data)
+        contents = {name: value for name, value in said.items() if name != "sha256"}
+        whole = data == _sealed(contents)
+        number, step, listed = said["format"], said["step"], said["files"]
+    except _UNREADABLE as error:
+        raise _Damaged(f"{MANIFEST} cannot be read ({size} bytes)") from error
+    if whole and number != FORMAT:
+        raise CheckpointError(
+            f"{path}: checkpoint format {number}, this version reads {FORMAT}; "
+            "use the version of polymode that wrote it or a newer one"
+        )
+    if not whole and (number != 1 or "sha256" in said):  # format 1 had no seal
+        raise _Damaged(f"{MANIFEST} is not what was written ({size} bytes)")
+    if step != _step_of(path):
+        raise _Damaged(f"{MANIFEST} is of step {step!r}")
+    if STATE not in listed:
+        raise _Damaged(f"{MANIFEST} does not list {STATE}")
+    return said
+
+
+def _verify(path: Path) -> None:
+    """Compare every byte of a step's folder with what was written.
+
+    Raises:
+        _Damaged: it is not that.
+        CheckpointError: it may be, in a format of the future.
+        OSError: it cannot be read now.
+    """
+    try:
+        listed = [(name, size, digest) for name, (size, digest) in _manifest(path)["files"].items()]
+        elsewhere = any(_is_elsewhere(name) for name, *_ in listed)
+    except (OSError, CheckpointError):
+        raise
+    except _UNREADABLE as error:
+        raise _Damaged(f"{MANIFEST} cannot be read") from error
+    if elsewhere:
+        raise _Damaged(f"{MANIFEST} names a file outside the checkpoint")
+    for name, size, digest in listed:
+        file = path / name
+        if not file.is_file():
+            raise _Damaged(f"{name} is missing")
+        if file.stat().st_size != size:
+            raise _Damaged(f"{name} has {file.stat().st_size} bytes instead of {size}")
+        found = files.digest(file)
+        if found != digest:
+            raise _Damaged(
+                f"{name} is not what was written: sha256 {found[:12]}, not {str(digest)[:12]}"
+            )
+
+
+def _damage(path: Path) -> str:
+    """What is wrong with a step's folder; nothing if it is whole."""
+    try:
+        _verify(path)
+    except _Damaged as damage:
+        return str(damage)
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    except ValueError as error:
+        if isinstance(error, CheckpointError):
+            raise
+        return f"{MANIFEST} cannot be read"  # a name that no file can have
+    return ""
+
+
+def _judged(path: Path) -> Literal["whole", "ruined", "unknown"]:
+    """Whether a step can go: what cannot be read now, or by this version, may well be whole."""
+    try:
+        _verify(path)
+    except _Damaged:
+        return "ruined"
+    except (OSError, ValueError):
+        return "unknown"
+    return "whole"

@@ -1,0 +1,128 @@
+"""Files of tensors: contiguous, synced, and, where one stands alone, whole and sealed."""
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from core.errors import InputError, StorageError
+from core.storage import files
+
+# What bytes that are no tensors make of the reader.
+UNREADABLE = (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError,
+              RuntimeError)  # fmt: skip
+
+
+def size_of(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of the tensors' values."""
+    return sum(value.numel() * value.element_size() for value in tensors.values())
+
+
+def room_for(tensors: Mapping[str, Tensor]) -> int:
+    """About what a file of them takes on a disk: a header that says 100 bytes of each, blocks."""
+    header = sum(100 + len(name) for name in tensors)
+    return files.room_for(size_of(tensors) + header)
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str] | None = None) -> None:
+    """Put tensors, contiguous and on the CPU, into a new file; the disk holds it at the end.
+
+    Raises:
+        OSError: the disk is full or not writable.
+    """
+    try:
+        save_file(_whole(tensors), path, about)
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+    # The library makes it for its owner alone; others may read it as they may enter its folder.
+    with suppress(OSError):  # some file systems have no modes
+        path.chmod(path.parent.stat().st_mode & 0o666)
+    files.sync(path)
+
+
+def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same values, contiguous whatever their memory format, no two in one memory."""
+    whole: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in tensors.items():
+        value = value.detach().cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        whole[name] = value.clone() if place in seen else value
+        seen.add(place)
+    return whole
+
+
+def seal(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name}\n{value.dtype}\n{tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def save(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Put tensors into a file, whole or not at all, together with their seal.
+
+    Raises:
+        StorageError: the disk is full or not writable; a file that was there is untouched.
+    """
+    whole = _whole(tensors)
+    aside = path.with_name(f".writing-{os.getpid()}-{os.urandom(4).hex()}")
+    try:
+        files.create_folder(path.parent)
+        with files.hold(path.parent) as alone:
+            try:
+                for leftover in _leftovers(path.parent) if alone else ():
+                    leftover.unlink()
+                write(aside, whole, {"sha256": seal(whole)})
+                aside.rename(path)
+                files.sync(path.parent)
+            finally:
+                aside.unlink(missing_ok=True)
+    except StorageError:
+        raise
+    except OSError as error:
+        remains = "what was there before is whole"
+        needed = room_for(tensors)
+        raise files.not_written(path, error, needed=needed, remains=remains) from error
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    """What a process left that died in `write`: its file, or the library's under a passing name."""
+    return [*folder.glob(".writing-*"), *folder.glob(".tmp??????")]
+
+
+def load(path: Path, *, mend: str = "remove it to go without") -> dict[str, Tensor]:
+    """What `save` put there.
+
+    Args:
+        path: of the file.
+        mend: what to do where it cannot be read, for the error.
+
+    Raises:
+        InputError: it cannot be read, or is not what was written.
+    """
+    try:
+        tensors = load_file(path)
+        with safe_open(path, "pt") as file:
+            told = (file.metadata() or {}).get("sha256")
+        found = seal(tensors)
+    except UNREADABLE as error:
+        raise InputError(f"{path}: cannot be read: {error}; {mend}") from error
+    if found != told:
+        raise InputError(
+            f"{path}: cannot be read: it is not what was written: sha256 {found[:12]}, not "
+            f"{str(told)[:12]}; {mend}"
+        )
+    return tensors

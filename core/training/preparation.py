@@ -1,0 +1,212 @@
+"""From a request for training to all that the run needs; what can be refused is refused here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.data import Dataset, open_dataset
+from core.errors import InputError
+from core.model import compile_network, network_of, objective_of
+from core.network.ema import WIDTHS, Average, PowerAverage
+from core.parts.config import configure, plain
+from core.parts.registry import installed
+from core.request import Emit, Machine, Note, TrainRequest
+from core.storage import checkpoint, tensor_file
+from core.storage.checkpoint import CheckpointError
+from core.storage.files import STATE_FORMAT, make_folder
+from core.task import Task
+from core.training.card import Facts, held_out_spec
+from core.training.distributed import World
+from core.training.journal import check_tensorboard
+from core.training.loop import Learner
+from core.training.precision import check_precision, scaler_of
+from core.training.validation import HeldOut, spread
+
+# What else than the request must be as it was for a run to go on, and how it is called.
+IDENTITY = {
+    "data": "the data",
+    "held_out": "the validation data",
+    "start": "the weights at its start",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a run of training needs.
+
+    Args:
+        request: resolved.
+        out: its folder.
+        machine: how it is executed.
+        device: where this process computes.
+        world: the processes it shares batches with.
+        emit: hears of progress; silent but in the first process.
+        task: makes examples.
+        dataset: they are made of.
+        held_out: what it is validated on, if it is.
+        learner: what changes.
+        identity: what a checkpoint must agree with: plain values.
+        facts: for the card.
+    """
+
+    request: TrainRequest
+    out: Path
+    machine: Machine
+    device: torch.device
+    world: World
+    emit: Emit
+    task: Task
+    dataset: Dataset
+    held_out: HeldOut | None
+    learner: Learner
+    identity: Mapping[str, Any]
+    facts: Facts
+
+
+def prepare_run(
+    request: TrainRequest,
+    out: Path,
+    machine: Machine,
+    device: torch.device,
+    world: World,
+    emit: Emit,
+) -> Run:
+    """The live parts of a run, at its beginning.
+
+    Raises:
+        InputError: an option is wrong, the machine lacks what it asks for, `out` is not writable,
+            or the weights to start with do not fit.
+    """
+    _check(request, machine, device, world)
+    task: Task = configure("task", request.task)()
+    objective = objective_of(request)
+    network = network_of(request, task, objective.outputs)
+    begun = _start(request, network, out, emit)
+    make_folder(out)
+    dataset = open_dataset(request.dataset, "train", task)
+    held_out = _held_out(request, task)
+    network.to(device)
+    if machine.compile:
+        compile_network(network, device)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=request.lr, weight_decay=request.weight_decay
+    )
+    powers = tuple(PowerAverage(network, width) for width in WIDTHS) if request.snapshots else ()
+    average, scaler = Average(network, request.ema), scaler_of(request.precision, device)
+    learner = Learner(network, objective, optimizer, average, powers, scaler)
+    _warn_of_space(out, learner, emit)
+    digests = {"data": dataset.digest()}
+    if held_out is not None:
+        digests["held_out"] = held_out.dataset.digest()
+    identity = {
+        "format": STATE_FORMAT,
+        "request": plain(request),
+        "data": digests["data"],
+        "held_out": digests.get("held_out", ""),
+        "start": begun,
+    }
+    facts = _facts(request, network, digests, begun, world)
+    return Run(
+        request, out, machine, device, world, emit, task, dataset, held_out, learner,
+        identity, facts,
+    )  # fmt: skip
+
+
+def _check(request: TrainRequest, machine: Machine, device: torch.device, world: World) -> None:
+    check_precision(request.precision, device)
+    if machine.tensorboard:
+        check_tensorboard()
+    if request.batch < world.size:
+        raise InputError(
+            f"batch: {request.batch} samples for {world.size} processes; each needs one at least: "
+            "raise batch or use fewer processes"
+        )
+    if request.patience and not request.validate_every:
+        raise InputError(
+            f"patience: {request.patience} validations wanted, but validate_every is 0; set both"
+        )
+
+
+def _held_out(request: TrainRequest, task: Task) -> HeldOut | None:
+    if not request.validate_every:
+        return None
+    spec = held_out_spec(request)
+    dataset = open_dataset(spec, "test", task)
+    if not len(dataset):
+        raise InputError(
+            f"validate_every: the test split of {spec.name} is empty; name another dataset by "
+            "`validation`, or leave validate_every at 0"
+        )
+    items = spread(len(dataset), request.validation_items)
+    return HeldOut(dataset, items, task, objective_of(request), request.seed, request.precision)
+
+
+def _facts(
+    request: TrainRequest,
+    network: nn.Module,
+    digests: Mapping[str, str],
+    begun: str,
+    world: World,
+) -> Facts:
+    names = {"data": request.dataset.name, "held_out": held_out_spec(request).name}
+    splits = {"data": "train", "held_out": "test"}
+    registry = installed()
+    return Facts(
+        request,
+        (
+            registry.find("task", request.task.name).summary,
+            registry.find("network", request.network.name).summary,
+        ),
+        {(names[kind], splits[kind]): digest for kind, digest in digests.items()},
+        sum(p.numel() for p in network.parameters()),
+        begun,
+        world.size,
+    )
+
+
+def _warn_of_space(out: Path, learner: Learner, emit: Emit) -> None:
+    tensors = learner.tensors()
+    weights = dict(learner.network.named_parameters())
+    # The optimizer has nothing yet; it will hold two numbers for each weight.
+    tensors["optimizer"] = {f"{i}{name}": w for i in (0, 1) for name, w in weights.items()}
+    warning = checkpoint.require_space(out / "checkpoints", tensors)
+    if warning is not None:
+        emit(Note(text=warning))
+
+
+# --- weights to start with ----------------------------------------------------------------------
+
+
+def _start(request: TrainRequest, network: nn.Module, out: Path, emit: Emit) -> str:
+    """Put the weights of `request.start` into a network; their digest."""
+    if request.start is None:
+        return ""
+    try:
+        weights = checkpoint.load(request.start, groups=("ema",)).tensors["ema"]
+    except CheckpointError as error:
+        if not checkpoint.is_started(out / "checkpoints"):
+            raise CheckpointError(f"start: {error}") from error
+        emit(Note(text=f"start: {error}; going on, since this run has begun already"))
+        return checkpoint.load(out, groups=("ema",)).state.get("start", "")
+    wrong = _misfits(weights, network.state_dict())
+    if wrong:
+        raise InputError(
+            f"start: the weights in {request.start} do not fit {request.network.name}: "
+            f"{'; '.join(wrong)}; give the network the options they were made with"
+        )
+    network.load_state_dict(weights)
+    return tensor_file.seal(weights)
+
+
+def _misfits(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    missing, more = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
+    wrong = [f"{name} is missing" for name in missing] + [f"{name} is too many" for name in more]
+    return wrong + [
+        f"{name} is {tuple(given[name].shape)}, wanted {tuple(wanted[name].shape)}"
+        for name in sorted(given.keys() & wanted.keys())
+        if given[name].shape != wanted[name].shape
+    ]

@@ -1,0 +1,156 @@
+"""A foreign network in our terms, and the account of every tensor between the two."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.errors import InputError
+from core.parts.config import bind, configure
+from core.parts.registry import Spec
+from core.request import TrainRequest
+
+# Our name -> the names that its tensor is made of there, in order.
+Naming = Callable[[str], tuple[str, ...]]
+# Our name and those tensors -> our tensor.
+Joining = Callable[[str, tuple[Tensor, ...]], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """A network and its chain, as another program wrote them, in our terms.
+
+    Args:
+        size: of a sample: channels, then space.
+        outputs: of the network for each channel: 2 where it learned variances.
+        network: options of `core/unet`.
+        process: the chain as a process.
+        parameterization: what the network says, and how it is told of the level.
+        classes: how many it knows; 0 for none.
+        image: channels of the picture it is given; 0 for none.
+        factor: how much smaller that picture is.
+        chain: steps of the chain.
+        notes: sentences for the user.
+    """
+
+    size: tuple[int, ...]
+    outputs: int
+    network: Mapping[str, Any]
+    process: Spec
+    parameterization: Spec
+    classes: int = 0
+    image: int = 0
+    factor: int = 4
+    chain: int = 1000
+    notes: tuple[str, ...] = field(default=())
+
+
+def request_of(it: Described) -> TrainRequest:
+    """The request whose checkpoint such a network would be, every option stated.
+
+    Raises:
+        InputError: the options do not fit the network.
+    """
+    task: dict[str, Any] = {"name": "core/generate", "channels": it.size[0]}
+    dataset: dict[str, Any] = {"name": "core/blank", "shape": list(it.size)}
+    if it.classes:
+        task["classes"] = dataset["classes"] = it.classes
+    if it.image:
+        task |= {"image": it.image, "factor": it.factor}
+    objective = {"name": "core/hybrid", "steps": it.chain} if it.outputs == 2 else "core/denoising"
+    return bind(
+        TrainRequest,
+        {
+            "task": task,
+            "dataset": dataset,
+            "network": Spec("core/unet", it.network),
+            "process": it.process,
+            "parameterization": it.parameterization,
+            "objective": objective,
+            "times": "core/uniform",
+        },
+        at="imported",
+    )
+
+
+def skeleton(it: Described) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors of our network; no memory is taken for them.
+
+    Raises:
+        InputError: no network has these options.
+    """
+    request = request_of(it)
+    task = configure("task", request.task)()
+    build = configure("network", request.network, at="network")
+    with torch.device("meta"):
+        network = build(task.channels, it.outputs * task.channels, task.conditions)
+    return {name: tuple(value.shape) for name, value in network.state_dict().items()}
+
+
+def translated(
+    ours: Mapping[str, tuple[int, ...]],
+    given: Mapping[str, Tensor],
+    naming: Naming,
+    joining: Joining,
+    *,
+    source: str,
+) -> dict[str, Tensor]:
+    """Our tensors, in float32, made of the given ones, all of which are used.
+
+    Args:
+        ours: names and shapes wanted.
+        given: the other program's tensors.
+        naming: which of them each of ours is made of.
+        joining: how.
+        source: what they were read from, for errors.
+
+    Raises:
+        InputError: tensors are missing or left over, or have other shapes; all are listed.
+    """
+    sources = {name: naming(name) for name in ours}
+    wanted = {theirs for names in sources.values() for theirs in names}
+    problems = [f"missing: {name}" for name in sorted(wanted - given.keys())]
+    problems += [
+        f"left over: {name} {_sizes(given[name].shape)}" for name in sorted(given.keys() - wanted)
+    ]
+    if problems:
+        raise InputError(_report(source, "does not hold the tensors of this network", problems))
+    made = {}
+    for name, shape in ours.items():
+        parts = tuple(given[theirs] for theirs in sources[name])
+        try:
+            value = joining(name, parts)
+        except (RuntimeError, IndexError):  # sizes so strange that they cannot even be put together
+            value = parts[0][:0]
+        if tuple(value.shape) == shape:
+            made[name] = value.to(torch.float32).contiguous()
+        else:
+            found = " and ".join(
+                f"{theirs} {_sizes(part.shape)}"
+                for theirs, part in zip(sources[name], parts, strict=True)
+            )
+            problems.append(f"{found}: expected {_sizes(shape)} for {name}")
+    if problems:
+        raise InputError(_report(source, "has tensors of other shapes", problems))
+    return made
+
+
+def ratio(channels: int, width: int) -> float:
+    """The multiplier that gives exactly these channels: int(width * ratio)."""
+    found = channels / width
+    return found if int(width * found) == channels else math.nextafter(found, math.inf)
+
+
+def _sizes(shape: tuple[int, ...] | torch.Size) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _report(source: str, what: str, problems: list[str]) -> str:
+    lines = "".join(f"\n  {problem}" for problem in problems)
+    return (
+        f"{source}: {what}; give the flags or config that it was made with, or the whole file"
+        f"{lines}"
+    )
