@@ -39,7 +39,7 @@ from core.sampler.sample import sample as integrate
 from core.storage import files
 from core.storage.files import make_folder
 from core.task import Task
-from core.training.distributed import PeerError, World, joined
+from core.training.distributed import PeerError, World, process_group
 from core.training.journal import journal
 from core.training.preparation import Run, prepare_run
 from core.training.run import Place, follow, resume, save
@@ -82,7 +82,7 @@ def train(
     request = bind(TrainRequest, plain(request))  # every option stated and checked
     device = device_of(machine)
     try:
-        with joined(device) as world:
+        with process_group(device) as world:
             run, place, loss = _trained(request, out, machine, device, world, emit, stop)
     except Stopped as stopped:
         deliver(stopped)
@@ -109,8 +109,10 @@ def _trained(
 ) -> tuple[Run, Place, float]:
     """The run, where it ended and its late loss, in each of the processes that share it."""
     try:
-        said = emit if world.first else silent
-        run = world.together(lambda: prepare_run(request, out, machine, device, world, said))
+        listener = emit if world.first else silent
+        run = world.barrier_after(
+            lambda: prepare_run(request, out, machine, device, world, listener)
+        )
         place = resume(run)
         with (
             journal(out, request.steps, taken=place.step, tensorboard=machine.tensorboard,
@@ -120,11 +122,11 @@ def _trained(
             if place.step == 0 and request.on_nan == "rollback":
                 save(run, record, place)  # something to go back to
             place = follow(run, record, asked_by(signals, out, stop), place)
-            return run, place, world.same(record.late_loss(place.step))
+            return run, place, world.broadcast(record.late_loss(place.step))
     except PeerError:
         raise
     except Exception:
-        world.give_up()
+        world.report_failure()
         raise
 
 

@@ -404,7 +404,7 @@ FAULTS = (
     _training("refusals with a traceback", "batches", "return InputError(str(error))", "raise",
     "data",
               "cannot_be_read"),
-    _training("gradients stay where they are", "distributed", "group.all_reduce(whole)", "pass",
+    _training("gradients stay where they are", "distributed", "group.all_reduce(flat)", "pass",
     "world",
               "one_two"),
     _training("the smallest flag counts", "distributed", "group.ReduceOp.MAX", "group.ReduceOp.MIN",

@@ -16,7 +16,7 @@ from core.parts.yaml_file import parse_yaml
 from core.request import TrainRequest
 from core.training.validation import CONFIDENCE, Standing
 
-CARDS = Path(__file__).resolve().parent.parent / "data_cards"
+CARDS = Path(__file__).resolve().parents[2] / "data_cards"
 FROM_CARD = ("pretty_name", "version", "license", "origin", "personal_data")
 PACKAGES = ("polymode", "torch", "numpy", "safetensors")
 

@@ -16,7 +16,7 @@ from core.objective.denoising import Draw, Objective
 from core.objective.times import Adaptive
 from core.process.noise import Noise, derive
 from core.task import Example
-from core.training.distributed import Flags, World
+from core.training.distributed import Status, World
 from core.training.precision import computing
 from core.training.stopping import Asked, Stopped
 
@@ -257,7 +257,7 @@ class _Seen:
 
 
 def _drawn(objective: Objective, example: Example, noise: Noise, world: World, step: int) -> _Share:
-    part = world.part(len(noise))
+    part = world.shard(len(noise))
     draw = objective.draw(example.x0, noise, part)
     return _Share(example, draw, noise.seeds[part], part, len(noise), step)
 
@@ -274,42 +274,42 @@ def _gradients(
     micro = min(micro or largest, largest)
     while True:
         learner.optimizer.zero_grad(set_to_none=True)
-        losses, said = _attempt(learner, share, micro, how)
-        heard = how.world.agree(said)
-        if heard.spoiled:
+        losses, status = _attempt(learner, share, micro, how)
+        status = how.world.all_reduce_max(status)
+        if status.not_finite:
             raise NotFinite(f"step {share.step}: weights are not finite; lower the learning rate")
-        if heard.stop:
+        if status.stop:
             learner.optimizer.zero_grad(set_to_none=True)
-            raise Stopped(share.step, heard.stop)
-        if not heard.memory:
+            raise Stopped(share.step, status.stop)
+        if not status.out_of_memory:
             break
         micro = _smaller(micro, share.step, how)
     seen = torch.zeros(3, share.batch, dtype=torch.float64)
     seen[:, share.part] = torch.stack([share.draw.t, share.draw.weight, losses.double()]).cpu()
     gradients = [p.grad for p in learner.network.parameters() if p.grad is not None]
-    how.world.add_up(gradients)
-    return _Seen(*how.world.total(seen)), micro
+    how.world.all_reduce_gradients(gradients)
+    return _Seen(*how.world.all_reduce_sum(seen)), micro
 
 
-def _attempt(learner: Learner, share: _Share, micro: int, how: Execution) -> tuple[Tensor, Flags]:
+def _attempt(learner: Learner, share: _Share, micro: int, how: Execution) -> tuple[Tensor, Status]:
     """Add up this process's part of the gradient, `micro` samples at a time; its losses."""
     losses: list[Tensor] = []
     nothing = share.example.x0.new_zeros(len(share))
     try:
         for first in range(0, len(share), micro):
             if number := how.asked():
-                return nothing, Flags(stop=number)
+                return nothing, Status(stop=number)
             losses.append(_backward(learner, share, slice(first, first + micro), how))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
     else:
-        return torch.cat(losses), Flags()
+        return torch.cat(losses), Status()
     # Below the handler: the traceback, which holds what filled the memory, is gone.
     losses.clear()
     if share.example.x0.is_cuda:
         torch.cuda.empty_cache()
-    return nothing, Flags(memory=1)
+    return nothing, Status(out_of_memory=1)
 
 
 def _backward(learner: Learner, share: _Share, piece: slice, how: Execution) -> Tensor:

@@ -23,7 +23,7 @@ from core.storage.checkpoint import Checkpoint, CheckpointError
 from core.task import Example
 from core.training.batches import batches, order
 from core.training.card import State, card
-from core.training.distributed import Flags
+from core.training.distributed import Status
 from core.training.journal import Journal
 from core.training.loop import Execution, NotFinite, Step, fit, learning_rate, without_condition
 from core.training.preparation import IDENTITY, Run
@@ -138,14 +138,14 @@ def _onwards(run: Run, record: Journal, asked: Asked, place: Place) -> Place:
 
 def _leave(run: Run) -> None:
     """Wait for the others, so that all end when what they did is saved."""
-    if run.world.agree(Flags()).spoiled:
+    if run.world.all_reduce_max(Status()).not_finite:
         raise NotFinite("the weights are not finite; lower the learning rate")
 
 
 def _steps(run: Run, place: Place, asked: Asked) -> Generator[Step]:
     """The optimiser steps from a place on."""
     request, device, world = run.request, run.device, run.world
-    part = world.part(request.batch)
+    part = world.shard(request.batch)
     seed = derive(request.seed, "rollback", place.rollbacks) if place.rollbacks else request.seed
 
     def prepare(step: int, items: Mapping[str, Tensor]) -> tuple[Example, Noise]:
@@ -241,7 +241,7 @@ def save(run: Run, record: Journal, place: Place) -> None:
         return
     tensors = run.learner.tensors()
     if not _is_finite(tensors):
-        run.world.agree(Flags(spoiled=1))
+        run.world.all_reduce_max(Status(not_finite=1))
         raise NotFinite(f"step {place.step}: weights are not finite; lower the learning rate")
     record.keep()
     standing = place.standing
@@ -270,8 +270,8 @@ def resume(run: Run) -> Place:
         CheckpointError: the folder holds a run of another request, or of other data or weights.
     """
     first = run.world.first
-    found = run.world.together(lambda: _continued(run) if first else None)
-    if not run.world.same(0 if found is None else 1):
+    found = run.world.barrier_after(lambda: _continued(run) if first else None)
+    if not run.world.broadcast(0 if found is None else 1):
         return Place()
     saved = _chosen(run, found)
     run.learner.load(saved.tensors)
@@ -312,15 +312,15 @@ def _check_same(run: Run, state: Mapping[str, Any]) -> None:
 def _back(run: Run) -> Checkpoint:
     """The newest whole checkpoint, in every process."""
     folder = run.out / "checkpoints"
-    found = run.world.together(lambda: checkpoint.load(folder) if run.world.first else None)
+    found = run.world.barrier_after(lambda: checkpoint.load(folder) if run.world.first else None)
     return _chosen(run, found)
 
 
 def _chosen(run: Run, found: Checkpoint | None) -> Checkpoint:
     """What the first process found, read by the others too."""
-    step = int(run.world.same(found.step if found else 0))
+    step = run.world.broadcast(found.step if found else 0)
     try:
-        return run.world.together(lambda: found or checkpoint.load(run.out, step=step))
+        return run.world.barrier_after(lambda: found or checkpoint.load(run.out, step=step))
     except CheckpointError as error:
         raise CheckpointError(
             f"{error}\nEvery process of a run has to see the same output folder"

@@ -14,7 +14,7 @@ from core.objective.denoising import Objective
 from core.process.noise import Noise
 from core.results.metrics import Mean, interval
 from core.task import Task
-from core.training.distributed import Flags, World
+from core.training.distributed import Status, World
 from core.training.loop import NotFinite
 from core.training.precision import computing
 
@@ -90,12 +90,12 @@ def validate(
     """
     copy = deepcopy(network).eval()
     copy.load_state_dict(weights)
-    part, losses = world.part(len(held_out.items)), torch.zeros(len(held_out.items)).double()
+    part, losses = world.shard(len(held_out.items)), torch.zeros(len(held_out.items)).double()
     for first in range(part.start, part.stop, micro):
         piece = slice(first, min(first + micro, part.stop))
         losses[piece] = _losses(held_out, copy, piece).double().cpu()
-    world.agree(Flags())
-    losses = world.total(losses)
+    world.all_reduce_max(Status())
+    losses = world.all_reduce_sum(losses)
     if not losses.isfinite().all():
         raise NotFinite("the loss on held-out items is not finite; lower the learning rate")
     sources = [held_out.dataset.source(index) for index in held_out.items]

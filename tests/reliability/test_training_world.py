@@ -160,7 +160,7 @@ def test_the_first_process_writes_and_a_folder_that_the_others_do_not_see_is_nam
         )
         for rank in range(2)
     ]  # fmt: skip
-    said = [json.loads(p.communicate(timeout=60)[0])[1] for p in processes]
+    said = [json.loads(p.communicate(timeout=120)[0])[1] for p in processes]
     assert said[0].startswith("PeerError")
     assert said[1].endswith("Every process of a run has to see the same output folder")
     assert checkpoint.load(tmp_path / "0" / "run").step == 3
