@@ -7,13 +7,15 @@ Results go to standard output, one a line; messages to standard error.  The exit
 import os
 import signal
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from core.errors import InputError, StorageError
-from core.parts.registry import KINDS, installed
+from core.parts.registry import KINDS, Verb, installed
+from core.request import VERBS
 from core.storage.files import NO_ROOM
 from core.training.stopping import Stopped
 
@@ -52,6 +54,9 @@ Compile = Annotated[
     typer.Option("--compile", help="Have torch compile the network: slow at first, then fast."),
 ]
 
+BUILT_IN: dict[str, Verb] = {verb.name: verb for verb in VERBS}
+"""Verbs of jobs that no plug-in brings; `pipelines.cli` adds its own."""
+
 
 def _note_broken() -> None:
     for name, why in installed().broken.items():
@@ -60,18 +65,33 @@ def _note_broken() -> None:
 
 @app.command("list")
 def list_parts(
-    kind: Annotated[str | None, typer.Argument(help=f"One of: {', '.join(KINDS)}.")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[KIND|PATTERN]",
+            help=f"One of: {', '.join(KINDS)}, verb; or a pattern of names, such as '*snr*'.",
+        ),
+    ] = None,
 ) -> None:
-    """List every part that is installed: kind, full name, summary, and what it still needs."""
+    """List every part that is installed: kind, full name, summary, and what it still needs.
+
+    Example: polymode list 'core/*_log_snr'
+    """
     registry = installed()
-    if kind is not None and kind not in KINDS:
-        registry.find(kind, "")  # says which kinds there are
+    pattern = kind if kind and set(kind) & set("*?[") else "*"
+    if kind is not None and kind == pattern:
+        kind = None
+    if kind is not None and kind not in (*KINDS, "verb"):
+        registry.find(kind, "")  # raises: the message lists the kinds
     rows = [
         (part.kind, name, part.summary, registry.missing(part))
         for name, part in registry.names(kind)
     ]
-    if kind is None:
-        rows += [("verb", name, verb.summary, ()) for name, verb in registry.verbs()]
+    if kind in (None, "verb"):
+        rows += [("verb", name, verb.summary, ()) for name, verb in _verbs().items()]
+    rows = [row for row in rows if fnmatchcase(row[1], pattern)]
+    if not rows:
+        raise InputError(f"no name matches {pattern!r}; `polymode list` prints all names")
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
     for its_kind, name, summary, missing in rows:
         state = f"needs {', '.join(missing)}" if missing else "ready"
@@ -79,16 +99,27 @@ def list_parts(
     _note_broken()
 
 
-@app.command()
+@app.command("show")
 def show(
-    kind: Annotated[str, typer.Argument(help=f"One of: {', '.join(KINDS)}.")],
+    kind: Annotated[str, typer.Argument(help=f"One of: {', '.join(KINDS)}, verb.")],
     name: Annotated[str, typer.Argument(help="Full name, for example core/unet.")],
 ) -> None:
-    """Show one part: what it is, its options with defaults and meaning, and where it is written."""
-    from core.parts.description import describe_part
+    """Show one part or verb: its description, its options with defaults, and its source.
 
-    print(describe_part(kind, name))
+    Example: polymode show sampler core/multistep
+    """
+    from core.parts.description import describe_part, describe_verb
+
+    if kind == "verb":
+        print(describe_verb(name, _verbs().get(name) or installed().find_verb(name, BUILT_IN)))
+    else:
+        print(describe_part(kind, name))
     _note_broken()
+
+
+def _verbs() -> dict[str, Verb]:
+    """The verbs of jobs by name: the built-in ones, then those of plug-ins."""
+    return {**BUILT_IN, **dict(installed().verbs())}
 
 
 def _request(kind: type[Any], file: Path | None, settings: list[str] | None) -> Any:
@@ -104,7 +135,7 @@ def _machine(device: str, threads: int | None, **more: Any) -> Any:
     return Machine(device=device, threads=threads, **more)
 
 
-@app.command()
+@app.command("train")
 def train(
     request: RequestFile = None,
     out: Out = Path("runs/train"),
@@ -148,7 +179,7 @@ def train(
         print(result.checkpoint)
 
 
-@app.command()
+@app.command("sample")
 def sample(
     request: RequestFile = None,
     out: Out = Path("runs/sample"),
@@ -173,7 +204,7 @@ def sample(
     print(result.samples)
 
 
-@app.command()
+@app.command("evaluate")
 def evaluate(
     request: RequestFile = None,
     out: Out = Path("runs/evaluate"),
@@ -251,6 +282,34 @@ def export_weights(
     print(export_weights(checkpoint, out, ema=ema))
 
 
+def add_plugins(to: typer.Typer) -> None:
+    """Add the commands of every installed plug-in, ``polymode PLUGIN COMMAND``, by name alone.
+
+    A plug-in's own module is imported when one of its commands is called or asked for help.  A
+    built-in command of the same name stays.
+    """
+    taken = {command.name for command in to.registered_commands}
+    for name, plugin in sorted(installed().plugins.items()):
+        if plugin.commands and name not in taken:
+            # All that follows the name, --help too, is the plug-in's to read.
+            to.command(
+                name,
+                help=plugin.summary,
+                add_help_option=False,
+                context_settings={
+                    "allow_extra_args": True,
+                    "ignore_unknown_options": True,
+                    "allow_interspersed_args": False,
+                },
+            )(_run_plugin)
+
+
+def _run_plugin(context: typer.Context) -> int:
+    """Run the commands of the plug-in that `context` names; returns the exit status."""
+    commands: typer.Typer = installed().load_commands(str(context.info_name))
+    return commands(context.args, prog_name=context.command_path, standalone_mode=False) or 0
+
+
 def run_app(commands: typer.Typer) -> NoReturn:
     """Run a set of commands with the exit codes and messages that every entry script shares."""
     signal.signal(signal.SIGTERM, _stop)
@@ -311,5 +370,6 @@ def _stop(signum: int, frame: object) -> NoReturn:
 
 
 def main() -> NoReturn:
-    """The core's commands alone; ``polymode`` adds those of pipelines."""
+    """The commands of the core and of plug-ins; ``polymode`` adds those of pipelines."""
+    add_plugins(app)
     run_app(app)

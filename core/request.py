@@ -7,11 +7,11 @@ executed; nothing in it is part of a result's identity.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
 
-from core.parts.registry import Spec
+from core.parts.registry import Spec, Verb
 
 Count = Annotated[int, Ge(1)]
 
@@ -257,8 +257,30 @@ class EvaluateResult:
     seconds: float
 
 
-VERBS: dict[str, type[Any]] = {
-    "train": TrainRequest,
-    "sample": SampleRequest,
-    "evaluate": EvaluateRequest,
-}
+VERBS: tuple[Verb, ...] = (
+    Verb(
+        name="train",
+        request="core.request:TrainRequest",
+        result="core.request:TrainResult",
+        target="core.runs:train",
+        summary="Train a network for a task on a dataset",
+        version="",
+    ),
+    Verb(
+        name="sample",
+        request="core.request:SampleRequest",
+        result="core.request:SampleResult",
+        target="core.runs:sample",
+        summary="Samples of a trained network",
+        version="",
+    ),
+    Verb(
+        name="evaluate",
+        request="core.request:EvaluateRequest",
+        result="core.request:EvaluateResult",
+        target="core.runs:evaluate",
+        summary="Scores of samples against their dataset",
+        version="",
+    ),
+)
+"""What a step of a job can run of the core's own."""

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from core.cli import Settings, app, run_app
+from core.cli import BUILT_IN, Settings, add_plugins, app, run_app
+from core.parts.registry import Verb
 from pipelines import apply_command, cluster_commands, sweep_command
 from pipelines.arguments import Address, Cpus, JobFile, Out
+from pipelines.verbs import VERBS
 
 if TYPE_CHECKING:
     from pipelines.plan import Planned
@@ -197,6 +199,18 @@ for name, command in {
     app.command(name)(command)
 
 
+for name, verb in VERBS.items():
+    BUILT_IN[name] = Verb(
+        name=name,
+        request=f"{verb.request.__module__}:{verb.request.__qualname__}",
+        result=f"{verb.result.__module__}:{verb.result.__qualname__}",
+        target=verb.target,
+        summary=verb.summary,
+        folders=verb.folders,
+    )
+
+
 def main() -> NoReturn:
     """The console script."""
+    add_plugins(app)
     run_app(app)

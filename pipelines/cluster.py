@@ -74,6 +74,7 @@ def private_ray(place: Path, *, cpus: int, gpus: int) -> Iterator[None]:
         watching = guard.start(folder)
         try:
             connect(
+                import_path(),
                 address="local",
                 _node_ip_address="127.0.0.1",
                 include_dashboard=False,
@@ -94,13 +95,30 @@ def private_ray(place: Path, *, cpus: int, gpus: int) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def connect(**settings: Any) -> None:
-    """Connect this process to Ray, quietly, with its signals left as they are."""
-    import ray
+def import_path() -> Path | None:
+    """The checkout that this process imports polymode from; None if that is where Python looks."""
+    folder = Path(__file__).resolve().parent.parent
+    return None if folder.name in ("site-packages", "dist-packages") else folder
 
+
+def connect(path: Path | None = None, **settings: Any) -> None:
+    """Connect this process to Ray, quietly, with its signals left as they are.
+
+    Ray puts the folder that this process runs in first on its workers' import path, where a folder
+    named `core` would be imported in place of ours.  That is switched off.
+
+    Args:
+        path: folder to put first on the workers' import path instead.
+        settings: of `ray.init`.
+    """
+    import ray
+    from ray.job_config import JobConfig
+
+    config: Any = JobConfig(_py_driver_sys_path=[str(path)] if path else [])
+    config._runtime_env_has_working_dir = lambda: True  # Ray adds no folder where there is one
     on_stop = signal.getsignal(signal.SIGTERM)
     heed_environment()
-    ray.init(logging_level=logging.ERROR, log_to_driver=False, **settings)
+    ray.init(logging_level=logging.ERROR, log_to_driver=False, job_config=config, **settings)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_stop)  # Ray has put its own there
 

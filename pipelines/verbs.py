@@ -3,22 +3,16 @@
 import importlib
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 
+from core import request
+from core.parts import registry
 from core.parts.registry import Registry, RegistryError, Spec, installed
-from core.request import (
-    Count,
-    EvaluateRequest,
-    EvaluateResult,
-    SampleRequest,
-    SampleResult,
-    TrainRequest,
-    TrainResult,
-)
+from core.request import Count, SampleResult, TrainRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +141,7 @@ class Verb:
         request: what it is asked, a frozen dataclass whose fields are its options.
         result: what it answers, a frozen dataclass; its `Path` fields can be other steps' inputs.
         target: ``package.module:function``, imported by whoever does the step.
+        summary: one line, under 60 characters.
         folders: its inputs are whole steps under free labels, not fields of its request.
         joined_by: the verb that makes one result of its parts; its request then has the options
             ``part`` and ``parts``.
@@ -161,6 +156,7 @@ class Verb:
     request: type[Any]
     result: type[Any]
     target: str
+    summary: str = ""
     folders: bool = False
     joined_by: str = ""
     together: str = ""
@@ -174,37 +170,64 @@ class Verb:
         return tuple(f.name for f in fields(self.result) if hints[f.name] is Path)
 
 
+def _resolved(name: str, verb: registry.Verb) -> Verb:
+    """A verb of a table of contents, with its request and result imported.
+
+    Raises:
+        RegistryError: either is not a dataclass.
+    """
+    return Verb(
+        request=_dataclass(verb.request, name),
+        result=_dataclass(verb.result, name),
+        target=verb.target,
+        summary=verb.summary,
+        folders=verb.folders,
+        version=verb.version,
+    )
+
+
+def _dataclass(target: str, name: str) -> type[Any]:
+    found = registry.attribute_of(target, f"verb {name!r}")
+    if not isinstance(found, type) or not is_dataclass(found):
+        raise RegistryError(f"verb {name!r}: {target} is not a dataclass")
+    return found
+
+
 Verbs = Mapping[str, Verb]
+_CORE = {verb.name: _resolved(verb.name, verb) for verb in request.VERBS}
 VERBS: Verbs = {
-    "train": Verb(
-        request=TrainRequest,
-        result=TrainResult,
-        target="core.runs:train",
-        together="pipelines.ddp:train_together",
-    ),
+    **_CORE,
+    "train": replace(_CORE["train"], together="pipelines.ddp:train_together"),
     "sweep": Verb(
         request=SweepRequest,
         result=SweepResult,
         target="pipelines.sweep:sweep",
         together="pipelines.sweep:sweep_together",
         variants="pipelines.space:variants",
+        summary="Search options of a training by successive halving (ASHA)",
         version="1",
     ),
-    "sample": Verb(
-        request=SampleRequest, result=SampleResult, target="core.runs:sample", joined_by="join"
-    ),
+    "sample": replace(_CORE["sample"], joined_by="join"),
     "join": Verb(
-        request=JoinRequest, result=SampleResult, target="core.results.samples:join", folders=True
+        request=JoinRequest,
+        result=SampleResult,
+        target="core.results.samples:join",
+        summary="Concatenate the parts of a sampling",
+        folders=True,
     ),
     "apply": Verb(
         request=ApplyRequest,
         result=ApplyResult,
         target="pipelines.batch:apply",
+        summary="Apply a predictor to every file in a folder",
         together="pipelines.batch:apply_together",
     ),
-    "evaluate": Verb(request=EvaluateRequest, result=EvaluateResult, target="core.runs:evaluate"),
     "report": Verb(
-        request=ReportRequest, result=ReportResult, target="pipelines.report:report", folders=True
+        request=ReportRequest,
+        result=ReportResult,
+        target="pipelines.report:report",
+        summary="One HTML page about other steps",
+        folders=True,
     ),
 }
 
@@ -222,15 +245,7 @@ def find(name: str, verbs: Verbs = VERBS, registry: Registry | None = None) -> V
     """
     if name in verbs:
         return verbs[name]
-    said = (registry or installed()).find_verb(name)
-    request, result = (_dataclass(target, name) for target in (said.request, said.result))
-    return Verb(
-        request=request,
-        result=result,
-        target=said.target,
-        folders=said.folders,
-        version=said.version,
-    )
+    return _resolved(name, (registry or installed()).find_verb(name, verbs))
 
 
 def load(target: str) -> Any:
@@ -241,11 +256,3 @@ def load(target: str) -> Any:
     """
     module, _, attribute = target.partition(":")
     return getattr(importlib.import_module(module), attribute)
-
-
-def _dataclass(target: str, name: str) -> type[Any]:
-    module, _, attribute = target.partition(":")
-    found = getattr(importlib.import_module(module), attribute, None)
-    if not isinstance(found, type) or not is_dataclass(found):
-        raise RegistryError(f"verb {name!r}: {target} is no dataclass")
-    return found

@@ -46,6 +46,7 @@ PLUGIN = Plugin(
             summary="Mean distance of draws from the centre",
         ),
     ),
+    commands="dots.command:app",
 )
 '''
 ASKED = '''
@@ -83,6 +84,17 @@ def radius(request, out, *, machine, emit):
     (out / "radius.txt").write_text(str(request.scale * draws.norm(dim=-1).mean().item()))
     return RadiusResult(radius=out / "radius.txt")
 """
+COMMAND = '''
+from core.cli import commands
+
+app = commands("Points.")
+
+
+@app.command("norm")
+def norm(x: float, y: float) -> None:
+    """Print the distance of a point from the centre."""
+    print((x * x + y * y) ** 0.5)
+'''
 PARTS = '''
 import math
 
@@ -186,12 +198,14 @@ def environment(tmp_path_factory):
     (source / "dots" / "parts.py").write_text(PARTS)
     (source / "dots" / "asked.py").write_text(ASKED)
     (source / "dots" / "radius.py").write_text(RADIUS)
+    (source / "dots" / "command.py").write_text(COMMAND)
     install = [
         sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps",
         "--no-build-isolation", "--disable-pip-version-check", "--target", site, source,
     ]  # fmt: skip
     subprocess.run(install, check=True, capture_output=True)
-    return {**os.environ, "PYTHONPATH": str(site)}
+    path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path}
 
 
 def polymode(environment, *arguments):
@@ -207,6 +221,12 @@ def test_it_is_listed_and_shown(environment):
     assert "dots/mlp" in polymode(environment, "list", "network").stdout
     assert "dots/radius" in polymode(environment, "list").stdout
     assert "width: int = 32" in polymode(environment, "show", "network", "dots/mlp").stdout
+    assert "scale: float = 1.0" in polymode(environment, "show", "verb", "dots/radius").stdout
+
+
+def test_its_commands_stand_under_the_one_command(environment):
+    assert "Vectors of two numbers." in polymode(environment, "--help").stdout
+    assert polymode(environment, "dots", "norm", "3", "4").stdout == "5.0\n"
 
 
 def test_its_network_trains(environment, tmp_path):

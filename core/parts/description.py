@@ -1,16 +1,18 @@
-"""A part in words: what ``polymode show`` prints."""
+"""A part or a verb in words, for ``polymode show``."""
 
 import ast
 import importlib.util
+import inspect
 import json
 import textwrap
 import types
 import typing
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
-from core.parts.registry import Registry, Spec, installed
-from core.parts.signature import REQUIRED, Option, part_options
+from core.parts.registry import Registry, RegistryError, Spec, Verb, attribute_of, installed
+from core.parts.signature import REQUIRED, Option, options_of, part_options
 
 
 def _type_name(annotation: Any) -> str:
@@ -57,6 +59,41 @@ def _source(target: str) -> tuple[str, str]:
     return "", str(path)
 
 
+def _about(document: str, summary: str) -> str:
+    """A docstring up to its sections, indented; the summary if there is none."""
+    about = document.split("\nArgs:")[0].split("\nRaises:")[0].strip() or summary
+    return textwrap.indent(about, "  ")
+
+
+def _listed(title: str, options: tuple[Option, ...], *, defaults: bool = True) -> list[str]:
+    """Options with type, default and meaning, below a title."""
+    lines = [f"{title}:" if options else f"no {title}"]
+    for option in options:
+        default = f" = {_default_text(option)}" if defaults else ""
+        lines.append(f"  {option.name}: {_type_name(option.annotation)}{default}")
+        if option.meaning:
+            lines.append(textwrap.indent(textwrap.fill(option.meaning, 82), "      "))
+    return lines
+
+
+def describe_verb(name: str, verb: Verb) -> str:
+    """A verb of a job in words: its options, its result, and how a step names it.
+
+    Raises:
+        RegistryError: its request or result is not a dataclass.
+    """
+    request, result = (attribute_of(t, f"verb {name!r}") for t in (verb.request, verb.result))
+    for kind, target in ((request, verb.request), (result, verb.result)):
+        if not is_dataclass(kind):
+            raise RegistryError(f"verb {name!r}: {target} is not a dataclass")
+    lines = [f"verb {name}", "", _about(inspect.getdoc(request) or "", verb.summary), ""]
+    given = "inputs: {LABEL: STEP, ...}, " if verb.folders else ""
+    lines.append(f"  YAML: {{run: {name}, {given}request: {{OPTION: VALUE, ...}}}}")
+    lines += ["", *_listed("options", options_of(request))]
+    lines += ["", *_listed("results", options_of(result), defaults=False)]
+    return "\n".join([*lines, "", f"source: {_source(verb.target)[1]}"])
+
+
 def describe_part(kind: str, name: str, registry: Registry | None = None) -> str:
     """Everything a user needs to take a part into use.
 
@@ -66,16 +103,11 @@ def describe_part(kind: str, name: str, registry: Registry | None = None) -> str
     registry = registry or installed()
     part = registry.find(kind, name)
     document, where = _source(part.target)
-    about = document.split("\nArgs:")[0].split("\nRaises:")[0].strip() or part.summary
     options = part_options(kind, name, registry)
     given = "".join(f", {o.name}: {_default_text(o)}" for o in options)
-    lines = [f"{kind} {name}  (version {part.version})", "", textwrap.indent(about, "  "), ""]
+    lines = [f"{kind} {name}  (version {part.version})", "", _about(document, part.summary), ""]
     lines.append(f"  YAML: {{name: {name}{given}}}")
-    lines += ["", "options:" if options else "no options"]
-    for option in options:
-        lines.append(f"  {option.name}: {_type_name(option.annotation)} = {_default_text(option)}")
-        if option.meaning:
-            lines.append(textwrap.indent(textwrap.fill(option.meaning, 82), "      "))
+    lines += ["", *_listed("options", options)]
     missing = registry.missing(part)
     if missing:
         lines += ["", f"needs {', '.join(missing)}, not installed here"]

@@ -111,6 +111,8 @@ class Plugin:
         parts: what it offers.
         extra: what to ``pip install`` for the parts' `needs`, for example ``polymode[medical]``.
         verbs: what steps of jobs can run beside the built-in ones.
+        commands: ``package.module:app``, a `typer.Typer` that ``polymode <plug-in> ...`` runs;
+            imported when it is called.
     """
 
     name: str
@@ -118,6 +120,7 @@ class Plugin:
     parts: tuple[Part, ...]
     extra: str = ""
     verbs: tuple[Verb, ...] = ()
+    commands: str = ""
 
 
 class RegistryError(InputError, LookupError):
@@ -187,6 +190,8 @@ class Registry:
             for target in (verb.request, verb.result, verb.target):
                 if ":" not in target:
                     return f"{target!r} of the verb {verb.name!r} is not 'package.module:attribute'"
+        if plugin.commands and ":" not in plugin.commands:
+            return f"commands {plugin.commands!r} is not 'package.module:attribute'"
         return ""
 
     def names(self, kind: str | None = None) -> Iterator[tuple[str, Part]]:
@@ -200,8 +205,12 @@ class Registry:
         found = ((f"{p.name}/{verb.name}", verb) for p in self.plugins.values() for verb in p.verbs)
         yield from sorted(found, key=lambda item: item[0])
 
-    def find_verb(self, name: str) -> Verb:
+    def find_verb(self, name: str, built_in: Iterable[str] = ()) -> Verb:
         """The verb of that full name; imports nothing.
+
+        Args:
+            name: of the verb.
+            built_in: names of verbs that no plug-in brings, for the message.
 
         Raises:
             RegistryError: there is none, or its plug-in is broken.
@@ -215,7 +224,8 @@ class Registry:
                 f"verb {name!r} cannot be had: plug-in {plugin!r} could not be read: "
                 f"{self.broken[plugin]}"
             )
-        raise RegistryError(f"no verb {name!r}{nearest(name, verbs)}")
+        known = [*built_in, *verbs]
+        raise RegistryError(f"no verb {name!r}{nearest(name, known)}\n  known: {', '.join(known)}")
 
     def missing(self, part: Part) -> tuple[str, ...]:
         """The optional packages that `part` needs and that are not installed."""
@@ -258,11 +268,27 @@ class Registry:
                 f"{kind} {name!r} needs {', '.join(missing)}, not installed here\n"
                 f"  install with: {how}"
             )
-        module, attribute = part.target.split(":")
-        loaded = importlib.import_module(module)
-        if not hasattr(loaded, attribute):
-            raise RegistryError(f"{kind} {name!r}: module {module} has no {attribute!r}")
-        return getattr(loaded, attribute)
+        return attribute_of(part.target, f"{kind} {name!r}")
+
+    def load_commands(self, plugin: str) -> Any:
+        """Import a plug-in's commands, a `typer.Typer`.
+
+        Raises:
+            RegistryError: the plug-in has none, or its target does not exist.
+        """
+        target = self.plugins[plugin].commands if plugin in self.plugins else ""
+        if not target:
+            raise RegistryError(f"plug-in {plugin!r} has no commands")
+        return attribute_of(target, f"commands of plug-in {plugin!r}")
+
+
+def attribute_of(target: str, what: str) -> Any:
+    """Import ``package.module:attribute``; errors inside the module pass through untouched."""
+    module, attribute = target.split(":")
+    loaded = importlib.import_module(module)
+    if not hasattr(loaded, attribute):
+        raise RegistryError(f"{what}: module {module} has no {attribute!r}")
+    return getattr(loaded, attribute)
 
 
 def _read(plugin: object, where: str) -> Plugin:

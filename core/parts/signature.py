@@ -177,6 +177,12 @@ def _meanings(document: str | None) -> dict[str, str]:
 def options_of(build: Callable[..., Any]) -> tuple[Option, ...]:
     """The keyword-only parameters of an imported callable; of a dataclass, its fields."""
     said = _meanings(inspect.getdoc(build))
+    if is_dataclass(build):  # inherited fields are described where they are defined
+        said = {
+            name: meaning
+            for kind in reversed(cast(type, build).__mro__)
+            for name, meaning in _meanings(kind.__doc__).items()
+        }
     hints = typing.get_type_hints(
         build if is_dataclass(build) or inspect.isfunction(build) else build.__init__,
         include_extras=True,

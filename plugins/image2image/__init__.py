@@ -6,6 +6,7 @@ PLUGIN = Plugin(
     name="image2image",
     summary="Photographs restored, completed, edited and defended (SR3, Palette).",
     extra="polymode[image2image]",
+    commands="plugins.image2image.__main__:app",
     parts=(
         dataset(
             "photos",

@@ -1,4 +1,4 @@
-"""``python -m plugins.image2image``: what a user with photographs would say."""
+"""``polymode image2image``: commands for photographs; ``python -m plugins.image2image`` too."""
 
 from typing import NoReturn
 

@@ -1,4 +1,4 @@
-"""``python -m plugins.image2image compare``: samples beside the real pictures, as a table."""
+"""``polymode image2image compare``: samples beside the real pictures, as a table."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def compare(
     Each is printed with its interval and n; the first line is the floor.  The features are not
     Inception's: figures compare with others of the same name only.
 
-    Example: python -m plugins.image2image compare runs/samples -o runs/compared
+    Example: polymode image2image compare runs/samples -o runs/compared
     """
     request = bind(CompareRequest, override({}, settings or []))
     inputs = dict(_labelled(text) for text in folders)

@@ -88,7 +88,7 @@ def edit(
     Paint on the photograph with any program, then let the model work the paint in.  With a mask
     only what is white changes; every other pixel keeps its bits.
 
-    Example: python -m plugins.image2image edit painted.png --mask where.png --strength 0.5
+    Example: polymode image2image edit painted.png --mask where.png --strength 0.5
     --checkpoint runs/photos -o edited.png
     """
     region = Region(mask, invert, tuple(box or ()), transparent, tuple(extend or ()), grow, feather)
@@ -129,7 +129,7 @@ def guide(
 ) -> None:
     """Draw other pictures that look the same when they are made small (ILVR).
 
-    Example: python -m plugins.image2image guide photo.png --factor 8 --samples 4
+    Example: polymode image2image guide photo.png --factor 8 --samples 4
     --checkpoint runs/photos -o other.png
     """
     task = Job(
@@ -179,7 +179,7 @@ def repaint(
     Known pixels keep their bits, but for a feather's width around the holes.  Options of a
     method: `polymode show posterior core/repaint`.
 
-    Examples: python -m plugins.image2image repaint photo.png --mask holes.png
+    Examples: polymode image2image repaint photo.png --mask holes.png
     --checkpoint runs/photos -o filled.png; or, in place of the mask, --box 10,20,64,48, or
     --extend right=25% --extend left=64
     """

@@ -1,4 +1,4 @@
-"""``python -m plugins.image2image purify``: a picture without what was added to it."""
+"""``polymode image2image purify``: a picture without what was added to it."""
 
 import sys
 from pathlib import Path
@@ -31,7 +31,7 @@ def purify(
     What an attacker who knows of this still achieves is measured by the verb
     image2image/robustness; see README.md.
 
-    Example: python -m plugins.image2image purify digit.png --checkpoint runs/digits -o clean.png
+    Example: polymode image2image purify digit.png --checkpoint runs/digits -o clean.png
     """
     check_kept([out], [photo])
     from plugins.image2image import io

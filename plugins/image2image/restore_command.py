@@ -70,7 +70,7 @@ def restore(
     of a JPEG file, every pixel outside the region.  In a folder results that would be JPEG or BMP
     are PNG, named photo.jpg.png.
 
-    Examples: python -m plugins.image2image restore old.jpg --checkpoint runs/jpeg -o new.png; or,
+    Examples: polymode image2image restore old.jpg --checkpoint runs/jpeg -o new.png; or,
     of models that fill, --mask holes.png, --box 10,20,64,48 or --extend right=50%
     """
     region = Region(mask, invert, tuple(box or ()), transparent, tuple(extend or ()), grow, feather)
@@ -120,7 +120,7 @@ def upscale(
 
     Any size; RGB or grey; alpha, 16 bits, colour profile and EXIF are kept.
 
-    Example: python -m plugins.image2image upscale photo.png --checkpoint runs/sr3 -o large.png
+    Example: polymode image2image upscale photo.png --checkpoint runs/sr3 -o large.png
     """
     options = {
         "scale": scale, "then": then, "level": level, "steps": steps, "seed": seed,

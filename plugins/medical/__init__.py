@@ -9,6 +9,7 @@ PLUGIN = Plugin(
     name="medical",
     summary="CT and MRI measurements and phantoms. Not a medical device.",
     extra="polymode[medical]",
+    commands="plugins.medical.__main__:app",
     parts=(
         dataset(
             "dicom_folder",

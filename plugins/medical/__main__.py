@@ -1,4 +1,4 @@
-"""``python -m plugins.medical``: what a user with scans would say."""
+"""``polymode medical``: commands for scans; ``python -m plugins.medical`` too."""
 
 from typing import NoReturn
 

@@ -37,7 +37,7 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all by de
 def info(place: Place, series: Series = None, volume: Volume = None) -> None:
     """Say what a scan is, and nothing of whose it is.
 
-    Example: python -m plugins.medical info scans/ct
+    Example: polymode medical info scans/ct
     """
     from plugins.medical import raw, scan, scans
 
@@ -85,7 +85,7 @@ def train_prior(
 
     More options: `polymode train plugins/medical/configs/ct.yaml --set ...`.
 
-    Example: python -m plugins.medical train-prior scans --kind ct -o runs/ct
+    Example: polymode medical train-prior scans --kind ct -o runs/ct
     """
     from core import runs
     from core.parts.config import bind
@@ -133,7 +133,7 @@ def simulate(
 ) -> None:
     """Measure a scan sparsely: a sinogram of counts, or masked k-space, with its JSON.
 
-    Example: python -m plugins.medical simulate scan.nii.gz --kind ct --views 23 -o sparse.npy
+    Example: polymode medical simulate scan.nii.gz --kind ct --views 23 -o sparse.npy
     """
     from plugins.medical import raw, scans
 
@@ -158,7 +158,7 @@ def evaluate(
 ) -> None:
     """Score reconstructions beside the classical ones, and look for remembered slices.
 
-    Example: python -m plugins.medical evaluate runs/drawn --learned-from data.yaml -o runs/eval
+    Example: polymode medical evaluate runs/drawn --learned-from data.yaml -o runs/eval
     """
     from core import runs
     from core.parts.registry import Spec

@@ -83,7 +83,7 @@ def reconstruct_ct(
 
     The result lies where the scan lies. Not a medical device.
 
-    Example: python -m plugins.medical reconstruct-ct scans/ct --checkpoint runs/ct -o sparse
+    Example: polymode medical reconstruct-ct scans/ct --checkpoint runs/ct -o sparse
     """
     from plugins.medical import raw, scans
 
@@ -125,7 +125,7 @@ def reconstruct_mri(
 
     The result lies where the scan lies. Not a medical device.
 
-    Example: python -m plugins.medical reconstruct-mri brain.h5 --checkpoint runs/mri -o b.nii.gz
+    Example: polymode medical reconstruct-mri brain.h5 --checkpoint runs/mri -o b.nii.gz
     """
     from plugins.medical import raw, scans
 
