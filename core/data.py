@@ -1,16 +1,16 @@
-"""Datasets as the core sees them, and their order as a pure function of (seed, step)."""
+"""Datasets as the core sees them: items by index, stacked into batches; classes in range."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-import torch.utils.data
 from torch import Tensor
 
+from core.errors import InputError
 from core.parts.config import configure
 from core.parts.registry import Spec
-from core.task import Degrading, Task
+from core.task import Degrading, Example, Task
 
 
 @runtime_checkable
@@ -22,7 +22,7 @@ class Dataset(Protocol):
     def __getitem__(self, index: int) -> Mapping[str, Tensor]: ...
 
     def source(self, index: int) -> str:
-        """What the item was taken from; items of one source are not independent."""
+        """The name of the item's origin; items of one source are not independent."""
         ...
 
     def name(self, index: int) -> str:
@@ -36,7 +36,7 @@ class Dataset(Protocol):
 
 @dataclass(frozen=True)
 class _Degraded:
-    """A dataset with what its task makes of each item."""
+    """A dataset whose items its task degrades."""
 
     dataset: Dataset
     task: Degrading
@@ -58,7 +58,7 @@ class _Degraded:
 
 
 def open_dataset(spec: Spec, split: str, task: Task) -> Dataset:
-    """A split of the dataset, its items as `task` wants them.
+    """A split of the dataset, its items degraded where the task does that.
 
     Raises:
         InputError: an option is wrong, or the data cannot be used.
@@ -73,4 +73,30 @@ def collate(dataset: Dataset, indices: list[int]) -> dict[str, Tensor]:
 
 
 def stack(items: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of each name in one, with the items as a new first axis."""
     return {name: torch.stack([item[name] for item in items]) for name in items[0]}
+
+
+def check_classes(example: Example, task: Task, name: Callable[[int], str]) -> None:
+    """Refuse a class that the task does not have, before a network looks it up.
+
+    Args:
+        example: a batch.
+        task: its `conditions` give the number of classes.
+        name: of the item at a position in the batch.
+
+    Raises:
+        InputError: a class below 0 or not below the number of classes, or one that is no integer.
+    """
+    labels, classes = example.condition.get("class"), task.conditions.get("class")
+    if labels is None or classes is None:
+        return
+    if labels.is_floating_point():
+        raise InputError(f"class: expected integers, got {labels.dtype}; choose another dataset")
+    wrong = ((labels < 0) | (labels >= classes)).nonzero()
+    if len(wrong):
+        position = int(wrong[0, 0])
+        raise InputError(
+            f"{name(position)}: class: expected 0 to {classes - 1}, since the task has {classes} "
+            f"classes, got {int(labels[position])}; raise task.classes or choose another dataset"
+        )

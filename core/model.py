@@ -41,6 +41,7 @@ class Model:
         notes: sentences for the user, such as that a damaged checkpoint was passed over.
         parameters: numbers in the network.
         checkpoint: the step's folder that was read.
+        step: optimiser steps taken.
     """
 
     denoise: Denoiser
@@ -52,6 +53,7 @@ class Model:
     notes: tuple[str, ...]
     parameters: int
     checkpoint: Path
+    step: int
 
 
 def network_of(request: TrainRequest, task: Task, outputs: int) -> nn.Module:
@@ -159,7 +161,9 @@ def load_model(
     meaning = configure("parameterization", request.parameterization)()
     count = sum(p.numel() for p in network.parameters())
     denoise = from_network(network, process, meaning)
-    return Model(denoise, network, process, built, request, device, notes, count, saved.path)
+    return Model(
+        denoise, network, process, built, request, device, notes, count, saved.path, saved.step
+    )
 
 
 def for_task(model: Model, spec: Spec) -> Model:

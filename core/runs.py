@@ -4,7 +4,6 @@ Commands, pipelines, tests and the plug-ins' own scripts all call these.  Each w
 its `out` folder; `train` goes on from the checkpoints it finds there.
 """
 
-import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core.data import Dataset, collate, open_dataset
+from core.data import Dataset, check_classes, collate, open_dataset
 from core.model import Model, corrected, device_of, for_task, guided, load_model
 from core.parts.config import bind, configure, plain
 from core.process.noise import Brownian, Noise, derive
@@ -37,7 +36,7 @@ from core.results.summary import summarised
 from core.sampler.sample import prior
 from core.sampler.sample import sample as integrate
 from core.storage import files
-from core.storage.files import make_folder
+from core.storage.files import make_folder, output_folder
 from core.task import Task
 from core.training.distributed import PeerError, World, process_group
 from core.training.journal import journal
@@ -165,18 +164,18 @@ def sample(
         "seed": request.seed,
         "sampler": plain(request.sampler),
         "grid": plain(request.grid),
-        "checkpoint_step": int(_digits(model.checkpoint.name)),
+        "checkpoint_step": model.step,
     }
-    make_folder(out)
     items = range(len(about["items"]))
     pairs = [(item, draw) for item in items for draw in range(request.samples)]
     chunks = [pairs[i : i + request.batch] for i in range(0, len(pairs), request.batch)]
-    chunks = samples.share(chunks, request.part, request.parts)
-    results = _draw(request, model, dataset, chunks, emit)
-    if request.parts > 1:
-        samples.write_part(out, results, about, request.part, request.parts)
-    else:
-        samples.write(out, results, about, model.task, dataset)
+    chunks = samples.chunks_of_part(chunks, request.part, request.parts)
+    with output_folder(out):
+        results = _draw(request, model, dataset, chunks, emit)
+        if request.parts > 1:
+            samples.write_part(out, results, about, request.part, request.parts)
+        else:
+            samples.write(out, results, about, model.task, dataset)
     return SampleResult(
         samples=out,
         items=len({item for chunk in chunks for item, _ in chunk}),
@@ -203,6 +202,7 @@ def _draw(
         seeds = [derive(request.seed, "sample", f"{item}/{draw}") for item, draw in chunk]
         noise = Brownian(seeds) if request.noise == "brownian" else Noise(seeds)
         example = model.task.prepare(batch)
+        check_classes(example, model.task, lambda i, chunk=chunk: dataset.name(chunk[i][0]))
         x = prior(model.process, grid, example.x0, noise)
         asked = corrected(denoise, model.task, batch)
         x0 = integrate(asked, model.process, grid, solver, x, noise, example.condition)
@@ -211,10 +211,6 @@ def _draw(
         rate = done / (time.monotonic() - begun)
         emit(Progress(done=done, total=total, unit="draw", rate=rate, figures={}))
     return torch.cat(drawn)
-
-
-def _digits(name: str) -> str:
-    return re.sub(r"\D", "", name) or "0"
 
 
 # --- evaluate ---------------------------------------------------------------------------------
@@ -238,8 +234,23 @@ def evaluate(
     request = bind(EvaluateRequest, plain(request))
     device_of(machine or Machine())
     drawn = samples.read(request.samples)
+    with output_folder(out):
+        report = _report(request, drawn, out, emit)
+        files.write_json(out / "metrics.json", report)
+    return EvaluateResult(
+        metrics=out / "metrics.json",
+        scores={
+            m: {f: v["mean"] for f, v in named.items()} for m, named in report["methods"].items()
+        },
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _report(
+    request: EvaluateRequest, drawn: samples.Samples, out: Path, emit: Emit
+) -> dict[str, Any]:
+    """Every method's scores, with intervals, and the panels; pictures are written."""
     results, about, task, dataset = drawn.results, drawn.about, drawn.task, drawn.dataset
-    make_folder(out)
     values: dict[str, dict[str, list[float]]] = {}
     count, size = len(results), 8
     for first in range(0, count, size):
@@ -257,15 +268,7 @@ def evaluate(
         draws=results.shape[1],
         confidence=request.confidence,
     )
-    report["panels"] = _pictures(request, task, dataset, results, about, out)
-    files.write_json(out / "metrics.json", report)
-    return EvaluateResult(
-        metrics=out / "metrics.json",
-        scores={
-            m: {f: v["mean"] for f, v in named.items()} for m, named in report["methods"].items()
-        },
-        seconds=time.perf_counter() - start,
-    )
+    return {**report, "panels": _pictures(request, task, dataset, results, about, out)}
 
 
 def _pictures(

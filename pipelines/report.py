@@ -17,6 +17,7 @@ from typing import Any
 from core.errors import InputError
 from core.progress import duration
 from core.storage import files
+from core.storage.formats import METRICS, check_format
 from pipelines import store, trials
 from pipelines.drawings import CHART, NODE, curve, graph, line_chart, trial_curves
 from pipelines.space import value_text
@@ -208,6 +209,7 @@ def _step(label: str, folder: Path) -> Facts:
         "environment": {k: v for k, v in environment.items() if k not in COSTS},
     }
     if metrics := store.read_json(folder / "metrics.json"):
+        check_format(metrics, METRICS, folder / "metrics.json")
         facts["evaluation"] = evaluation(metrics)
         if charts := list(read_charts(metrics.get("charts"))):
             facts["charts"] = charts

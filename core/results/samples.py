@@ -1,4 +1,4 @@
-"""Samples on disk: whole, or in parts that several runs draw and one joins."""
+"""Samples on disk: all of a run in one file, or parts that several runs draw and one joins."""
 
 import json
 import time
@@ -17,16 +17,18 @@ from core.parts.config import configure, plain
 from core.parts.registry import Spec
 from core.request import SampleResult
 from core.results.sheet import write_sheet
-from core.storage import files, tensor_file
-from core.storage.files import STATE_FORMAT, make_folder
+from core.storage import files, formats, tensor_file
+from core.storage.files import make_folder
+from core.storage.formats import check_format
 from core.task import Task
 
 Chunk = TypeVar("Chunk")
-WHOLE, PART = "samples", "part"  # names of the two files of each
+WHOLE, PART = "samples", "part"  # stems of a .json and a .safetensors file
+DESCRIBED = ("task", "dataset", "data", "split", "items")  # what a description always has
 
 
-def share(chunks: Sequence[Chunk], part: int, parts: int) -> list[Chunk]:
-    """The chunks of one of several parts, as equal as can be, in order.
+def chunks_of_part(chunks: Sequence[Chunk], part: int, parts: int) -> list[Chunk]:
+    """The chunks of one of several parts: contiguous; sizes differ by at most one.
 
     Batches stay as they are: the same numbers in a batch of another size may differ in their last
     bits.
@@ -38,8 +40,8 @@ def share(chunks: Sequence[Chunk], part: int, parts: int) -> list[Chunk]:
         raise InputError(f"part: expected 1 to {parts}, the number of parts, got {part}")
     if parts > len(chunks):
         raise InputError(
-            f"parts: {len(chunks)} batches cannot be shared by {parts}; ask for fewer parts or a "
-            "smaller batch"
+            f"parts: expected at most {len(chunks)}, the number of batches, got {parts}; lower "
+            "parts or batch"
         )
     return list(chunks[len(chunks) * (part - 1) // parts : len(chunks) * part // parts])
 
@@ -47,16 +49,19 @@ def share(chunks: Sequence[Chunk], part: int, parts: int) -> list[Chunk]:
 def described(
     task: Spec, spec: Spec, dataset: Dataset, split: str, count: int | None
 ) -> dict[str, Any]:
-    """What samples of the first `count` items, all by default, say of themselves.
+    """The description of samples of the first `count` items: the content of ``samples.json``.
 
     Raises:
         InputError: the dataset has fewer.
     """
     count = count or len(dataset)
     if count > len(dataset):
-        raise InputError(f"count: {count} wanted, {spec.name} has {len(dataset)} in {split}")
+        raise InputError(
+            f"count: expected at most {len(dataset)}, the items of {spec.name} in {split}, got "
+            f"{count}"
+        )
     return {
-        "format": STATE_FORMAT,
+        "format": formats.SAMPLES,
         "task": plain(task),
         "dataset": plain(spec),
         "data": dataset.digest(),
@@ -72,7 +77,7 @@ def write(
     task: Task,
     dataset: Dataset,
 ) -> None:
-    """Write all draws, item after item, what they are, and a sheet where the task shows some."""
+    """Write all draws, item after item, their description, and a sheet if the task shows images."""
     whole = results.unflatten(0, (len(about["items"]), -1)).contiguous()
     tensor_file.save(out / f"{WHOLE}.safetensors", {WHOLE: whole})
     files.write_json(out / f"{WHOLE}.json", about)
@@ -80,38 +85,57 @@ def write(
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Samples that were read, and what they were drawn for.
+class Samples:
+    """Samples that were read, with the task and dataset they were drawn for.
 
     Args:
-        results: (items, draws, *shape).
-        about: what `sample` wrote of them.
+        results: of each item, its draws.
+        about: their description, ``samples.json``.
         task: whose results they are.
-        dataset: their items are its first ones.
+        dataset: its first items are those drawn for.
     """
 
-    results: Tensor
+    results: Float[Tensor, " items draws *shape"]
     about: Mapping[str, Any]
     task: Task
     dataset: Dataset
 
 
-def read(place: Path) -> Drawn:
+def read(folder: Path) -> Samples:
     """The samples that `sample` or `join` wrote into a folder.
 
     Raises:
-        InputError: none there, or the dataset has changed since they were drawn.
+        InputError: none there, of a newer format, or the dataset has changed since they were drawn.
     """
+    about, results = _load(folder, WHOLE, WHOLE)
+    task, dataset = _opened(about, folder / f"{WHOLE}.json")
+    return Samples(results, about, task, dataset)
+
+
+def _load(folder: Path, stem: str, group: str) -> tuple[dict[str, Any], Tensor]:
+    """A document and the tensor `group` of the file beside it."""
     try:
-        about = json.loads((place / f"{WHOLE}.json").read_text())
-        results = tensor_file.load(place / f"{WHOLE}.safetensors", mend="draw again")[WHOLE]
+        document = json.loads((folder / f"{stem}.json").read_text())
+        tensor = tensor_file.load(folder / f"{stem}.safetensors", mend="draw again")[group]
+        if not isinstance(document, dict):
+            raise ValueError(f"{stem}.json: expected names and values")
     except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"{place}: no samples that `sample` wrote: {error}") from error
-    task, spec = configure("task", Spec.parse(about["task"]))(), Spec.parse(about["dataset"])
+        raise InputError(f"{folder}: no {stem} that `sample` wrote: {error}") from error
+    check_format(document, formats.SAMPLES, folder / f"{stem}.json")
+    return document, tensor
+
+
+def _opened(about: Mapping[str, Any], name: object) -> tuple[Task, Dataset]:
+    """The task and the dataset of a description, the data checked to be those drawn for."""
+    check_format(about, formats.SAMPLES, name)
+    if missing := [key for key in DESCRIBED if key not in about]:
+        raise InputError(f"{name}: has no {', '.join(missing)}; draw again")
+    task: Task = configure("task", Spec.parse(about["task"]))()
+    spec = Spec.parse(about["dataset"])
     dataset = open_dataset(spec, about["split"], task)
     if dataset.digest() != about["data"]:
-        raise InputError(f"{place}: drawn for other data than {spec.name} holds now; draw again")
-    return Drawn(results, about, task, dataset)
+        raise InputError(f"{name}: drawn for other data than {spec.name} holds now; draw again")
+    return task, dataset
 
 
 def write_part(
@@ -121,37 +145,33 @@ def write_part(
     part: int,
     parts: int,
 ) -> None:
-    """Write the draws of one part, and of what they are part."""
+    """Write the draws of one part, with the description of the whole run."""
     tensor_file.save(out / f"{PART}.safetensors", {"draws": results.contiguous()})
-    files.write_json(out / f"{PART}.json", {"part": part, "parts": parts, "of": about})
+    document = {"format": formats.SAMPLES, "part": part, "parts": parts, "of": about}
+    files.write_json(out / f"{PART}.json", document)
 
 
 def join(inputs: Mapping[str, Path], out: Path) -> SampleResult:
-    """Put parts together to what one run would have written, bit for bit.
+    """Join parts into the files that one run would have written, bit for bit.
 
     Args:
-        inputs: the folders of all parts, in any order, by whatever labels.
+        inputs: the folders of all parts, in any order, under any labels.
         out: where the samples go.
 
     Raises:
         InputError: they are not the parts of one run, each once, or the data have changed since.
     """
     start = time.perf_counter()
-    read = sorted((_read(folder) for folder in inputs.values()), key=lambda part: part[0]["part"])
-    abouts = [about for about, _ in read]
-    found = [(about["part"], about["parts"]) for about in abouts]
+    parts = sorted((_read_part(folder) for folder in inputs.values()), key=lambda p: p[0]["part"])
+    found = [(document["part"], document["parts"]) for document, _ in parts]
     if not found or found != [(i + 1, len(found)) for i in range(len(found))]:
-        said = ", ".join(f"{part} of {parts}" for part, parts in found) or "none"
-        raise InputError(f"join: expected every part of one run once, got {said}")
-    about = abouts[0]["of"]
-    if any(other["of"] != about for other in abouts):
+        listed = ", ".join(f"{part} of {count}" for part, count in found) or "none"
+        raise InputError(f"join: expected every part of one run once, got {listed}")
+    about = parts[0][0]["of"]
+    if any(document["of"] != about for document, _ in parts):
         raise InputError("join: these parts are of different runs; draw them again")
-    task: Task = configure("task", Spec.parse(about["task"]))()
-    spec = Spec.parse(about["dataset"])
-    dataset = open_dataset(spec, about["split"], task)
-    if dataset.digest() != about["data"]:
-        raise InputError(f"join: drawn for other data than {spec.name} holds now; draw again")
-    results, items = torch.cat([draws for _, draws in read]), len(about["items"])
+    task, dataset = _opened(about, "join")
+    results, items = torch.cat([draws for _, draws in parts]), len(about["items"])
     if not items or len(results) % items:
         raise InputError(f"join: {len(results)} draws cannot be those of {items} items")
     write(make_folder(out), results, about, task, dataset)
@@ -163,13 +183,11 @@ def join(inputs: Mapping[str, Path], out: Path) -> SampleResult:
     )
 
 
-def _read(place: Path) -> tuple[dict[str, Any], Tensor]:
-    try:
-        about = json.loads((place / f"{PART}.json").read_text())
-        draws = tensor_file.load(place / f"{PART}.safetensors", mend="draw it again")["draws"]
-        wanted = {"part": int, "parts": int, "of": dict}
-        if any(not isinstance(about[name], kind) for name, kind in wanted.items()):
-            raise ValueError(f"{PART}.json is not what `sample` writes")
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{place}: no part that `sample` wrote: {error}") from error
-    return about, draws
+def _read_part(folder: Path) -> tuple[dict[str, Any], Tensor]:
+    document, draws = _load(folder, PART, "draws")
+    types = {"part": int, "parts": int, "of": dict}
+    if wrong := [name for name in types if not isinstance(document.get(name), types[name])]:
+        raise InputError(
+            f"{folder}: no part that `sample` wrote: {PART}.json has no {', '.join(wrong)}"
+        )
+    return document, draws

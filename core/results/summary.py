@@ -6,7 +6,7 @@ from typing import Any
 from core.parts.config import plain
 from core.parts.registry import Spec
 from core.results.metrics import INTERVAL, interval
-from core.storage.files import STATE_FORMAT
+from core.storage import formats
 from core.task import Figure, is_drawn
 
 Values = Mapping[str, Mapping[str, Sequence[float]]]
@@ -49,7 +49,7 @@ def summarised(
         if method != reference
     }
     return {
-        "format": STATE_FORMAT,
+        "format": formats.METRICS,
         "task": Spec.parse(about["task"]).name,
         "dataset": about["dataset"],
         "split": about["split"],

@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from core.errors import InputError, StorageError
-from core.storage import files, tensor_file
+from core.storage import files, formats, tensor_file
+from core.storage.formats import check_format
 
-FORMAT = 2
 MANIFEST = "MANIFEST.json"
 STATE = "state.json"
 TENSORS = ".safetensors"
@@ -33,16 +33,20 @@ _LARGEST = 2**26  # bytes of a manifest that is read; a real one has some hundre
 
 
 class CheckpointError(InputError):
-    """No whole checkpoint where one was wanted, or one of another kind."""
+    """No whole checkpoint where one is expected, or one of another kind."""
+
+
+class NewerCheckpoint(CheckpointError):
+    """A checkpoint that a newer version of polymode wrote; it may well be whole."""
 
 
 class _Damaged(Exception):
-    """What is wrong with a step's folder."""
+    """A step's folder does not hold what was written; the message says in which file."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was saved.
+    """A checkpoint that was read.
 
     Args:
         path: the step's folder.
@@ -92,7 +96,8 @@ def save(
     Raises:
         StorageError: the disk is full or not writable; older checkpoints are untouched.
     """
-    texts = {STATE: json.dumps({**state, "step": step}, indent=1), **(documents or {})}
+    document = {**state, "format": formats.CHECKPOINT_STATE, "step": step}
+    texts = {STATE: json.dumps(document, indent=1), **(documents or {})}
     names = [STATE, *(documents or {}), *(f"{group}{TENSORS}" for group in tensors), MANIFEST]
     if keep < 1 or step < 0 or len({*names}) < len(names) or any(map(_is_elsewhere, names)):
         raise ValueError(f"keep {keep}, step {step}, files {names}: not a checkpoint")
@@ -128,7 +133,7 @@ def _commit(
         for name, text in texts.items():
             files.write_bytes(aside / name, text.encode())
         listed = {p.name: [p.stat().st_size, files.digest(p)] for p in sorted(aside.iterdir())}
-        manifest = _sealed({"format": FORMAT, "step": step, "files": listed})
+        manifest = _sealed({"format": formats.CHECKPOINT_MANIFEST, "step": step, "files": listed})
         files.write_bytes(aside / MANIFEST, manifest)
         files.sync(aside)
         replaced = _hidden(final)
@@ -177,7 +182,7 @@ def _settled(replaced: Path) -> list[Path]:
 
 
 def _superseded(folder: Path, step: int, keep: int, also: Collection[int]) -> list[Path]:
-    """Checkpoints that are no longer wanted once that of `step` is there.
+    """Checkpoints that are not kept once that of `step` is there.
 
     A damaged one of a later step would count as one of the newest for ever.
     """
@@ -222,22 +227,22 @@ def require_space(
 
 
 def load(
-    place: Path, *, groups: tuple[str, ...] | None = None, step: int | None = None
+    folder: Path, *, groups: tuple[str, ...] | None = None, step: int | None = None
 ) -> Checkpoint:
     """The newest whole checkpoint of a run's folder, its ``checkpoints`` or one step's folder.
 
     Args:
-        place: where to look.
+        folder: where to look.
         groups: groups of tensors to read; all by default.
         step: that one and no other, if given.
 
     Raises:
-        CheckpointError: nothing there, nothing whole there, or a format of the future.
+        CheckpointError: nothing there, nothing whole there, or a newer format.
     """
     passed: list[str] = []
     try:
         for _ in range(3):
-            candidates, passed = _candidates(place, step), []
+            candidates, passed = _candidates(folder, step), []
             for path in candidates:
                 found = _read(path, groups)
                 if isinstance(found, Checkpoint):
@@ -245,23 +250,23 @@ def load(
                         found.path, found.step, found.tensors, found.state, tuple(passed)
                     )
                 passed.append(f"{path.name}: {found}")
-            if candidates == _candidates(place, step):
+            if candidates == _candidates(folder, step):
                 break  # else a run replaced them while they were read
     except OSError as error:
         raise CheckpointError(
-            f"{place}: cannot be read: {error.strerror or error}; expected a folder of checkpoints"
+            f"{folder}: cannot be read: {error.strerror or error}; expected a folder of checkpoints"
         ) from error
     if passed:
-        raise CheckpointError(f"{place}: no whole checkpoint: {'; '.join(passed)}; train again")
-    wanted = "" if step is None else f" of step {step}"
+        raise CheckpointError(f"{folder}: no whole checkpoint: {'; '.join(passed)}; train again")
+    which = "" if step is None else f" of step {step}"
     raise CheckpointError(
-        f"{place}: no checkpoint{wanted} in this folder; give one that `train` wrote"
+        f"{folder}: no checkpoint{which} in this folder; give one that `train` wrote"
     )
 
 
-def is_started(place: Path) -> bool:
+def is_started(folder: Path) -> bool:
     """Whether a run in this folder has checkpoints, whole or not."""
-    return bool(_candidates(place, None)) if place.is_dir() else False
+    return bool(_candidates(folder, None)) if folder.is_dir() else False
 
 
 def _steps(folder: Path) -> list[Path]:
@@ -277,27 +282,28 @@ def _step_of(path: Path) -> int:
     return int(match[1])
 
 
-def _candidates(place: Path, step: int | None) -> list[Path]:
-    if not place.is_dir():
-        what = "is a file" if place.exists() else "does not exist"
-        raise CheckpointError(f"{place}: {what}; expected a folder of checkpoints")
-    if _STEP.fullmatch(place.name):
+def _candidates(folder: Path, step: int | None) -> list[Path]:
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise CheckpointError(f"{folder}: {what}; expected a folder of checkpoints")
+    if _STEP.fullmatch(folder.name):
         # A damaged step may have whole siblings, which are older results of the same run.
-        siblings = _steps(place.absolute().parent)
-        found = [place, *(p for p in siblings if _step_of(p) < _step_of(place))]
+        siblings = _steps(folder.absolute().parent)
+        found = [folder, *(p for p in siblings if _step_of(p) < _step_of(folder))]
     else:
-        found = _steps(place) or _steps(place / "checkpoints")
+        found = _steps(folder) or _steps(folder / "checkpoints")
     return [path for path in found if step is None or _step_of(path) == step]
 
 
 def _read(path: Path, groups: tuple[str, ...] | None) -> Checkpoint | str:
-    """A whole checkpoint, or what is wrong with it."""
-    damage = _damage(path)
-    if damage:
-        return damage
+    """A whole checkpoint, or a description of its damage.
+
+    Raises:
+        NewerCheckpoint: it is of a newer format.
+    """
     try:
-        listed = _manifest(path)["files"]
-        held = tuple(n.removesuffix(TENSORS) for n in sorted(listed) if n.endswith(TENSORS))
+        names = _verify(path)
+        held = tuple(n.removesuffix(TENSORS) for n in sorted(names) if n.endswith(TENSORS))
         missing = [name for name in groups or () if name not in held]
         if missing:
             return f"holds {', '.join(held) or 'no tensors'}, not {', '.join(missing)}"
@@ -306,8 +312,16 @@ def _read(path: Path, groups: tuple[str, ...] | None) -> Checkpoint | str:
         if type(step) is not int or step != _step_of(path):
             return f"{STATE} is of another step than its folder"
         tensors = {name: load_file(path / f"{name}{TENSORS}") for name in groups or held}
+    except CheckpointError:
+        raise
+    except _Damaged as damage:
+        return str(damage)
     except _UNREADABLE as error:
-        return f"cannot be read: {error}"
+        return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    try:
+        check_format(state, formats.CHECKPOINT_STATE, path / STATE)
+    except InputError as error:
+        raise NewerCheckpoint(str(error)) from error
     return Checkpoint(path, step, tensors, state)
 
 
@@ -325,7 +339,7 @@ def _manifest(path: Path) -> dict[str, Any]:
 
     Raises:
         _Damaged: it is not what was written.
-        CheckpointError: it is, in a format of the future.
+        NewerCheckpoint: it is, in a newer format.
     """
     file = path / MANIFEST
     if not file.is_file():
@@ -333,32 +347,32 @@ def _manifest(path: Path) -> dict[str, Any]:
     size = file.stat().st_size
     data = file.read_bytes() if size <= _LARGEST else b""
     try:
-        said = json.loads(data)
-        contents = {name: value for name, value in said.items() if name != "sha256"}
+        manifest = json.loads(data)
+        contents = {name: value for name, value in manifest.items() if name != "sha256"}
         whole = data == _sealed(contents)
-        number, step, listed = said["format"], said["step"], said["files"]
+        number, step, listed = manifest["format"], manifest["step"], manifest["files"]
     except _UNREADABLE as error:
         raise _Damaged(f"{MANIFEST} cannot be read ({size} bytes)") from error
-    if whole and number != FORMAT:
-        raise CheckpointError(
-            f"{path}: checkpoint format {number}, this version reads {FORMAT}; "
-            "use the version of polymode that wrote it or a newer one"
+    if whole and number != formats.CHECKPOINT_MANIFEST:
+        raise NewerCheckpoint(
+            f"{path / MANIFEST} has format {number}; this version of polymode reads up to "
+            f"{formats.CHECKPOINT_MANIFEST}: update polymode"
         )
-    if not whole and (number != 1 or "sha256" in said):  # format 1 had no seal
+    if not whole and (number != 1 or "sha256" in manifest):  # format 1 had no seal
         raise _Damaged(f"{MANIFEST} is not what was written ({size} bytes)")
     if step != _step_of(path):
         raise _Damaged(f"{MANIFEST} is of step {step!r}")
     if STATE not in listed:
         raise _Damaged(f"{MANIFEST} does not list {STATE}")
-    return said
+    return manifest
 
 
-def _verify(path: Path) -> None:
-    """Compare every byte of a step's folder with what was written.
+def _verify(path: Path) -> tuple[str, ...]:
+    """Compare every byte of a step's folder with what was written; the names of its files.
 
     Raises:
         _Damaged: it is not that.
-        CheckpointError: it may be, in a format of the future.
+        NewerCheckpoint: it may be, in a newer format.
         OSError: it cannot be read now.
     """
     try:
@@ -381,21 +395,7 @@ def _verify(path: Path) -> None:
             raise _Damaged(
                 f"{name} is not what was written: sha256 {found[:12]}, not {str(digest)[:12]}"
             )
-
-
-def _damage(path: Path) -> str:
-    """What is wrong with a step's folder; nothing if it is whole."""
-    try:
-        _verify(path)
-    except _Damaged as damage:
-        return str(damage)
-    except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
-    except ValueError as error:
-        if isinstance(error, CheckpointError):
-            raise
-        return f"{MANIFEST} cannot be read"  # a name that no file can have
-    return ""
+    return tuple(name for name, *_ in listed)
 
 
 def _judged(path: Path) -> Literal["whole", "ruined", "unknown"]:

@@ -200,7 +200,22 @@ def not_written(path: Path, error: OSError, *, needed: int, remains: str) -> Sto
     return said
 
 
-STATE_FORMAT = 1
+@contextmanager
+def output_folder(out: Path) -> Iterator[Path]:
+    """`out`, made and found writable; if the block fails, what it made and left empty is removed.
+
+    Raises:
+        InputError: it cannot be made or written to.
+    """
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    make_folder(out)
+    try:
+        yield out
+    except BaseException:
+        with suppress(OSError):  # a folder that holds something stays
+            for folder in made:
+                folder.rmdir()
+        raise
 
 
 def make_folder(out: Path) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.data import Dataset, open_dataset
+from core.data import Dataset, check_classes, collate, open_dataset
 from core.errors import InputError
 from core.model import compile_network, network_of, objective_of
 from core.network.ema import WIDTHS, Average, PowerAverage
@@ -17,7 +17,7 @@ from core.parts.registry import installed
 from core.request import Emit, Machine, Note, TrainRequest
 from core.storage import checkpoint, tensor_file
 from core.storage.checkpoint import CheckpointError
-from core.storage.files import STATE_FORMAT, make_folder
+from core.storage.files import make_folder
 from core.task import Task
 from core.training.card import Facts, held_out_spec
 from core.training.distributed import World
@@ -86,8 +86,8 @@ def prepare_run(
     objective = objective_of(request)
     network = network_of(request, task, objective.outputs)
     begun = _start(request, network, out, emit)
-    make_folder(out)
     dataset = open_dataset(request.dataset, "train", task)
+    _check_first(dataset, task)
     held_out = _held_out(request, task)
     network.to(device)
     if machine.compile:
@@ -103,13 +103,13 @@ def prepare_run(
     if held_out is not None:
         digests["held_out"] = held_out.dataset.digest()
     identity = {
-        "format": STATE_FORMAT,
         "request": plain(request),
         "data": digests["data"],
         "held_out": digests.get("held_out", ""),
         "start": begun,
     }
     facts = _facts(request, network, digests, begun, world)
+    make_folder(out)  # last: what is refused above leaves nothing behind
     return Run(
         request, out, machine, device, world, emit, task, dataset, held_out, learner,
         identity, facts,
@@ -131,6 +131,13 @@ def _check(request: TrainRequest, machine: Machine, device: torch.device, world:
         )
 
 
+def _check_first(dataset: Dataset, task: Task) -> None:
+    """Make the first item's example, so that data the task cannot use are refused at once."""
+    if len(dataset):
+        example = task.prepare(collate(dataset, [0]))
+        check_classes(example, task, lambda _: dataset.name(0))
+
+
 def _held_out(request: TrainRequest, task: Task) -> HeldOut | None:
     if not request.validate_every:
         return None
@@ -141,6 +148,7 @@ def _held_out(request: TrainRequest, task: Task) -> HeldOut | None:
             f"validate_every: the test split of {spec.name} is empty; name another dataset by "
             "`validation`, or leave validate_every at 0"
         )
+    _check_first(dataset, task)
     items = spread(len(dataset), request.validation_items)
     return HeldOut(dataset, items, task, objective_of(request), request.seed, request.precision)
 

@@ -13,13 +13,14 @@ from typing import Any
 
 from torch import Tensor
 
+from core.data import check_classes
 from core.network.ema import save_snapshot
 from core.parts.config import plain
 from core.process.noise import Noise, derive
 from core.request import Note, Progress
 from core.results.metrics import Mean
 from core.storage import checkpoint
-from core.storage.checkpoint import Checkpoint, CheckpointError
+from core.storage.checkpoint import Checkpoint, CheckpointError, NewerCheckpoint
 from core.task import Example
 from core.training.batches import batches, order
 from core.training.card import State, card
@@ -148,10 +149,15 @@ def _steps(run: Run, place: Place, asked: Asked) -> Generator[Step]:
     part = world.shard(request.batch)
     seed = derive(request.seed, "rollback", place.rollbacks) if place.rollbacks else request.seed
 
+    def indices_of(step: int) -> list[int]:
+        indices = next(order(seed, len(run.dataset), request.batch, start=step))[1]
+        return indices[part]
+
     def prepare(step: int, items: Mapping[str, Tensor]) -> tuple[Example, Noise]:
         batch = {name: value.to(device) for name, value in items.items()}
         noise = Noise.of(seed, "train", step, each=range(request.batch))
         example = run.task.prepare(batch)
+        check_classes(example, run.task, lambda i: run.dataset.name(indices_of(step)[i]))
         return without_condition(example, noise, request.unconditional, part), noise
 
     ordered = order(seed, len(run.dataset), request.batch, start=place.step)
@@ -286,6 +292,8 @@ def _continued(run: Run) -> Checkpoint | None:
         return None
     try:
         saved = checkpoint.load(folder)
+    except NewerCheckpoint:
+        raise
     except CheckpointError as error:
         run.emit(Note(text=f"{error}; starting from the beginning"))
         return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from core.data import Dataset, collate
+from core.data import Dataset, check_classes, collate
 from core.objective.denoising import Objective
 from core.process.noise import Noise
 from core.results.metrics import Mean, interval
@@ -107,6 +107,8 @@ def _losses(held_out: HeldOut, network: nn.Module, piece: slice) -> Tensor:
     objective, device = held_out.objective, next(network.parameters()).device
     batch = collate(held_out.dataset, list(held_out.items[piece]))
     example = held_out.task.prepare({name: value.to(device) for name, value in batch.items()})
+    indices = held_out.items[piece]
+    check_classes(example, held_out.task, lambda i: held_out.dataset.name(indices[i]))
     # Times look at the whole set, so each piece is cut from the same draw for all of it.
     noise = Noise.of(held_out.seed, "validate", each=held_out.items)
     t, weight, eps = objective.draw(example.x0, noise, piece)

@@ -13,7 +13,6 @@ from core.parts.config import plain
 from core.parts.registry import nearest
 from core.request import TrainRequest
 from core.storage import checkpoint
-from core.storage.files import STATE_FORMAT
 from core.weights import diffusers, openai
 from core.weights.flags import GUIDED, flags_of, parse_flags
 from core.weights.published import PUBLISHED
@@ -93,7 +92,7 @@ def import_weights(
     described, tensors, origin = made
     request = request_of(described)
     notes = tuple(origin.pop("notes")) + described.notes
-    state = {"format": STATE_FORMAT, "request": plain(request), "data": "", "origin": origin}
+    state = {"request": plain(request), "data": "", "origin": origin}
     documents = {"README.md": _card(request, origin, described, tensors)}
     checkpoint.save(
         out / "checkpoints", 0, {"model": tensors, "ema": tensors}, state, documents=documents

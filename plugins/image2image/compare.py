@@ -23,8 +23,8 @@ from core.parts.config import bind, configure, plain
 from core.results import samples
 from core.results.distances import diversity, frechet, redrawn_kernel_distances, support
 from core.results.metrics import INTERVAL, interval, multiplicities
-from core.storage import files
-from core.storage.files import STATE_FORMAT, make_folder
+from core.storage import files, formats
+from core.storage.files import make_folder
 from core.task import Figure
 from plugins.image2image.features import Extractor, learned, load, patches
 from plugins.image2image.request import CompareRequest, CompareResult
@@ -68,7 +68,7 @@ def compared(request: CompareRequest, inputs: Mapping[str, Path], out: Path) -> 
         methods[name] = judge.method(name, drawn)
     found.save(out / "features.safetensors")
     report = {
-        "format": STATE_FORMAT,
+        "format": formats.METRICS,
         "task": "image2image/compare",
         **sets.about,
         "n": len(sets.real),
@@ -165,7 +165,7 @@ def _gathered(inputs: Mapping[str, Path], request: CompareRequest) -> Sets:
     )  # fmt: skip
 
 
-def _methods(drawn: samples.Drawn, count: int, paired: bool) -> dict[str, Tensor]:
+def _methods(drawn: samples.Samples, count: int, paired: bool) -> dict[str, Tensor]:
     """Pictures by method (n, draws, c, h, w) at 8 bits: baselines, draws, and the draws' mean."""
     task, results = drawn.task, drawn.results[:count]
     if results.ndim != 5:

@@ -22,8 +22,8 @@ from core.request import Emit, Machine, Note, Progress, silent
 from core.results.metrics import INTERVAL, interval, proportion
 from core.results.panels import write_panels
 from core.results.sheet import to_bytes
-from core.storage import files
-from core.storage.files import STATE_FORMAT, make_folder
+from core.storage import files, formats
+from core.storage.files import make_folder
 from core.task import Figure, Panel
 from plugins.image2image.attacks import Ball, Victim, pgd
 from plugins.image2image.classifier import load_classifier
@@ -235,7 +235,7 @@ def _written(
     worst = min(ATTACKS, key=lambda method: accuracies[method].mean)
     gain = [float(a) - float(b) for a, b in zip(right[worst], right[BARE_ATTACKED], strict=True)]
     report = {
-        "format": STATE_FORMAT,
+        "format": formats.METRICS,
         "task": "image2image/robustness",
         "dataset": plain(request.dataset),
         "split": request.split,

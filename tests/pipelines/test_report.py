@@ -12,7 +12,7 @@ from made_runs import XSS, cell, metrics, three_steps, with_panels, with_viewers
 from PIL import Image
 
 from core.errors import InputError
-from core.storage import files
+from core.storage import files, formats
 from pipelines import drawings, store, views
 from pipelines import report as page
 
@@ -101,6 +101,15 @@ def test_a_rise_of_a_metric_that_should_fall_does_not_beat(run, tmp_path):
     verdicts = facts["steps"][2]["evaluation"]["verdicts"]
     outcomes = {(v["method"], v["metric"]): v["outcome"] for v in verdicts}
     assert outcomes["mean of 8", "consistency"] == "worse"
+
+
+def test_figures_of_a_newer_format_are_refused_in_a_sentence(run, tmp_path):
+    newer = {**metrics(), "format": formats.METRICS + 1}
+    files.write_json(run["evaluate"] / "metrics.json", newer)
+    with pytest.raises(InputError, match=r"metrics\.json has format 2; .*: update polymode"):
+        written("", run, tmp_path / "out")
+    files.write_json(run["evaluate"] / "metrics.json", {"format": 1, **metrics()})
+    written("", run, tmp_path / "out")
 
 
 @pytest.mark.parametrize("better", ["higher", "lower"])

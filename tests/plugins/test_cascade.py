@@ -39,7 +39,7 @@ def trained(task):
 
     process, request = how()[0], TrainRequest(task=Spec("image2image/sr3"), dataset=Spec("x"))
     cpu = torch.device("cpu")
-    model = Model(denoise, torch.nn.Identity(), process, task, request, cpu, (), 0, Path("x"))
+    model = Model(denoise, torch.nn.Identity(), process, task, request, cpu, (), 0, Path("x"), 0)
     return model, seen
 
 

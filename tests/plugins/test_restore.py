@@ -443,7 +443,7 @@ def stub(denoise):
     solver = configure("sampler", Spec("core/ancestral"))()
     request = TrainRequest(task=Spec("x"), dataset=Spec("x"))
     task, cpu = Restoration("nothing", "image"), torch.device("cpu")
-    model = Model(denoise, torch.nn.Identity(), process, task, request, cpu, (), 0, Path("x"))
+    model = Model(denoise, torch.nn.Identity(), process, task, request, cpu, (), 0, Path("x"), 0)
     return model, How(solver=solver, grid=grid)
 
 

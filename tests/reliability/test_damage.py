@@ -173,7 +173,7 @@ def test_a_sealed_manifest_of_any_values_ends_in_an_answer(newest, field, value)
         said[field] = value
     seal_manifest(newest, said)
     if field == "format":  # written by a version that is not known
-        with pytest.raises(CheckpointError, match="this version reads 2"):
+        with pytest.raises(CheckpointError, match="this version of polymode reads up to 2"):
             load(newest.parent)
     else:
         assert_passed_over(newest)

@@ -211,7 +211,10 @@ def test_a_missing_file_is_noticed_and_a_future_format_is_refused(tmp_path):
         load(tmp_path)
     folder = save(tmp_path, 1, TENSORS, {})
     change_manifest(folder, format=99)
-    with pytest.raises(CheckpointError, match="format 99, this version reads 2"):
+    with pytest.raises(
+        CheckpointError,
+        match="has format 99; this version of polymode reads up to 2: update polymode",
+    ):
         load(tmp_path)
 
 
