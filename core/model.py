@@ -14,6 +14,7 @@ from core.denoiser.parameterization import Condition, Denoiser, Prediction, from
 from core.denoiser.variance import analytic, score_norms
 from core.errors import InputError
 from core.network.ema import reconstruct
+from core.network.upgrade import upgraded
 from core.objective.denoising import Objective
 from core.parts.config import bind, configure
 from core.parts.registry import Spec, installed
@@ -133,8 +134,8 @@ def load_model(
         raise InputError("ema_width: names an average, but ema is false; leave one of them out")
     device = device_of(machine or Machine())
     group = "ema" if ema else "model"
-    saved = checkpoint.load(place, groups=(group,))
-    request = _trained(saved)
+    saved = upgraded(checkpoint.load(place, groups=(group,)))
+    request = bind(TrainRequest, saved.request, at="checkpoint.request")
     if task is not None and request.task.name != task:
         raise CheckpointError(
             f"{place}: trained for {request.task.name!r}, wanted one trained for {task!r}"
@@ -144,7 +145,8 @@ def load_model(
     weights, notes = saved.tensors[group], _passed_over(saved)
     if ema_width is not None:
         folder = saved.path.parent.parent / "averages"
-        last, weights = reconstruct(folder, ema_width, until=saved.step)
+        name = request.network.name
+        last, weights = reconstruct(folder, ema_width, until=saved.step, network=name)
         if last < saved.step:
             notes += (f"the average is of step {last}, the newest snapshot before {saved.step}",)
     try:
@@ -180,12 +182,6 @@ def for_task(model: Model, spec: Spec) -> Model:
             f"model was trained for {trained.channels} and {trained.conditions}"
         )
     return replace(model, task=task, request=replace(model.request, task=spec))
-
-
-def _trained(saved: Checkpoint) -> TrainRequest:
-    if "request" not in saved.state:
-        raise CheckpointError(f"{saved.path}: holds no training request; not a model's checkpoint")
-    return bind(TrainRequest, saved.state["request"], at="checkpoint.request")
 
 
 def _passed_over(saved: Checkpoint) -> tuple[str, ...]:

@@ -1,16 +1,17 @@
-"""What a network is told beside the noisy sample and its level, by name.
+"""Conditions of a network, by name: its inputs beside the noisy sample and the level.
 
 | name | tensor | number | use |
 |---|---|---|---|
-| image | (b, c, *space) | channels c | put beside the input's channels |
+| image | (b, c, *space) | channels c | concatenated to the input's channels |
 | class | (b,) whole numbers | classes | an embedding added to the level's |
-| vector | (b, d) | width d | through two layers, added to the level's: adaptive norms hear it |
-| sequence | (b, m, d) | width d | attended to |
+| vector | (b, d) | width d | two linear layers, added to the level's embedding |
+| sequence | (b, m, d) | width d | cross-attention |
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from core.errors import InputError
@@ -18,32 +19,45 @@ from core.errors import InputError
 NAMES = ("image", "class", "vector", "sequence")
 
 
-def check(conditions: Mapping[str, int], checks: Iterable[tuple[bool, str]]) -> None:
+def check(
+    conditions: Mapping[str, int],
+    checks: Iterable[tuple[bool, str]],
+    names: Sequence[str] = NAMES,
+) -> None:
     """Refuse a network whose conditions it cannot take or whose options do not fit.
 
     Args:
-        conditions: asked for, with their numbers.
-        checks: (whether something is wrong, what).
+        conditions: the task's, with their numbers.
+        checks: of options: (whether it fails, message).
+        names: of the conditions that the network takes.
 
     Raises:
-        InputError: all that is wrong, a line each.
+        InputError: all problems, a line each.
     """
-    unknown = sorted(set(conditions) - set(NAMES))
-    found = [f"takes no condition named {name}, only {', '.join(NAMES)}" for name in unknown]
+    unknown = sorted(set(conditions) - set(names))
+    found = [f"takes no condition named {name}, only {', '.join(names)}" for name in unknown]
     found += [
         f"condition {name}: expected at least 1 channel, class or element, got {number}"
         for name, number in conditions.items()
-        if name in NAMES and number < 1
+        if name in names and number < 1
     ]
-    found += [said for wrong, said in checks if wrong]
+    found += [problem for wrong, problem in checks if wrong]
     if found:
-        raise InputError("\n".join(f"network.{said}" for said in found))
+        raise InputError("\n".join(f"network.{problem}" for problem in found))
 
 
-def asked(
+def at_least(least: int, options: Mapping[str, int]) -> list[tuple[bool, str]]:
+    """Checks, for `check`, that numbers are no smaller than `least`."""
+    return [
+        (value < least, f"{name}: expected at least {least}, got {value}")
+        for name, value in options.items()
+    ]
+
+
+def required(
     conditions: Mapping[str, int], given: Mapping[str, Tensor] | None
 ) -> Mapping[str, Tensor]:
-    """The conditions a network was made for, of those given.
+    """The conditions that a network was built with, of those given.
 
     Raises:
         InputError: one of them is missing.
@@ -52,12 +66,14 @@ def asked(
     missing = [name for name in conditions if name not in given]
     if missing:
         names = " and ".join(repr(name) for name in missing)
-        raise InputError(f"this network was made for a condition named {names}; none given")
+        raise InputError(
+            f"this network requires a condition named {names}; got {', '.join(given) or 'none'}"
+        )
     return {name: given[name] for name in conditions}
 
 
-class Told(nn.Module):
-    """What the class and the vector add to the embedding of the level.
+class ConditionEmbedding(nn.Module):
+    """The embedding of the level plus those of the class and the vector.
 
     Source: Dhariwal and Nichol 2021, arXiv:2105.05233, section 3.1 (class in the level's
     embedding).
@@ -73,21 +89,25 @@ class Told(nn.Module):
                 nn.Linear(width, outputs), nn.SiLU(), nn.Linear(outputs, outputs)
             )
 
-    def forward(self, told: Tensor, given: Mapping[str, Tensor]) -> Tensor:
+    def forward(
+        self, embedding: Float[Tensor, " b d"], condition: Mapping[str, Tensor]
+    ) -> Float[Tensor, " b d"]:
         if self.label is not None:
-            told = told + self.label(given["class"])
+            embedding = embedding + self.label(condition["class"])
         if self.vector is not None:
-            told = told + self.vector(given["vector"].to(told))
-        return told
+            embedding = embedding + self.vector(condition["vector"].to(embedding))
+        return embedding
 
 
-def beside(x: Tensor, given: Mapping[str, Tensor]) -> Tensor:
+def concatenated(
+    x: Float[Tensor, " b c *space"], condition: Mapping[str, Tensor]
+) -> Float[Tensor, " b k *space"]:
     """`x` with the channels of the condition "image" behind its own.
 
     Raises:
         InputError: the image has another size.
     """
-    image = given.get("image")
+    image = condition.get("image")
     if image is None:
         return x
     if image.shape[2:] != x.shape[2:]:

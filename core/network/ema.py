@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import InputError
+from core.network.upgrade import renamed
 from core.storage import tensor_file
 
 WIDTHS = (0.05, 0.10)  # of the averages that snapshots hold
@@ -171,13 +172,17 @@ def snapshots(folder: Path, *, until: int) -> dict[int, Path]:
     return {step: found[step] for step in sorted(found) if step <= until}
 
 
-def reconstruct(folder: Path, width: float, *, until: int) -> tuple[int, dict[str, Tensor]]:
+def reconstruct(
+    folder: Path, width: float, *, until: int, network: str = ""
+) -> tuple[int, dict[str, Tensor]]:
     """The step of the newest snapshot, and the power-function average of that width there.
 
     Args:
         folder: of snapshots.
         width: relative standard deviation of the profile; see `exponent_of`.
-        until: step after which snapshots are not looked at.
+        until: step of the last snapshot that is read.
+        network: full name of the part whose weights they are; names of format 1 are read as
+            today's.
 
     Raises:
         InputError: no snapshot, one that cannot be read, or a width out of range.
@@ -197,6 +202,7 @@ def reconstruct(folder: Path, width: float, *, until: int) -> tuple[int, dict[st
     for step, path in found.items():
         for label, value in tensor_file.load(path).items():
             kind, name = label.split("/", 1)
+            name = renamed(network, name)
             dtypes[name] = value.dtype
             if value.is_floating_point():
                 part = shares[step, float(kind)] * value.double()

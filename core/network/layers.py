@@ -9,15 +9,36 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.network.lean import Normed, activate, convolve
+from core.network.lean import Norm, Resize, convolve, norm_silu
 
 CONVOLUTIONS: dict[int, Callable[..., nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 POOLS: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
-def norm(channels: int, groups: int = 32, epsilon: float = 1e-5) -> nn.GroupNorm:
-    """Group normalisation with at most `groups` groups: as many as divide the channels."""
-    return nn.GroupNorm(math.gcd(groups, channels), channels, eps=epsilon)
+def group_norm(
+    channels: int, groups: int = 32, group_channels: int | None = 4, epsilon: float = 1e-5
+) -> nn.GroupNorm:
+    """Group normalisation.
+
+    Source: Wu and He 2018, arXiv:1803.08494; the number of groups Karras et al. 2022,
+    arXiv:2206.00364, whose networks have min(32, channels // 4).
+
+    Args:
+        channels: of the input.
+        groups: most groups.
+        group_channels: fewest channels of a group, where there are as many; the number of groups is
+            the largest divisor of the channels that both limits leave.  None: the greatest common
+            divisor of `groups` and the channels.
+        epsilon: added to the variance.
+    """
+    if group_channels is None:
+        return nn.GroupNorm(math.gcd(groups, channels), channels, eps=epsilon)
+    most = max(1, min(groups, channels // group_channels))
+    count = next(n for n in range(most, 0, -1) if channels % n == 0)
+    return nn.GroupNorm(count, channels, eps=epsilon)
+
+
+GroupNorm = Callable[[int], nn.GroupNorm]  # channels -> their norm, its other options chosen
 
 
 def convolution(dims: int, inputs: int, outputs: int, side: int = 3, stride: Any = 1) -> Any:
@@ -26,7 +47,7 @@ def convolution(dims: int, inputs: int, outputs: int, side: int = 3, stride: Any
 
 
 def zeroed(layer: Any) -> Any:
-    """A layer that says nothing at first, so that a residual branch begins as the identity."""
+    """A layer of zeros: a residual branch that ends in it begins as the identity."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
@@ -39,6 +60,7 @@ class Resample(nn.Module):
     """Half or twice the size along some axes, with a 3-wide convolution or without.
 
     Args:
+        channels: of the input and the output.
         way: down, by a strided convolution or the mean of neighbours; up, by repetition.
         factors: along each axis of space, 1 or 2.
         learned: whether there is a convolution.
@@ -66,8 +88,8 @@ class Resample(nn.Module):
         if self.conv is not None and self.after:
             self.conv.padding = tuple(0 if f == 2 else 1 for f in factors)
 
-    def change(self, x: Tensor) -> Tensor:
-        """What comes before the convolution, if there is one."""
+    def resize(self, x: Float[Tensor, " b c *space"]) -> Float[Tensor, " b c *other"]:
+        """The part without weights, which comes before the convolution if there is one."""
         if self.way == "up":
             return F.interpolate(x, scale_factor=[float(f) for f in self.factors], mode="nearest")
         if self.conv is None:
@@ -76,11 +98,14 @@ class Resample(nn.Module):
             return F.pad(x, [n for f in reversed(self.factors) for n in (0, f - 1)])
         return x
 
-    def forward(self, x: Float[Tensor, " b c *space"], level: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, " b c *space"], embedding: Float[Tensor, " b d"] | None = None
+    ) -> Float[Tensor, " b c *other"]:
+        """`x` resized; the embedding is that of residual blocks that resample, and unused."""
         if self.conv is None:
-            return self.change(x)
-        same = self.way == "down" and not self.after
-        return convolve(x, self.conv, change=None if same else self.change, lean=self.lean)
+            return self.resize(x)
+        strided_alone = self.way == "down" and not self.after
+        return convolve(x, self.conv, resize=None if strided_alone else self.resize, lean=self.lean)
 
 
 def pad_to_multiple(
@@ -96,7 +121,7 @@ def pad_to_multiple(
     return F.pad(x, pads, mode="reflect" if enough else "replicate")
 
 
-def crop(x: Tensor, size: Sequence[int]) -> Tensor:
+def crop(x: Float[Tensor, " b c *space"], size: Sequence[int]) -> Float[Tensor, " b c *smaller"]:
     """The first `size` elements along the axes of space."""
     return x[(..., *(slice(0, s) for s in size))]
 
@@ -113,7 +138,7 @@ def fold(x: Float[Tensor, " b c *space"], patch: int) -> Float[Tensor, " b k *co
 
 
 def unfold(x: Float[Tensor, " b k *coarse"], patch: int) -> Float[Tensor, " b c *space"]:
-    """What `fold` folded."""
+    """The inverse of `fold`."""
     if patch == 1:
         return x
     b, k, *size = x.shape
@@ -127,56 +152,105 @@ def unfold(x: Float[Tensor, " b k *coarse"], patch: int) -> Float[Tensor, " b c 
 # --- residual blocks and attention -------------------------------------------------------------
 
 
-class ResidualBlock(nn.Module):
-    """Two 3-wide convolutions, each behind a norm and SiLU; the level enters between them.
+class NormConv(nn.Module):
+    """conv(SiLU(norm(x))); in training the input alone is kept for the gradient.
 
-    Scale and shift of the second norm follow from the level (adaptive group normalisation), or the
-    level is added before it.  A block may halve or double the size between norm and convolution.
+    Args:
+        norm: the norm.
+        conv: the convolution.
+        dropout: between the activation and the convolution.
+        lean: see `core.network.lean.convolve`.
+    """
+
+    def __init__(
+        self, norm: nn.GroupNorm, conv: Any, *, dropout: float = 0.0, lean: bool = True
+    ) -> None:
+        super().__init__()
+        self.norm, self.conv = norm, conv
+        self.dropout, self.lean = dropout, lean
+
+    def forward(
+        self,
+        x: Float[Tensor, " b c *space"],
+        *,
+        scale_shift: Float[Tensor, " b 2*c"] | None = None,
+        shift: Float[Tensor, " b c"] | None = None,
+        resize: Resize | None = None,
+    ) -> Float[Tensor, " b k *other"]:
+        """conv(resize(SiLU(norm(x + shift) (1 + scale) + shift2))).
+
+        Args:
+            x: the input.
+            scale_shift: scale and shift2 of the norm's output, one after the other.
+            shift: added before the norm.
+            resize: a linear change of size.
+        """
+        w, b = self.norm.weight[None], self.norm.bias[None]
+        if scale_shift is not None:
+            # (xhat w + b) (1 + scale) + shift2 is a norm of weight w (1 + scale) in each sample.
+            scale, shift2 = scale_shift.to(w).chunk(2, dim=1)
+            w, b = w * (1 + scale), torch.addcmul(shift2, b, 1 + scale)
+        norm = Norm(self.norm, w, b, shift)
+        if self.dropout and self.training:  # a draw that must not be repeated in the backward pass
+            h = norm_silu(x, norm)
+            return self.conv(F.dropout(h if resize is None else resize(h), self.dropout))
+        return convolve(x, self.conv, norm, resize, lean=self.lean)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(SiLU(norm(conv(SiLU(norm(x)))))), 3 wide; the embedding enters at the second norm.
+
+    The embedding gives scale and shift of the norm's output (adaptive group normalisation), or is
+    added to its input.  A block may halve or double the size before the first convolution.
     Source: Dhariwal and Nichol 2021, arXiv:2105.05233, section 3 and appendix A; Song et al. 2021,
     arXiv:2011.13456, appendix H, for the residual resampling.
+
+    Args:
+        inputs: channels of the input.
+        outputs: channels of the output.
+        embedding: width of the embedding.
+        dims: axes of space.
+        dropout: before the second convolution.
+        norm: makes the norms.
+        scale_shift: adaptive group normalisation, rather than an addition.
+        resample: changes the size, without weights.
+        lean: see `core.network.lean.convolve`.
     """
 
     def __init__(
         self,
         inputs: int,
         outputs: int,
-        level: int,
+        embedding: int,
         *,
         dims: int = 2,
         dropout: float = 0.0,
-        groups: int = 32,
-        epsilon: float = 1e-5,
+        norm: GroupNorm = group_norm,
         scale_shift: bool = True,
         resample: Resample | None = None,
         lean: bool = True,
     ) -> None:
         super().__init__()
-        self.scale_shift, self.dropout, self.change = scale_shift, dropout, resample
-        self.lean = lean
-        self.norm1 = norm(inputs, groups, epsilon)
-        self.conv1 = convolution(dims, inputs, outputs)
-        self.level = nn.Linear(level, (2 if scale_shift else 1) * outputs)
-        self.norm2 = norm(outputs, groups, epsilon)
-        self.conv2 = zeroed(convolution(dims, outputs, outputs))
+        self.scale_shift, self.resample = scale_shift, resample
+        first = convolution(dims, inputs, outputs)
+        self.in_layers = NormConv(norm(inputs), first, lean=lean)
+        self.emb_layers = nn.Linear(embedding, (2 if scale_shift else 1) * outputs)
+        last = zeroed(convolution(dims, outputs, outputs))
+        self.out_layers = NormConv(norm(outputs), last, dropout=dropout, lean=lean)
         self.skip = convolution(dims, inputs, outputs, 1) if inputs != outputs else None
 
     def forward(
-        self, x: Float[Tensor, " b c *space"], level: Float[Tensor, " b d"]
+        self, x: Float[Tensor, " b c *space"], embedding: Float[Tensor, " b d"]
     ) -> Float[Tensor, " b k *other"]:
-        told = self.level(level)
-        first = Normed(self.norm1, self.norm1.weight[None], self.norm1.bias[None])
-        h = convolve(x, self.conv1, first, self.change, lean=self.lean)
-        w, b = self.norm2.weight[None], self.norm2.bias[None]
+        emb = self.emb_layers(embedding)
+        resize = None if self.resample is None else self.resample.resize
+        h = self.in_layers(x, resize=resize)
         if self.scale_shift:
-            scale, shift = told.to(w).chunk(2, dim=1)
-            second = Normed(self.norm2, w * (1 + scale), torch.addcmul(shift, b, 1 + scale))
+            h = self.out_layers(h, scale_shift=emb)
         else:
-            second = Normed(self.norm2, w, b, told)
-        if self.dropout and self.training:  # a draw that must not be made twice
-            h = self.conv2(F.dropout(activate(h, second), self.dropout))
-        else:
-            h = convolve(h, self.conv2, second, lean=self.lean)
-        x = x if self.change is None else self.change(x)
+            h = self.out_layers(h, shift=emb)
+        # The skip connection: resized, then projected to the output's channels.
+        x = x if resize is None else resize(x)
         x = x if self.skip is None else self.skip(x)
         return h.add_(x) if not torch.is_grad_enabled() and h.dtype == x.dtype else x + h
 
@@ -191,7 +265,7 @@ class Attention(nn.Module):
         channels: of the positions.
         heads: a divisor of the channels.
         sequence: width of the sequence's elements; None for self-attention.
-        normed: group normalisation before it.
+        norm: makes the norm before it; None for no norm.
     """
 
     def __init__(
@@ -200,13 +274,11 @@ class Attention(nn.Module):
         heads: int,
         *,
         sequence: int | None = None,
-        groups: int = 32,
-        epsilon: float = 1e-5,
-        normed: bool = True,
+        norm: GroupNorm | None = group_norm,
     ) -> None:
         super().__init__()
         self.heads = heads
-        self.norm = norm(channels, groups, epsilon) if normed else None
+        self.norm = None if norm is None else norm(channels)
         if sequence is None:
             self.qkv = nn.Linear(channels, 3 * channels)
         else:
@@ -227,7 +299,7 @@ class Attention(nn.Module):
             q, k, v = self._split(self.qkv(h), 3)
         else:
             (q,), (k, v) = self._split(self.q(h), 1), self._split(self.kv(sequence.to(h)), 2)
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        mixed = F.scaled_dot_product_attention(q, k, v)  # softmax(q k^T / sqrt(d)) v, eq. 1
         mixed = self.out(mixed.transpose(1, 2).reshape(b, -1, c))
         return x + mixed.transpose(1, 2).reshape(b, c, *size)
 
@@ -243,7 +315,7 @@ def heads_of(channels: int, heads: int | None, head_channels: int | None) -> int
 def head_checks(
     channels: Iterable[int], heads: int | None, head_channels: int | None
 ) -> list[tuple[bool, str]]:
-    """What may be wrong with heads for layers of these channels: (whether it is, what)."""
+    """Checks of heads for attention layers of these channels: (whether it fails, message)."""
     found = [
         (heads is not None and head_channels is not None, "heads: give heads or head_channels"),
         (heads is not None and heads < 1, f"heads: expected at least 1, got {heads}"),
@@ -254,10 +326,10 @@ def head_checks(
     ]
     if any(wrong for wrong, _ in found):
         return found
-    said = f"heads: {heads}" if heads else f"head_channels: {head_channels or HEAD}"
+    option = f"heads: {heads}" if heads else f"head_channels: {head_channels or HEAD}"
     for c in channels:
         uneven = c % heads_of(c, heads, head_channels) or (
             heads is None and c > (head_channels or HEAD) and c % (head_channels or HEAD)
         )
-        found.append((bool(uneven), f"{said} does not divide {c} channels"))
+        found.append((bool(uneven), f"{option} does not divide {c} channels"))
     return found

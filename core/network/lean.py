@@ -1,8 +1,9 @@
-"""Norm, activation and convolution in one, of which training keeps the input alone.
+"""The arithmetic of `core.network.layers.NormConv`, of which training keeps the input alone.
 
-What the norm and the activation make is made again when the gradient of the convolution behind
-them is wanted: cheap beside a convolution, and two thirds of a residual block's memory.  The norm's
-own gradient is written out: a few passes over the data, where torch's chain takes many on a CPU.
+The norm's and the activation's outputs are recomputed when the gradient of the convolution behind
+them is computed: cheap beside a convolution, and two thirds of a residual block's memory.  The
+norm's own gradient is written out: a few passes over the data, where torch's chain takes many on a
+CPU.  Time and memory were measured on CPUs only (core/README.md), never on a GPU.
 """
 
 from collections.abc import Callable
@@ -14,32 +15,35 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-Change = Callable[[Tensor], Tensor]
+Resize = Callable[[Tensor], Tensor]
 
 
-class Normed(NamedTuple):
-    """What SiLU(xhat w + b) is made of, xhat = (x + shift - mean) / std within groups of channels.
+class Norm(NamedTuple):
+    """Group normalisation of x + shift with weight `w` and bias `b`.
 
     Args:
-        layer: its groups and epsilon are taken.
-        w: (1 or b, c), the norm's weight or that and the level's scale.
-        b: (1 or b, c), likewise.
-        shift: (b, c), added to x first; None for nothing.
+        layer: its groups and epsilon are used; its weight and bias are not.
+        w: of each channel, or of each channel and sample.
+        b: likewise.
+        shift: added to x first; None for nothing.
     """
 
     layer: nn.GroupNorm
-    w: Tensor
-    b: Tensor
-    shift: Tensor | None = None
+    w: Float[Tensor, " #b c"]
+    b: Float[Tensor, " #b c"]
+    shift: Float[Tensor, " b c"] | None = None
 
 
 def _over(value: Float[Tensor, " b c"], x: Tensor) -> Tensor:
     return value.reshape(*value.shape, *[1] * (x.ndim - 2))
 
 
-def activate(x: Tensor, normed: Normed) -> Tensor:
-    """SiLU(xhat w + b), in place where no gradient could miss it."""
-    layer, w, b, shift = normed
+def norm_silu(x: Float[Tensor, " b c *space"], norm: Norm) -> Float[Tensor, " b c *space"]:
+    """SiLU(xhat w + b), xhat = (x + shift - mean) / std in each group; no gradient is left out.
+
+    In place where autograd does not record.
+    """
+    layer, w, b, shift = norm
     x = x if shift is None else x + _over(shift, x).to(x)
     if len(w) == 1:
         h = F.group_norm(x, layer.num_groups, w[0], b[0], layer.eps)
@@ -50,68 +54,71 @@ def activate(x: Tensor, normed: Normed) -> Tensor:
     return F.silu(h, inplace=not torch.is_grad_enabled())
 
 
-class _Lean(torch.autograd.Function):
-    """conv(change(SiLU(norm))) that keeps x and the norm's statistics alone for the gradient.
+class _NormConv(torch.autograd.Function):
+    """conv(resize(SiLU(norm(x)))) that keeps x and the norm's statistics alone for the gradient.
 
-    Within a channel u = xhat w + b is slope x + rest, made again in one pass.
+    Within a channel u = xhat w + b is slope x + rest, recomputed in one pass.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, conv: Any, change: Change | None, layer: nn.GroupNorm | None, x: Tensor,
+        ctx: Any, conv: Any, resize: Resize | None, layer: nn.GroupNorm | None, x: Tensor,
         weight: Tensor, bias: Tensor, w: Tensor | None, b: Tensor | None, shift: Tensor | None,
     ) -> Tensor:  # fmt: skip
-        ctx.conv, ctx.change, ctx.layer = conv, change, layer
-        made, mean, scale = x, None, None
+        ctx.conv, ctx.resize, ctx.layer = conv, resize, layer
+        h, mean, scale = x, None, None
         if layer is not None and w is not None and b is not None:
-            wide, one = _wide(x, shift), len(w) == 1
+            wide, shared = _shifted(x, shift), len(w) == 1
             size = (x.shape[0], x.shape[1], x.shape[2:].numel(), layer.num_groups, layer.eps)
-            given = (w[0], b[0]) if one else (None, None)
-            made, mean, scale = torch.native_group_norm(wide, *given, *size)
-            made = made if one else torch.addcmul(_over(b, x), made, _over(w, x))
-            made = F.silu(made, inplace=True)
+            affine = (w[0], b[0]) if shared else (None, None)
+            h, mean, scale = torch.native_group_norm(wide, *affine, *size)
+            h = h if shared else torch.addcmul(_over(b, x), h, _over(w, x))
+            h = F.silu(h, inplace=True)
         ctx.save_for_backward(x, weight, w, b, shift, mean, scale)
-        return conv(made if change is None else change(made))
+        return conv(h if resize is None else resize(h))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        given, weight, w, b, shift, mean, scale = ctx.saved_tensors
-        needs, layer, change = ctx.needs_input_grad, ctx.layer, ctx.change
-        x = u = given if layer is None else _wide(given, shift)
+        saved, weight, w, b, shift, mean, scale = ctx.saved_tensors
+        needs, layer, resize = ctx.needs_input_grad, ctx.layer, ctx.resize
+        # Recompute the convolution's input: u before the activation, h behind it.
+        x = u = saved if layer is None else _shifted(saved, shift)
         statistics, groups = None, 0
         if layer is not None:
             groups = layer.num_groups
             statistics = _Statistics(*(_by_channel(v, x, layer) for v in (mean, scale)))
             slope = statistics.scale * w
             u = torch.addcmul(_over(b - statistics.mean * slope, x), x, _over(slope, x))
-        leaf = made = u if layer is None else F.silu(u)
-        if change is not None:
+        leaf = h = u if layer is None else F.silu(u)
+        if resize is not None:
             with torch.enable_grad():
                 leaf = leaf.detach().requires_grad_()
-                made = change(leaf)
-        asked = (any(needs[3:4] + needs[6:]), *needs[4:6])
-        dx, *of_conv = _convolution_backward(gradients[0], made.detach(), weight, ctx.conv, asked)
-        if dx is not None and change is not None:
-            (dx,) = torch.autograd.grad(made, leaf, dx.to(made))
-        dw = db = of_shift = None
+                h = resize(leaf)
+        # Back through the convolution and the resizing ...
+        required = (any(needs[3:4] + needs[6:]), *needs[4:6])
+        dx, *of_conv = _convolution_backward(gradients[0], h.detach(), weight, ctx.conv, required)
+        if dx is not None and resize is not None:
+            (dx,) = torch.autograd.grad(h, leaf, dx.to(h))
+        # ... and through the activation and the norm.
+        dw = db = dshift = None
         if dx is not None and statistics is not None:
             d = torch.ops.aten.silu_backward(dx.to(u), u)
             dx, dw, db = _norm_backward(d, x, statistics, w, groups)
-            of_shift = None if shift is None else dx.sum(tuple(range(2, dx.ndim))).to(shift)
-        dx = None if dx is None else dx.to(given)
-        return None, None, None, dx, *of_conv, dw, db, of_shift
+            dshift = None if shift is None else dx.sum(tuple(range(2, dx.ndim))).to(shift)
+        dx = None if dx is None else dx.to(saved)
+        return None, None, None, dx, *of_conv, dw, db, dshift
 
 
 class _Statistics(NamedTuple):
-    """The mean of each channel's group and one over its deviation, (b, c)."""
+    """The mean of each channel's group and the reciprocal of its standard deviation."""
 
-    mean: Tensor
-    scale: Tensor
+    mean: Float[Tensor, " b c"]
+    scale: Float[Tensor, " b c"]
 
 
-def _wide(x: Tensor, shift: Tensor | None) -> Tensor:
-    """The sum x + shift, in single precision at least, as a norm sees it."""
+def _shifted(x: Tensor, shift: Tensor | None) -> Tensor:
+    """The norm's input x + shift, in single precision at least."""
     x = x if shift is None else x + _over(shift, x).to(x)
     return x.float() if x.element_size() == 2 else x
 
@@ -123,20 +130,22 @@ def _by_channel(of_group: Tensor, x: Tensor, layer: nn.GroupNorm) -> Float[Tenso
 def _norm_backward(
     d: Tensor, x: Tensor, statistics: _Statistics, w: Tensor, groups: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, w and b where d is that of u = xhat w + b, the sums over space made once.
+    """Gradients of x, w and b where d is that of u = xhat w + b; each sum over space is made once.
 
-    db = sum d, dw = sum d xhat, dx = (d w - mean(d w) - xhat mean(d w xhat)) / std, means over a
-    group and its space: they follow from db and dw.
+    Source: Ioffe and Szegedy 2015, arXiv:1502.03167, section 3, with the means over a group's
+    channels and space: dx = (d w - mean(d w) - xhat mean(d w xhat)) / std.
     """
     (mean, scale), space = statistics, tuple(range(2, d.ndim))
+    # db = sum d, dw = sum d xhat with xhat = (x - mean) scale; both means of dx follow from them.
     db = d.sum(space)
     dw = ((d * x).sum(space) - mean * db) * scale
 
-    def of_group(value: Tensor) -> Tensor:
+    def group_mean(value: Tensor) -> Tensor:
         split = (value * w).unflatten(1, (groups, -1))
         return split.mean(2, keepdim=True).expand_as(split).flatten(1) / x.shape[2:].numel()
 
-    flat, along = of_group(db) * scale, of_group(dw) * scale**2
+    # dx = d w scale - (x - mean) along - flat, its terms in x gathered for two passes over it.
+    flat, along = group_mean(db) * scale, group_mean(dw) * scale**2
     dx = torch.addcmul(_over(mean * along - flat, x), d, _over(scale * w, x))
     dx.addcmul_(x, _over(along, x), value=-1)
     if len(w) == 1:
@@ -145,12 +154,12 @@ def _norm_backward(
 
 
 def _convolution_backward(
-    gradient: Tensor, x: Tensor, weight: Tensor, conv: Any, wanted: tuple[bool, ...]
+    gradient: Tensor, x: Tensor, weight: Tensor, conv: Any, required: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of a convolution's input, weight and bias; None where not wanted."""
+    """Gradients of a convolution's input, weight and bias; None where not required."""
     found = torch.ops.aten.convolution_backward(
         gradient, x.to(gradient), weight.to(gradient), [weight.shape[0]], conv.stride,
-        conv.padding, conv.dilation, False, [0] * len(conv.stride), 1, list(wanted),
+        conv.padding, conv.dilation, False, [0] * len(conv.stride), 1, list(required),
     )  # fmt: skip
     return found[0], *(None if v is None else v.to(weight.dtype) for v in found[1:])
 
@@ -158,24 +167,24 @@ def _convolution_backward(
 def convolve(
     x: Float[Tensor, " b c *space"],
     conv: Any,
-    normed: Normed | None = None,
-    change: Change | None = None,
+    norm: Norm | None = None,
+    resize: Resize | None = None,
     *,
     lean: bool = True,
 ) -> Float[Tensor, " b k *other"]:
-    """conv(change(SiLU(norm(x)))); in training little is kept for the gradient.
+    """conv(resize(SiLU(norm(x)))); in training x alone is kept for the gradient.
 
     Args:
         x: the input.
         conv: a convolution.
-        normed: what comes first; None for nothing.
-        change: a linear change of size between the two; None for nothing.
-        lean: keep little in training; there are no second and no forward-mode derivatives then.
+        norm: norm and activation before it; None for neither.
+        resize: a linear change of size between the two; None for none.
+        lean: keep x alone in training; there are no second and no forward-mode derivatives then.
     """
     if lean and torch.is_grad_enabled() and conv.training and not torch.compiler.is_compiling():
-        layer, w, b, shift = normed or (None, None, None, None)
-        found = _Lean.apply(conv, change, layer, x, conv.weight, conv.bias, w, b, shift)
+        layer, w, b, shift = norm or (None, None, None, None)
+        found = _NormConv.apply(conv, resize, layer, x, conv.weight, conv.bias, w, b, shift)
         assert isinstance(found, Tensor)
         return found
-    made = x if normed is None else activate(x, normed)
-    return conv(made if change is None else change(made))
+    h = x if norm is None else norm_silu(x, norm)
+    return conv(h if resize is None else resize(h))

@@ -1,4 +1,4 @@
-"""What a network's blocks say, by name: features for segmentation, and for looking inside."""
+"""Outputs of a network's blocks, by name: features for segmentation, and for looking inside."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,28 +16,28 @@ def blocks_of(network: nn.Module) -> dict[str, nn.Module]:
     for name, child in network.named_children():
         if isinstance(child, nn.ModuleList):
             found |= {f"{name}.{number}": one for number, one in enumerate(child)}
-        elif name in ("enter", "middle"):
+        elif name in ("conv_in", "patch_embedding", "middle"):
             found[name] = child
     return found
 
 
 @contextmanager
 def tapped(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """While the block lasts, every call of the network leaves the outputs of these modules.
+    """Within the context, the outputs of these modules at the network's last call, by name.
 
-    A network that is not tapped pays nothing: hooks are put on the named modules and taken off.
+    Forward hooks, removed at the end; a network that is not tapped costs nothing.
 
         with tapped(network, ["up.5", "middle"]) as features:
             network(x, level)
         features["up.5"]  # b c *coarse, of the last call
 
     Args:
-        network: a U-Net has ``enter``, ``down.0``, ..., ``middle``, ``up.0``, ...; a transformer
-            ``block.0``, ....  ``up.i`` is the i-th output block of ADM.
+        network: a U-Net has ``conv_in``, ``down.0``, ..., ``middle``, ``up.0``, ...; a transformer
+            ``patch_embedding``, ``block.0``, ....  ``up.i`` is the i-th output block of ADM.
         names: of blocks, see `blocks_of`.
 
     Raises:
-        InputError: no block of such a name; says which are near.
+        InputError: no block of such a name.
     """
     known = blocks_of(network)
     for name in names:

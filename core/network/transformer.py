@@ -23,37 +23,51 @@ class Layer(nn.Module):
     """
 
     def __init__(
-        self, width: int, heads: int, told: int, ratio: float, dropout: float, sequence: int | None
+        self,
+        width: int,
+        heads: int,
+        embedding: int,
+        ratio: float,
+        dropout: float,
+        sequence: int | None,
     ) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
-        self.level = zeroed(nn.Linear(told, 6 * width))
+        self.modulation = zeroed(nn.Linear(embedding, 6 * width))
         self.norm1 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         hidden = int(width * ratio)
-        self.enter, self.leave = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.mlp_in, self.mlp_out = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.q = self.kv = None
         if sequence is not None:
             self.q, self.kv = nn.Linear(width, width), nn.Linear(sequence, 2 * width)
-            self.cross = zeroed(nn.Linear(width, width))
+            self.cross_out = zeroed(nn.Linear(width, width))
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        # softmax(q k^T / sqrt(d)) v in each head; Vaswani et al. 2017, arXiv:1706.03762, eq. 1
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
     def forward(
-        self, x: Float[Tensor, " b n k"], told: Float[Tensor, " b d"], sequence: Tensor | None
+        self,
+        x: Float[Tensor, " b n k"],
+        embedding: Float[Tensor, " b d"],
+        sequence: Float[Tensor, " b m s"] | None,
     ) -> Float[Tensor, " b n k"]:
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.level(told)[:, None].chunk(6, dim=-1)
+        modulation = self.modulation(embedding)[:, None]  # b 1 6k
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)
+        # Self-attention.
         h = torch.addcmul(shift1, self.norm1(x), 1 + scale1)
         x = x + gate1 * self.out(self._attend(*self.qkv(h).chunk(3, dim=-1)))
+        # Cross-attention.
         if self.q is not None and self.kv is not None and sequence is not None:
             k, v = self.kv(sequence.to(x)).chunk(2, dim=-1)
-            x = x + self.cross(self._attend(self.q(self.norm1(x)), k, v))
+            x = x + self.cross_out(self._attend(self.q(self.norm1(x)), k, v))
+        # Two linear layers.
         h = torch.addcmul(shift2, self.norm2(x), 1 + scale2)
-        h = F.dropout(F.gelu(self.enter(h), approximate="tanh"), self.dropout, self.training)
-        return x + gate2 * self.leave(h)
+        h = F.dropout(F.gelu(self.mlp_in(h), approximate="tanh"), self.dropout, self.training)
+        return x + gate2 * self.mlp_out(h)
 
 
 class Transformer(nn.Module):
@@ -61,13 +75,13 @@ class Transformer(nn.Module):
 
     Conditions are those of `core.network.conditioning`.  Any size: inputs are padded behind their
     last element, by reflection, to whole patches, and outputs cropped; positions are sinusoids of
-    coordinates, so that a size it was not trained on is accepted, if not understood.
+    coordinates, so that a size it was not trained on is accepted, with no promise of quality.
     Layers are named ``block.0``, ...; see `core.network.taps`.
     Source: Peebles and Xie 2023, arXiv:2212.09748.
 
     Args:
-        dims: axes of space: 1 for signals, 2 for pictures, 3 for volumes and clips.
-        width: of a patch's vector.
+        dims: axes of space: 1 for signals, 2 for images, 3 for volumes and clips.
+        width: channels of a token.
         depth: layers.
         heads: heads of an attention layer; by default width / `head_channels`.
         head_channels: channels of a head, 32 by default; give one of the two.
@@ -99,9 +113,8 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         checks = [
-            (width < 2 * dims, f"width: expected at least {2 * dims}, got {width}"),
-            (depth < 1, f"depth: expected at least 1, got {depth}"),
-            (patch < 1, f"patch: expected at least 1, got {patch}"),
+            *conditioning.at_least(2 * dims, {"width": width}),
+            *conditioning.at_least(1, {"depth": depth, "patch": patch}),
             (width * ratio < 1, f"ratio: expected a hidden layer, got {ratio}"),
             (not 0 <= dropout < 1, f"dropout: expected 0 to 1, got {dropout}"),
             *head_checks([width], heads, head_channels),
@@ -110,16 +123,16 @@ class Transformer(nn.Module):
         self.patch, self.conditions, self.width = patch, dict(conditions), width
         self.recompute = recompute
         whole = channels + conditions.get("image", 0)
-        self.level = LevelEmbedding(width, width)
-        self.told = conditioning.Told(conditions, width)
-        self.enter = nn.Linear(whole * patch**dims, width)
+        self.level_embedding = LevelEmbedding(width, width)
+        self.condition_embedding = conditioning.ConditionEmbedding(conditions, width)
+        self.patch_embedding = nn.Linear(whole * patch**dims, width)
         count, sequence = heads_of(width, heads, head_channels), conditions.get("sequence")
         self.block = nn.ModuleList(
             Layer(width, count, width, ratio, dropout, sequence) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.last = zeroed(nn.Linear(width, 2 * width))
-        self.leave = zeroed(nn.Linear(width, outputs * patch**dims))
+        self.modulation = zeroed(nn.Linear(width, 2 * width))
+        self.linear_out = zeroed(nn.Linear(width, outputs * patch**dims))
 
     def forward(
         self,
@@ -127,18 +140,18 @@ class Transformer(nn.Module):
         level: Float[Tensor, " b"],
         condition: Mapping[str, Tensor] | None = None,
     ) -> Float[Tensor, " b k *space"]:
-        given = conditioning.asked(self.conditions, condition)
+        given = conditioning.required(self.conditions, condition)
         size, multiples = x.shape[2:], [self.patch] * (x.ndim - 2)
-        cells = fold(pad_to_multiple(conditioning.beside(x, given), multiples), self.patch)
+        cells = fold(pad_to_multiple(conditioning.concatenated(x, given), multiples), self.patch)
         grid = cells.shape[2:]
-        told = F.silu(self.told(self.level(level), given))
-        h = self.enter(cells.flatten(2).transpose(1, 2))
+        embedding = F.silu(self.condition_embedding(self.level_embedding(level), given))
+        h = self.patch_embedding(cells.flatten(2).transpose(1, 2))  # b n k
         h = h + positions(grid, self.width, x.device).to(h)
         for block in self.block:
             if self.recompute and self.training and torch.is_grad_enabled():
-                h = checkpoint(block, h, told, given.get("sequence"), use_reentrant=False)
+                h = checkpoint(block, h, embedding, given.get("sequence"), use_reentrant=False)
             else:
-                h = block(h, told, given.get("sequence"))
-        shift, scale = self.last(told)[:, None].chunk(2, dim=-1)
-        h = self.leave(torch.addcmul(shift, self.norm(h), 1 + scale))
+                h = block(h, embedding, given.get("sequence"))
+        shift, scale = self.modulation(embedding)[:, None].chunk(2, dim=-1)
+        h = self.linear_out(torch.addcmul(shift, self.norm(h), 1 + scale))
         return crop(unfold(h.transpose(1, 2).unflatten(2, tuple(grid)), self.patch), size)

@@ -1,8 +1,9 @@
 """U-Net in one, two or three dimensions, of any size."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -14,23 +15,32 @@ from core.network import conditioning
 from core.network.embedding import LevelEmbedding, fine_detail
 from core.network.layers import (
     Attention,
+    GroupNorm,
+    NormConv,
     Resample,
     ResidualBlock,
     convolution,
     crop,
     fold,
+    group_norm,
     head_checks,
     heads_of,
-    norm,
     pad_to_multiple,
     unfold,
     zeroed,
 )
-from core.network.lean import Normed, convolve
 
 
 class Block(nn.Module):
-    """Any of: a residual block, attention among positions, to a sequence, a change of size."""
+    """Any of: a residual block, self-attention, cross-attention, a change of size; in this order.
+
+    Args:
+        residual: the residual block.
+        attention: among positions.
+        cross: to the sequence.
+        resample: half or twice the size; a `Resample` or a residual block with one.
+        recompute: keep the input alone in training and compute the block again for the gradient.
+    """
 
     def __init__(
         self,
@@ -44,21 +54,26 @@ class Block(nn.Module):
         self.residual, self.attention, self.cross = residual, attention, cross
         self.resample, self.recompute = resample, recompute
 
-    def _run(self, x: Tensor, level: Tensor, sequence: Tensor | None) -> Tensor:
+    def _run(self, x: Tensor, embedding: Tensor, sequence: Tensor | None) -> Tensor:
         if self.residual is not None:
-            x = self.residual(x, level)
+            x = self.residual(x, embedding)
         if self.attention is not None:
             x = self.attention(x)
         if self.cross is not None:
             x = self.cross(x, sequence)
-        return x if self.resample is None else self.resample(x, level)
+        return x if self.resample is None else self.resample(x, embedding)
 
-    def forward(self, x: Tensor, level: Tensor, sequence: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Float[Tensor, " b c *space"],
+        embedding: Float[Tensor, " b d"],
+        sequence: Float[Tensor, " b m k"] | None = None,
+    ) -> Float[Tensor, " b c2 *other"]:
         if self.recompute and self.training and torch.is_grad_enabled():
-            found = checkpoint(self._run, x, level, sequence, use_reentrant=False)
+            found = checkpoint(self._run, x, embedding, sequence, use_reentrant=False)
             assert isinstance(found, Tensor)
             return found
-        return self._run(x, level, sequence)
+        return self._run(x, embedding, sequence)
 
 
 class Middle(nn.Module):
@@ -68,98 +83,126 @@ class Middle(nn.Module):
         super().__init__()
         self.first, self.second = first, second
 
-    def forward(self, x: Tensor, level: Tensor, sequence: Tensor | None = None) -> Tensor:
-        return self.second(self.first(x, level, sequence), level, sequence)
+    def forward(
+        self,
+        x: Float[Tensor, " b c *space"],
+        embedding: Float[Tensor, " b d"],
+        sequence: Float[Tensor, " b m k"] | None = None,
+    ) -> Float[Tensor, " b c *space"]:
+        return self.second(self.first(x, embedding, sequence), embedding, sequence)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Kit:
-    """How the blocks of a U-Net are made; the fields are its options."""
+class Stage(NamedTuple):
+    """A resolution of a U-Net.
 
-    level: int
-    dims: int
-    dropout: float
-    groups: int
-    epsilon: float
-    scale_shift: bool
-    heads: int | None
-    head_channels: int | None
+    Args:
+        channels: of its blocks.
+        factor: of downsampling.
+        attends: whether positions attend to each other.
+    """
+
+    channels: int
+    factor: int
+    attends: bool
+
+
+@dataclass(frozen=True)
+class _Builder:
+    """Makes the blocks of a U-Net.
+
+    Args:
+        residual: (inputs, outputs) -> a residual block.
+        attention: (channels) -> attention.
+        resample: (channels, way) -> a change of size.
+        in_residual: changes of size are made in residual blocks.
+        sequence: width of the condition "sequence"; None where there is none.
+        recompute: see `Block`.
+    """
+
+    residual: Callable[..., ResidualBlock]
+    attention: Callable[..., Attention]
+    resample: Callable[..., Resample]
+    in_residual: bool
     sequence: int | None
-    resample: str
-    halving: tuple[int, ...]
-    after: bool
     recompute: bool
-    lean: bool
-
-    def residual(self, inputs: int, outputs: int, change: Resample | None = None) -> ResidualBlock:
-        return ResidualBlock(
-            inputs,
-            outputs,
-            self.level,
-            dims=self.dims,
-            dropout=self.dropout,
-            groups=self.groups,
-            epsilon=self.epsilon,
-            scale_shift=self.scale_shift,
-            resample=change,
-            lean=self.lean,
-        )
-
-    def attend(self, c: int, sequence: int | None = None, *, normed: bool = True) -> Attention:
-        heads = heads_of(c, self.heads, self.head_channels)
-        return Attention(
-            c, heads, sequence=sequence, groups=self.groups, epsilon=self.epsilon, normed=normed
-        )
 
     def block(
-        self,
-        inputs: int,
-        c: int,
-        *,
-        here: bool,
-        normed: bool = True,
-        resample: nn.Module | None = None,
+        self, inputs: int, outputs: int, attends: bool, resample: nn.Module | None = None
     ) -> Block:
-        """A residual block, attention where it is wanted `here`, and a change of size."""
-        cross = here and self.sequence is not None
-        return Block(
-            self.residual(inputs, c),
-            self.attend(c, normed=normed) if here else None,
-            self.attend(c, self.sequence) if cross else None,
-            resample,
-            self.recompute,
-        )
+        """A residual block, attention behind it where it `attends`, and a change of size."""
+        residual, attention, cross = self.residual(inputs, outputs), None, None
+        if attends:
+            attention = self.attention(outputs)
+        if attends and self.sequence is not None:
+            cross = self.attention(outputs, sequence=self.sequence)
+        return Block(residual, attention, cross, resample, self.recompute)
 
-    def change(self, c: int, way: Literal["up", "down"]) -> nn.Module:
-        """Half or twice the size."""
-        learned = self.resample == "conv"
-        plain = Resample(c, way, self.halving, learned=learned, after=self.after, lean=self.lean)
-        return self.residual(c, c, plain) if self.resample == "residual" else plain
+    def resampling(self, channels: int, way: Literal["up", "down"]) -> nn.Module:
+        """Half or twice the size, in a residual block or not."""
+        plain = self.resample(channels, way)
+        return self.residual(channels, channels, resample=plain) if self.in_residual else plain
 
-    def way_down(self, sizes: list[int], here: list[bool], blocks: int) -> nn.ModuleList:
-        """Blocks of every resolution, each followed by a block that halves, but for the last."""
-        found, now = nn.ModuleList(), sizes[0]
-        for depth, c in enumerate(sizes):
+    def down(self, stages: Sequence[Stage], blocks: int) -> nn.ModuleList:
+        """Blocks of every resolution, each but the first behind one that halves."""
+        found, now = nn.ModuleList(), stages[0].channels
+        for depth, stage in enumerate(stages):
+            if depth > 0:
+                halves = self.resampling(now, "down")
+                found.append(Block(resample=halves, recompute=self.recompute))
             for _ in range(blocks):
-                found.append(self.block(now, c, here=here[depth]))
-                now = c
-            if depth < len(sizes) - 1:
-                found.append(Block(resample=self.change(now, "down"), recompute=self.recompute))
+                found.append(self.block(now, stage.channels, stage.attends))
+                now = stage.channels
         return found
 
-    def way_up(self, sizes: list[int], here: list[bool], blocks: int) -> nn.ModuleList:
-        """Blocks that are given what the way down kept; the last of a resolution doubles."""
-        kept = [sizes[0]]
-        for depth, c in enumerate(sizes):
-            kept += [c] * (blocks + (depth < len(sizes) - 1))
-        found, now = nn.ModuleList(), sizes[-1]
-        for depth, c in reversed(list(enumerate(sizes))):
+    def middle(self, channels: int, *, attends: bool, normed: bool) -> Middle:
+        """Two blocks of the coarsest resolution."""
+        first = self.block(channels, channels, attends)
+        if first.attention is not None and not normed:
+            first.attention.norm = None
+        return Middle(first, self.block(channels, channels, False))
+
+    def up(self, stages: Sequence[Stage], blocks: int) -> nn.ModuleList:
+        """Blocks that take the outputs of `down`, last first; the last of a resolution doubles."""
+        kept = [stages[0].channels]  # channels of the first convolution and of each block of `down`
+        for depth, stage in enumerate(stages):
+            if depth > 0:
+                kept.append(stages[depth - 1].channels)
+            kept += [stage.channels] * blocks
+        found, now = nn.ModuleList(), stages[-1].channels
+        for depth, stage in reversed(list(enumerate(stages))):
             for number in range(blocks + 1):
-                doubles = depth and number == blocks
-                change = self.change(c, "up") if doubles else None
-                found.append(self.block(now + kept.pop(), c, here=here[depth], resample=change))
-                now = c
+                doubles = depth > 0 and number == blocks
+                resample = self.resampling(stage.channels, "up") if doubles else None
+                inputs = now + kept.pop()
+                found.append(self.block(inputs, stage.channels, stage.attends, resample))
+                now = stage.channels
         return found
+
+
+def _attention(
+    channels: int,
+    *,
+    heads: int | None,
+    head_channels: int | None,
+    norm: GroupNorm,
+    sequence: int | None = None,
+) -> Attention:
+    count = heads_of(channels, heads, head_channels)
+    return Attention(channels, count, sequence=sequence, norm=norm)
+
+
+def _layout_checks(
+    stages: Sequence[Stage], attention: Collection[int], dims: int, halved: str
+) -> list[tuple[bool, str]]:
+    sizes, factors = [stage.channels for stage in stages], [stage.factor for stage in stages]
+    return [
+        (min(sizes, default=0) < 1, f"multipliers: expected channels, got {sizes}"),
+        (
+            not set(attention) <= set(factors),
+            f"attention: expected some of {factors}, got {sorted(attention)}",
+        ),
+        (dims == 1 and halved == "last_two", "halved: last_two requires dims 2 or 3, got 1"),
+    ]
 
 
 class UNet(nn.Module):
@@ -172,7 +215,7 @@ class UNet(nn.Module):
     arXiv:2105.05233 (ADM), section 3; image condition Saharia et al. 2021, arXiv:2104.07636.
 
     Args:
-        dims: axes of space: 1 for signals, 2 for pictures, 3 for volumes and clips.
+        dims: axes of space: 1 for signals, 2 for images, 3 for volumes and clips.
         width: channels at full resolution.
         multipliers: channels at each resolution, in units of `width`; each but the first halves
             the sample.
@@ -188,21 +231,24 @@ class UNet(nn.Module):
         halved: axes that are halved: all, or the last two (clips, thick slices).
         downsample_padding: a strided convolution pads both sides, or behind the last element alone
             (DDPM's code).
-        groups: most groups of a norm; the largest divisor they share with the channels is taken.
+        groups: most groups of a norm.
+        group_channels: fewest channels of a norm's group (EDM); null for the greatest common
+            divisor of `groups` and the channels as the number of groups, which is the layout of
+            published weights and of checkpoints of format 1.
         epsilon: added to a norm's variance.
-        level_features: of the level: sinusoids, or waves of random frequencies (for
-            log-SNR levels).
+        level_features: of the level: sinusoids, or waves of random frequencies, which require the
+            level log_snr.
         sine_first: sines before cosines among the sinusoids.
         frequency_shift: 1 for DDPM's sinusoids, 0 for ADM's.
-        fourier_scale: deviation of the random frequencies.
-        input_octaves: sin and cos of 2^n pi x are put beside the input for each n, for likelihoods;
-            7 and 8 are usual.
+        fourier_scale: standard deviation of the random frequencies.
+        input_octaves: sin and cos of 2^n pi x for each n, as further channels of the input, for
+            likelihoods; 7 and 8 are usual.
         dropout: in residual blocks.
         recompute: what is computed again for the gradient in training rather than kept: norms and
             activations, which costs next to nothing; whole blocks, for a third more time and
-            far less memory; or nothing, which second derivatives want.
+            far less memory; or nothing, which second derivatives require.
         patch: side of the cubes of elements folded into channels before the first layer; in
-            pictures 2 costs a quarter of 1.
+            images 2 costs a quarter of 1.
 
     Raises:
         InputError: options that do not fit together, all at once.
@@ -228,6 +274,7 @@ class UNet(nn.Module):
         halved: Literal["all", "last_two"] = "all",
         downsample_padding: Literal["both", "after"] = "both",
         groups: int = 32,
+        group_channels: int | None = 4,
         epsilon: float = 1e-5,
         level_features: Literal["sinusoidal", "fourier"] = "sinusoidal",
         sine_first: bool = False,
@@ -239,70 +286,52 @@ class UNet(nn.Module):
         patch: int = 1,
     ) -> None:
         super().__init__()
-        sizes = [int(width * m) for m in multipliers]
-        factors = [max(patch, 1) * 2**depth for depth in range(len(sizes))]
-        attending = [c for f, c in zip(factors, sizes, strict=True) if f in attention]
-        attending += sizes[-1:] * middle_attention
+        stages = [
+            Stage(int(width * m), factor, factor in attention)
+            for depth, m in enumerate(multipliers)
+            for factor in [max(patch, 1) * 2**depth]
+        ]
+        counts = {"width": width, "blocks": blocks, "patch": patch, "groups": groups}
+        counts |= {} if group_channels is None else {"group_channels": group_channels}
+        attending = [stage.channels for stage in stages if stage.attends]
+        attending += [stage.channels for stage in stages[-1:] if middle_attention]
         checks = [
-            (width < 1, f"width: expected at least 1, got {width}"),
-            (min(sizes, default=0) < 1, f"multipliers: expected channels, got {sizes}"),
-            (blocks < 1, f"blocks: expected at least 1, got {blocks}"),
+            *conditioning.at_least(1, counts),
+            *_layout_checks(stages, attention, dims, halved),
             (not 0 <= dropout < 1, f"dropout: expected 0 to 1, got {dropout}"),
-            (patch < 1, f"patch: expected at least 1, got {patch}"),
-            (groups < 1, f"groups: expected at least 1, got {groups}"),
             (epsilon <= 0, f"epsilon: expected more than 0, got {epsilon}"),
-            (dims == 1 and halved == "last_two", "halved: last_two wants dims 2 or 3, got 1"),
-            (
-                not set(attention) <= set(factors),
-                f"attention: expected some of {factors}, got {sorted(attention)}",
-            ),
             *head_checks(attending, heads, head_channels),
         ]
         conditioning.check(conditions, checks)
-        halving = tuple(2 if halved == "all" or dims - i <= 2 else 1 for i in range(dims))
-        self.lean = recompute == "norms"
         self.patch, self.conditions, self.octaves = patch, dict(conditions), input_octaves
-        self.multiples = tuple(patch * f ** (len(sizes) - 1) for f in halving)
-        self.level = LevelEmbedding(
-            width,
-            4 * width,
-            kind=level_features,
-            sine_first=sine_first,
-            shift=frequency_shift,
+        halving = tuple(2 if halved == "all" or dims - i <= 2 else 1 for i in range(dims))
+        self.multiples = tuple(patch * f ** (len(stages) - 1) for f in halving)
+        self.level_embedding = LevelEmbedding(
+            width, 4 * width, kind=level_features, sine_first=sine_first, shift=frequency_shift,
             scale=fourier_scale,
-        )
-        self.told = conditioning.Told(conditions, 4 * width)
-        kit = _Kit(
-            level=4 * width,
-            dims=dims,
-            dropout=dropout,
-            groups=groups,
-            epsilon=epsilon,
-            scale_shift=adaptive == "scale_shift",
-            heads=heads,
-            head_channels=head_channels,
-            sequence=conditions.get("sequence"),
-            resample=resample,
-            halving=halving,
-            after=downsample_padding == "after",
-            recompute=recompute == "blocks",
-            lean=recompute == "norms",
-        )
-        here = [f in attention for f in factors]
-        whole = channels * (1 + 2 * len(input_octaves)) + conditions.get("image", 0)
-        self.enter = convolution(dims, whole * patch**dims, sizes[0])
-        self.down = kit.way_down(sizes, here, blocks)
-        self.middle = Middle(
-            kit.block(sizes[-1], sizes[-1], here=middle_attention, normed=middle_norm),
-            Block(kit.residual(sizes[-1], sizes[-1]), recompute=kit.recompute),
-        )
-        self.up = kit.way_up(sizes, here, blocks)
-        self.norm = norm(sizes[0], groups, epsilon)
-        self.leave = zeroed(convolution(dims, sizes[0], outputs * patch**dims))
-        if dims == 2:  # the layout in which convolutions of pictures are fastest
-            for parameter in self.parameters():
-                if parameter.ndim == 4:
-                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        )  # fmt: skip
+        self.condition_embedding = conditioning.ConditionEmbedding(conditions, 4 * width)
+        norm = partial(group_norm, groups=groups, group_channels=group_channels, epsilon=epsilon)
+        build = _Builder(
+            partial(ResidualBlock, embedding=4 * width, dims=dims, dropout=dropout, norm=norm,
+                    scale_shift=adaptive == "scale_shift", lean=recompute == "norms"),
+            partial(_attention, heads=heads, head_channels=head_channels, norm=norm),
+            partial(Resample, factors=halving, learned=resample == "conv",
+                    after=downsample_padding == "after", lean=recompute == "norms"),
+            resample == "residual",
+            conditions.get("sequence"),
+            recompute == "blocks",
+        )  # fmt: skip
+        first, last = stages[0].channels, stages[-1].channels
+        inputs = channels * (1 + 2 * len(input_octaves)) + conditions.get("image", 0)
+        self.conv_in = convolution(dims, inputs * patch**dims, first)
+        self.down = build.down(stages, blocks)
+        self.middle = build.middle(last, attends=middle_attention, normed=middle_norm)
+        self.up = build.up(stages, blocks)
+        conv = zeroed(convolution(dims, first, outputs * patch**dims))
+        self.conv_out = NormConv(norm(first), conv, lean=recompute == "norms")
+        if dims == 2:
+            _to_channels_last(self)
 
     def forward(
         self,
@@ -310,22 +339,28 @@ class UNet(nn.Module):
         level: Float[Tensor, " b"],
         condition: Mapping[str, Tensor] | None = None,
     ) -> Float[Tensor, " b k *space"]:
-        given = conditioning.asked(self.conditions, condition)
-        size = x.shape[2:]
-        x = conditioning.beside(fine_detail(x, self.octaves) if self.octaves else x, given)
+        given = conditioning.required(self.conditions, condition)
+        size, sequence = x.shape[2:], given.get("sequence")
+        # Inputs: fine detail and the image condition are channels; padded, folded into patches.
+        x = conditioning.concatenated(fine_detail(x, self.octaves) if self.octaves else x, given)
         h = fold(pad_to_multiple(x, self.multiples), self.patch)
         if h.ndim == 4:
             h = h.contiguous(memory_format=torch.channels_last)
-        told = F.silu(self.told(self.level(level), given))
-        sequence = given.get("sequence")
-        h = self.enter(h)
+        embedding = F.silu(self.condition_embedding(self.level_embedding(level), given))
+        # Down, keeping every output; through the middle; up, each block with what was kept.
+        h = self.conv_in(h)
         kept = [h]
         for block in self.down:
-            h = block(h, told, sequence)
+            h = block(h, embedding, sequence)
             kept.append(h)
-        h = self.middle(h, told, sequence)
+        h = self.middle(h, embedding, sequence)
         for block in self.up:
-            h = block(torch.cat([h, kept.pop()], dim=1), told, sequence)
-        last = Normed(self.norm, self.norm.weight[None], self.norm.bias[None])
-        h = convolve(h, self.leave, last, lean=self.lean)
-        return crop(unfold(h, self.patch), size)
+            h = block(torch.cat([h, kept.pop()], dim=1), embedding, sequence)
+        return crop(unfold(self.conv_out(h), self.patch), size)
+
+
+def _to_channels_last(network: nn.Module) -> None:
+    """Lay weights out as convolutions of images are fastest with."""
+    for parameter in network.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

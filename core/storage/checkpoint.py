@@ -62,6 +62,19 @@ class Checkpoint:
     state: dict[str, Any]
     passed_over: tuple[str, ...] = ()
 
+    @property
+    def request(self) -> dict[str, Any]:
+        """The training request in its state, as plain values.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        if "request" not in self.state:
+            raise CheckpointError(
+                f"{self.path}: holds no training request; not a model's checkpoint"
+            )
+        return self.state["request"]
+
 
 # --- writing ----------------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ from typing import Any
 from core.errors import InputError
 
 CHECKPOINT_MANIFEST = 2  # ``MANIFEST.json``; format 1 had no seal
-CHECKPOINT_STATE = 1  # ``state.json`` and the names of the tensors beside it
+# ``state.json`` and the names of the tensors beside it; `core.network.upgrade` reads format 1.
+CHECKPOINT_STATE = 2
 SAMPLES = 1  # ``samples.json``, and ``part.json``, which holds one
 METRICS = 1  # ``metrics.json``, as `core.results.summary` lays it out and reports read it
 

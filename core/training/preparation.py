@@ -12,6 +12,7 @@ from core.data import Dataset, check_classes, collate, open_dataset
 from core.errors import InputError
 from core.model import compile_network, network_of, objective_of
 from core.network.ema import WIDTHS, Average, PowerAverage
+from core.network.upgrade import upgraded
 from core.parts.config import configure, plain
 from core.parts.registry import installed
 from core.request import Emit, Machine, Note, TrainRequest
@@ -194,12 +195,13 @@ def _start(request: TrainRequest, network: nn.Module, out: Path, emit: Emit) -> 
     if request.start is None:
         return ""
     try:
-        weights = checkpoint.load(request.start, groups=("ema",)).tensors["ema"]
+        saved = checkpoint.load(request.start, groups=("ema",))
     except CheckpointError as error:
         if not checkpoint.is_started(out / "checkpoints"):
             raise CheckpointError(f"start: {error}") from error
         emit(Note(text=f"start: {error}; going on, since this run has begun already"))
         return checkpoint.load(out, groups=("ema",)).state.get("start", "")
+    weights = upgraded(saved).tensors["ema"]
     wrong = _misfits(weights, network.state_dict())
     if wrong:
         raise InputError(
@@ -207,7 +209,7 @@ def _start(request: TrainRequest, network: nn.Module, out: Path, emit: Emit) -> 
             f"{'; '.join(wrong)}; give the network the options they were made with"
         )
     network.load_state_dict(weights)
-    return tensor_file.seal(weights)
+    return tensor_file.seal(saved.tensors["ema"])  # as saved: an upgrade is no other start
 
 
 def _misfits(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:

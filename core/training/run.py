@@ -15,6 +15,7 @@ from torch import Tensor
 
 from core.data import check_classes
 from core.network.ema import save_snapshot
+from core.network.upgrade import upgraded
 from core.parts.config import plain
 from core.process.noise import Noise, derive
 from core.request import Note, Progress
@@ -291,7 +292,7 @@ def _continued(run: Run) -> Checkpoint | None:
     if not checkpoint.is_started(folder):
         return None
     try:
-        saved = checkpoint.load(folder)
+        saved = upgraded(checkpoint.load(folder))
     except NewerCheckpoint:
         raise
     except CheckpointError as error:
@@ -328,7 +329,8 @@ def _chosen(run: Run, found: Checkpoint | None) -> Checkpoint:
     """What the first process found, read by the others too."""
     step = run.world.broadcast(found.step if found else 0)
     try:
-        return run.world.barrier_after(lambda: found or checkpoint.load(run.out, step=step))
+        saved = run.world.barrier_after(lambda: found or checkpoint.load(run.out, step=step))
+        return upgraded(saved)
     except CheckpointError as error:
         raise CheckpointError(
             f"{error}\nEvery process of a run has to see the same output folder"

@@ -270,6 +270,7 @@ def _network(given: Mapping[str, Any]) -> dict[str, Any]:
         "resample": next(iter(_ways(given)), "conv"),
         "downsample_padding": "both" if given["downsample_padding"] else "after",
         "groups": given["norm_num_groups"],
+        "group_channels": None,
         "epsilon": float(given["norm_eps"]),
         "sine_first": not given["flip_sin_to_cos"],
         "frequency_shift": given["freq_shift"],
@@ -337,13 +338,14 @@ def _chain(scheduler: Mapping[str, Any]) -> tuple[list[str], Spec, str, int, boo
 # --- names -------------------------------------------------------------------------------------
 
 RESIDUAL = {
-    "norm1": "norm1", "conv1": "conv1", "level": "time_emb_proj", "norm2": "norm2",
-    "conv2": "conv2", "skip": "conv_shortcut",
+    "in_layers.norm": "norm1", "in_layers.conv": "conv1", "emb_layers": "time_emb_proj",
+    "out_layers.norm": "norm2", "out_layers.conv": "conv2", "skip": "conv_shortcut",
 }  # fmt: skip
 REST = {
-    "level.linear1": "time_embedding.linear_1", "level.linear2": "time_embedding.linear_2",
-    "told.label": "class_embedding", "enter": "conv_in", "norm": "conv_norm_out",
-    "leave": "conv_out",
+    "level_embedding.linear1": "time_embedding.linear_1",
+    "level_embedding.linear2": "time_embedding.linear_2",
+    "condition_embedding.label": "class_embedding", "conv_in": "conv_in",
+    "conv_out.norm": "conv_norm_out", "conv_out.conv": "conv_out",
 }  # fmt: skip
 
 
@@ -363,7 +365,7 @@ def naming(blocks: int) -> Any:
         stem, _, kind = name.rpartition(".")
         if stem in REST:
             return (f"{REST[stem]}.{kind}",)
-        way, number, part, last = stem.split(".")
+        way, number, part, last = stem.split(".", 3)
         where = place(way, number, part)
         if part == "attention":
             split = {

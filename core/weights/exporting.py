@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.errors import InputError
 from core.network.layers import HEAD, heads_of
+from core.network.upgrade import upgraded
 from core.parts.config import bind, configure
 from core.parts.registry import Spec
 from core.process.gaussian import GaussianPath
 from core.request import TrainRequest
 from core.storage import checkpoint, files, tensor_file
-from core.storage.checkpoint import CheckpointError
 from core.task import Task
 from core.weights import diffusers
 
@@ -43,10 +43,8 @@ def export_weights(place: Path, out: Path, *, ema: bool = True) -> Path:
     if out.exists():
         raise InputError(f"{out}: exists already; choose another output folder")
     group = "ema" if ema else "model"
-    saved = checkpoint.load(place, groups=(group,))
-    if "request" not in saved.state:
-        raise CheckpointError(f"{saved.path}: holds no training request; not a model's checkpoint")
-    request = bind(TrainRequest, saved.state["request"], at="checkpoint.request")
+    saved = upgraded(checkpoint.load(place, groups=(group,)))
+    request = bind(TrainRequest, saved.request, at="checkpoint.request")
     task: Task = configure("task", request.task)()
     configs = configs_of(request, task)
     naming = diffusers.naming(configs["unet/config.json"]["layers_per_block"])
@@ -82,6 +80,17 @@ def configs_of(request: TrainRequest, task: Task) -> dict[str, dict[str, Any]]:
         )
     outputs = 2 if request.objective.name == "core/hybrid" else 1
     problems, model = _model(request.network.options, task, outputs)
+    groups = _groups(request, task, outputs)
+    model["norm_num_groups"] = min(groups)
+    if model["attn_norm_num_groups"] is not None:
+        model["attn_norm_num_groups"] = min(groups)
+    if len(groups) > 1:
+        given = {key: request.network.options[key] for key in ("groups", "group_channels")}
+        problems.append(
+            f"network.groups: {given['groups']} with group_channels: {given['group_channels']} "
+            f"gives norms of {', '.join(map(str, sorted(groups)))} groups; diffusers requires one "
+            "number for all"
+        )
     size = request.dataset.options.get("shape")
     if request.dataset.name == "core/blank" and size and len(size) == 3:
         model["sample_size"] = size[1] if size[1] == size[2] else list(size[1:])
@@ -137,6 +146,14 @@ def _model(given: Mapping[str, Any], task: Task, outputs: int) -> tuple[list[str
     }
 
 
+def _groups(request: TrainRequest, task: Task, outputs: int) -> set[int]:
+    """The numbers of groups of the network's norms."""
+    build = configure("network", request.network, at="network")
+    with torch.device("meta"):
+        network = build(task.channels, outputs * task.channels, task.conditions)
+    return {m.num_groups for m in network.modules() if isinstance(m, nn.GroupNorm)}
+
+
 def _unlike(given: Mapping[str, Any], sizes: list[int], task: Task, uneven: bool) -> list[str]:
     """What of a network UNet2DModel cannot be, a sentence each."""
     only = {
@@ -149,7 +166,6 @@ def _unlike(given: Mapping[str, Any], sizes: list[int], task: Task, uneven: bool
     ]
     others = sorted(task.conditions.keys() - {"class"})
     bare = given["middle_attention"] and not given["middle_norm"]
-    undivided = any(c % given["groups"] for c in sizes)
     if sizes[0] != given["width"]:
         found.append(f"network.multipliers: {given['multipliers']}; the first has to be 1")
     if given["resample"] == "pool":
@@ -161,8 +177,6 @@ def _unlike(given: Mapping[str, Any], sizes: list[int], task: Task, uneven: bool
         found.append(f"network.{said}: {given[said]}; heads of one width can be, or one head")
     if bare and given["adaptive"] != "scale_shift":
         found.append("network.middle_norm: false; only with adaptive scale_shift it can be")
-    if undivided:
-        found.append(f"network.groups: {given['groups']} does not divide {sizes}")
     return found
 
 

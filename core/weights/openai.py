@@ -29,13 +29,15 @@ MULTIPLIERS = {
 }
 UPSAMPLERS = {512: MULTIPLIERS[256], 256: MULTIPLIERS[256], 64: MULTIPLIERS[64]}
 RESIDUAL = {
-    "norm1": "in_layers.0", "conv1": "in_layers.2", "level": "emb_layers.1",
-    "norm2": "out_layers.0", "conv2": "out_layers.3", "skip": "skip_connection",
+    "in_layers.norm": "in_layers.0", "in_layers.conv": "in_layers.2",
+    "emb_layers": "emb_layers.1", "out_layers.norm": "out_layers.0",
+    "out_layers.conv": "out_layers.3", "skip": "skip_connection",
 }  # fmt: skip
 ATTENTION = {"norm": "norm", "qkv": "qkv", "out": "proj_out"}
 REST = {
-    "level.linear1": "time_embed.0", "level.linear2": "time_embed.2", "told.label": "label_emb",
-    "enter": "input_blocks.0.0", "norm": "out.0", "leave": "out.2",
+    "level_embedding.linear1": "time_embed.0", "level_embedding.linear2": "time_embed.2",
+    "condition_embedding.label": "label_emb", "conv_in": "input_blocks.0.0",
+    "conv_out.norm": "out.0", "conv_out.conv": "out.2",
 }  # fmt: skip
 
 
@@ -175,6 +177,7 @@ def _network(seen: Seen, flags: Flags) -> dict[str, Any]:
         "adaptive": "scale_shift" if seen.scale_shift else "shift",
         "resample": "residual" if seen.residual else "conv",
         "halved": "last_two" if seen.dims == 3 else "all",
+        "group_channels": None,
         "dropout": flags["dropout"],
     }
     if flags["num_head_channels"] > 0:
@@ -261,7 +264,7 @@ def naming(ours: Mapping[str, tuple[int, ...]]) -> Any:
             return (f"{REST[stem]}.{kind}",)
         way, number, part, *inner = stem.split(".")
         where = place(f"{way}.{number}", part)
-        (last,) = inner
+        last = ".".join(inner)
         if part == "attention":
             last = ATTENTION[last]
         elif last == "conv":  # a change of size without a residual block

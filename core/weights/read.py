@@ -17,7 +17,7 @@ from torch import Tensor
 from core.errors import InputError
 from core.storage import files
 
-CHILD = Path(__file__).with_name("child.py")
+UNPICKLING = Path(__file__).with_name("unpickling.py")
 # Where the loader finds torch's own libraries; nothing else of the environment is passed on.
 KEPT = ("LD_LIBRARY_PATH",)
 PATIENCE = 120.0  # seconds: importing torch from a slow disk takes one minute
@@ -96,7 +96,7 @@ def _ask_child(source: Path, target: Path, entry: str) -> dict[str, Any]:
     """
     size = source.stat().st_size
     answer = target.with_name("answer")
-    command = [sys.executable, "-I", str(CHILD), str(source.resolve()), str(target), entry]
+    command = [sys.executable, "-I", str(UNPICKLING), str(source.resolve()), str(target), entry]
     with answer.open("wb") as out:
         process = subprocess.Popen(
             command,

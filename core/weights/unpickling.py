@@ -1,6 +1,7 @@
 """The one place where a pickle is read: a process of its own, limited, that only makes tensors.
 
-Run as a script by `core.weights.read`, never imported: ``python -I child.py SOURCE TARGET ENTRY``.
+Run as a script by `core.weights.read`, never imported:
+``python -I unpickling.py SOURCE TARGET ENTRY``.
 torch's restricted unpickler rebuilds tensors and plain containers and refuses every other name.
 What it gives is checked, then written as safetensors to TARGET; one line of JSON on standard
 output says what was found or why it was refused.  The limits are the second wall, should the

@@ -1,6 +1,7 @@
 """The networks' arithmetic, sizes and refusals; the contract is run over every registered one."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +10,15 @@ from torch.nn import functional as F
 
 from core.errors import InputError
 from core.network.embedding import LevelEmbedding, fine_detail, positions, sinusoidal
-from core.network.layers import Attention, Resample, ResidualBlock, fold, pad_to_multiple, unfold
+from core.network.layers import (
+    Attention,
+    Resample,
+    ResidualBlock,
+    fold,
+    group_norm,
+    pad_to_multiple,
+    unfold,
+)
 from core.network.taps import blocks_of, tapped
 from core.network.transformer import Transformer
 from core.network.unet import UNet
@@ -56,9 +65,11 @@ def test_attention_to_a_sequence_ignores_its_order_and_hears_its_elements():
 @pytest.mark.parametrize("scale_shift", [True, False])
 @pytest.mark.parametrize("way", [None, "up", "down"])
 def test_a_residual_block_is_its_formula(scale_shift, way):
-    change = Resample(32, way, (2, 2), learned=False) if way else None
-    block = stirred(ResidualBlock(32, 64, 12, scale_shift=scale_shift, resample=change).double())
-    x, told = drawn(2, 32, 4, 6, dtype=torch.float64), drawn(2, 12, seed=1, dtype=torch.float64)
+    resample = Resample(32, way, (2, 2), learned=False) if way else None
+    block = ResidualBlock(32, 64, 12, scale_shift=scale_shift, resample=resample)
+    block = stirred(block.double())
+    x = drawn(2, 32, 4, 6, dtype=torch.float64)
+    embedding = drawn(2, 12, seed=1, dtype=torch.float64)
 
     def resized(value):
         if way == "up":
@@ -68,24 +79,25 @@ def test_a_residual_block_is_its_formula(scale_shift, way):
         return value
 
     def normed(value, layer):
-        groups = value.unflatten(1, (32, -1)).flatten(2)
+        groups = value.unflatten(1, (layer.num_groups, -1)).flatten(2)
         mean, variance = groups.mean(2), groups.var(2, unbiased=False)
         found = (groups - mean[..., None]) / (variance + layer.eps)[..., None].sqrt()
         found = found.reshape(value.shape)
         return found * layer.weight[:, None, None] + layer.bias[:, None, None]
 
     silu = lambda v: v * torch.sigmoid(v)  # noqa: E731
-    h = F.conv2d(resized(silu(normed(x, block.norm1))), block.conv1.weight, block.conv1.bias, 1, 1)
-    said = (told @ block.level.weight.T + block.level.bias)[:, :, None, None]
+    first, second = block.in_layers, block.out_layers
+    h = F.conv2d(resized(silu(normed(x, first.norm))), first.conv.weight, first.conv.bias, 1, 1)
+    emb = (embedding @ block.emb_layers.weight.T + block.emb_layers.bias)[:, :, None, None]
     if scale_shift:
-        h = normed(h, block.norm2) * (1 + said[:, :64]) + said[:, 64:]
+        h = normed(h, second.norm) * (1 + emb[:, :64]) + emb[:, 64:]
     else:
-        h = normed(h + said, block.norm2)
-    h = F.conv2d(silu(h), block.conv2.weight, block.conv2.bias, 1, 1)
+        h = normed(h + emb, second.norm)
+    h = F.conv2d(silu(h), second.conv.weight, second.conv.bias, 1, 1)
     expected = h + F.conv2d(resized(x), block.skip.weight, block.skip.bias)
-    assert (block(x, told) - expected).abs().max() < 1e-12
+    assert (block(x, embedding) - expected).abs().max() < 1e-12
     with torch.no_grad():  # where activations are made in place
-        assert (block(x, told) - expected).abs().max() < 1e-12
+        assert (block(x, embedding) - expected).abs().max() < 1e-12
 
 
 def test_nothing_that_is_given_is_changed_in_place():
@@ -116,18 +128,21 @@ def test_gradients_made_again_are_those_of_plain_layers(options):
 
 @pytest.mark.parametrize("way", [None, "up", "down"])
 def test_gradients_are_those_of_finite_differences(way):
-    change = Resample(2, way, (2,), learned=False) if way else None
-    block = stirred(ResidualBlock(2, 4, 3, dims=1, groups=2, resample=change).double()).train()
-    names = ("norm1.weight", "conv1.weight", "conv1.bias", "level.weight", "norm2.bias")
+    resample = Resample(2, way, (2,), learned=False) if way else None
+    norm = partial(group_norm, groups=2, group_channels=1)
+    block = ResidualBlock(2, 4, 3, dims=1, norm=norm, resample=resample)
+    block = stirred(block.double()).train()
+    names = ("in_layers.norm.weight", "in_layers.conv.weight", "in_layers.conv.bias",
+             "emb_layers.weight", "out_layers.norm.bias")  # fmt: skip
     parameters = dict(block.named_parameters())
 
-    def called(x, told, *values):
+    def called(x, embedding, *values):
         given = parameters | dict(zip(names, values, strict=True))
-        return torch.func.functional_call(block, given, (x, told))
+        return torch.func.functional_call(block, given, (x, embedding))
 
     x = drawn(2, 2, 4, dtype=torch.float64).requires_grad_()
-    told = drawn(2, 3, seed=1, dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(called, (x, told, *(parameters[n] for n in names)))
+    embedding = drawn(2, 3, seed=1, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(called, (x, embedding, *(parameters[n] for n in names)))
 
 
 def test_a_network_whose_weights_are_frozen_still_has_gradients_of_its_input():
@@ -335,7 +350,7 @@ def test_fine_detail_is_made_large():
     assert found[0, 1].tolist() == pytest.approx([0.0, 1.0], abs=1e-6)
     assert found[0, 2].tolist() == pytest.approx([1.0, 0.0], abs=1e-6)
     network = UNet(1, 1, {"image": 2}, **TINY, input_octaves=(7, 8))
-    assert network.enter.weight.shape[1] == 1 * 5 + 2
+    assert network.conv_in.weight.shape[1] == 1 * 5 + 2
 
 
 def test_positions_differ_and_do_not_depend_on_the_size_of_the_grid():
@@ -365,7 +380,9 @@ def test_every_condition_is_heard_and_reaches_its_own_sample_only(kind):
     network.train()
     network(x, level, given).square().sum().backward()
     assert not [n for n, p in network.named_parameters() if p.grad is None]
-    with pytest.raises(InputError, match="condition named 'vector' and 'sequence'; none given"):
+    with pytest.raises(
+        InputError, match="condition named 'vector' and 'sequence'; got image, class"
+    ):
         network(x, level, {"image": given["image"], "class": given["class"]})
     with pytest.raises(InputError, match=r"'image': expected the size of the input, \(8, 8\)"):
         network(x, level, {**given, "image": given["image"][..., :4]})
@@ -376,13 +393,12 @@ def test_features_are_tapped_by_name_and_nothing_stays_behind():
     x, level = drawn(1, 3, 16, 16), torch.zeros(1)
     plain = network(x, level)
     names = list(blocks_of(network))
-    assert names[:2] == ["enter", "down.0"]
+    assert names[:2] == ["conv_in", "down.0"]
     with tapped(network, names) as features:
         assert torch.equal(network(x, level), plain)
     assert list(features) == names
     # What is tapped is what the network goes on with: the last block makes the output.
-    last = F.silu(network.norm(features["up.5"]))
-    assert (network.leave(last) - plain).abs().max() < 1e-5
+    assert (network.conv_out(features["up.5"]) - plain).abs().max() < 1e-5
     shapes = {name: tuple(value.shape[1:]) for name, value in features.items()}
     assert shapes["middle"] == (16, 4, 4)
     assert shapes["up.1"] == (16, 8, 8)
@@ -395,12 +411,30 @@ def test_features_are_tapped_by_name_and_nothing_stays_behind():
         pass
 
 
-def test_channels_follow_width_and_multipliers_and_groups_their_divisor():
+@pytest.mark.parametrize("width", [16, 32, 48, 64, 96, 128, 512])
+def test_groups_have_four_channels_at_least_as_in_edm(width):
+    """Karras et al. 2022: min(32, channels // 4) groups; here the largest divisor up to that."""
+    network = UNet(3, 3, {}, width=width, multipliers=(1,), blocks=1, attention=(), heads=1)
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.GroupNorm)]
+    assert {m.num_channels for m in norms} == {width, 2 * width}
+    for norm in norms:
+        assert norm.num_groups == min(32, norm.num_channels // 4)
+
+
+def test_groups_where_edm_s_number_does_not_divide_the_channels():
+    assert [group_norm(c).num_groups for c in (2, 6, 20, 24, 130)] == [1, 1, 5, 6, 26]
+    # Published layouts: 32 groups of all their widths, else the divisor that both share.
+    published = [group_norm(c, group_channels=None).num_groups for c in (32, 48, 96, 128, 12)]
+    assert published == [32, 16, 32, 32, 4]
+    with pytest.raises(InputError, match="group_channels: expected at least 1, got 0"):
+        UNet(3, 3, {}, group_channels=0)
+
+
+def test_channels_follow_width_and_multipliers():
     network = UNet(3, 3, {}, width=24, multipliers=(0.5, 1, 2), blocks=1, attention=(),
                    middle_attention=False)  # fmt: skip
-    assert network.enter.out_channels == 12
-    assert network.down[0].residual.norm1.num_groups == 4  # gcd(32, 12)
-    assert network.middle.first.residual.conv1.out_channels == 48
+    assert network.conv_in.out_channels == 12
+    assert network.middle.first.residual.in_layers.conv.out_channels == 48
 
 
 def test_impossible_networks_are_refused_with_every_problem():

@@ -160,7 +160,7 @@ def test_shapes_that_differ_are_listed(tmp_path):
     state["out.0.bias"] = torch.zeros(31)
     with pytest.raises(InputError) as caught:
         imported(tmp_path, state, flags=flags, kind="improved-diffusion")
-    assert "out.0.bias 31: expected 32 for norm.bias" in str(caught.value)
+    assert "out.0.bias 31: expected 32 for conv_out.norm.bias" in str(caught.value)
     assert "middle_block.1.qkv.weight 96x128x1: expected 384x128" in str(caught.value)
 
 
@@ -335,8 +335,8 @@ def test_narrow_floats_become_float32_and_are_said(tmp_path):
     )
     assert "made float32 of float16" in made.notes
     taken = checkpoint.load(tmp_path / "run").tensors["model"]
-    assert taken["enter.weight"].dtype == torch.float32
-    assert torch.equal(taken["enter.weight"], state["input_blocks.0.0.weight"].half().float())
+    assert taken["conv_in.weight"].dtype == torch.float32
+    assert torch.equal(taken["conv_in.weight"], state["input_blocks.0.0.weight"].half().float())
 
 
 def test_a_folder_that_holds_a_run_is_left_alone(tmp_path):

@@ -163,7 +163,7 @@ def test_class_conditional_samples_follow_their_class(tmp_path):
 def saved(tmp_path, **parts):
     """A checkpoint of a fresh network of a request."""
     network = {"name": "core/unet", "width": 8, "multipliers": [1, 2], "blocks": 1,
-               "attention": [2], "heads": 1, "groups": 8}  # fmt: skip
+               "attention": [2], "heads": 1, "groups": 8, "group_channels": None}  # fmt: skip
     level = {"name": "core/eps", "level": "index"}
     whole = {
         "task": "core/generate", "dataset": "core/blank", "process": "core/beta_table",
@@ -173,7 +173,7 @@ def saved(tmp_path, **parts):
     request = bind(TrainRequest, whole | parts | {"network": network | extra})
     task = configure("task", request.task)()
     tensors = network_of(request, task, objective_of(request).outputs).state_dict()
-    state = {"format": 1, "request": plain(request), "data": ""}
+    state = {"request": plain(request), "data": ""}
     checkpoint.save(tmp_path / "run" / "checkpoints", 5, {"ema": tensors}, state)
     return tmp_path / "run"
 
@@ -194,7 +194,8 @@ def saved(tmp_path, **parts):
                          "groups": 2, "multipliers": [1, 4]}},
             "network.head_channels: 4",
         ),
-        ({"network": {"groups": 3}}, "network.groups: 3"),
+        ({"network": {"group_channels": 4}}, "gives norms of 2, 4, 6, 8 groups"),
+        ({"network": {"groups": 16}}, "gives norms of 8, 16 groups"),
         ({"process": "core/vp_cosine"}, "process: core/vp_cosine"),
         ({"parameterization": "core/flow"}, "parameterization: core/flow"),
         ({"parameterization": "core/v"}, "level log_snr"),
@@ -218,7 +219,7 @@ def test_what_diffusers_cannot_express_is_named(parts, words, tmp_path):
 
 
 def test_all_that_cannot_be_expressed_is_named_at_once(tmp_path):
-    run = saved(tmp_path, network={"resample": "pool", "groups": 3}, process="core/vp_cosine")
+    run = saved(tmp_path, network={"resample": "pool", "groups": 16}, process="core/vp_cosine")
     with pytest.raises(InputError) as caught:
         export_weights(run, tmp_path / "out")
     assert str(caught.value).count("\n  ") == 4  # the level counts in a chain that is not there
@@ -231,6 +232,7 @@ def test_all_that_cannot_be_expressed_is_named_at_once(tmp_path):
         {"heads": None, "head_channels": 4},
         {"heads": None, "head_channels": 16, "attention": [1]},  # one head of 8, one of 16
         {"heads": 4},
+        {"groups": 2, "group_channels": 4},
         {"adaptive": "scale_shift", "resample": "residual", "middle_norm": True},
         {"adaptive": "scale_shift", "middle_norm": False, "downsample_padding": "after"},
         {"middle_attention": False, "attention": [], "multipliers": [1, 1.5], "groups": 4},
