@@ -1,29 +1,34 @@
-"""The commands of the core: text becomes a request, one function is called, one result is printed.
+"""The commands of the core: parse a request, call one function, print its result.
 
 Results go to standard output, one a line; messages to standard error.  The exit status is 0, 1
 (the run failed), 2 (the request was wrong), 130 or 143 (stopped).
 """
 
+import inspect
 import os
 import signal
 import sys
+from collections.abc import Callable
+from dataclasses import fields
 from fnmatch import fnmatchcase
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, get_args
 
 import typer
 
 from core.errors import InputError, StorageError
-from core.parts.registry import KINDS, Verb, installed
-from core.request import VERBS
+from core.parts.registry import KINDS, Verb, attribute_of, installed
+from core.parts.signature import Option, options_of
+from core.request import VERBS, Machine
 from core.storage.files import NO_ROOM
 from core.training.stopping import Stopped
 
 
 def commands(text: str) -> typer.Typer:
-    """An empty set of commands, as every entry script has one; `text` is its help.
+    """An empty group of commands with the settings of every entry script; `text` is its help.
 
-    A set of one command would be that command without its name: hence a callback.
+    Typer runs a group of one command without its name unless the group has a callback.
     """
     made = typer.Typer(
         help=text,
@@ -47,13 +52,6 @@ Settings = Annotated[
     typer.Option("--set", metavar="A.B=VALUE", help="Set one option over the file's; repeatable."),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for everything the run writes.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores by default.")]
-Compile = Annotated[
-    bool,
-    typer.Option("--compile", help="Have torch compile the network: slow at first, then fast."),
-]
-
 BUILT_IN: dict[str, Verb] = {verb.name: verb for verb in VERBS}
 """Verbs of jobs that no plug-in brings; `pipelines.cli` adds its own."""
 
@@ -122,108 +120,126 @@ def _verbs() -> dict[str, Verb]:
     return {**BUILT_IN, **dict(installed().verbs())}
 
 
-def _request(kind: type[Any], file: Path | None, settings: list[str] | None) -> Any:
+def machine_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options `names` of `Machine`; it is called with one, ``machine``.
+
+    Types, bounds, defaults and help are those of the dataclass.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def called(*given: Any, **options: Any) -> None:
+            from core.parts.config import bind
+
+            chosen = {name: options.pop(name) for name in names}
+            command(*given, machine=bind(Machine, chosen), **options)
+
+        signature = inspect.signature(command)
+        parameters = [p for p in signature.parameters.values() if p.name != "machine"]
+        parameters += [_as_parameter(o) for o in options_of(Machine) if o.name in names]
+        called.__dict__["__signature__"] = signature.replace(parameters=parameters)
+        called.__annotations__ = {p.name: p.annotation for p in parameters}
+        return called
+
+    return decorate
+
+
+def _as_parameter(option: Option) -> inspect.Parameter:
+    """An option of a dataclass as a parameter of a Typer command."""
+    kind, least = option.annotation, None
+    for one in (kind, *get_args(kind)):  # Annotated[int, Ge(1)], or that or None
+        for bound in getattr(one, "__metadata__", ()):
+            least = getattr(bound, "ge", least)
+    plain: Any = next((t for t in (bool, int, float, str) if t in _flat(kind)), str)
+    declared = typer.Option(
+        "--" + option.name.replace("_", "-"),
+        min=least,
+        help=option.meaning.replace("``", ""),
+    )
+    optional = plain | None if type(None) in _flat(kind) else plain
+    return inspect.Parameter(
+        option.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=option.default,
+        annotation=Annotated[optional, declared],
+    )
+
+
+def _flat(annotation: Any) -> tuple[Any, ...]:
+    """The types in an annotation, those inside unions and `Annotated` too."""
+    inner = [one for part in get_args(annotation) for one in _flat(part)]
+    return (annotation, *inner)
+
+
+def _run(verb: str, file: Path | None, settings: list[str] | None, out: Path, on: Machine) -> Any:
+    """Run a built-in verb on the request of a file and settings; returns its result.
+
+    The request is checked before torch is imported.
+    """
     from core.parts.config import bind, override
     from core.parts.yaml_file import read_yaml
 
-    return bind(kind, override(read_yaml(file) if file else {}, settings or []))
+    kind = attribute_of(BUILT_IN[verb].request, verb)
+    request = bind(kind, override(read_yaml(file) if file else {}, settings or []))
+    run = attribute_of(BUILT_IN[verb].target, verb)
+    from core.progress import listener
 
-
-def _machine(device: str, threads: int | None, **more: Any) -> Any:
-    from core.request import Machine
-
-    return Machine(device=device, threads=threads, **more)
+    with listener(verb) as emit:
+        return run(request, out, machine=on, emit=emit)
 
 
 @app.command("train")
+@machine_options(*(f.name for f in fields(Machine)))
 def train(
     request: RequestFile = None,
     out: Out = Path("runs/train"),
     settings: Settings = None,
-    device: Device = "auto",
-    threads: Threads = None,
-    save_seconds: Annotated[
-        float, typer.Option(min=0.1, help="Seconds between two checkpoints.")
-    ] = 20.0,
-    micro_batch: Annotated[
-        int | None,
-        typer.Option(min=1, help="Samples computed at once; the whole batch by default."),
-    ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read data ahead.")] = 0,
-    compile: Compile = False,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write curves for TensorBoard too.")
-    ] = False,
+    *,
+    machine: Machine,
 ) -> None:
-    """Train a network; run the same command again to go on from the last checkpoint.
+    """Train a network; run the same command again to resume from the last checkpoint.
 
     Ctrl-C, SIGTERM or a file named STOP in the output folder end it with a checkpoint written.
-    Start it by torchrun to share each batch among processes.
+    Start it by torchrun to shard each batch over processes.
 
     Example: polymode train --set task=image2image/sr3 --set dataset=image2image/photos
     --set network.width=32 --set steps=2000 -o runs/sr3
     """
-    from core.request import TrainRequest
-
-    wanted = _request(TrainRequest, request, settings)
-    machine = _machine(
-        device, threads, save_seconds=save_seconds, micro_batch=micro_batch, workers=workers,
-        compile=compile, tensorboard=tensorboard,
-    )  # fmt: skip
-    from core import runs
-    from core.progress import listener
-
-    with listener("train") as emit:
-        result = runs.train(wanted, out, machine=machine, emit=emit)
-    if os.environ.get("RANK", "0") == "0":  # of processes that train together one speaks
+    result = _run("train", request, settings, out, machine)
+    if os.environ.get("RANK", "0") == "0":  # of processes that train together the first prints
         print(result.checkpoint)
 
 
 @app.command("sample")
+@machine_options("device", "threads", "compile")
 def sample(
     request: RequestFile = None,
     out: Out = Path("runs/sample"),
     settings: Settings = None,
-    device: Device = "auto",
-    threads: Threads = None,
-    compile: Compile = False,
+    *,
+    machine: Machine,
 ) -> None:
     """Draw from a trained network.
 
     Example: polymode sample --set checkpoint=runs/sr3 --set samples=8 --set grid.steps=10
     """
-    from core.request import SampleRequest
-
-    wanted = _request(SampleRequest, request, settings)
-    machine = _machine(device, threads, compile=compile)
-    from core import runs
-    from core.progress import listener
-
-    with listener("sample") as emit:
-        result = runs.sample(wanted, out, machine=machine, emit=emit)
-    print(result.samples)
+    print(_run("sample", request, settings, out, machine).samples)
 
 
 @app.command("evaluate")
+@machine_options("device", "threads")
 def evaluate(
     request: RequestFile = None,
     out: Out = Path("runs/evaluate"),
     settings: Settings = None,
-    device: Device = "auto",
-    threads: Threads = None,
+    *,
+    machine: Machine,
 ) -> None:
     """Score samples against the items they were drawn for.
 
     Example: polymode evaluate --set samples=runs/sample -o runs/evaluate
     """
-    from core.request import EvaluateRequest
-
-    wanted, machine = _request(EvaluateRequest, request, settings), _machine(device, threads)
-    from core import runs
-    from core.progress import listener
-
-    with listener("evaluate") as emit:
-        result = runs.evaluate(wanted, out, machine=machine, emit=emit)
+    result = _run("evaluate", request, settings, out, machine)
     for method, figures in result.scores.items():
         shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
         print(f"{method}: {shown}", file=sys.stderr)
@@ -291,7 +307,7 @@ def add_plugins(to: typer.Typer) -> None:
     taken = {command.name for command in to.registered_commands}
     for name, plugin in sorted(installed().plugins.items()):
         if plugin.commands and name not in taken:
-            # All that follows the name, --help too, is the plug-in's to read.
+            # The plug-in parses all arguments after its name, --help included.
             to.command(
                 name,
                 help=plugin.summary,
@@ -311,7 +327,7 @@ def _run_plugin(context: typer.Context) -> int:
 
 
 def run_app(commands: typer.Typer) -> NoReturn:
-    """Run a set of commands with the exit codes and messages that every entry script shares."""
+    """Run a group of commands with the exit codes and messages of every entry script."""
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `polymode list | head` ends quietly
     try:
@@ -326,32 +342,32 @@ def run_app(commands: typer.Typer) -> NoReturn:
     except Stopped as stopped:
         _end(stopped.status)
     except OSError as error:
-        _say_no_room(error)
-    except Exception as error:  # noqa: BLE001  (the last place where a cause can be said)
-        _say_failure(error)
+        _print_no_room(error)
+    except Exception as error:  # noqa: BLE001  (the last place where a cause can be printed)
+        _print_failure(error)
 
 
 def _end(code: int) -> NoReturn:
     if code in (130, 143):  # typer turns an interruption into the first
-        print("stopped; run the same command again to go on", file=sys.stderr)
+        print("stopped; run the same command again to resume", file=sys.stderr)
     sys.exit(code)
 
 
-def _say_no_room(error: OSError) -> NoReturn:
-    """One line for what cannot be written; other errors of the system are failures."""
+def _print_no_room(error: OSError) -> NoReturn:
+    """Print one line for a file that cannot be written; other system errors are failures."""
     if not isinstance(error, StorageError) and error.errno not in NO_ROOM:
-        _say_failure(error)
-    place = error.filename or "the output folder"
-    said = f"{place}: {error.strerror}; make room and run the same command again"
-    print(f"error: {error if isinstance(error, StorageError) else said}", file=sys.stderr)
+        _print_failure(error)
+    path = error.filename or "the output folder"
+    message = f"{path}: {error.strerror}; make room and run the same command again"
+    print(f"error: {error if isinstance(error, StorageError) else message}", file=sys.stderr)
     sys.exit(1)
 
 
-def _say_failure(error: Exception) -> NoReturn:
+def _print_failure(error: Exception) -> NoReturn:
     usage = getattr(error, "format_message", None)  # typer's own: an unknown option, a bad value
     if usage is not None:
-        asked_nothing = type(error).__name__ == "NoArgsIsHelpError"
-        print(usage() if asked_nothing else f"error: {usage()}", file=sys.stderr)
+        no_arguments = type(error).__name__ == "NoArgsIsHelpError"
+        print(usage() if no_arguments else f"error: {usage()}", file=sys.stderr)
         sys.exit(2)
     import traceback
 

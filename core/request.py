@@ -1,4 +1,4 @@
-"""What can be asked of the three runs and what they answer: frozen values, no torch.
+"""Requests and results of the core's runs: frozen values, no torch.
 
 A request holds everything that decides a run's numbers.  A `Machine` holds where and how it is
 executed; nothing in it is part of a result's identity.
@@ -24,10 +24,10 @@ class Machine:
         device: ``auto`` takes a GPU where there is one; or ``cpu``, ``cuda``, ``cuda:1``.
         threads: CPU threads for torch; the default is every core this process may use.
         save_seconds: seconds of training between two checkpoints.
-        micro_batch: samples computed at once in training, by each process; by default all of its
-            batch.  Gradients are added up, so that a step is the same; halved when memory runs out.
-        workers: processes that read training data ahead; 0 reads it in between.
-        compile: have torch compile the network: minutes at first, then faster steps.
+        micro_batch: samples per forward pass in training, in each process; by default all of its
+            batch.  Gradients are accumulated, so the step is the same; halved on out-of-memory.
+        workers: data-loading processes; 0 loads in the training process.
+        compile: `torch.compile` the network: minutes at first, then faster steps.
         tensorboard: write training curves for TensorBoard too, below ``tensorboard/``.
     """
 
@@ -42,7 +42,7 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """One line's worth of news from a run.
+    """How far a run is.
 
     Args:
         done: units finished.
@@ -66,7 +66,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """A sentence that the user should see, for example that a run goes on from a checkpoint."""
+    """A sentence for the user, for example that a run resumes from a checkpoint."""
 
     text: str
 
@@ -75,7 +75,7 @@ Emit = Callable[[Progress | Note], None]
 
 
 def silent(event: Progress | Note) -> None:
-    """Take no notice: the default listener."""
+    """Ignore the event: the default listener."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,35 +83,35 @@ class TrainRequest:
     """Train a network for a task on a dataset.
 
     Args:
-        task: what is learned.
-        dataset: what it is learned from; its ``train`` split is used.
+        task: the task to learn.
+        dataset: the training data; its ``train`` split is used.
         network: the network.
         process: the forward process.
         parameterization: what the network's output means.
-        weighting: weight of a noise level, in units of the eps error.
-        times: how training times are drawn.
-        objective: what is minimised.
-        unconditional: share of the samples whose condition is replaced by zeros, for guidance
-            without a classifier.
+        weighting: loss weight of a noise level, in units of the eps error.
+        times: distribution of training times.
+        objective: the loss.
+        unconditional: fraction of the samples whose condition is dropped, for classifier-free
+            guidance.
         steps: optimiser steps.
-        batch: samples in a step.
+        batch: samples per step.
         lr: learning rate of AdamW.
         weight_decay: of AdamW.
-        warmup: steps of linear rise of the learning rate.
-        decay: what the learning rate does after that: stay, or fall to zero on a half cosine.
-        clip: largest norm of the gradient.
+        warmup: steps of linear warmup of the learning rate.
+        decay: learning rate after the warmup: constant, or a half cosine down to zero.
+        clip: gradient clipping by norm.
         ema: decay of the weights' exponential moving average.
-        snapshots: steps between two snapshots of power-function averages, from which one of any
-            width can be made afterwards; 0 for none.  Each holds the weights twice.
-        precision: what the network computes in; weights stay float32.
-        start: checkpoint folder whose averaged weights the network begins with.
-        on_nan: what happens when a loss or gradient is no finite number: stop, leave the step
-            out, or go back to the last checkpoint and on with other draws, three times at most.
-        validate_every: steps between two measurements of the averaged weights' loss on items not
-            trained on; 0 for none.
-        validation: dataset whose ``test`` split is used for that; by default the one trained on.
-        validation_items: how many of its items, spread evenly; all if there are fewer.
-        patience: validations without improvement after which training ends; 0 for never.
+        snapshots: steps between two snapshots of power-function averages, from which an average of
+            any width is reconstructed (post-hoc EMA); 0 for none.  Each holds the weights twice.
+        precision: autocast dtype of the network; weights stay float32.
+        start: checkpoint folder whose averaged weights initialise the network.
+        on_nan: action at a loss or gradient that is not finite: stop, skip the step, or roll back
+            to the last checkpoint and continue with other draws, at most three times.
+        validate_every: steps between two validations, the averaged weights' loss on held-out items;
+            0 for none.
+        validation: dataset whose ``test`` split is validated on; by default the one trained on.
+        validation_items: number of its items, spread evenly; all if there are fewer.
+        patience: validations without improvement before early stopping; 0 for never.
         seed: every draw follows from it.
     """
 
@@ -150,9 +150,9 @@ class TrainResult:
     Args:
         checkpoint: folder of checkpoints; readers take the newest whole one.
         best: the step's folder with the lowest validation loss; the newest without validation.
-        steps: optimiser steps taken in all; fewer than asked for if training ended early.
+        steps: optimiser steps taken; fewer than requested after early stopping.
         loss: mean training loss over the last tenth of them.
-        parameters: trainable numbers in the network.
+        parameters: trainable parameters of the network.
         seconds: spent by this process.
     """
 
@@ -170,25 +170,25 @@ class SampleRequest:
 
     Args:
         checkpoint: folder that ``train`` wrote.
-        task: what is drawn, by default what the network was trained for: another one of the same
-            channels and conditions.
-        dataset: whose items are the conditions; by default the one trained on.
-        split: which of its splits.
-        count: items, the first so many; by default all.
-        samples: draws for each item.
+        task: task to sample for; must have the same channels and conditions as the one trained on
+            (the default).
+        dataset: source of the conditions; by default the one trained on.
+        split: split of the dataset.
+        count: number of items, taken from the start of the split; all by default.
+        samples: draws per item.
         sampler: the solver.
         grid: the times it steps through.
-        guidance: what bends the model's estimates, if anything: thresholds, or classifier-free
-            guidance of a model trained with `unconditional`.
+        guidance: changes the denoiser's estimates: thresholding, or classifier-free guidance of a
+            model trained with `unconditional`.
         noise: of stochastic samplers: fresh draws, or one Brownian path that more steps refine.
         seed: draw k of item i depends on (seed, i, k) alone.
         batch: draws at a time.
-        part: which of `parts` this is; the first is 1.
-        parts: shares that the draws are divided into, between two batches; `join` makes of them
-            what one run would have written, bit for bit.
+        part: index of this part among `parts`; the first is 1.
+        parts: number of parts that the batches are split into; `join` concatenates them to the
+            result of one run, bit for bit.
         ema: use the averaged weights.
         ema_width: use the power-function average of this relative width, above 0 and at most 0.288,
-            made from the run's snapshots; 0.05 to 0.2 are usual.
+            reconstructed from the run's snapshots; 0.05 to 0.2 are usual.
     """
 
     checkpoint: Path
@@ -234,7 +234,7 @@ class EvaluateRequest:
     Args:
         samples: folder that ``sample`` wrote.
         confidence: of the intervals.
-        pictures: items to picture.
+        pictures: number of items shown as images.
     """
 
     samples: Path
@@ -283,4 +283,4 @@ VERBS: tuple[Verb, ...] = (
         version="",
     ),
 )
-"""What a step of a job can run of the core's own."""
+"""Verbs of the core that a step of a job can run."""

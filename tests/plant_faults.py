@@ -283,7 +283,7 @@ FAULTS = (
           "        if code is None:\n", "        if True:\n",
           "reliability/test_no_room.py", "before"),
     Fault("room: two lines", "core/cli.py",
-          "        _say_no_room(error)", "        _say_failure(error)",
+          "        _print_no_room(error)", "        _print_failure(error)",
           "reliability/test_no_room.py", "limit"),
     Fault("room: a log's error is a failure", "core/cli.py",
           "not isinstance(error, StorageError) and error.errno not in NO_ROOM",

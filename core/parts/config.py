@@ -1,8 +1,8 @@
 """Options checked against signatures: a keyword-only parameter is an option.
 
 Signatures are read from source text where they can be, so that checking a request needs no import
-of torch; a signature that plain text does not tell is read from the imported part.  pydantic does
-the checking; every problem is reported at once with its dotted path.
+of torch; a signature that the text does not determine is read from the imported part.  Types are
+checked by pydantic; every problem is reported at once with its dotted path.
 """
 
 import json
@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from core.errors import InputError
 from core.parts.registry import Registry, Spec, installed, nearest
@@ -29,9 +29,6 @@ class ConfigError(InputError):
         self.problems = problems
 
 
-# --- signatures ------------------------------------------------------------------------------
-
-
 # --- checking --------------------------------------------------------------------------------
 
 _EXPECTED = {
@@ -41,7 +38,7 @@ _EXPECTED = {
 
 
 def _kind_of(annotation: Any) -> str | None:
-    """The kind of part that ``Annotated[Spec, "network"]`` asks for."""
+    """The kind of part in ``Annotated[Spec, "network"]``; None of another type."""
     if get_origin(annotation) is Annotated and get_args(annotation)[0] is Spec:
         return str(get_args(annotation)[1])
     if get_origin(annotation) in (Union, types.UnionType):
@@ -57,7 +54,7 @@ def _dotted(at: str, location: tuple[Any, ...]) -> str:
 
 
 def _located(location: tuple[Any, ...], value: Any) -> tuple[tuple[Any, ...], Any]:
-    """What of a pydantic location is in the input, not a union's label; and the value there."""
+    """The part of a pydantic location that is in the input, without a union's label; its value."""
     kept: list[Any] = []
     for key in location:
         if (isinstance(value, Mapping) and key in value) or (
@@ -117,56 +114,63 @@ def check(
     """The options' values with defaults filled in and nested parts resolved, and all problems.
 
     Args:
-        options: what may be given.
+        options: the options there are.
         given: names and plain values, as YAML gives them.
         at: dotted path of `given`, for the messages.
         registry: where nested parts are looked up; the installed one by default.
-        label: what these are the options of, for the message about values that are not plain.
+        label: name of the callable whose options these are, where there is no path.
     """
-    from pydantic import ConfigDict, ValidationError, create_model
-
     if not isinstance(given, Mapping):
         return {}, [f"{at or label}: expected a mapping, got {given!r}"]
-    model = create_model(
-        "Options",
-        __config__=ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=()),
-        **cast(
-            dict[str, Any],
-            {o.name: (o.annotation, ... if o.default is REQUIRED else o.default) for o in options},
-        ),
-    )
-    # Options of a part without its name are options of the default part.
-    named = {o.name: o.default.name for o in options if isinstance(o.default, Spec)}
-    given = {
-        key: {"name": named[key], **value}
-        if key in named and isinstance(value, Mapping) and "name" not in value
-        else value
-        for key, value in given.items()
-    }
+    given = _with_default_parts(options, given)
     try:
         text = json.dumps(_as_plain(given))
     except (TypeError, ValueError) as error:
-        return {}, [f"{at or label}: not a plain value: {error}"]
-    known, problems, values = [o.name for o in options], [], {}
-    try:
-        checked = model.model_validate_json(text, strict=True)
-        values = {name: getattr(checked, name) for name in known}
-    except ValidationError as error:
-        problems += _messages(error.errors(), json.loads(text), known, at)
-        bad = {e["loc"][0] for e in error.errors()}
-        values = {o.name: given.get(o.name, o.default) for o in options if o.name not in bad}
+        return {}, [f"{at or label}: expected plain values: {error}"]
+    values, problems = _validated(options, given, text, at)
     for option in options:
         kind, value = _kind_of(option.annotation), values.get(option.name)
         if kind and value is not None and value is not REQUIRED:
+            path = _dotted(at, (option.name,))
             try:
-                resolved, more = resolve(
-                    kind, Spec.parse(value), _dotted(at, (option.name,)), registry
-                )
-                values[option.name] = resolved
+                values[option.name], more = resolve(kind, Spec.parse(value), path, registry)
                 problems += more
             except InputError as error:
-                problems.append(f"{_dotted(at, (option.name,))}: {error}")
+                problems.append(f"{path}: {error}")
     return values, problems
+
+
+def _with_default_parts(options: tuple[Option, ...], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`given`, where options of a part without its name become options of the default part."""
+    default = {o.name: o.default.name for o in options if isinstance(o.default, Spec)}
+    return {
+        key: {"name": default[key], **value}
+        if key in default and isinstance(value, Mapping) and "name" not in value
+        else value
+        for key, value in given.items()
+    }
+
+
+def _validated(
+    options: tuple[Option, ...], given: Mapping[str, Any], text: str, at: str
+) -> tuple[dict[str, Any], list[str]]:
+    """The values of `text`, which is `given` as JSON, checked by type; and the problems."""
+    from pydantic import ConfigDict, ValidationError, create_model
+
+    schema: Any = {
+        o.name: (o.annotation, ... if o.default is REQUIRED else o.default) for o in options
+    }
+    strict = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
+    model = create_model("Options", __config__=strict, **schema)
+    known = [option.name for option in options]
+    try:
+        checked = model.model_validate_json(text, strict=True)
+        return {name: getattr(checked, name) for name in known}, []
+    except ValidationError as error:
+        # Options that do fit are kept, so that problems inside their parts are found as well.
+        bad = {e["loc"][0] for e in error.errors()}
+        values = {o.name: given.get(o.name, o.default) for o in options if o.name not in bad}
+        return values, list(_messages(error.errors(), json.loads(text), known, at))
 
 
 def resolve(

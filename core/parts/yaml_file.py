@@ -1,6 +1,7 @@
 """YAML from users: plain values only, within bounds, each fault with its line."""
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -8,72 +9,44 @@ from core.errors import InputError
 
 MAX_YAML_BYTES = 1 << 20
 MAX_YAML_DEPTH = 32
-MAX_YAML_BITS = 1024  # of a whole number; what a float holds, about
-MAX_YAML_VALUES = 20_000  # seconds to read, for whoever writes a million brackets
+MAX_YAML_BITS = 1024  # of an integer; about the range of a float
+MAX_YAML_VALUES = 20_000  # a million brackets would take seconds to read
 
 
-def _refuse_tricks(text: str, where: str) -> None:
-    import yaml
+class _Refused(Exception):
+    """YAML that is not read: a message, and the line it is about."""
 
-    depth = values = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        line = f"{where}, line {event.start_mark.line + 1}" if event.start_mark else where
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise InputError(f"{where}: anchors and aliases are not read; write the value out")
-        if getattr(event, "tag", None):
-            raise InputError(f"{line}: tags such as {event.tag!r} are not read; leave it out")
-        if isinstance(event, yaml.ScalarEvent) and any(
-            "\ud800" <= c <= "\udfff" for c in event.value
-        ):
-            raise InputError(f"{line}: holds half a letter, which is no text")
-        values += isinstance(event, yaml.NodeEvent)
-        if values > MAX_YAML_VALUES:
-            raise InputError(f"{line}: more than {MAX_YAML_VALUES} values")
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_YAML_DEPTH:
-            raise InputError(f"{where}: nested more than {MAX_YAML_DEPTH} levels deep")
+    def __init__(self, message: str, mark: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.line = mark.line + 1 if mark else None
 
 
-def parse_yaml(text: str, where: str) -> Any:
-    """The value of YAML text; refuses anchors, tags, doubled keys, and what is deep or large.
-
-    A date is text.
-
-    Raises:
-        InputError: any of these, or text that is not YAML.
-    """
+@cache
+def _loader() -> Any:
+    """The loader's class; made once, when YAML is first read."""
     import yaml
 
     class Loader(yaml.SafeLoader):
-        pass
+        """Plain values within bounds; checks every event of the stream before it is used."""
 
-    def mapping(loader: Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-        pairs = [(loader.construct_object(k), v) for k, v in node.value]
-        seen: set[str] = set()
-        for key, value in pairs:
-            if not isinstance(key, str):
-                raise InputError(
-                    f"{where}, line {value.start_mark.line + 1}: key {key!r} is not text"
-                )
-            if key in seen:
-                raise InputError(
-                    f"{where}, line {value.start_mark.line + 1}: {key!r} is given twice"
-                )
-            seen.add(key)
-        return {key: loader.construct_object(value, deep=True) for key, value in pairs}
+        def __init__(self, text: str) -> None:
+            super().__init__(text)
+            self._depth = self._values = 0
 
-    def whole(loader: Loader, node: yaml.ScalarNode) -> int:
-        try:
-            value = loader.construct_yaml_int(node)
-        except ValueError:  # thousands of digits
-            value = None
-        if value is None or value.bit_length() > MAX_YAML_BITS:
-            line = node.start_mark.line + 1
-            raise InputError(f"{where}, line {line}: a number too long to be read")
-        return value
+        def get_event(self) -> Any:
+            event: Any = super().get_event()
+            _check_event(event)
+            self._values += isinstance(event, yaml.NodeEvent)
+            self._depth += isinstance(event, yaml.CollectionStartEvent)
+            self._depth -= isinstance(event, yaml.CollectionEndEvent)
+            if self._values > MAX_YAML_VALUES:
+                raise _Refused(f"more than {MAX_YAML_VALUES} values", event.start_mark)
+            if self._depth > MAX_YAML_DEPTH:
+                raise _Refused(f"nested more than {MAX_YAML_DEPTH} levels deep", event.start_mark)
+            return event
 
-    # YAML 1.1's dates are left out: no option takes one, and some that look like one are none.
+    # YAML 1.1's dates are left out: no option is a date, and 2026-99-99 would be an error.
     Loader.yaml_implicit_resolvers = {
         first: [(tag, form) for tag, form in resolvers if not tag.endswith(":timestamp")]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -81,18 +54,77 @@ def parse_yaml(text: str, where: str) -> Any:
     # YAML 1.1 reads 1e-4 as text; a learning rate is a number.
     number = re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
-    Loader.add_constructor("tag:yaml.org,2002:map", mapping)
-    Loader.add_constructor("tag:yaml.org,2002:int", whole)
+    Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+    Loader.add_constructor("tag:yaml.org,2002:int", _integer)
+    return Loader
+
+
+def _check_event(event: Any) -> None:
+    """Refuse anchors, aliases, tags and text that UTF-8 cannot hold."""
+    import yaml
+
+    if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+        message = "anchors and aliases are not read; write the value out"
+        raise _Refused(message, event.start_mark)
+    if getattr(event, "tag", None):
+        message = f"tags such as {event.tag!r} are not read; leave it out"
+        raise _Refused(message, event.start_mark)
+    if isinstance(event, yaml.ScalarEvent) and any("\ud800" <= c <= "\udfff" for c in event.value):
+        message = "contains an unpaired surrogate; save the file as UTF-8"
+        raise _Refused(message, event.start_mark)
+
+
+def _mapping(loader: Any, node: Any) -> dict[str, Any]:
+    """A mapping whose keys are text and differ."""
+    found: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node)
+        if not isinstance(key, str):
+            raise _Refused(f"key {key!r} is not text", value_node.start_mark)
+        if key in found:
+            raise _Refused(f"{key!r} is given twice", value_node.start_mark)
+        found[key] = loader.construct_object(value_node, deep=True)
+    return found
+
+
+def _integer(loader: Any, node: Any) -> int:
+    """An integer of at most `MAX_YAML_BITS`."""
+    try:
+        value = loader.construct_yaml_int(node)
+    except ValueError:  # Python reads no integer of thousands of digits
+        value = None
+    if value is None or value.bit_length() > MAX_YAML_BITS:
+        message = f"the integer is too long; expected at most {MAX_YAML_BITS} bits"
+        raise _Refused(message, node.start_mark)
+    return value
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of YAML text; refuses anchors, tags, doubled keys, and what is deep or large.
+
+    A date is text.
+
+    Args:
+        text: at most `MAX_YAML_BYTES`.
+        where: file or option that it comes from, for the messages.
+
+    Raises:
+        InputError: any of these, or text that is not YAML.
+    """
+    import yaml
+
     if len(text.encode()) > MAX_YAML_BYTES:
         raise InputError(f"{where}: more than {MAX_YAML_BYTES} bytes of YAML")
     try:
-        _refuse_tricks(text, where)
-        return yaml.load(text, Loader=Loader)
+        return yaml.load(text, Loader=_loader())
+    except _Refused as refused:
+        line = f", line {refused.line}" if refused.line else ""
+        raise InputError(f"{where}{line}: {refused.message}") from refused
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        said = " ".join(str(getattr(error, "problem", error)).split())
-        raise InputError(f"{where}{line}: not YAML: {said}") from error
+        problem = " ".join(str(getattr(error, "problem", error)).split())
+        raise InputError(f"{where}{line}: not YAML: {problem}") from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -103,8 +135,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         if "\0" in str(path):
-            raise InputError(f"{str(path)!r}: cannot be the name of a file")
-        with path.open("rb") as file:  # a device tells no size and may have no end
+            raise InputError(f"{str(path)!r}: a file name cannot contain a null byte")
+        with path.open("rb") as file:  # a device has no size and may never end
             data = file.read(MAX_YAML_BYTES + 1)
         if len(data) > MAX_YAML_BYTES:
             raise InputError(f"{path}: more than {MAX_YAML_BYTES} bytes of YAML")

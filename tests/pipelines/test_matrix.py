@@ -310,7 +310,7 @@ def test_a_verb_of_a_plugin_is_checked_like_ours():
     broken = Registry([], {"letters": "ImportError: no such thing"})
     assert "could not be read: ImportError: no such thing" in said({"run": "letters/x"}, broken)[0]
     assert said({"run": "letters/count"}, strangers(request="test_matrix:count")) == [
-        "steps.a.run: verb 'letters/count': test_matrix:count is no dataclass"
+        "steps.a.run: verb 'letters/count': test_matrix:count is not a dataclass"
     ]
 
 

@@ -145,7 +145,7 @@ def test_a_stop_leaves_no_process_and_says_nothing_of_ray(tmp_path, number, stat
     assert (process.returncode, out) == (status, "")
     assert err.splitlines()[0] == "starting Ray on this machine"
     if number == signal.SIGTERM:  # typer takes the other's message
-        assert err.splitlines()[-1] == "stopped; run the same command again to go on"
+        assert err.splitlines()[-1] == "stopped; run the same command again to resume"
     assert "ray" not in err.lower().replace("starting ray on this machine", "")
     _, left = psutil.wait_procs(started, timeout=20)
     assert [p for p in left if p.status() != psutil.STATUS_ZOMBIE] == []

@@ -70,7 +70,7 @@ def test_a_stop_saves_the_step_it_is_at_and_the_rerun_ends_with_the_same_bits(wa
     _, said = process.communicate(timeout=30)
     assert time.monotonic() - asked < 5
     assert process.returncode == WAYS[way]
-    assert said.endswith("stopped; run the same command again to go on\n")
+    assert said.endswith("stopped; run the same command again to resume\n")
     assert "Traceback" not in said
     saved = checkpoint.load(out)
     assert 40 <= saved.step < STEPS
