@@ -1,6 +1,6 @@
-"""The denoising loss, whatever the network says and however levels are weighted."""
+"""The denoising loss of any parameterization, with any weighting of noise levels."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
@@ -14,27 +14,42 @@ from core.process.noise import Noise
 
 
 class Draw(NamedTuple):
-    """What a training step draws for a batch.
+    """The random variables of a training step, for a batch.
 
     Args:
-        t: times (b,), float64.
-        weight: what each sample's loss is multiplied by (b,).
+        t: times, float64.
+        weight: factor of each sample's loss.
         eps: standard normal, the shape of x0.
     """
 
-    t: Tensor
-    weight: Tensor
-    eps: Tensor
+    t: Float[Tensor, " b"]
+    weight: Float[Tensor, " b"]
+    eps: Float[Tensor, " b *shape"]
+
+
+class OutputError(NamedTuple):
+    """The error of a network's output, and what is needed to convert it.
+
+    Args:
+        error: F - F*.
+        variance_fraction: the network's second half of channels as a fraction of the log variance;
+            None for a network without it.
+        row: float64 coefficients of the parameterization at t.
+    """
+
+    error: Float[Tensor, " b *shape"]
+    variance_fraction: Float[Tensor, " b *shape"] | None
+    row: Coefficients
 
 
 @runtime_checkable
 class Objective(Protocol):
-    """What is minimised.
+    """A loss to minimise.
 
     Attributes:
-        outputs: of the network, for each channel of what is diffused.
+        outputs: of the network, for each channel of the diffused variable.
         process: the forward process.
-        times: how times are drawn.
+        times: the distribution of training times.
     """
 
     @property
@@ -46,45 +61,25 @@ class Objective(Protocol):
     @property
     def times(self) -> Times: ...
 
-    def draw(self, x0: Tensor, noise: Noise, part: slice | None = None) -> Draw:
+    def draw(self, x0: Float[Tensor, " n *shape"], noise: Noise, part: slice | None = None) -> Draw:
         """Times and eps for a batch: a function of its streams and of what `times` has learned.
 
-        Of a `part` of it, `x0` holds that part alone and `noise` the whole batch: what is drawn
-        for a sample is then what the whole batch would have drawn for it.
+        Of a `part` of it, `x0` holds that part alone and `noise` the whole batch: the draws of a
+        sample are then those of the whole batch.
         """
         ...
 
     def loss(
         self,
         network: nn.Module,
-        x0: Tensor,
-        t: Tensor,
-        eps: Tensor,
+        x0: Float[Tensor, " b *shape"],
+        t: Float[Tensor, "..."],
+        eps: Float[Tensor, " b *shape"],
         condition: Condition | None = None,
-        mask: Tensor | None = None,
-    ) -> Tensor:
-        """The loss of each sample (b,), not yet multiplied by its weight."""
+        mask: Float[Tensor, "..."] | None = None,
+    ) -> Float[Tensor, " b"]:
+        """The loss of each sample, not yet multiplied by its weight."""
         ...
-
-
-def denoising(
-    process: GaussianPath,
-    parameterization: Parameterization,
-    weighting: Weighting,
-    times: Times,
-    *,
-    norm: Literal["l1", "l2"] = "l2",
-) -> "Denoising":
-    """The weighted error of eps, whatever the network says; see `Denoising`.
-
-    Args:
-        process: the forward process.
-        parameterization: what the network says.
-        weighting: of a time, in units of the squared eps error.
-        times: how times are drawn.
-        norm: squared (l2) or absolute (l1) error.
-    """
-    return Denoising(process, parameterization, weighting, times, norm)
 
 
 @dataclass(frozen=True)
@@ -96,12 +91,20 @@ class Denoising:
     denoising score matching (Song et al. 2021, arXiv:2011.13456, eq. 7, lambda = g^2); with `edm`
     weights, parameterization and log-normal times it is EDM's loss.
     Source: Ho et al. 2020, arXiv:2006.11239, eq. 14; SR3's L1, arXiv:2104.07636, section 2.1.
+
+    Args:
+        process: the forward process.
+        parameterization: the meaning of the network's output.
+        weighting: of a time, in units of the squared eps error.
+        times: the distribution of training times.
+        norm: squared (l2) or absolute (l1) error.
     """
 
     process: GaussianPath
     parameterization: Parameterization
     weighting: Weighting
     times: Times
+    _: KW_ONLY
     norm: Literal["l1", "l2"] = "l2"
 
     @property
@@ -112,7 +115,8 @@ class Denoising:
     def draw(self, x0: Float[Tensor, " n *shape"], noise: Noise, part: slice | None = None) -> Draw:
         """Times and eps for a batch, or for the part of it that `x0` is."""
         part = part or slice(None)
-        t, weight = self.times(self.process, self.weighting, noise)  # may look at the whole batch
+        # Stratified times depend on the position in the whole batch: draw all, then cut.
+        t, weight = self.times(self.process, self.weighting, noise)
         return Draw(t[part].to(x0.device), weight[part].to(x0.device), noise.part(part).like(x0))
 
     def loss(
@@ -122,7 +126,7 @@ class Denoising:
         t: Float[Tensor, "..."],
         eps: Float[Tensor, " b *shape"],
         condition: Condition | None = None,
-        mask: Float[Tensor, " b *shape"] | None = None,
+        mask: Float[Tensor, "..."] | None = None,
     ) -> Float[Tensor, " b"]:
         """The loss of each sample.
 
@@ -134,26 +138,36 @@ class Denoising:
             condition: passed to the network.
             mask: 1 where the error counts; the mean is over those elements.
         """
-        return masked_mean(self.of_error(self.error(network, x0, t, eps, condition)[0], t), mask)
+        return masked_mean(self.weighted(self.error(network, x0, t, eps, condition).error, t), mask)
 
     def error(
-        self, network: nn.Module, x0: Tensor, t: Tensor, eps: Tensor, condition: Condition | None
-    ) -> tuple[Tensor, Tensor | None, Coefficients]:
-        """F - F*, the network's share of the variance if it says one, and the row at t."""
-        x = self.process.diffuse(x0, t, eps)
-        output, share, row = network_output(
+        self,
+        network: nn.Module,
+        x0: Float[Tensor, " b *shape"],
+        t: Float[Tensor, "..."],
+        eps: Float[Tensor, " b *shape"],
+        condition: Condition | None,
+    ) -> OutputError:
+        """F - F*, where F* = a x0 + b eps is the row's target."""
+        x = self.process.diffuse(x0, t, eps)  # x_t = alpha x0 + sigma eps
+        output, variance_fraction, row = network_output(
             network, self.process, self.parameterization, x, t, condition
         )
-        return output - (over(row.of_x0, x0) * x0 + over(row.of_eps, x0) * eps), share, row
+        target = over(row.of_x0, x0) * x0 + over(row.of_eps, x0) * eps
+        return OutputError(output - target, variance_fraction, row)
 
-    def of_error(self, error: Float[Tensor, " b *shape"], t: Tensor) -> Float[Tensor, " b *shape"]:
-        """|sqrt(w) (alpha/sigma) out error|^p, the factor made in float64."""
-        at = inside(self.process, t)
-        alpha, sigma = self.process.alpha_sigma(at)
+    def weighted(
+        self, error: Float[Tensor, " b *shape"], t: Float[Tensor, "..."]
+    ) -> Float[Tensor, " b *shape"]:
+        """|sqrt(w) (alpha/sigma) out (F - F*)|^p of every element."""
+        # The factor is computed in float64: near the ends it is a product of a large and a small
+        # number.
+        t = inside(self.process, t)
+        alpha, sigma = self.process.alpha_sigma(t)
         out = self.parameterization.coefficients(alpha, sigma).out
-        factor = self.weighting(self.process, at).sqrt() * alpha / sigma * out
-        scaled = over(factor, error) * error
-        return scaled**2 if self.norm == "l2" else scaled.abs()
+        factor = self.weighting(self.process, t).sqrt() * alpha / sigma * out
+        eps_error = over(factor, error) * error  # sqrt(w) |eps_hat - eps|, up to its sign
+        return eps_error**2 if self.norm == "l2" else eps_error.abs()
 
 
 def masked_mean(

@@ -1,7 +1,7 @@
-"""The denoising loss with a variational bound beside it, for networks that learn variances."""
+"""The denoising loss plus a variational bound, for networks that learn variances."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 import torch
@@ -17,67 +17,56 @@ from core.process.gaussian import GaussianPath, over
 from core.process.noise import Noise
 
 
-def hybrid(
-    process: GaussianPath,
-    parameterization: Parameterization,
-    weighting: Weighting,
-    times: Times,
-    *,
-    norm: Literal["l1", "l2"] = "l2",
-    steps: int = 1000,
-    vlb_weight: float = 0.001,
-) -> "Hybrid":
-    """The weighted error of eps plus a bound that teaches variances; see `Hybrid`.
-
-    Args:
-        process: the forward process.
-        parameterization: what the first half of the network's channels says.
-        weighting: of a time in the error of eps, in units of its square; not in the bound.
-        times: how times are drawn; they are moved to the chain's.
-        norm: squared (l2) or absolute (l1) error of eps.
-        steps: length of the chain whose variances are learned.
-        vlb_weight: weight of the bound in bits per element.
-
-    Raises:
-        InputError: fewer than two steps, or a weight that is not positive.
-    """
-    if steps < 2 or vlb_weight <= 0:
-        raise InputError(
-            f"hybrid: expected steps >= 2 and vlb_weight > 0, got steps={steps}, "
-            f"vlb_weight={vlb_weight}"
-        )
-    return Hybrid(Denoising(process, parameterization, weighting, times, norm), steps, vlb_weight)
-
-
 @dataclass(frozen=True)
 class Hybrid:
     """L_simple + vlb_weight steps L_t, L_t = KL(q(x_u | x_t, x0) || p(x_u | x_t)) in bits.
 
     The mean over elements; steps L_t at a random t is an estimate of the bound's sum.  The bound
-    teaches the variance alone: gradients do not pass from it to the mean.  The chain has `steps`
-    equal steps of time from t_first to t_max.  What the bound has besides, the ends of the chain,
-    is not changed by a variance and is left out.
+    trains the variance alone: its gradient does not reach the mean.  The chain has `steps` equal
+    steps of time from t_first to t_max.  The bound's terms at the ends of the chain do not depend
+    on the variance and are left out.
     Source: Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 15 and 16.
+
+    Args:
+        process: the forward process.
+        parameterization: the meaning of the first half of the network's channels.
+        weighting: of a time in the error of eps, in units of its square; not in the bound.
+        times: the distribution of training times; each is moved to the end of its step.
+        norm: squared (l2) or absolute (l1) error of eps.
+        steps: length of the chain whose variances are learned, at least 2.
+        vlb_weight: weight of the bound in bits per element, positive.
+
+    Raises:
+        InputError: fewer than two steps, or a weight that is not positive.
     """
 
-    simple: Denoising
+    process: GaussianPath
+    parameterization: Parameterization
+    weighting: Weighting
+    times: Times
+    _: KW_ONLY
+    norm: Literal["l1", "l2"] = "l2"
     steps: int = 1000
     vlb_weight: float = 0.001
 
+    def __post_init__(self) -> None:
+        if self.steps < 2 or self.vlb_weight <= 0:
+            raise InputError(
+                f"hybrid: expected steps >= 2 and vlb_weight > 0, got steps={self.steps}, "
+                f"vlb_weight={self.vlb_weight}"
+            )
+
+    @property
+    def simple(self) -> Denoising:
+        """L_simple: the weighted error of eps."""
+        return Denoising(
+            self.process, self.parameterization, self.weighting, self.times, norm=self.norm
+        )
+
     @property
     def outputs(self) -> int:
-        """Two of the network's for each channel: what it says of x0 and of the variance."""
+        """Two of the network's for each channel: F and the variance fraction."""
         return 2
-
-    @property
-    def process(self) -> GaussianPath:
-        """The forward process."""
-        return self.simple.process
-
-    @property
-    def times(self) -> Times:
-        """How times are drawn."""
-        return self.simple.times
 
     def draw(self, x0: Float[Tensor, " n *shape"], noise: Noise, part: slice | None = None) -> Draw:
         """Times of the chain, each the end of the step that the drawn time is in, and eps."""
@@ -93,39 +82,45 @@ class Hybrid:
         t: Float[Tensor, "..."],
         eps: Float[Tensor, " b *shape"],
         condition: Condition | None = None,
-        mask: Float[Tensor, " b *shape"] | None = None,
+        mask: Float[Tensor, "..."] | None = None,
     ) -> Float[Tensor, " b"]:
         """The loss of each sample; as `Denoising.loss`, with times of the chain.
 
         Raises:
-            InputError: the network says nothing of the variance.
+            InputError: the network has no outputs for the variance.
         """
-        error, share, row = self.simple.error(network, x0, t, eps, condition)
-        if share is None:
+        error, variance_fraction, row = self.simple.error(network, x0, t, eps, condition)
+        if variance_fraction is None:
             raise InputError(
                 "hybrid: expected a network with two outputs for each channel, got one; give it "
                 "outputs = 2 channels"
             )
-        x0_error = over(row.out, error) * error.detach()
-        bound = self.bits(x0_error, share, t)
-        each = self.simple.of_error(error, t) + self.vlb_weight * self.steps * bound
+        x0_error = over(row.out, error) * error.detach()  # no gradient from the bound to the mean
+        bound = self.bits(x0_error, variance_fraction, t)
+        # L_hybrid = L_simple + lambda L_vlb (eq. 16), L_vlb = steps E_t[L_t]
+        each = self.simple.weighted(error, t) + self.vlb_weight * self.steps * bound
         return masked_mean(each, mask)
 
     def bits(
-        self, x0_error: Float[Tensor, " b *shape"], share: Float[Tensor, " b *shape"], t: Tensor
+        self,
+        x0_error: Float[Tensor, " b *shape"],
+        variance_fraction: Float[Tensor, " b *shape"],
+        t: Float[Tensor, "..."],
     ) -> Float[Tensor, " b *shape"]:
-        """L_t of every element: the KL divergence of a step that ends at t, in bits.
+        """L_t of every element: the KL divergence of a step from t to u = t - size, in bits.
 
-        With variances small e^(s l), l = log(large / small) = log(sigma_t^2 / sigma_u^2), it is
-        (s l + e^(-s l) (1 + (SNR_u - SNR_t) (x0_hat - x0)^2) - 1) / 2 nats.
+        With variances small e^(f l), l = log(large / small) = log(sigma_t^2 / sigma_u^2) and f the
+        variance fraction (eq. 15), it is
+        (f l + e^(-f l) (1 + (SNR_u - SNR_t) (x0_hat - x0)^2) - 1) / 2 nats.
         """
         path = self.process
         size = (path.t_max - path.t_first) / self.steps
-        (alpha_t, sigma_t), (alpha_u, sigma_u) = (
-            path.alpha_sigma(time) for time in (t.double(), (t.double() - size).clamp(path.t_first))
-        )
-        width = over(2 * (sigma_t / sigma_u).log(), x0_error)
-        gained = over(((alpha_u / sigma_u) ** 2 - (alpha_t / sigma_t) ** 2).sqrt(), x0_error)
-        log_ratio = share * width
-        apart = torch.exp(-log_ratio) * (1 + (gained * x0_error) ** 2)
-        return (log_ratio + apart - 1) / (2 * math.log(2))
+        t = t.double()
+        u = (t - size).clamp(path.t_first)
+        (alpha_t, sigma_t), (alpha_u, sigma_u) = path.alpha_sigma(t), path.alpha_sigma(u)
+        # f l, the log of the step's variance over the smallest
+        log_ratio = variance_fraction * over(2 * (sigma_t / sigma_u).log(), x0_error)
+        # |difference of the two means|^2 over the smallest variance is (SNR_u - SNR_t) error^2
+        gain = over(((alpha_u / sigma_u) ** 2 - (alpha_t / sigma_t) ** 2).sqrt(), x0_error)
+        scaled = torch.exp(-log_ratio) * (1 + (gain * x0_error) ** 2)
+        return (log_ratio + scaled - 1) / (2 * math.log(2))

@@ -57,9 +57,9 @@ PLUGIN = Plugin(
         network("transformer", "core.network.transformer:Transformer", "DiT over patches"),
         network("unet", "core.network.unet:UNet", "U-Net in 1, 2 or 3 dimensions (ADM, DDPM)"),
         objective(
-            "denoising", "core.objective.denoising:denoising", "Weighted denoising loss (eps error)"
+            "denoising", "core.objective.denoising:Denoising", "Weighted denoising loss (eps error)"
         ),
-        objective("hybrid", "core.objective.hybrid:hybrid", "L_hybrid, learned variances (iDDPM)"),
+        objective("hybrid", "core.objective.hybrid:Hybrid", "L_hybrid, learned variances (iDDPM)"),
         operator("average", "core.inverse.operators:Average", "Average pooling over square blocks"),
         parameterization("edm", "core.denoiser.parameterization:edm", "EDM preconditioning"),
         parameterization("eps", "core.denoiser.parameterization:eps", "The noise (DDPM)"),
@@ -149,6 +149,11 @@ PLUGIN = Plugin(
         ),
         weighting("min_snr", "core.objective.weighting:min_snr", "min(SNR, gamma) of the x0 error"),
         weighting("p2", "core.objective.weighting:p2", "1/(k + SNR)^gamma (P2)"),
+        weighting(
+            "rectified_flow",
+            "core.objective.weighting:rectified_flow",
+            "Velocity error (rectified flow)",
+        ),
         weighting("sigmoid", "core.objective.weighting:sigmoid", "Sigmoid weighting of the ELBO"),
         weighting("simple", "core.objective.weighting:simple", "L_simple: the eps error"),
         weighting(

@@ -1,7 +1,8 @@
 """The options of a part, read from its signature: from its source text where that suffices.
 
-A keyword-only parameter is an option; of a dataclass, every field.  Reading text needs no import of
-torch; a signature that the text does not determine is read from the imported part.
+A keyword-only parameter is an option; of a dataclass, a keyword-only field, or every field where
+none is keyword-only.  Reading text needs no import of torch; a signature that the text does not
+determine is read from the imported part.
 """
 
 import ast
@@ -124,6 +125,13 @@ def _is_dataclass(node: ast.ClassDef) -> bool:
     return any(isinstance(name, ast.Name) and name.id == "dataclass" for name in names)
 
 
+def _option_fields(node: ast.ClassDef) -> list[ast.AnnAssign]:
+    """Fields after `_: KW_ONLY`, or all where there is no such mark."""
+    fields = cast(list[ast.AnnAssign], list(filter(_is_field, node.body)))
+    marks = [i for i, f in enumerate(fields) if ast.unparse(f.annotation) == "KW_ONLY"]
+    return fields[marks[0] + 1 :] if marks else fields
+
+
 def _is_class(tree: ast.Module, name: str) -> bool:
     return any(isinstance(node, ast.ClassDef) and node.name == name for node in tree.body)
 
@@ -144,8 +152,10 @@ def _options_in_text(module: str, attribute: str) -> tuple[Option, ...]:
             document = ast.get_docstring(kind)
             if _is_dataclass(kind):
                 said = _meanings(document)
-                fields = cast(list[ast.AnnAssign], list(filter(_is_field, kind.body)))
-                return tuple(option(ast.unparse(f.target), f.annotation, f.value) for f in fields)
+                return tuple(
+                    option(ast.unparse(f.target), f.annotation, f.value)
+                    for f in _option_fields(kind)
+                )
             inits = [n for n in kind.body if getattr(n, "name", None) == "__init__"]
             match kind.bases:
                 case [ast.Name(id=base)] if not inits and _is_class(tree, base):
@@ -175,7 +185,7 @@ def _meanings(document: str | None) -> dict[str, str]:
 
 
 def options_of(build: Callable[..., Any]) -> tuple[Option, ...]:
-    """The keyword-only parameters of an imported callable; of a dataclass, its fields."""
+    """The keyword-only parameters of an imported callable; of a dataclass, such fields or all."""
     said = _meanings(inspect.getdoc(build))
     if is_dataclass(build):  # inherited fields are described where they are defined
         said = {
@@ -188,9 +198,10 @@ def options_of(build: Callable[..., Any]) -> tuple[Option, ...]:
         include_extras=True,
     )
     if is_dataclass(build):
+        keyword_only = [f for f in fields(build) if f.kw_only]
         named = [
             (f.name, f.default_factory() if f.default_factory is not MISSING else f.default)
-            for f in fields(build)
+            for f in keyword_only or fields(build)
         ]
         named = [(name, REQUIRED if default is MISSING else default) for name, default in named]
     else:

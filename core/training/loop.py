@@ -360,7 +360,7 @@ def _step(learner: Learner, seen: _Seen, number: int) -> None:
         ) from error
     objective = learner.objective
     if isinstance(objective.times, Adaptive):
-        objective.times.seen(objective.process, seen.t, seen.loss)
+        objective.times.update(objective.process, seen.t, seen.loss)
     averages: Sequence[Follower] = (learner.average, *learner.powers)
     for average in averages:
         average.update(learner.network, number)

@@ -23,7 +23,7 @@ from core.network.ema import Average
 from core.network.embedding import LevelEmbedding
 from core.network.unet import UNet
 from core.objective.denoising import Denoising
-from core.objective.times import Drawn
+from core.objective.times import SampledTimes
 from core.objective.weighting import edm as weighs_edm
 from core.process.noise import Noise, derive
 from core.process.schedules import edm
@@ -96,7 +96,7 @@ def digits() -> Digits:
     return Digits(pictures[HELD_OUT:], pictures[:HELD_OUT], float(pictures.std()))
 
 
-def evenly_in_log_sigma(process, weighting, noise) -> Drawn:
+def evenly_in_log_sigma(process, weighting, noise) -> SampledTimes:
     """Training times: an encoding passes every level alike.
 
     With more weight on low levels the mean agreement rises a little, and a few pictures' latents
@@ -104,7 +104,7 @@ def evenly_in_log_sigma(process, weighting, noise) -> Drawn:
     """
     share = noise.uniform()
     t = process.t_first * (process.t_max / process.t_first) ** share
-    return Drawn(t, torch.ones_like(t))
+    return SampledTimes(t, torch.ones_like(t))
 
 
 def bent(pictures: Tensor, *keys) -> Tensor:

@@ -10,7 +10,7 @@ from core.denoiser import parameterization as p
 from core.errors import InputError
 from core.objective import times, weighting
 from core.objective.denoising import Denoising
-from core.objective.hybrid import Hybrid, hybrid
+from core.objective.hybrid import Hybrid
 from core.process import schedules
 from core.process.gaussian import over
 from core.process.noise import Noise
@@ -57,7 +57,9 @@ def world(path, n=16):
 
 
 def objective(path, row, norm="l2", weight=None):
-    return Denoising(PATHS[path], ROWS[row], weight or weighting.simple(), times.uniform(), norm)
+    return Denoising(
+        PATHS[path], ROWS[row], weight or weighting.simple(), times.uniform(), norm=norm
+    )
 
 
 # --- the loss -----------------------------------------------------------------------------------
@@ -85,6 +87,23 @@ def test_the_v_weight_of_a_v_network_is_the_v_error_in_both_norms():
     for norm, expected in (("l2", 0.0625), ("l1", 0.25)):
         found = objective("vp_cosine", "v", norm, weighting.v()).loss(network, x0, t, eps)
         assert (found - expected).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("row", ["eps", "x0", "v", "flow"])
+@pytest.mark.parametrize("path", ["flow", "vp_cosine", "edm"])
+def test_rectified_flow_weights_make_the_plain_error_of_the_velocity(path, row):
+    """Liu et al. 2022, eq. 1: |(eps_hat - x0_hat) - (eps - x0)|^2, both taken from the denoiser."""
+    x0, t, eps = world(PATHS[path])
+    network = Oracle(PATHS[path], ROWS[row], x0, t, eps, offset=0.1)
+    x = PATHS[path].diffuse(x0, t, eps)
+    skip, out = (over(c, x0) for c in ROWS[row].coefficients(*PATHS[path].alpha_sigma(t))[:2])
+    alpha, sigma = (over(value, x0) for value in PATHS[path].alpha_sigma(t))
+    x0_hat = skip * x + out * network.answer
+    plain = ((x - alpha * x0_hat) / sigma - x0_hat - (eps - x0)) ** 2
+    found = objective(path, row, weight=weighting.rectified_flow()).loss(network, x0, t, eps)
+    assert (found / plain.flatten(1).mean(1) - 1).abs().max() < 1e-6
+    if row == "flow":  # the network's own error
+        assert (found - 0.01).abs().max() < 1e-9
 
 
 def test_a_perfect_network_has_no_loss_and_a_mask_hides_errors():
@@ -147,6 +166,7 @@ WEIGHTS = {
     "edm": weighting.edm(),
     "likelihood": weighting.likelihood(),
     "sigmoid": weighting.sigmoid(),
+    "rectified_flow": weighting.rectified_flow(),
 }
 
 
@@ -346,11 +366,11 @@ def test_loss_aware_times_follow_the_losses_seen_and_keep_the_mean():
     aware = times.LossAware(bins=4, history=3, uniform=0.1)
     middle = path.t_first + (torch.arange(4).double() + 0.5) / 4 * (1 - path.t_first)
     values = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
-    aware.seen(path, middle, 99 * values)  # forgotten after three more
+    aware.update(path, middle, 99 * values)  # forgotten after three more
     # The first bin's losses are all alike, the others' root mean square is that of one large one.
     for others in (3**0.5, 0.0, 0.0):
         assert (aware.probabilities() == 0.25).all() == bool(aware.tensors()["seen"].min() < 3)
-        aware.seen(path, middle, values * torch.tensor([1.0, *[others] * 3], dtype=torch.float64))
+        aware.update(path, middle, values * torch.tensor([1.0, *[others] * 3], dtype=torch.float64))
     expected = 0.9 * values / 10 + 0.1 / 4
     assert (aware.probabilities() - expected).abs().max() < 1e-12
     drawn = aware(path, weighting.simple(), Noise.of("aware", each=range(n)))
@@ -369,7 +389,7 @@ def test_loss_aware_times_lower_the_variance_as_their_probabilities_say():
     middle = path.t_first + (torch.arange(10).double() + 0.5) / 10 * (1 - path.t_first)
     values = 10.0 ** -torch.arange(10).double().div(3)
     for _ in range(2):
-        aware.seen(path, middle, values)
+        aware.update(path, middle, values)
 
     def variance(build):
         drawn = build(path, weighting.simple(), Noise.of("variance", each=range(n)))
@@ -420,7 +440,7 @@ def test_the_share_that_hybrid_learns_is_the_analytic_variance(name, row):
     x0 = gaussian.mean + gaussian.std * torch.randn(4, 1, n, dtype=torch.float64, generator=g)
     eps = torch.randn(x0.shape, dtype=torch.float64, generator=g)
     network = Shares(path, ROWS[row], gaussian, nodes)
-    ours = hybrid(path, ROWS[row], weighting.simple(), times.uniform(), steps=steps)
+    ours = Hybrid(path, ROWS[row], weighting.simple(), times.uniform(), steps=steps)
     error, _, found = ours.simple.error(network, x0, nodes, eps, None)
     x0_error = (over(found.out, error) * error).detach()
     optimizer = torch.optim.LBFGS([network.v], max_iter=40, line_search_fn="strong_wolfe")
@@ -454,7 +474,7 @@ def test_hybrid_is_the_simple_loss_and_a_kl_divergence_between_normals():
         def forward(self, x, level, condition=None):
             return torch.cat([answer, v], dim=1)
 
-    ours = hybrid(path, row, weighting.simple(), times.uniform(), steps=steps, vlb_weight=0.01)
+    ours = Hybrid(path, row, weighting.simple(), times.uniform(), steps=steps, vlb_weight=0.01)
     x = path.diffuse(x0, t, eps)
     guess = p.from_network(Both(), path, row)(x, t).x0
     a, b, small = (over(value, x0) for value in path.posterior_coefficients(t, t - size))
@@ -481,7 +501,7 @@ def test_the_bound_moves_no_mean_and_the_error_of_eps_no_variance():
     gradients = []
     for weight in (1e-12, 100.0):
         network = Shares(path, ROWS["v"], gaussian, nodes)
-        ours = hybrid(
+        ours = Hybrid(
             path, ROWS["v"], weighting.simple(), times.uniform(), steps=10, vlb_weight=weight
         )
         ours.loss(network, x0, nodes, eps).sum().backward()
@@ -492,7 +512,7 @@ def test_the_bound_moves_no_mean_and_the_error_of_eps_no_variance():
 
 def test_hybrid_draws_the_times_of_its_chain():
     path = PATHS["flow"]
-    ours = hybrid(path, ROWS["v"], weighting.simple(), times.uniform(), steps=8)
+    ours = Hybrid(path, ROWS["v"], weighting.simple(), times.uniform(), steps=8)
     t = ours.draw(torch.zeros(4000, 1), Noise(range(4000))).t
     nodes = path.t_first + torch.arange(1, 9).double() / 8 * (path.t_max - path.t_first)
     apart = (t[:, None] - nodes).abs()
@@ -505,7 +525,9 @@ def test_hybrid_asks_for_a_network_that_says_variances():
     x0, t, eps = world(PATHS["vp_cosine"])
     network = Oracle(PATHS["vp_cosine"], ROWS["v"], x0, t, eps)
     with pytest.raises(InputError, match="expected a network with two outputs"):
-        Hybrid(objective("vp_cosine", "v")).loss(network, x0, t, eps)
+        Hybrid(PATHS["vp_cosine"], ROWS["v"], weighting.simple(), times.uniform()).loss(
+            network, x0, t, eps
+        )
     for options in ({"steps": 1}, {"vlb_weight": 0.0}):
         with pytest.raises(InputError, match="expected steps"):
-            hybrid(PATHS["vp_cosine"], ROWS["v"], weighting.simple(), times.uniform(), **options)
+            Hybrid(PATHS["vp_cosine"], ROWS["v"], weighting.simple(), times.uniform(), **options)

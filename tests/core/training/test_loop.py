@@ -85,7 +85,7 @@ def test_the_loss_of_a_step_is_weighed_by_what_the_times_say():
 
     def heavy(process, weight, noise):
         t, ones = times.uniform()(process, weight, noise)
-        return times.Drawn(t, 3 * ones)
+        return times.SampledTimes(t, 3 * ones)
 
     heavy_loss, loss = (next(steps_of(Gain(), 1, drawn=d)).loss for d in (heavy, None))
     assert heavy_loss == pytest.approx(3 * loss, rel=1e-6)
