@@ -76,7 +76,7 @@ class Objective(Protocol):
         t: Float[Tensor, "..."],
         eps: Float[Tensor, " b *shape"],
         condition: Condition | None = None,
-        mask: Float[Tensor, "..."] | None = None,
+        mask: Float[Tensor, " b *shape"] | None = None,
     ) -> Float[Tensor, " b"]:
         """The loss of each sample, not yet multiplied by its weight."""
         ...
@@ -126,7 +126,7 @@ class Denoising:
         t: Float[Tensor, "..."],
         eps: Float[Tensor, " b *shape"],
         condition: Condition | None = None,
-        mask: Float[Tensor, "..."] | None = None,
+        mask: Float[Tensor, " b *shape"] | None = None,
     ) -> Float[Tensor, " b"]:
         """The loss of each sample.
 

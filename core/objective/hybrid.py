@@ -82,7 +82,7 @@ class Hybrid:
         t: Float[Tensor, "..."],
         eps: Float[Tensor, " b *shape"],
         condition: Condition | None = None,
-        mask: Float[Tensor, "..."] | None = None,
+        mask: Float[Tensor, " b *shape"] | None = None,
     ) -> Float[Tensor, " b"]:
         """The loss of each sample; as `Denoising.loss`, with times of the chain.
 
