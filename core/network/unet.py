@@ -111,8 +111,8 @@ class _Builder:
     """Makes the blocks of a U-Net.
 
     Args:
-        residual: (inputs, outputs) -> a residual block.
-        attention: (channels) -> attention.
+        residual: (inputs, outputs, resample) -> a residual block.
+        attention: (channels, width of the sequence or None) -> attention.
         resample: (channels, way) -> a change of size.
         in_residual: changes of size are made in residual blocks.
         sequence: width of the condition "sequence"; None where there is none.
@@ -134,7 +134,7 @@ class _Builder:
         if attends:
             attention = self.attention(outputs)
         if attends and self.sequence is not None:
-            cross = self.attention(outputs, sequence=self.sequence)
+            cross = self.attention(outputs, self.sequence)
         return Block(residual, attention, cross, resample, self.recompute)
 
     def resampling(self, channels: int, way: Literal["up", "down"]) -> nn.Module:
@@ -154,8 +154,8 @@ class _Builder:
                 now = stage.channels
         return found
 
-    def middle(self, channels: int, *, attends: bool, normed: bool) -> Middle:
-        """Two blocks of the coarsest resolution."""
+    def middle(self, channels: int, attends: bool, *, normed: bool) -> Middle:
+        """Two blocks of the coarsest resolution, attention between them with a norm or without."""
         first = self.block(channels, channels, attends)
         if first.attention is not None and not normed:
             first.attention.norm = None
@@ -179,21 +179,72 @@ class _Builder:
         return found
 
 
-def _attention(
-    channels: int,
+def _builder(
+    norm: GroupNorm,
+    embedding: int,
+    sequence: int | None,
     *,
+    dims: int,
+    dropout: float,
+    adaptive: str,
     heads: int | None,
     head_channels: int | None,
-    norm: GroupNorm,
-    sequence: int | None = None,
-) -> Attention:
-    count = heads_of(channels, heads, head_channels)
-    return Attention(channels, count, sequence=sequence, norm=norm)
+    resample: str,
+    halving: tuple[int, ...],
+    downsample_padding: str,
+    recompute: str,
+) -> _Builder:
+    """The builder of a U-Net's options; `embedding` is the width of the level's embedding."""
+    lean = recompute == "norms"
+
+    def attention(channels: int, sequence: int | None = None) -> Attention:
+        count = heads_of(channels, heads, head_channels)
+        return Attention(channels, count, sequence=sequence, norm=norm)
+
+    return _Builder(
+        residual=partial(
+            ResidualBlock,
+            embedding=embedding,
+            dims=dims,
+            dropout=dropout,
+            norm=norm,
+            scale_shift=adaptive == "scale_shift",
+            lean=lean,
+        ),
+        attention=attention,
+        resample=partial(
+            Resample,
+            factors=halving,
+            learned=resample == "conv",
+            after=downsample_padding == "after",
+            lean=lean,
+        ),
+        in_residual=resample == "residual",
+        sequence=sequence,
+        recompute=recompute == "blocks",
+    )
+
+
+def _stages(
+    width: int, multipliers: Sequence[float], patch: int, attention: Collection[int]
+) -> list[Stage]:
+    factors = [max(patch, 1) * 2**depth for depth in range(len(multipliers))]
+    return [
+        Stage(int(width * multiplier), factor, factor in attention)
+        for multiplier, factor in zip(multipliers, factors, strict=True)
+    ]
+
+
+def _attending(stages: Sequence[Stage], middle: bool) -> list[int]:
+    """Channels of the layers of attention; of the coarsest stage where the `middle` attends."""
+    found = [stage.channels for stage in stages if stage.attends]
+    return found + [stage.channels for stage in stages[-1:]] if middle else found
 
 
 def _layout_checks(
-    stages: Sequence[Stage], attention: Collection[int], dims: int, halved: str
+    stages: Sequence[Stage], dims: int, halved: str, attention: Collection[int]
 ) -> list[tuple[bool, str]]:
+    """Checks of resolutions and axes: (whether it fails, message)."""
     sizes, factors = [stage.channels for stage in stages], [stage.factor for stage in stages]
     return [
         (min(sizes, default=0) < 1, f"multipliers: expected channels, got {sizes}"),
@@ -202,6 +253,17 @@ def _layout_checks(
             f"attention: expected some of {factors}, got {sorted(attention)}",
         ),
         (dims == 1 and halved == "last_two", "halved: last_two requires dims 2 or 3, got 1"),
+    ]
+
+
+def _range_checks(
+    counts: Mapping[str, int | None], dropout: float, epsilon: float
+) -> list[tuple[bool, str]]:
+    """Checks of numbers, of those counts that are given."""
+    return [
+        *conditioning.at_least(1, {name: n for name, n in counts.items() if n is not None}),
+        (not 0 <= dropout < 1, f"dropout: expected 0 to 1, got {dropout}"),
+        (epsilon <= 0, f"epsilon: expected more than 0, got {epsilon}"),
     ]
 
 
@@ -286,22 +348,11 @@ class UNet(nn.Module):
         patch: int = 1,
     ) -> None:
         super().__init__()
-        stages = [
-            Stage(int(width * m), factor, factor in attention)
-            for depth, m in enumerate(multipliers)
-            for factor in [max(patch, 1) * 2**depth]
-        ]
+        stages = _stages(width, multipliers, patch, attention)
         counts = {"width": width, "blocks": blocks, "patch": patch, "groups": groups}
-        counts |= {} if group_channels is None else {"group_channels": group_channels}
-        attending = [stage.channels for stage in stages if stage.attends]
-        attending += [stage.channels for stage in stages[-1:] if middle_attention]
-        checks = [
-            *conditioning.at_least(1, counts),
-            *_layout_checks(stages, attention, dims, halved),
-            (not 0 <= dropout < 1, f"dropout: expected 0 to 1, got {dropout}"),
-            (epsilon <= 0, f"epsilon: expected more than 0, got {epsilon}"),
-            *head_checks(attending, heads, head_channels),
-        ]
+        checks = _range_checks({**counts, "group_channels": group_channels}, dropout, epsilon)
+        checks += _layout_checks(stages, dims, halved, attention)
+        checks += head_checks(_attending(stages, middle_attention), heads, head_channels)
         conditioning.check(conditions, checks)
         self.patch, self.conditions, self.octaves = patch, dict(conditions), input_octaves
         halving = tuple(2 if halved == "all" or dims - i <= 2 else 1 for i in range(dims))
@@ -312,26 +363,19 @@ class UNet(nn.Module):
         )  # fmt: skip
         self.condition_embedding = conditioning.ConditionEmbedding(conditions, 4 * width)
         norm = partial(group_norm, groups=groups, group_channels=group_channels, epsilon=epsilon)
-        build = _Builder(
-            partial(ResidualBlock, embedding=4 * width, dims=dims, dropout=dropout, norm=norm,
-                    scale_shift=adaptive == "scale_shift", lean=recompute == "norms"),
-            partial(_attention, heads=heads, head_channels=head_channels, norm=norm),
-            partial(Resample, factors=halving, learned=resample == "conv",
-                    after=downsample_padding == "after", lean=recompute == "norms"),
-            resample == "residual",
-            conditions.get("sequence"),
-            recompute == "blocks",
+        build = _builder(
+            norm, 4 * width, conditions.get("sequence"), dims=dims, dropout=dropout,
+            adaptive=adaptive, heads=heads, head_channels=head_channels, resample=resample,
+            halving=halving, downsample_padding=downsample_padding, recompute=recompute,
         )  # fmt: skip
-        first, last = stages[0].channels, stages[-1].channels
         inputs = channels * (1 + 2 * len(input_octaves)) + conditions.get("image", 0)
-        self.conv_in = convolution(dims, inputs * patch**dims, first)
+        self.conv_in = convolution(dims, inputs * patch**dims, stages[0].channels)
         self.down = build.down(stages, blocks)
-        self.middle = build.middle(last, attends=middle_attention, normed=middle_norm)
+        self.middle = build.middle(stages[-1].channels, middle_attention, normed=middle_norm)
         self.up = build.up(stages, blocks)
-        conv = zeroed(convolution(dims, first, outputs * patch**dims))
-        self.conv_out = NormConv(norm(first), conv, lean=recompute == "norms")
-        if dims == 2:
-            _to_channels_last(self)
+        conv = zeroed(convolution(dims, stages[0].channels, outputs * patch**dims))
+        self.conv_out = NormConv(norm(stages[0].channels), conv, lean=recompute == "norms")
+        _to_channels_last(self)
 
     def forward(
         self,
@@ -360,7 +404,7 @@ class UNet(nn.Module):
 
 
 def _to_channels_last(network: nn.Module) -> None:
-    """Lay weights out as convolutions of images are fastest with."""
+    """Lay out the weights of convolutions of images as those are fastest with."""
     for parameter in network.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
