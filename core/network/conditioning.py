@@ -11,12 +11,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from core.errors import InputError
 
 NAMES = ("image", "class", "vector", "sequence")
+Condition = Mapping[str, Shaped[Tensor, " b ..."]]
 
 
 def check(
@@ -54,9 +55,7 @@ def at_least(least: int, options: Mapping[str, int]) -> list[tuple[bool, str]]:
     ]
 
 
-def required(
-    conditions: Mapping[str, int], given: Mapping[str, Tensor] | None
-) -> Mapping[str, Tensor]:
+def required(conditions: Mapping[str, int], given: Condition | None) -> Condition:
     """The conditions that a network was built with, of those given.
 
     Raises:
@@ -90,7 +89,7 @@ class ConditionEmbedding(nn.Module):
             )
 
     def forward(
-        self, embedding: Float[Tensor, " b d"], condition: Mapping[str, Tensor]
+        self, embedding: Float[Tensor, " b d"], condition: Condition
     ) -> Float[Tensor, " b d"]:
         if self.label is not None:
             embedding = embedding + self.label(condition["class"])
@@ -100,7 +99,7 @@ class ConditionEmbedding(nn.Module):
 
 
 def concatenated(
-    x: Float[Tensor, " b c *space"], condition: Mapping[str, Tensor]
+    x: Float[Tensor, " b c *space"], condition: Condition
 ) -> Float[Tensor, " b k *space"]:
     """`x` with the channels of the condition "image" behind its own.
 

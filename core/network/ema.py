@@ -1,9 +1,10 @@
 """Moving averages of a network's weights: exponential, and power functions chosen afterwards.
 
-A power-function average at step t gives the weights of step s the share (s^(g+1) - (s-1)^(g+1)) /
-t^(g+1): the same part of every run, whatever its length.  Its width is the standard deviation of
-that profile over t.  From saved averages of two widths that of any other is put together.
-Source: Karras et al. 2024, arXiv:2312.02696, section 3 and appendix C.
+A power-function average at step t gives the weights of step s the coefficient
+(s^(g+1) - (s-1)^(g+1)) / t^(g+1): the same part of every run, whatever its length.  Its width is
+the standard deviation of that profile over t.  Saved averages of two widths give that of any other.
+Source: Karras et al. 2024, arXiv:2312.02696, section 3 and appendix C; numbers of equations are
+those of that paper.
 """
 
 import re
@@ -13,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from core.errors import InputError
@@ -23,39 +25,51 @@ WIDTHS = (0.05, 0.10)  # of the averages that snapshots hold
 _SNAPSHOT = re.compile(r"(\d{8})\.safetensors$")
 
 
-class Follower(Protocol):
-    """What is told of the weights after every step."""
+Weights = dict[str, Shaped[Tensor, "..."]]  # by name, as in a state dict
+
+
+class WeightAverage(Protocol):
+    """An average of a network's weights, updated after every optimizer step."""
 
     def update(self, network: nn.Module, updates: int) -> None:
-        """Move towards the network's weights; `updates` counts those made before."""
+        """Update the average with the network's weights.
+
+        Args:
+            network: whose weights are averaged.
+            updates: number of earlier updates.
+        """
         ...
 
 
-def _copy(network: nn.Module) -> dict[str, Tensor]:
+def _copy(network: nn.Module) -> Weights:
     return {k: v.detach().clone() for k, v in network.state_dict().items()}
 
 
 @torch.no_grad()
-def _move(weights: dict[str, Tensor], network: nn.Module, share: float) -> None:
-    """Weights <- weights + share (network - weights); what is no float is taken over."""
-    for name, theirs in network.state_dict().items():
+def _lerp(weights: Weights, network: nn.Module, fraction: float) -> None:
+    """Lerp float entries towards the network's by `fraction`; copy the others."""
+    for name, value in network.state_dict().items():
         if weights[name].is_floating_point():
-            weights[name].lerp_(theirs.detach(), share)
+            weights[name].lerp_(value.detach(), fraction)
         else:
-            weights[name].copy_(theirs)
+            weights[name].copy_(value)
 
 
-def _load(weights: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
+def _load(weights: Weights, saved: Weights) -> None:
     for name, value in weights.items():
         value.copy_(saved[name])
 
 
-class Average:
-    """w_ema <- d w_ema + (1 - d) w, d = min(decay, (1 + n) / (10 + n)) at update n.
+class ExponentialAverage:
+    """`w_ema <- d w_ema + (1 - d) w`, d = min(decay, (1 + n) / (10 + n)) at update n.
 
     The rising decay lets short runs forget their initial weights.
     Source: TensorFlow's ExponentialMovingAverage (``num_updates``); Karras et al. 2022,
     arXiv:2206.00364, appendix F.2, ramp theirs up for the same reason.
+
+    Args:
+        network: whose weights are averaged.
+        decay: largest d.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -63,18 +77,20 @@ class Average:
         self.weights = _copy(network)
 
     def update(self, network: nn.Module, updates: int) -> None:
-        """Move towards the network's weights; `updates` counts those made before."""
-        _move(self.weights, network, 1 - min(self.decay, (1 + updates) / (10 + updates)))
+        """Update the average after `updates` earlier ones."""
+        decay = min(self.decay, (1 + updates) / (10 + updates))
+        _lerp(self.weights, network, 1 - decay)
 
-    def load(self, weights: dict[str, Tensor]) -> None:
-        """Take over saved averages."""
+    def load(self, weights: Weights) -> None:
+        """Copy saved averages."""
         _load(self.weights, weights)
 
 
 def exponent_of(width: float) -> float:
     """The exponent g at which the profile s^g on [0, t] has standard deviation `width` t.
 
-    Solves (g + 1)^(1/2) (g + 2)^-1 (g + 3)^(-1/2) = width, a cubic, for its root above 0.
+    Solves (g + 1)^(1/2) (g + 2)^-1 (g + 3)^(-1/2) = width, a cubic, for its root above 0
+    (eq. 126, Algorithm 2).
 
     Args:
         width: relative standard deviation, in (0, 12^-1/2].
@@ -84,19 +100,19 @@ def exponent_of(width: float) -> float:
     """
     if not 0 < width <= 12**-0.5:
         raise InputError(f"ema_width: expected more than 0, at most {12**-0.5:.4f}, got {width}")
-    w = width**-2
+    w = width**-2  # (g + 2)^2 (g + 3) = w (g + 1), as powers of g:
     roots = np.roots([1.0, 7.0, 16.0 - w, 12.0 - w])
     return max(0.0, float(roots[np.abs(roots.imag) < 1e-6].real.max()))
 
 
 def width_of(exponent: float) -> float:
-    """Standard deviation of the profile s^g on [0, 1], g = `exponent` >= 0."""
+    """Standard deviation of the profile s^g on [0, 1], g = `exponent` >= 0 (eq. 123)."""
     g = exponent
     return (g + 1) ** 0.5 / (g + 2) / (g + 3) ** 0.5
 
 
 class PowerAverage:
-    """w_ema <- b w_ema + (1 - b) w, b = (1 - 1/t)^(g+1) at step t: a profile s^g over the run.
+    """`w_ema <- b w_ema + (1 - b) w`, b = (1 - 1/t)^(g+1) at step t: a profile s^g over the run.
 
     Source: Karras et al. 2024, arXiv:2312.02696, section 3.1.
 
@@ -110,11 +126,13 @@ class PowerAverage:
         self.weights = _copy(network)
 
     def update(self, network: nn.Module, updates: int) -> None:
-        """Move towards the network's weights; `updates` counts those made before."""
-        _move(self.weights, network, 1 - (1 - 1 / (updates + 1)) ** (self.exponent + 1))
+        """Update the average after `updates` earlier ones."""
+        t = updates + 1
+        beta = (1 - 1 / t) ** (self.exponent + 1)  # eq. 127
+        _lerp(self.weights, network, 1 - beta)
 
-    def load(self, weights: dict[str, Tensor]) -> None:
-        """Take over saved averages."""
+    def load(self, weights: Weights) -> None:
+        """Copy saved averages."""
         _load(self.weights, weights)
 
 
@@ -122,38 +140,39 @@ class PowerAverage:
 
 
 class Profile(NamedTuple):
-    """The weights (g + 1) s^g / t^(g+1) of steps s in (0, t]; g = `exponent`, t = `step`."""
+    """Density (g + 1) s^g / t^(g+1) over steps s in (0, t], eq. 121; g = `exponent`, t = `step`."""
 
     step: int
     exponent: float
 
 
 def inner_product(one: Profile, other: Profile) -> float:
-    """The integral of the product of two profiles over s."""
-    first, last = sorted((one, other))
+    """The integral of the product of two profiles over s (eq. 151, Algorithm 3)."""
+    first, last = sorted((one, other))  # the product is 0 after the earlier step
     g, h = first.exponent, last.exponent
     return (g + 1) * (h + 1) / (g + h + 1) * (first.step / last.step) ** h / last.step
 
 
-def mixture(profiles: Sequence[Profile], wanted: Profile) -> list[float]:
-    """Coefficients, of sum 1, of the profiles whose sum is nearest to the wanted one.
+def mixture(profiles: Sequence[Profile], target: Profile) -> list[float]:
+    """Coefficients, of sum 1, of the profiles whose sum is nearest to the target.
 
     Nearest in the integral of the squared difference.  That they sum to 1 is added to the source's
     least squares: weights that never moved are then kept.
-    Source: Karras et al. 2024, arXiv:2312.02696, section 3.2 and appendix C.
+    Source: Karras et al. 2024, arXiv:2312.02696, section 3.2 and appendix C, Algorithm 3.
     """
-    n, unit = len(profiles), float(wanted.step)
+    n, unit = len(profiles), float(target.step)
+    # Normal equations of the least squares, bordered by the constraint and its multiplier.
     system, answer = np.zeros((n + 1, n + 1)), np.ones(n + 1)
     system[n, :n] = system[:n, n] = 1
     for i, one in enumerate(profiles):
         system[i, :n] = [unit * inner_product(one, other) for other in profiles]
-        answer[i] = unit * inner_product(one, wanted)
-    # Neighbouring snapshots are almost alike; what float64 cannot tell apart is left out.
+        answer[i] = unit * inner_product(one, target)
+    # Neighbouring snapshots are almost parallel; directions below float64's rounding are left out.
     return np.linalg.lstsq(system, answer, rcond=1e-13)[0][:n].tolist()
 
 
-def by_width(averages: Iterable[PowerAverage]) -> dict[str, Tensor]:
-    """The weights of all of them, as ``<width>/<name>``."""
+def by_width(averages: Iterable[PowerAverage]) -> Weights:
+    """The weights of all averages, as ``<width>/<name>``."""
     return {f"{a.width}/{name}": value for a in averages for name, value in a.weights.items()}
 
 
@@ -167,14 +186,14 @@ def save_snapshot(folder: Path, step: int, averages: Iterable[PowerAverage]) -> 
 
 
 def snapshots(folder: Path, *, until: int) -> dict[int, Path]:
-    """Snapshots in a folder up to a step, by step, the earliest first."""
+    """Snapshots in a folder up to a step, by step, earliest first."""
     found = {int(m[1]): p for p in folder.glob("*.safetensors") if (m := _SNAPSHOT.match(p.name))}
     return {step: found[step] for step in sorted(found) if step <= until}
 
 
 def reconstruct(
     folder: Path, width: float, *, until: int, network: str = ""
-) -> tuple[int, dict[str, Tensor]]:
+) -> tuple[int, Weights]:
     """The step of the newest snapshot, and the power-function average of that width there.
 
     Args:
@@ -196,8 +215,8 @@ def reconstruct(
     last = max(found)
     kept = [(step, kind) for step in found for kind in WIDTHS]
     profiles = [Profile(step, exponent_of(kind)) for step, kind in kept]
-    shares = dict(zip(kept, mixture(profiles, Profile(last, exponent)), strict=True))
-    total: dict[str, Tensor] = {}
+    coefficients = dict(zip(kept, mixture(profiles, Profile(last, exponent)), strict=True))
+    total: Weights = {}
     dtypes: dict[str, torch.dtype] = {}
     for step, path in found.items():
         for label, value in tensor_file.load(path).items():
@@ -205,7 +224,7 @@ def reconstruct(
             name = renamed(network, name)
             dtypes[name] = value.dtype
             if value.is_floating_point():
-                part = shares[step, float(kind)] * value.double()
+                part = coefficients[step, float(kind)] * value.double()
                 total[name] = total[name] + part if name in total else part
             else:
                 total[name] = value

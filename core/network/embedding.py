@@ -25,12 +25,13 @@ def sinusoidal(
 
     Args:
         level: one a sample.
-        channels: of the result; an odd one is filled up with a zero.
+        channels: of the result; the last of an odd number is zero.
         longest: the frequencies fall by this factor in all.
         sine_first: sines before cosines.
         shift: 1 lets the last frequency be 1 / `longest` exactly, as in DDPM's code; 0 stops one
             step short of it, as in ADM's.
     """
+    # omega_i = longest^(-i / half), i = 0, ..., half - 1
     half = channels // 2
     steps = torch.arange(half, dtype=torch.float32, device=level.device) / max(1, half - shift)
     angles = level.float()[:, None] * torch.exp(-math.log(longest) * steps)
@@ -38,15 +39,26 @@ def sinusoidal(
     return F.pad(torch.cat(waves, dim=1), (0, channels % 2)).to(level.dtype)
 
 
-LEVEL_SPAN = 200.0  # level / this is EDM's c_noise = log(sigma) / 4 where the level is log-SNR
+# level / this is EDM's c_noise = log(sigma / alpha) / 4, but for its sign, where the level is
+# log_snr, 25 times the log-SNR.
+LEVEL_SPAN = 200.0
 
 
 class LevelEmbedding(nn.Module):
     """A vector for each noise level: features of it through two linear layers.
 
-    Fourier features are waves of random frequencies that stay as they were drawn.
+    Fourier features are waves of random frequencies f, which are not trained; they take the level
+    log_snr: level / 200 is then EDM's c_noise = log(sigma) / 4, but for its sign.
     Source: Ho et al. 2020, arXiv:2006.11239, appendix B; Fourier: Song et al. 2021,
-    arXiv:2011.13456, appendix C.1.
+    arXiv:2011.13456, appendix C.1; Tancik et al. 2020, arXiv:2006.10739, section 4.
+
+    Args:
+        features: channels of the features.
+        outputs: channels of the vector.
+        kind: sinusoids of fixed frequencies, or Fourier features.
+        sine_first: see `sinusoidal`.
+        shift: see `sinusoidal`.
+        scale: standard deviation of the random frequencies.
     """
 
     frequencies: Tensor
@@ -70,7 +82,7 @@ class LevelEmbedding(nn.Module):
         self.linear2 = nn.Linear(outputs, outputs)
 
     def forward(self, level: Float[Tensor, " b"]) -> Float[Tensor, " b outputs"]:
-        if self.fourier:
+        if self.fourier:  # cos and sin of 2 pi f c_noise
             angles = 2 * math.pi / LEVEL_SPAN * level[:, None] * self.frequencies
             found = F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, self.features % 2))
         else:
@@ -78,14 +90,16 @@ class LevelEmbedding(nn.Module):
         return self.linear2(F.silu(self.linear1(found)))
 
 
-def fine_detail(x: Float[Tensor, " b c *space"], octaves: Sequence[int]) -> Tensor:
-    """`x` followed by sin(2^n pi x) and cos(2^n pi x) of each n: small differences made large.
+def fine_detail(
+    x: Float[Tensor, " b c *space"], octaves: Sequence[int]
+) -> Float[Tensor, " b k *space"]:
+    """`x` followed by sin(2^n pi x) and cos(2^n pi x) of each n, which enlarge small differences.
 
     Source: Kingma et al. 2021, arXiv:2107.00630, section 3.1 and appendix C (n = 7, 8 there).
     """
     waves = [x]
     for n in octaves:
-        angles = 2.0**n * math.pi * x
+        angles = 2.0**n * math.pi * x  # a period of 2^(1 - n): n = 7 turns 1/128 of x into pi
         waves += [angles.sin(), angles.cos()]
     return torch.cat(waves, dim=1)
 
@@ -97,7 +111,7 @@ def positions(
 
     Source: Peebles and Xie 2023, arXiv:2212.09748, section 3.2 (fixed sine-cosine embeddings).
     """
-    share = channels // len(size) // 2 * 2
+    width = channels // len(size) // 2 * 2  # of a coordinate's sinusoids; an even number
     axes = torch.meshgrid([torch.arange(s, device=device) for s in size], indexing="ij")
-    parts = [sinusoidal(axis.flatten().float(), share) for axis in axes]
-    return F.pad(torch.cat(parts, dim=1), (0, channels - share * len(size)))
+    parts = [sinusoidal(axis.flatten().float(), width) for axis in axes]
+    return F.pad(torch.cat(parts, dim=1), (0, channels - width * len(size)))

@@ -85,7 +85,7 @@ class Resample(nn.Module):
         dims = len(factors)
         stride = factors if way == "down" else (1,) * dims
         self.conv = convolution(dims, channels, channels, stride=stride) if learned else None
-        if self.conv is not None and self.after:
+        if self.conv is not None and self.after:  # `resize` pads the halved axes, after the data
             self.conv.padding = tuple(0 if f == 2 else 1 for f in factors)
 
     def resize(self, x: Float[Tensor, " b c *space"]) -> Float[Tensor, " b c *other"]:
@@ -112,12 +112,12 @@ def pad_to_multiple(
     x: Float[Tensor, " b c *space"], multiples: Sequence[int]
 ) -> Float[Tensor, " b c *larger"]:
     """`x` with elements appended: by reflection where there are enough, else the last repeated."""
-    size = x.shape[2:]
+    size = x.shape[2:]  # elements to append along each axis:
     more = [(-s) % m for s, m in zip(size, multiples, strict=True)]
     if not any(more):
         return x
     enough = all(m < s for m, s in zip(more, size, strict=True))
-    pads = [n for m in reversed(more) for n in (0, m)]
+    pads = [n for m in reversed(more) for n in (0, m)]  # torch names the last axis first
     return F.pad(x, pads, mode="reflect" if enough else "replicate")
 
 
@@ -132,6 +132,7 @@ def fold(x: Float[Tensor, " b c *space"], patch: int) -> Float[Tensor, " b k *co
         return x
     b, c, *size = x.shape
     n = len(size)
+    # b c (s1 p) (s2 p) ... -> b (c p p ...) s1 s2 ...
     x = x.reshape(b, c, *(part for s in size for part in (s // patch, patch)))
     order = [0, 1, *range(3, 3 + 2 * n, 2), *range(2, 2 + 2 * n, 2)]
     return x.permute(order).reshape(b, c * patch**n, *(s // patch for s in size))
@@ -144,6 +145,7 @@ def unfold(x: Float[Tensor, " b k *coarse"], patch: int) -> Float[Tensor, " b c 
     b, k, *size = x.shape
     n = len(size)
     c = k // patch**n
+    # b (c p p ...) s1 s2 ... -> b c (s1 p) (s2 p) ...
     x = x.reshape(b, c, *[patch] * n, *size)
     order = [0, 1, *(axis for i in range(n) for axis in (2 + n + i, 2 + i))]
     return x.permute(order).reshape(b, c, *(s * patch for s in size))
@@ -294,13 +296,14 @@ class Attention(nn.Module):
         self, x: Float[Tensor, " b c *space"], sequence: Float[Tensor, " b m k"] | None = None
     ) -> Float[Tensor, " b c *space"]:
         b, c, *size = x.shape
+        # Positions as a sequence; queries from it, keys and values from it or the other sequence.
         h = (x if self.norm is None else self.norm(x)).flatten(2).transpose(1, 2)
         if sequence is None:
             q, k, v = self._split(self.qkv(h), 3)
         else:
             (q,), (k, v) = self._split(self.q(h), 1), self._split(self.kv(sequence.to(h)), 2)
         mixed = F.scaled_dot_product_attention(q, k, v)  # softmax(q k^T / sqrt(d)) v, eq. 1
-        mixed = self.out(mixed.transpose(1, 2).reshape(b, -1, c))
+        mixed = self.out(mixed.transpose(1, 2).reshape(b, -1, c))  # heads side by side
         return x + mixed.transpose(1, 2).reshape(b, c, *size)
 
 

@@ -4,10 +4,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from core.errors import InputError
 from core.parts.registry import nearest
+
+Features = dict[str, Float[Tensor, " b ..."]]  # by the block's name
 
 
 def blocks_of(network: nn.Module) -> dict[str, nn.Module]:
@@ -22,7 +25,7 @@ def blocks_of(network: nn.Module) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def tapped(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+def tapped(network: nn.Module, names: Sequence[str]) -> Iterator[Features]:
     """Within the context, the outputs of these modules at the network's last call, by name.
 
     Forward hooks, removed at the end; a network that is not tapped costs nothing.
@@ -46,7 +49,7 @@ def tapped(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tenso
                 f"{type(network).__name__} has no block {name!r}{nearest(name, known)}; it has "
                 f"{', '.join(known)}"
             )
-    found: dict[str, Tensor] = {}
+    found: Features = {}
 
     def keep(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:

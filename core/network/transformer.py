@@ -138,13 +138,14 @@ class Transformer(nn.Module):
         self,
         x: Float[Tensor, " b c *space"],
         level: Float[Tensor, " b"],
-        condition: Mapping[str, Tensor] | None = None,
+        condition: conditioning.Condition | None = None,
     ) -> Float[Tensor, " b k *space"]:
         given = conditioning.required(self.conditions, condition)
         size, multiples = x.shape[2:], [self.patch] * (x.ndim - 2)
         cells = fold(pad_to_multiple(conditioning.concatenated(x, given), multiples), self.patch)
         grid = cells.shape[2:]
         embedding = F.silu(self.condition_embedding(self.level_embedding(level), given))
+        # Tokens: one for each patch, in rows; their positions are added.
         h = self.patch_embedding(cells.flatten(2).transpose(1, 2))  # b n k
         h = h + positions(grid, self.width, x.device).to(h)
         for block in self.block:
@@ -152,6 +153,7 @@ class Transformer(nn.Module):
                 h = checkpoint(block, h, embedding, given.get("sequence"), use_reentrant=False)
             else:
                 h = block(h, embedding, given.get("sequence"))
+        # The last norm is modulated too, without a gate; patches go back to their places.
         shift, scale = self.modulation(embedding)[:, None].chunk(2, dim=-1)
         h = self.linear_out(torch.addcmul(shift, self.norm(h), 1 + scale))
         return crop(unfold(h.transpose(1, 2).unflatten(2, tuple(grid)), self.patch), size)

@@ -226,7 +226,7 @@ def _builder(
 
 
 def _stages(
-    width: int, multipliers: Sequence[float], patch: int, attention: Collection[int]
+    width: int, multipliers: Sequence[int | float], patch: int, attention: Collection[int]
 ) -> list[Stage]:
     factors = [max(patch, 1) * 2**depth for depth in range(len(multipliers))]
     return [
@@ -381,7 +381,7 @@ class UNet(nn.Module):
         self,
         x: Float[Tensor, " b c *space"],
         level: Float[Tensor, " b"],
-        condition: Mapping[str, Tensor] | None = None,
+        condition: conditioning.Condition | None = None,
     ) -> Float[Tensor, " b k *space"]:
         given = conditioning.required(self.conditions, condition)
         size, sequence = x.shape[2:], given.get("sequence")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import InputError
-from core.network.ema import Average, Follower, PowerAverage, by_width
+from core.network.ema import ExponentialAverage, PowerAverage, WeightAverage, by_width
 from core.objective.denoising import Draw, Objective
 from core.objective.times import Adaptive
 from core.process.noise import Noise, derive
@@ -70,7 +70,7 @@ class Learner:
     network: nn.Module
     objective: Objective
     optimizer: torch.optim.Optimizer
-    average: Average
+    average: ExponentialAverage
     powers: tuple[PowerAverage, ...] = ()
     scaler: torch.amp.GradScaler | None = None
 
@@ -361,7 +361,7 @@ def _step(learner: Learner, seen: _Seen, number: int) -> None:
     objective = learner.objective
     if isinstance(objective.times, Adaptive):
         objective.times.update(objective.process, seen.t, seen.loss)
-    averages: Sequence[Follower] = (learner.average, *learner.powers)
+    averages: Sequence[WeightAverage] = (learner.average, *learner.powers)
     for average in averages:
         average.update(learner.network, number)
 

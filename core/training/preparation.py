@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from core.data import Dataset, check_classes, collate, open_dataset
 from core.errors import InputError
 from core.model import compile_network, network_of, objective_of
-from core.network.ema import WIDTHS, Average, PowerAverage
+from core.network.ema import WIDTHS, ExponentialAverage, PowerAverage
 from core.network.upgrade import upgraded
 from core.parts.config import configure, plain
 from core.parts.registry import installed
@@ -97,7 +97,7 @@ def prepare_run(
         network.parameters(), lr=request.lr, weight_decay=request.weight_decay
     )
     powers = tuple(PowerAverage(network, width) for width in WIDTHS) if request.snapshots else ()
-    average, scaler = Average(network, request.ema), scaler_of(request.precision, device)
+    average, scaler = ExponentialAverage(network, request.ema), scaler_of(request.precision, device)
     learner = Learner(network, objective, optimizer, average, powers, scaler)
     _warn_of_space(out, learner, emit)
     digests = {"data": dataset.digest()}

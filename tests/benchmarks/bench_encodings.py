@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from core.denoiser.parameterization import Prediction, from_network
 from core.denoiser.parameterization import edm as says_edm
-from core.network.ema import Average
+from core.network.ema import ExponentialAverage
 from core.network.embedding import LevelEmbedding
 from core.network.unet import UNet
 from core.objective.denoising import Denoising
@@ -128,7 +128,7 @@ def learn(make, data: Digits, *, seed: int, steps: int, batch: int = 64, lr: flo
         evenly_in_log_sigma,
     )  # fmt: skip
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=1e-4)
-    average, start = Average(network, 0.999), time.process_time()
+    average, start = ExponentialAverage(network, 0.999), time.process_time()
     for step in range(steps):
         chosen = torch.randint(
             len(data.train), (batch,), generator=torch.Generator().manual_seed(derive(seed, step))

@@ -11,7 +11,7 @@ from torch import nn
 
 from core.denoiser.parameterization import eps as eps_row
 from core.errors import InputError
-from core.network.ema import Average
+from core.network.ema import ExponentialAverage
 from core.objective import times, weighting
 from core.objective.denoising import Denoising
 from core.process.noise import Noise
@@ -42,7 +42,7 @@ def step_of(network, dtype, micro=None, said=None, batch=10):
     """One step; its gradients as they were before clipping, and the report."""
     objective = Denoising(vp_cosine(), eps_row(), weighting.min_snr(), times.stratified())
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
-    learner = Learner(network, objective, optimizer, Average(network, 0.9))
+    learner = Learner(network, objective, optimizer, ExponentialAverage(network, 0.9))
 
     def prepare(step, _):
         noise = Noise.of(7, step, each=range(batch))

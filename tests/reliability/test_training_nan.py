@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_runs import After, losses, request, rows, sums, trained
 
-from core.network.ema import Average
+from core.network.ema import ExponentialAverage
 from core.process.noise import Noise, derive
 from core.storage import checkpoint
 from core.training import run
@@ -54,7 +54,7 @@ def test_stop_ends_within_the_step_and_says_where(spoil, tmp_path, value):
 @pytest.mark.parametrize("on_nan", ["stop", "skip", "rollback"])
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path, monkeypatch, on_nan):
     """Loss and gradient are finite; what is averaged is not, once, as after an overflow."""
-    update, times = Average.update, []
+    update, times = ExponentialAverage.update, []
 
     def spoiled(average, network, updates):
         update(average, network, updates)
@@ -62,7 +62,7 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path, monkeypatch, on_nan
             times.append(updates)
             average.weights["out.bias"][0] = torch.inf
 
-    monkeypatch.setattr(Average, "update", spoiled)
+    monkeypatch.setattr(ExponentialAverage, "update", spoiled)
     if on_nan == "rollback":
         notes = trained(request(on_nan=on_nan), tmp_path, save_seconds=1e-6)
         assert any("step 5: weights are not finite" in n and "back to step 4" in n for n in notes)

@@ -9,7 +9,7 @@ from torch import nn
 from core.errors import InputError
 from core.network.ema import (
     WIDTHS,
-    Average,
+    ExponentialAverage,
     PowerAverage,
     Profile,
     exponent_of,
@@ -38,7 +38,7 @@ def walk(steps, seed=0):
 
 def test_average_is_the_recursion_written_out():
     network = nn.Linear(1, 1, bias=False)
-    average, hand = Average(network, 0.9), float(network.weight)
+    average, hand = ExponentialAverage(network, 0.9), float(network.weight)
     for update, value in enumerate([1.0, -2.0, 3.0, 0.5] * 5):
         network.weight.data.fill_(value)
         average.update(network, update)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from core.denoiser.parameterization import x0 as x0_row
-from core.network.ema import Average
+from core.network.ema import ExponentialAverage
 from core.objective import times, weighting
 from core.objective.denoising import Denoising
 from core.process.noise import Noise
@@ -58,7 +58,7 @@ def steps_of(network, count, spoil=None, lr=0.05, drawn=None):
     process = edm(sigma_min=0.999, sigma_max=1.0)  # one level, sigma = 1
     objective = Denoising(process, x0_row(), weighting.simple(), drawn or times.uniform())
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.0)
-    learner = Learner(network, objective, optimizer, Average(network, 0.99))
+    learner = Learner(network, objective, optimizer, ExponentialAverage(network, 0.99))
 
     def prepare(step, _):
         noise = Noise.of(0, step, each=range(64))
