@@ -32,12 +32,13 @@ from core.request import (
 )
 from core.results import samples
 from core.results.panels import write_panels
+from core.results.sheet import TOGETHER
 from core.results.summary import summarised
 from core.sampler.sample import prior
 from core.sampler.sample import sample as integrate
 from core.storage import files
 from core.storage.files import make_folder, output_folder
-from core.task import Task
+from core.task import ShownTogether, Task
 from core.training.distributed import PeerError, World, process_group
 from core.training.journal import journal
 from core.training.preparation import Run, prepare_run
@@ -285,5 +286,9 @@ def _pictures(
     if not chosen:
         return []
     titles = [about["items"][i]["name"] for i in chosen]
-    panels = task.show(results[chosen], collate(dataset, chosen), titles)
+    if isinstance(task, ShownTogether):
+        every = list(range(min(TOGETHER, len(results))))
+        panels = [task.show_together(results[every], collate(dataset, every))]
+    else:
+        panels = task.show(results[chosen], collate(dataset, chosen), titles)
     return write_panels(panels, make_folder(out / "pictures"))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float
 from torch import Tensor
 
 Batch = Mapping[str, Tensor]
@@ -159,6 +160,15 @@ class Degrading(Protocol):
 
     def degrade(self, item: Batch, index: int) -> Batch:
         """The item and more; a function of the item and its index alone."""
+        ...
+
+
+@runtime_checkable
+class ShownTogether(Protocol):
+    """A task whose samples are seen in one picture, such as points in a scatter plot."""
+
+    def show_together(self, results: Float[Tensor, " b k *shape"], batch: Batch) -> Panel:
+        """One panel of all results."""
         ...
 
 

@@ -23,6 +23,7 @@ PLUGIN = Plugin(
     summary="Processes, parameterizations, samplers and networks that every plug-in shares.",
     parts=(
         dataset("blank", "core.generate:Blank", "Sample shapes and classes; no data"),
+        dataset("points", "core.points:Points", "Points of the plane: ring, grid, spirals, ..."),
         grid("custom", "core.sampler.grids:custom", "Exactly the given levels"),
         grid(
             "discrete",
@@ -129,6 +130,7 @@ PLUGIN = Plugin(
         ),
         sampler("unipc", "core.sampler.exponential:UniPC", "Predictor-corrector, one call a step"),
         task("generate", "core.generate:Generate", "Unconditional or class-conditional samples"),
+        task("points", "core.points:Plane", "Points of the plane, free or of a class"),
         times(
             "importance",
             "core.objective.times:importance",

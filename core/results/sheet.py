@@ -10,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core.data import Dataset, collate
-from core.task import Panel, Task
+from core.task import Panel, ShownTogether, Task
 
 ITEMS = 16  # shown at most
+TOGETHER = 4096  # items shown at most in one scatter plot
 GAP = 2  # pixels between pictures
 GROUND = 128
 
@@ -34,13 +35,43 @@ def write_sheet(task: Task, results: Tensor, dataset: Dataset, path: Path) -> bo
     """
     from PIL import Image
 
-    chosen = list(range(min(ITEMS, len(results))))
-    titles = [dataset.name(item) for item in chosen]
-    panels = task.show(results[: len(chosen)], collate(dataset, chosen), titles)
+    if isinstance(task, ShownTogether):
+        chosen = list(range(min(TOGETHER, len(results))))
+        panels = [task.show_together(results[: len(chosen)], collate(dataset, chosen))]
+    else:
+        chosen = list(range(min(ITEMS, len(results))))
+        titles = [dataset.name(item) for item in chosen]
+        panels = task.show(results[: len(chosen)], collate(dataset, chosen), titles)
     if not any(panel.images for panel in panels):
         return False
     Image.fromarray(contact_sheet(panels)).save(path)
     return True
+
+
+def scatter(
+    clouds: Sequence[tuple[Float[Tensor, " n 2"], tuple[int, int, int]]],
+    limit: float,
+    *,
+    side: int = 384,
+) -> np.ndarray:
+    """Points of the plane as dots on white, y upwards.  uint8 (side, side, 3).
+
+    Args:
+        clouds: points (x, y) and their colour; later ones are drawn over earlier ones.
+        limit: the plot covers [-limit, limit] on both axes; points outside are left out.
+        side: pixels.
+    """
+    image = np.full((side, side, 3), 255, dtype=np.uint8)
+    for points, colour in clouds:
+        across = (points.detach().cpu().double().numpy() / limit + 1) / 2 * side
+        across = across[np.isfinite(across).all(axis=1)].clip(-side, 2 * side)
+        column, row = np.floor(across[:, 0]).astype(int), side - 1 - np.floor(across[:, 1])
+        row = row.astype(int)
+        for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):  # a dot of two by two pixels
+            i, j = row + down, column + right
+            inside = (i >= 0) & (i < side) & (j >= 0) & (j < side)
+            image[i[inside], j[inside]] = colour
+    return image
 
 
 def contact_sheet(panels: Sequence[Panel]) -> np.ndarray:

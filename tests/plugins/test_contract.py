@@ -105,6 +105,7 @@ OPTIONS = {
     "medical/phantoms": {"size": 16, "count": 5},
     "medical/samples": {"count": 5},
     "core/blank": {"shape": (1, 5), "count": 3},
+    "core/points": {"count": 5},
 }
 
 
@@ -126,6 +127,8 @@ def test_part_keeps_its_contract(kind, name, tmp_path):
         if name.startswith("medical/"):
             image = image[:, :1]
         inputs = {"batch": {"image": image}}
+        if name == "core/points":
+            inputs = {"batch": {"point": image[:, 0, 0, :2], "class": torch.tensor([0, 1])}}
     processes = {"sampler": PROCESSES[:1], "grid": PROCESSES}
     for process in processes.get(kind, (None,)):
         check_part(installed(), kind, name, **({"process": process} if process else inputs))
