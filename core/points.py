@@ -50,7 +50,8 @@ class Points:
     ) -> None:
         if std < 0 or count < 1:
             raise InputError(f"points: expected std >= 0 and count >= 1, got {std} and {count}")
-        self.split, self.density, self.std, self.count = split, density, std, count
+        self.density: Density = density
+        self.split, self.std, self.count = split, std, count
         self.seed = seed
 
     def __len__(self) -> int:
