@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from core.data import collate, open_dataset
-from core.denoiser.parameterization import Condition, Denoiser, Prediction, from_network
+from core.denoiser.parameterization import (
+    Condition,
+    Denoiser,
+    FunctionDenoiser,
+    NetworkDenoiser,
+    Prediction,
+)
 from core.denoiser.variance import analytic, score_norms
 from core.errors import InputError
 from core.network.ema import reconstruct
@@ -35,7 +41,6 @@ class Model:
     Args:
         denoise: its denoiser, on `device`.
         network: what it asks, for `core.network.taps` and for those who want its outputs.
-        process: the forward process it was trained for.
         task: the task it was trained for.
         request: the request it was trained with.
         device: where it lives.
@@ -47,7 +52,6 @@ class Model:
 
     denoise: Denoiser
     network: nn.Module
-    process: GaussianPath
     task: Task
     request: TrainRequest
     device: torch.device
@@ -55,6 +59,11 @@ class Model:
     parameters: int
     checkpoint: Path
     step: int
+
+    @property
+    def process(self) -> GaussianPath:
+        """The forward process it was trained for."""
+        return self.denoise.process
 
 
 def network_of(request: TrainRequest, task: Task, outputs: int) -> nn.Module:
@@ -162,10 +171,8 @@ def load_model(
     process: GaussianPath = configure("process", request.process)()
     meaning = configure("parameterization", request.parameterization)()
     count = sum(p.numel() for p in network.parameters())
-    denoise = from_network(network, process, meaning)
-    return Model(
-        denoise, network, process, built, request, device, notes, count, saved.path, saved.step
-    )
+    denoise = NetworkDenoiser(network, process, meaning)
+    return Model(denoise, network, built, request, device, notes, count, saved.path, saved.step)
 
 
 def for_task(model: Model, spec: Spec) -> Model:
@@ -215,7 +222,7 @@ def guided(model: Model, request: SampleRequest, emit: Emit) -> Denoiser:
         denoise = _knowing_its_variance(model, request, emit)
     if request.guidance is None:
         return denoise
-    inputs = {"denoise": denoise, "process": model.process, "without": empty}
+    inputs = {"denoise": denoise, "without": empty}
     build = installed().load("guidance", request.guidance.name)
     parameters = inspect.signature(build).parameters.values()
     names = [one.name for one in parameters if one.kind is not one.KEYWORD_ONLY]
@@ -234,10 +241,10 @@ def corrected(denoise: Denoiser, task: Task, batch: Batch) -> Denoiser:
         return denoise
 
     def ask(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
-        said = denoise(x, t, condition)
-        return replace(said, x0=task.correct(said.x0, batch))
+        prediction = denoise(x, t, condition)
+        return replace(prediction, x0=task.correct(prediction.x0, batch))
 
-    return ask
+    return FunctionDenoiser(denoise.process, ask)
 
 
 def empty(condition: Condition | None) -> Condition:
@@ -261,10 +268,9 @@ def _knowing_its_variance(model: Model, request: SampleRequest, emit: Emit) -> D
     low, high = model.process.log_snr(times).clamp(-20, 20).tolist()
     table = score_norms(
         model.denoise,
-        model.process,
         batches,
         Noise.of(request.seed, "variance", each=range(size)),
         torch.linspace(low, high, 17, dtype=torch.float64),
     )
     # The error's form: with as few items the norm's is lost in its own noise at low log-SNR.
-    return analytic(model.denoise, model.process, table, of="error")
+    return analytic(model.denoise, table, of="error")

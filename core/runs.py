@@ -206,7 +206,7 @@ def _draw(
         check_classes(example, model.task, lambda i, chunk=chunk: dataset.name(chunk[i][0]))
         x = prior(model.process, grid, example.x0, noise)
         asked = corrected(denoise, model.task, batch)
-        x0 = integrate(asked, model.process, grid, solver, x, noise, example.condition)
+        x0 = integrate(asked, grid, solver, x, noise, example.condition)
         drawn.append(model.task.finish(x0, batch).cpu())
         done += len(chunk)
         rate = done / (time.monotonic() - begun)

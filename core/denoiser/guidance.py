@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core.denoiser.parameterization import Condition, Denoiser, Prediction
+from core.denoiser.parameterization import Condition, Denoiser, FunctionDenoiser, Prediction
 from core.errors import InputError
 from core.process.gaussian import GaussianPath, over
 from core.process.rows import row_mean
@@ -49,15 +49,17 @@ def gradient(
 def with_pull(
     ask: Callable[[Tensor], Prediction], x: Float[Tensor, " b *shape"]
 ) -> tuple[Prediction, Callable[[Tensor], Tensor]]:
-    """What a denoiser says at x, and v -> J^T v with J = d x0 / d x; `pull` may be called once.
+    """The prediction at x, and v -> J^T v with J = d x0 / d x; the second may be called once.
 
     Works with gradients off; with gradients on, both are differentiable.
     """
     keep = torch.is_grad_enabled()
     with torch.enable_grad():
         at = x if keep and x.requires_grad else x.detach().requires_grad_()
-        said = ask(at)
-    return said if keep else said.detached(), lambda v: _grad(said.x0, at, v, keep)
+        prediction = ask(at)
+    return prediction if keep else prediction.detached(), lambda v: _grad(
+        prediction.x0, at, v, keep
+    )
 
 
 def _grad(value: Tensor, at: Tensor, v: Tensor, keep: bool) -> Tensor:
@@ -70,9 +72,7 @@ def _grad(value: Tensor, at: Tensor, v: Tensor, keep: bool) -> Tensor:
     return torch.autograd.grad(whole, at, materialize_grads=True)[0]
 
 
-def classifier(
-    denoise: Denoiser, process: GaussianPath, log_prob: LogProb, *, scale: float = 1.0
-) -> Denoiser:
+def classifier(denoise: Denoiser, log_prob: LogProb, *, scale: float = 1.0) -> Denoiser:
     """x0' = x0 + scale (sigma^2 / alpha) grad_x log p(c | x_t); no shift at alpha = 0.
 
     Scale 1 with the exact classifier is the conditional model.  Other scales follow
@@ -81,22 +81,21 @@ def classifier(
 
     Args:
         denoise: the model to guide.
-        process: its forward process.
         log_prob: log p(c | x_t) of each sample, from (x_t, t, condition); differentiable in x_t.
         scale: weight of the classifier; 0 is the model alone.
     """
 
     def guided(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
-        said = denoise(x, t, condition)
+        prediction = denoise(x, t, condition)
         slope = gradient(lambda at: log_prob(at, t, condition), x)
-        return replace(said, x0=said.x0 + scale * over(score_gain(process, t), x) * slope)
+        return replace(
+            prediction, x0=prediction.x0 + scale * over(score_gain(denoise.process, t), x) * slope
+        )
 
-    return guided
+    return FunctionDenoiser(denoise.process, guided)
 
 
-def reward(
-    denoise: Denoiser, process: GaussianPath, reward: Reward, *, scale: float = 1.0
-) -> Denoiser:
+def reward(denoise: Denoiser, reward: Reward, *, scale: float = 1.0) -> Denoiser:
     """x0' = x0 + scale (sigma^2 / alpha) grad_x r, the reward r = r(x0(x)) seen from x_t.
 
     For rewards of clean samples: a similarity to a text (CLIP), a classifier of clean pictures, a
@@ -106,22 +105,22 @@ def reward(
 
     Args:
         denoise: the model to guide; differentiable.
-        process: its forward process.
         reward: how good each sample is (b,), from (x0, condition); differentiable in x0.
         scale: weight of the reward, in nats of log-density for one of its units.
     """
 
     def guided(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
-        said, pull = with_pull(lambda at: denoise(at, t, condition), x)
-        slope = pull(gradient(lambda x0: reward(x0, condition), said.x0))
-        return replace(said, x0=said.x0 + scale * over(score_gain(process, t), x) * slope)
+        prediction, pull = with_pull(lambda at: denoise(at, t, condition), x)
+        slope = pull(gradient(lambda x0: reward(x0, condition), prediction.x0))
+        return replace(
+            prediction, x0=prediction.x0 + scale * over(score_gain(denoise.process, t), x) * slope
+        )
 
-    return guided
+    return FunctionDenoiser(denoise.process, guided)
 
 
 def classifier_free(
     denoise: Denoiser,
-    process: GaussianPath,
     without: Without,
     *,
     scale: float = 2.0,
@@ -138,7 +137,6 @@ def classifier_free(
 
     Args:
         denoise: the model to guide, trained with and without its condition.
-        process: its forward process.
         without: the condition of the unconditional call, from the condition.
         scale: 0 is unconditional, 1 conditional, above 1 guided.
         log_snr_min: lowest log-SNR that is guided; none where null.
@@ -151,16 +149,16 @@ def classifier_free(
     if not 0 <= rescale <= 1:
         raise InputError(f"rescale: expected 0 to 1, got {rescale}")
 
-    def other(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
+    def unconditional(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
         return denoise(x, t, without(condition))
 
-    inside = _interval(process, log_snr_min, log_snr_max)
+    other = FunctionDenoiser(denoise.process, unconditional)
+    inside = _interval(denoise.process, log_snr_min, log_snr_max)
     return _away_from(denoise, other, inside, scale, rescale)
 
 
 def autoguidance(
     denoise: Denoiser,
-    process: GaussianPath,
     weaker: Denoiser,
     *,
     scale: float = 2.0,
@@ -173,7 +171,6 @@ def autoguidance(
 
     Args:
         denoise: the model to guide.
-        process: its forward process.
         weaker: a smaller or less trained model of the same data and conditions.
         scale: 1 is the model alone, above 1 leads away from the weaker one.
         log_snr_min: lowest log-SNR that is guided; none where null.
@@ -182,7 +179,9 @@ def autoguidance(
     Raises:
         InputError: an empty interval.
     """
-    return _away_from(denoise, weaker, _interval(process, log_snr_min, log_snr_max), scale, 0.0)
+    return _away_from(
+        denoise, weaker, _interval(denoise.process, log_snr_min, log_snr_max), scale, 0.0
+    )
 
 
 def _interval(
@@ -207,33 +206,30 @@ def _away_from(
     rescale: float,
 ) -> Denoiser:
     def guided(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
-        said, within = denoise(x, t, condition), inside(t)
+        prediction, within = denoise(x, t, condition), inside(t)
         if scale == 1 or not within.any():
-            return said
-        x0 = said.x0 + (scale - 1) * (said.x0 - other(x, t, condition).x0)
+            return prediction
+        x0 = prediction.x0 + (scale - 1) * (prediction.x0 - other(x, t, condition).x0)
         if rescale:
-            wanted, found = _std(said.x0), _std(x0)
+            wanted, found = _std(prediction.x0), _std(x0)
             ratio = torch.where(found > 0, wanted / torch.where(found > 0, found, 1.0), 1.0)
             x0 = over(1 + rescale * (ratio - 1), x0) * x0
-        return replace(said, x0=torch.where(over(within.double(), x) > 0, x0, said.x0))
+        return replace(prediction, x0=torch.where(over(within.double(), x) > 0, x0, prediction.x0))
 
-    return guided
+    return FunctionDenoiser(denoise.process, guided)
 
 
 def _std(x: Tensor) -> Tensor:
     return row_mean((x - over(row_mean(x), x)) ** 2).sqrt()
 
 
-def clip(
-    denoise: Denoiser, process: GaussianPath, *, low: float = -1.0, high: float = 1.0
-) -> Denoiser:
+def clip(denoise: Denoiser, *, low: float = -1.0, high: float = 1.0) -> Denoiser:
     """x0 clipped to the range of the data.
 
     Source: Ho et al. 2020, arXiv:2006.11239, section 3.2 (static thresholding).
 
     Args:
         denoise: the model.
-        process: its forward process; not looked at.
         low: least value of the data.
         high: greatest value of the data.
 
@@ -244,14 +240,14 @@ def clip(
         raise InputError(f"clip: expected low < high, got {low} and {high}")
 
     def clipped(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
-        said = denoise(x, t, condition)
-        return replace(said, x0=said.x0.clamp(low, high))
+        prediction = denoise(x, t, condition)
+        return replace(prediction, x0=prediction.x0.clamp(low, high))
 
-    return clipped
+    return FunctionDenoiser(denoise.process, clipped)
 
 
 def dynamic_threshold(
-    denoise: Denoiser, process: GaussianPath, *, quantile: float = 0.995, floor: float = 1.0
+    denoise: Denoiser, *, quantile: float = 0.995, floor: float = 1.0
 ) -> Denoiser:
     """x0 clipped to [-s, s] and scaled by floor / s, s = max(floor, quantile of |x0|), per sample.
 
@@ -260,7 +256,6 @@ def dynamic_threshold(
 
     Args:
         denoise: the model, usually guided already.
-        process: its forward process; not looked at.
         quantile: share of a sample's elements that are not clipped, 0 to 1.
         floor: greatest magnitude of the data, positive; a sample within it is left as it is.
 
@@ -273,14 +268,14 @@ def dynamic_threshold(
         )
 
     def thresholded(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
-        said = denoise(x, t, condition)
-        most = torch.finfo(said.x0.dtype).max
-        x0 = said.x0.clamp(-most, most)  # infinity over infinity would not be a number
+        prediction = denoise(x, t, condition)
+        most = torch.finfo(prediction.x0.dtype).max
+        x0 = prediction.x0.clamp(-most, most)  # infinity over infinity would not be a number
         s = torch.stack([_quantile(row.abs().flatten(), quantile) for row in x0]).clamp(min=floor)
         s = over(s, x0)
-        return replace(said, x0=x0.clamp(-s, s) * (floor / s))
+        return replace(prediction, x0=x0.clamp(-s, s) * (floor / s))
 
-    return thresholded
+    return FunctionDenoiser(denoise.process, thresholded)
 
 
 def _quantile(values: Tensor, share: float) -> Tensor:

@@ -22,33 +22,63 @@ Condition = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a denoiser says of x_t.
+    """The output of a denoiser at x_t.
 
     Args:
         x0: E[x0 | x_t], the shape of x_t.
-        share: where between the small (0) and the large (1) the log of a step's variance lies, for
-            networks that learned it; the shape of x_t.
+        variance_fraction: of networks with learned variances, the interpolation between the log of
+            the small variance of a step (0) and of the large one (1); the shape of x_t.
         x0_variance: variance of an element of x0 given x_t, (b,) or the shape of x_t, where it is
             known.
         logits: of the clean categories, for categorical processes.
     """
 
     x0: Tensor
-    share: Tensor | None = None
+    variance_fraction: Tensor | None = None
     x0_variance: Tensor | None = None
     logits: Tensor | None = None
 
     def detached(self) -> "Prediction":
         """The same without a graph."""
-        rest = (self.share, self.x0_variance, self.logits)
+        rest = (self.variance_fraction, self.x0_variance, self.logits)
         return Prediction(self.x0.detach(), *(None if v is None else v.detach() for v in rest))
 
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """(x_t, t, condition) -> E[x0 | x_t].  Guidance makes one of these from one."""
+    """(x_t, t, condition) -> E[x0 | x_t], and the forward process of x_t.
+
+    Guidance makes one of these from one.
+    """
+
+    @property
+    def process(self) -> GaussianPath:
+        """The forward process that its x_t and t belong to."""
+        ...
 
     def __call__(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction: ...
+
+
+@dataclass(frozen=True, eq=False)
+class FunctionDenoiser:
+    """A denoiser computed by a function: a guided one, or a closed form.
+
+    Args:
+        process: the forward process.
+        predict: (x_t, t, condition) -> `Prediction`.
+    """
+
+    process: GaussianPath
+    predict: Callable[[Tensor, Tensor, Condition | None], Prediction]
+
+    def __call__(
+        self,
+        x: Float[Tensor, " b *shape"],
+        t: Float[Tensor, "..."],
+        condition: Condition | None = None,
+    ) -> Prediction:
+        """E[x0 | x_t] at times (b,) or per element."""
+        return self.predict(x, t, condition)
 
 
 class Coefficients(NamedTuple):
@@ -269,10 +299,10 @@ def network_output(
     t: Float[Tensor, "..."],
     condition: Condition | None,
 ) -> tuple[Tensor, Tensor | None, Coefficients]:
-    """F(input x, level), the share of the variance if learned, and the row's float64 coefficients.
+    """F(input x, level), the variance fraction if learned, and the row's float64 coefficients.
 
-    A network with twice the channels of x says F in the first half; the second, v in [-1, 1],
-    is where between the small and the large variance it puts a step's, share = (v + 1) / 2.
+    Of a network with twice the channels of x the first half is F; the second half is v in [-1, 1],
+    and the variance fraction is (v + 1) / 2.
     Source: Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 15.
 
     Raises:
@@ -290,13 +320,36 @@ def network_output(
     return mean, (v + 1) / 2, row
 
 
-def from_network(
-    network: nn.Module, process: GaussianPath, parameterization: Parameterization
-) -> Denoiser:
-    """The denoiser that a network is, given what its output means."""
+@dataclass(frozen=True, eq=False)
+class NetworkDenoiser:
+    """A network as a denoiser: x0 = skip x + out F(input x, level).
 
-    def denoise(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
-        output, share, row = network_output(network, process, parameterization, x, t, condition)
-        return Prediction(over(row.skip, x) * x + over(row.out, x) * output, share)
+    Args:
+        network: F; its output has the channels of x, or twice as many where variances are learned.
+        process: the forward process it was trained for.
+        parameterization: the meaning of F.
+    """
 
-    return denoise
+    network: nn.Module
+    process: GaussianPath
+    parameterization: Parameterization
+
+    def __call__(
+        self,
+        x: Float[Tensor, " b *shape"],
+        t: Float[Tensor, "..."],
+        condition: Condition | None = None,
+    ) -> Prediction:
+        """E[x0 | x_t] at times (b,) or per element.
+
+        Raises:
+            ValueError: the network's output has another shape.
+        """
+        output, fraction, row = network_output(
+            self.network, self.process, self.parameterization, x, t, condition
+        )
+        return Prediction(over(row.skip, x) * x + over(row.out, x) * output, fraction)
+
+    def __repr__(self) -> str:
+        parameters = sum(p.numel() for p in self.network.parameters())
+        return f"NetworkDenoiser({type(self.network).__name__}, {parameters:,} parameters)"

@@ -18,9 +18,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from core.denoiser.parameterization import Condition, Denoiser, Prediction
+from core.denoiser.parameterization import Condition, Denoiser, FunctionDenoiser, Prediction
 from core.errors import InputError
-from core.process.gaussian import GaussianPath, over
+from core.process.gaussian import over
 from core.process.noise import Source
 from core.process.rows import row_mean, row_sum
 
@@ -28,7 +28,7 @@ Variance = Literal["small", "large", "learned", "analytic"]
 
 
 def step_variance(
-    said: Prediction,
+    prediction: Prediction,
     kind: Variance,
     x: Float[Tensor, " b *shape"],
     *,
@@ -42,7 +42,7 @@ def step_variance(
     arXiv:2102.09672, eq. 15 (learned); Bao et al. 2022, arXiv:2201.06503, theorem 1 (analytic).
 
     Args:
-        said: what the denoiser said of `x`.
+        prediction: what the denoiser prediction of `x`.
         kind: which of the four.
         x: at the step's start; its shape and device are looked at.
         small: variance of q(x_u | x_t, x0).
@@ -53,20 +53,20 @@ def step_variance(
         InputError: the denoiser does not say the variance that is asked for.
     """
     if kind == "learned":
-        if said.share is None:
+        if prediction.variance_fraction is None:
             raise InputError(
                 "variance: the network learned none; train with core/hybrid, or choose small, "
                 "large or analytic"
             )
         low, high = math.log(small), math.log(large)
-        return (low + said.share.double() * (high - low)).exp()
+        return (low + prediction.variance_fraction.double() * (high - low)).exp()
     if kind == "analytic":
-        if said.x0_variance is None:
+        if prediction.x0_variance is None:
             raise InputError(
                 "variance: analytic wants a denoiser that says the variance of x0; see "
                 "core.denoiser.variance.analytic"
             )
-        return (small + of_x0**2 * over(said.x0_variance, x.double())).expand(x.shape)
+        return (small + of_x0**2 * over(prediction.x0_variance, x.double())).expand(x.shape)
     chosen = small if kind == "small" else large
     return torch.full_like(x, chosen, dtype=torch.float64)
 
@@ -98,8 +98,8 @@ def jacobian_trace(
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        said = predict(x)
-        x0 = said.x0
+        prediction = predict(x)
+        x0 = prediction.x0
         if not x0.requires_grad:
             raise InputError(
                 "the trace of a denoiser's Jacobian wants gradients, and this one answered without "
@@ -116,17 +116,16 @@ def jacobian_trace(
             for i in range(flat.shape[1]):
                 (pulled,) = torch.autograd.grad(flat[:, i].sum(), x, retain_graph=True)
                 total = total + pulled.flatten(1)[:, i].double()
-    return said.detached(), total
+    return prediction.detached(), total
 
 
-def by_trace(denoise: Denoiser, process: GaussianPath, noise: Source) -> Denoiser:
+def by_trace(denoise: Denoiser, noise: Source) -> Denoiser:
     """`denoise` that also says x0_variance = (sigma^2 / alpha) tr(d x0 / d x) / d of each sample.
 
     One random probe a call: unbiased for an exact denoiser, at the price of a backward pass.
 
     Args:
         denoise: to be asked.
-        process: that `denoise` was made for.
         noise: draws the probes, one stream per sample.
 
     Raises:
@@ -134,7 +133,7 @@ def by_trace(denoise: Denoiser, process: GaussianPath, noise: Source) -> Denoise
     """
 
     def with_variance(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
-        alpha, sigma = process.alpha_sigma(t.double())
+        alpha, sigma = denoise.process.alpha_sigma(t.double())
         if bool((alpha == 0).any()):
             raise InputError(
                 "by_trace: alpha is 0 at the noisy end of this process; start the grid at a time "
@@ -142,10 +141,10 @@ def by_trace(denoise: Denoiser, process: GaussianPath, noise: Source) -> Denoise
             )
         # Probes of covariance sigma^2 / alpha: the scale may differ from element to element.
         probe = over((sigma**2 / alpha).sqrt(), x) * rademacher(noise, x)
-        said, trace = jacobian_trace(lambda x: denoise(x, t, condition), x, [probe])
-        return replace(said, x0_variance=(trace / x[0].numel()).clamp(min=0))
+        prediction, trace = jacobian_trace(lambda x: denoise(x, t, condition), x, [probe])
+        return replace(prediction, x0_variance=(trace / x[0].numel()).clamp(min=0))
 
-    return with_variance
+    return FunctionDenoiser(denoise.process, with_variance)
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,6 @@ class ScoreNorms:
 @torch.no_grad()
 def score_norms(
     denoise: Denoiser,
-    process: GaussianPath,
     batches: Iterable[tuple[Float[Tensor, " b *shape"], Condition | None]],
     noise: Source,
     log_snrs: Float64[Tensor, " n"],
@@ -177,7 +175,6 @@ def score_norms(
 
     Args:
         denoise: to be asked.
-        process: that `denoise` was made for.
         batches: clean samples with their conditions; every batch of the size of `noise`.
         noise: draws eps, one stream per sample.
         log_snrs: nodes, rising, within the process.
@@ -187,8 +184,8 @@ def score_norms(
     """
     if len(log_snrs) == 0 or bool((log_snrs.diff() <= 0).any()):
         raise InputError(f"log_snrs: expected rising values, got {log_snrs.tolist()}")
-    times = process.time_of_log_snr(log_snrs)
-    alphas, sigmas = process.alpha_sigma(times)
+    times = denoise.process.time_of_log_snr(log_snrs)
+    alphas, sigmas = denoise.process.alpha_sigma(times)
     norm, error = torch.zeros_like(times), torch.zeros_like(times)
     samples = 0
     for x0, condition in batches:
@@ -202,8 +199,8 @@ def score_norms(
                 )
             t = times[n].expand(len(x0)).to(x0.device)
             x = float(alphas[n]) * x0 + float(sigmas[n]) * eps
-            said = denoise(x, t, condition).x0
-            eps_hat = (x.double() - float(alphas[n]) * said.double()) / float(sigmas[n])
+            prediction = denoise(x, t, condition).x0
+            eps_hat = (x.double() - float(alphas[n]) * prediction.double()) / float(sigmas[n])
             norm[n] += row_mean(eps_hat**2).sum().cpu()
             error[n] += row_mean((eps - eps_hat) ** 2).sum().cpu()
     if samples == 0:
@@ -213,7 +210,6 @@ def score_norms(
 
 def analytic(
     denoise: Denoiser,
-    process: GaussianPath,
     table: ScoreNorms,
     *,
     of: Literal["norm", "error"] = "norm",
@@ -229,7 +225,6 @@ def analytic(
 
     Args:
         denoise: to be asked.
-        process: that `denoise` was made for.
         table: from `score_norms`.
         of: what of the table to use: the norm, as in the first source, or the error.
     """
@@ -238,14 +233,14 @@ def analytic(
     log_data = unknown.log() - torch.log1p(-unknown) - table.log_snr
 
     def with_variance(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
-        alpha, sigma = process.alpha_sigma(t.double())
+        alpha, sigma = denoise.process.alpha_sigma(t.double())
         value = _interpolated(2 * (alpha.log() - sigma.log()), table.log_snr, log_data).exp()
         # v sigma^2 / (alpha^2 v + sigma^2): finite where alpha or sigma is 0.
         known = value * sigma**2 / (alpha**2 * value + sigma**2)
         variance = known if t.ndim == 1 else over(known, x)
         return replace(denoise(x, t, condition), x0_variance=variance)
 
-    return with_variance
+    return FunctionDenoiser(denoise.process, with_variance)
 
 
 def _interpolated(at: Tensor, nodes: Tensor, values: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
 """Measurement guidance: samples of p(x0 | y) for y = A x0 + n, from a model of p(x0).
 
-A method turns (measurement, denoise, process, solver) into another denoiser and another solver;
-`sample` runs the pair::
+A method turns (measurement, denoise, solver) into another denoiser and another solver; `sample`
+runs the pair::
 
-    guided = pigdm()(measurement, denoise, process, solver)
-    x0 = sample(guided.denoise, process, grid, guided.solver, x, noise)
+    guided = pigdm(measurement, denoise, solver, data_std=0.5)
+    x0 = sample(guided.denoise, grid, guided.solver, x, noise)
 
 Methods that act on x0 (`pigdm`, `ddnm`, `diffpir`, `dds`) wrap the denoiser and serve every solver.
 Methods that act on x_t (`projection`, `ilvr`, `repaint`, `dps`) wrap the solver, which must take
@@ -21,7 +21,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from core.denoiser.guidance import with_pull
-from core.denoiser.parameterization import Condition, Denoiser, Prediction
+from core.denoiser.parameterization import Condition, Denoiser, FunctionDenoiser, Prediction
 from core.errors import InputError
 from core.inverse.measurement import Measurement, dot, pseudo_inverse, residual, update
 from core.process.gaussian import GaussianPath, over
@@ -36,12 +36,20 @@ class Guided(NamedTuple):
     solver: Solver
 
 
-Method = Callable[[Measurement, Denoiser, GaussianPath, Solver], Guided]
+Method = Callable[[Measurement, Denoiser, Solver], Guided]
 
 # --- methods that act on x0 --------------------------------------------------------------------
 
 
-def pigdm(*, data_std: float = 0.5, iterations: int = 100, tolerance: float = 1e-6) -> Method:
+def pigdm(
+    measurement: Measurement,
+    denoise: Denoiser,
+    solver: Solver,
+    *,
+    data_std: float = 0.5,
+    iterations: int = 100,
+    tolerance: float = 1e-6,
+) -> Guided:
     """x0' = x0 + (sigma^2 / alpha) J^T A* (A R A* + noise_std^2)^-1 (y - A x0), J = d x0 / d x_t.
 
     R is the variance of x0 given x_t: the denoiser's `x0_variance` where it says one, otherwise
@@ -54,6 +62,9 @@ def pigdm(*, data_std: float = 0.5, iterations: int = 100, tolerance: float = 1e
     out.
 
     Args:
+        measurement: y, A and the noise of y.
+        denoise: the model of p(x0).
+        solver: the rule of a step.
         data_std: d, deviation of an element of the data.
         iterations: of conjugate gradients, at most.
         tolerance: of conjugate gradients, relative.
@@ -64,35 +75,36 @@ def pigdm(*, data_std: float = 0.5, iterations: int = 100, tolerance: float = 1e
     if data_std <= 0:
         raise InputError(f"data_std: expected a positive number, got {data_std}")
 
-    def method(
-        measurement: Measurement, denoise: Denoiser, process: GaussianPath, solver: Solver
-    ) -> Guided:
-        def guided(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
-            said, pull = with_pull(lambda at: denoise(at, t, condition), x)
-            alpha, sigma = process.alpha_sigma(t.double())
-            r = said.x0_variance
-            if r is None:
-                r = sigma**2 * data_std**2 / (alpha**2 * data_std**2 + sigma**2)
-            shift = update(
-                measurement.operator,
-                residual(measurement, said.x0),
-                r,
-                torch.full_like(r, measurement.noise_std**2),
-                iterations=iterations,
-                tolerance=tolerance,
-            )  # R A* (A R A* + noise_std^2)^-1 (y - A x0)
-            r, alpha, sigma = (over(value, x) for value in (r.double(), alpha, sigma))
-            known = (r > 0) & (alpha > 0)
-            ratio = torch.where(known, sigma**2 / torch.where(known, alpha * r, 1.0), 0.0)
-            bent = pull(ratio * shift)
-            return replace(said, x0=said.x0 + torch.where(alpha > 0, bent, shift))
+    def guided(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
+        prediction, pull = with_pull(lambda at: denoise(at, t, condition), x)
+        alpha, sigma = denoise.process.alpha_sigma(t.double())
+        r = prediction.x0_variance
+        if r is None:
+            r = sigma**2 * data_std**2 / (alpha**2 * data_std**2 + sigma**2)
+        shift = update(
+            measurement.operator,
+            residual(measurement, prediction.x0),
+            r,
+            torch.full_like(r, measurement.noise_std**2),
+            iterations=iterations,
+            tolerance=tolerance,
+        )  # R A* (A R A* + noise_std^2)^-1 (y - A x0)
+        r, alpha, sigma = (over(value, x) for value in (r.double(), alpha, sigma))
+        known = (r > 0) & (alpha > 0)
+        ratio = torch.where(known, sigma**2 / torch.where(known, alpha * r, 1.0), 0.0)
+        bent = pull(ratio * shift)
+        return replace(prediction, x0=prediction.x0 + torch.where(alpha > 0, bent, shift))
 
-        return Guided(guided, solver)
-
-    return method
+    return Guided(FunctionDenoiser(denoise.process, guided), solver)
 
 
-def ddnm(*, noise_gain: float = 1.0) -> Method:
+def ddnm(
+    measurement: Measurement,
+    denoise: Denoiser,
+    solver: Solver,
+    *,
+    noise_gain: float = 1.0,
+) -> Guided:
     """x0' = x0 + l A+ (y - A x0), l = s^2 / (s^2 + (noise_gain noise_std)^2), s = sigma / alpha.
 
     Without noise l is 1 and A x0' = y at every level.  With noise A+ n would enter x0' at full
@@ -104,6 +116,9 @@ def ddnm(*, noise_gain: float = 1.0) -> Method:
     Source: Wang, Yu and Zhang 2023, arXiv:2212.00490, section 3.3 (DDNM+).
 
     Args:
+        measurement: y, A and the noise of y.
+        denoise: the model of p(x0).
+        solver: the rule of a step.
         noise_gain: factor by which A+ enlarges noise, 1 over the singular values of A: 1 for
             masks, the factor for block means; not looked at where noise_std is 0.
 
@@ -113,24 +128,27 @@ def ddnm(*, noise_gain: float = 1.0) -> Method:
     if noise_gain <= 0:
         raise InputError(f"noise_gain: expected a positive number, got {noise_gain}")
 
-    def method(
-        measurement: Measurement, denoise: Denoiser, process: GaussianPath, solver: Solver
-    ) -> Guided:
-        def guided(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
-            said = denoise(x, t, condition)
-            shift = pseudo_inverse(measurement, residual(measurement, said.x0))
-            if measurement.noise_std:
-                alpha, sigma = process.alpha_sigma(t.double())
-                noise = alpha * noise_gain * measurement.noise_std
-                shift = over(sigma**2 / (sigma**2 + noise**2), x) * shift
-            return replace(said, x0=said.x0 + shift)
+    def guided(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
+        prediction = denoise(x, t, condition)
+        shift = pseudo_inverse(measurement, residual(measurement, prediction.x0))
+        if measurement.noise_std:
+            alpha, sigma = denoise.process.alpha_sigma(t.double())
+            noise = alpha * noise_gain * measurement.noise_std
+            shift = over(sigma**2 / (sigma**2 + noise**2), x) * shift
+        return replace(prediction, x0=prediction.x0 + shift)
 
-        return Guided(guided, solver)
-
-    return method
+    return Guided(FunctionDenoiser(denoise.process, guided), solver)
 
 
-def diffpir(*, prior_weight: float = 1.0, iterations: int = 100, tolerance: float = 1e-6) -> Method:
+def diffpir(
+    measurement: Measurement,
+    denoise: Denoiser,
+    solver: Solver,
+    *,
+    prior_weight: float = 1.0,
+    iterations: int = 100,
+    tolerance: float = 1e-6,
+) -> Guided:
     """x0' = argmin |y - A z|^2 / (2 noise_std^2) + prior_weight alpha^2 / (2 sigma^2) |z - x0|^2.
 
     By conjugate gradients.  Without noise x0' is the limit noise_std -> 0, the z nearest to x0 of
@@ -139,6 +157,9 @@ def diffpir(*, prior_weight: float = 1.0, iterations: int = 100, tolerance: floa
     Source: Zhu et al. 2023, arXiv:2305.08995, algorithm 1.
 
     Args:
+        measurement: y, A and the noise of y.
+        denoise: the model of p(x0).
+        solver: the rule of a step.
         prior_weight: the paper's lambda: trust in x0 against the measurement.
         iterations: of conjugate gradients, at most.
         tolerance: of conjugate gradients, relative.
@@ -149,28 +170,30 @@ def diffpir(*, prior_weight: float = 1.0, iterations: int = 100, tolerance: floa
     if prior_weight <= 0:
         raise InputError(f"prior_weight: expected a positive number, got {prior_weight}")
 
-    def method(
-        measurement: Measurement, denoise: Denoiser, process: GaussianPath, solver: Solver
-    ) -> Guided:
-        def guided(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
-            said = denoise(x, t, condition)
-            alpha, sigma = process.alpha_sigma(t.double())
-            shift = update(
-                measurement.operator,
-                residual(measurement, said.x0),
-                sigma**2,
-                prior_weight * (alpha * measurement.noise_std) ** 2,
-                iterations=iterations,
-                tolerance=tolerance,
-            )
-            return replace(said, x0=said.x0 + shift)
+    def guided(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
+        prediction = denoise(x, t, condition)
+        alpha, sigma = denoise.process.alpha_sigma(t.double())
+        shift = update(
+            measurement.operator,
+            residual(measurement, prediction.x0),
+            sigma**2,
+            prior_weight * (alpha * measurement.noise_std) ** 2,
+            iterations=iterations,
+            tolerance=tolerance,
+        )
+        return replace(prediction, x0=prediction.x0 + shift)
 
-        return Guided(guided, solver)
-
-    return method
+    return Guided(FunctionDenoiser(denoise.process, guided), solver)
 
 
-def dds(*, iterations: int = 5, noise_gain: float = 1.0) -> Method:
+def dds(
+    measurement: Measurement,
+    denoise: Denoiser,
+    solver: Solver,
+    *,
+    iterations: int = 5,
+    noise_gain: float = 1.0,
+) -> Guided:
     """x0' from a few conjugate-gradient steps that begin at x0 and fit y: no gradient of the model.
 
     The steps are those of (A* A + c) z = A* y + c x0, c = (noise_gain noise_std)^2: of the plain
@@ -179,6 +202,9 @@ def dds(*, iterations: int = 5, noise_gain: float = 1.0) -> Method:
     Source: Chung, Lee and Ye 2024, arXiv:2303.05754, algorithm 2 and eq. 20 (their gamma is 1 / c).
 
     Args:
+        measurement: y, A and the noise of y.
+        denoise: the model of p(x0).
+        solver: the rule of a step.
         iterations: of conjugate gradients.
         noise_gain: factor on the noise that x0 is trusted against, in units of the data.
 
@@ -191,36 +217,40 @@ def dds(*, iterations: int = 5, noise_gain: float = 1.0) -> Method:
             f"noise_gain={noise_gain}"
         )
 
-    def method(
-        measurement: Measurement, denoise: Denoiser, process: GaussianPath, solver: Solver
-    ) -> Guided:
-        def guided(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
-            said = denoise(x, t, condition)
-            one = torch.ones(len(x), dtype=torch.float64, device=x.device)
-            shift = update(
-                measurement.operator,
-                residual(measurement, said.x0),
-                one,
-                one * (noise_gain * measurement.noise_std) ** 2,
-                iterations=iterations,
-            )
-            return replace(said, x0=said.x0 + shift)
+    def guided(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
+        prediction = denoise(x, t, condition)
+        one = torch.ones(len(x), dtype=torch.float64, device=x.device)
+        shift = update(
+            measurement.operator,
+            residual(measurement, prediction.x0),
+            one,
+            one * (noise_gain * measurement.noise_std) ** 2,
+            iterations=iterations,
+        )
+        return replace(prediction, x0=prediction.x0 + shift)
 
-        return Guided(guided, solver)
-
-    return method
+    return Guided(FunctionDenoiser(denoise.process, guided), solver)
 
 
 # --- methods that act on x_t -------------------------------------------------------------------
 
 
-def projection(*, strength: float = 1.0) -> Method:
+def projection(
+    measurement: Measurement,
+    denoise: Denoiser,
+    solver: Solver,
+    *,
+    strength: float = 1.0,
+) -> Guided:
     """Before each step x <- x + strength A+ (y_t - A x), y_t = alpha y + sigma A z with a fresh z.
 
     At the clean end x0 <- x0 + strength A+ (y - A x0).  Takes y as exact.
     Source: Song et al. 2022, arXiv:2111.08005; strength is their lambda.
 
     Args:
+        measurement: y, A and the noise of y.
+        denoise: the model of p(x0).
+        solver: the rule of a step.
         strength: 0 is the model alone, 1 replaces all that is measured.
 
     Raises:
@@ -229,15 +259,16 @@ def projection(*, strength: float = 1.0) -> Method:
     if not 0 <= strength <= 1:
         raise InputError(f"strength: expected 0 to 1, got {strength}")
 
-    def method(
-        measurement: Measurement, denoise: Denoiser, process: GaussianPath, solver: Solver
-    ) -> Guided:
-        return Guided(denoise, Replacing(solver, measurement, strength=strength, before=True))
-
-    return method
+    return Guided(denoise, Replacing(solver, measurement, strength=strength, before=True))
 
 
-def ilvr(*, log_snr_max: float | None = None) -> Method:
+def ilvr(
+    measurement: Measurement,
+    denoise: Denoiser,
+    solver: Solver,
+    *,
+    log_snr_max: float | None = None,
+) -> Guided:
     """After each step x <- x + A+ (alpha y + sigma A z - A x), up to a log-SNR.
 
     With `core/average` the low frequencies follow a reference and the rest is free; the earlier
@@ -245,19 +276,24 @@ def ilvr(*, log_snr_max: float | None = None) -> Method:
     Source: Choi et al. 2021, arXiv:2108.02938, algorithm 1.
 
     Args:
+        measurement: y, A and the noise of y.
+        denoise: the model of p(x0).
+        solver: the rule of a step.
         log_snr_max: last log-SNR at which x is replaced; to the clean end where null.
     """
     most = math.inf if log_snr_max is None else log_snr_max
 
-    def method(
-        measurement: Measurement, denoise: Denoiser, process: GaussianPath, solver: Solver
-    ) -> Guided:
-        return Guided(denoise, Replacing(solver, measurement, log_snr_max=most))
-
-    return method
+    return Guided(denoise, Replacing(solver, measurement, log_snr_max=most))
 
 
-def repaint(*, resamples: int = 5, jump: int = 1) -> Method:
+def repaint(
+    measurement: Measurement,
+    denoise: Denoiser,
+    solver: Solver,
+    *,
+    resamples: int = 5,
+    jump: int = 1,
+) -> Guided:
     """`ilvr` to the clean end, every stretch of `jump` steps walked `resamples` times.
 
     After a stretch noise is added back, x_t drawn from q(x_t | x_u), so that what is free can
@@ -266,6 +302,9 @@ def repaint(*, resamples: int = 5, jump: int = 1) -> Method:
     Source: Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1.
 
     Args:
+        measurement: y, A and the noise of y.
+        denoise: the model of p(x0).
+        solver: the rule of a step.
         resamples: times that each stretch is walked, at least 1.
         jump: steps of the grid in a stretch, at least 1.
 
@@ -277,15 +316,16 @@ def repaint(*, resamples: int = 5, jump: int = 1) -> Method:
             f"expected resamples >= 1 and jump >= 1, got resamples={resamples}, jump={jump}"
         )
 
-    def method(
-        measurement: Measurement, denoise: Denoiser, process: GaussianPath, solver: Solver
-    ) -> Guided:
-        return Guided(denoise, Replacing(solver, measurement, resamples=resamples, jump=jump))
-
-    return method
+    return Guided(denoise, Replacing(solver, measurement, resamples=resamples, jump=jump))
 
 
-def dps(*, scale: float = 1.0) -> Method:
+def dps(
+    measurement: Measurement,
+    denoise: Denoiser,
+    solver: Solver,
+    *,
+    scale: float = 1.0,
+) -> Guided:
     """After each step x_u <- x_u - scale / |y - A x0| grad_x |y - A x0(x)|^2.
 
     The gradient is taken at the step's start, through its first call of the denoiser.  Its length
@@ -293,6 +333,9 @@ def dps(*, scale: float = 1.0) -> Method:
     Source: Chung et al. 2023, arXiv:2209.14687, algorithm 1.
 
     Args:
+        measurement: y, A and the noise of y.
+        denoise: the model of p(x0).
+        solver: the rule of a step.
         scale: the paper's zeta', about 0.1 to 1 for pictures in [-1, 1]; 0 is the model alone.
 
     Raises:
@@ -301,12 +344,7 @@ def dps(*, scale: float = 1.0) -> Method:
     if scale < 0:
         raise InputError(f"scale: expected at least 0, got {scale}")
 
-    def method(
-        measurement: Measurement, denoise: Denoiser, process: GaussianPath, solver: Solver
-    ) -> Guided:
-        return Guided(denoise, Descending(solver, measurement, scale))
-
-    return method
+    return Guided(denoise, Descending(solver, measurement, scale))
 
 
 class _Leg(NamedTuple):
@@ -351,10 +389,14 @@ def _check_builds_on_x(solver: Solver, rows: list[Any], steps: list[Ends], name:
     What a method did to x in between would be lost without a word, so a step is tried from two x.
     """
     zero = torch.zeros(1, 1, dtype=torch.float64)
-    said, silent, state = Prediction(zero, share=zero, x0_variance=zero), _Zero(), None
+    prediction, silent, state = (
+        Prediction(zero, variance_fraction=zero, x0_variance=zero),
+        _Zero(),
+        None,
+    )
     for row, e in zip(rows, steps, strict=True):
-        here, after = solver.step(zero, row, state, lambda x, t: said, silent)
-        there, _ = solver.step(zero + 1, row, state, lambda x, t: said, silent)
+        here, after = solver.step(zero, row, state, lambda x, t: prediction, silent)
+        there, _ = solver.step(zero + 1, row, state, lambda x, t: prediction, silent)
         # A step into the clean end or from pure noise may keep nothing of x with every solver.
         if state is not None and e.sigma_u > 0 and e.alpha_t > 0 and torch.equal(here, there):
             raise InputError(
@@ -469,12 +511,12 @@ class Descending:
         def watched(at: Tensor, t: float | Tensor) -> Prediction:
             if slopes:
                 return estimate(at, t)
-            said, pull = with_pull(lambda at: estimate(at, t), at)
-            r = residual(self.measurement, said.x0)
+            prediction, pull = with_pull(lambda at: estimate(at, t), at)
+            r = residual(self.measurement, prediction.x0)
             square = dot(r, r)
             norm = torch.where(square > 0, square, 1.0).sqrt()  # nothing to descend at 0
             slopes.append(pull(-2 * self.measurement.operator.adjoint(r)) / over(norm, at))
-            return said
+            return prediction
 
         x, state = self.solver.step(x, row.row, None if row.begins else state, watched, noise)
         return x - self.scale * slopes[0], state

@@ -8,17 +8,21 @@
     text = sample_categories(denoise, process, grid, x, noise)
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from core.denoiser.parameterization import Condition, Denoiser
+from core.denoiser.parameterization import Condition, Prediction
 from core.errors import InputError
 from core.process.categorical import CategoricalProcess, draw
 from core.process.noise import Noise
 from core.sampler.sample import Moment, Watch
+
+# (x_t, t, condition) -> a `Prediction` with logits of x0, (b, *shape, k).
+LogitsDenoiser = Callable[[Tensor, Tensor, Condition | None], Prediction]
 
 
 def even_steps(process: CategoricalProcess, *, steps: int = 64) -> Float64[Tensor, " n"]:
@@ -37,7 +41,7 @@ def even_steps(process: CategoricalProcess, *, steps: int = 64) -> Float64[Tenso
 
 
 def _clean_law(
-    denoise: Denoiser, x: Tensor, t: Tensor, condition: Condition | None
+    denoise: LogitsDenoiser, x: Tensor, t: Tensor, condition: Condition | None
 ) -> Float64[Tensor, " b *shape k"]:
     logits = denoise(x, t, condition).logits
     if logits is None:
@@ -47,7 +51,7 @@ def _clean_law(
 
 @torch.no_grad()
 def sample_categories(
-    denoise: Denoiser,
+    denoise: LogitsDenoiser,
     process: CategoricalProcess,
     grid: Float64[Tensor, " n"],
     x: Int64[Tensor, " b *shape"],
@@ -87,7 +91,7 @@ def sample_categories(
 
 @torch.no_grad()
 def bound(
-    denoise: Denoiser,
+    denoise: LogitsDenoiser,
     process: CategoricalProcess,
     x0: Int64[Tensor, " b *shape"],
     noise: Noise,

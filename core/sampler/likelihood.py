@@ -21,7 +21,7 @@ from core.process.noise import Source
 from core.process.rows import row_sum
 from core.sampler.adaptive import Slope, angle_of, at_angle, dormand_prince
 from core.sampler.ancestral import Ancestral
-from core.sampler.sample import bound
+from core.sampler.sample import conditioned
 from core.sampler.solver import Estimate
 
 # Exact traces cost a backward pass for every element: beyond this, days.
@@ -49,7 +49,6 @@ class Likelihood(NamedTuple):
 
 def nll(
     denoise: Denoiser,
-    process: GaussianPath,
     x0: Float[Tensor, " b *shape"],
     noise: Source | None = None,
     condition: Condition | None = None,
@@ -71,7 +70,6 @@ def nll(
 
     Args:
         denoise: estimates the clean sample.
-        process: the forward process that `denoise` was made for.
         x0: continuous data; see `dequantise`.
         noise: draws the probes, one stream per sample; not needed for exact traces.
         condition: passed on to `denoise`.
@@ -90,7 +88,7 @@ def nll(
     """
     elements = x0[0].numel()
     _check_nll(trace, noise, probes, fixed_steps, elements)
-    estimate = bound(denoise, process, condition)
+    process, estimate = denoise.process, conditioned(denoise, condition)
     start, end = angle_of(process, process.t_first), angle_of(process, process.t_max)
     (alpha, sigma), last = _floats(process, process.t_first), _floats(process, process.t_max)
     scale_first, scale_last = math.hypot(alpha, sigma), math.hypot(*last)
@@ -201,7 +199,6 @@ class Bound(NamedTuple):
 @torch.no_grad()
 def continuous_bound(
     denoise: Denoiser,
-    process: GaussianPath,
     x0: Float[Tensor, " b *shape"],
     noise: Source,
     condition: Condition | None = None,
@@ -221,7 +218,6 @@ def continuous_bound(
 
     Args:
         denoise: estimates the clean sample.
-        process: the forward process that `denoise` was made for.
         x0: data.
         noise: draws eps, one stream per sample; fresh at every node.
         condition: passed on to `denoise`.
@@ -233,7 +229,7 @@ def continuous_bound(
         InputError: fewer than one node or draw, or data that has other values than the levels.
     """
     _check_bound(x0, nodes, draws, levels)
-    estimate = bound(denoise, process, condition)
+    process, estimate = denoise.process, conditioned(denoise, condition)
     ends = torch.tensor([process.t_max, process.t_first], dtype=torch.float64)
     low, high = process.log_snr(ends).tolist()
     low = max(low, LOWEST_LOG_SNR)
@@ -260,7 +256,6 @@ def continuous_bound(
 @torch.no_grad()
 def discrete_bound(
     denoise: Denoiser,
-    process: GaussianPath,
     x0: Float[Tensor, " b *shape"],
     noise: Source,
     condition: Condition | None = None,
@@ -280,7 +275,6 @@ def discrete_bound(
 
     Args:
         denoise: estimates the clean sample.
-        process: the forward process that `denoise` was made for.
         x0: data.
         noise: draws eps, one stream per sample; fresh at every step.
         condition: passed on to `denoise`.
@@ -294,31 +288,33 @@ def discrete_bound(
             fewer than one draw, or data that has other values than the levels.
     """
     _check_bound(x0, 1, draws, levels)
+    process, estimate = denoise.process, conditioned(denoise, condition)
     alpha, sigma = _floats(process, float(grid[-1]))
     if sigma > 0 or len(grid) < 2:
         raise InputError(
             f"grid: expected falling times that end clean, at t = {process.t_min}, got "
             f"{len(grid)} times down to {float(grid[-1])}"
         )
-    estimate = bound(denoise, process, condition)
     rows = Ancestral(variance=variance).plan(process, grid)
     diffusion = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
     reconstruction = torch.zeros_like(diffusion)
     for row in rows:
         alpha, sigma = _floats(process, row.mean.t)
         for _ in range(draws):
-            said = estimate(alpha * x0 + sigma * noise.like(x0), row.mean.t)
-            apart = x0.double() - said.x0.double()
+            prediction = estimate(alpha * x0 + sigma * noise.like(x0), row.mean.t)
+            apart = x0.double() - prediction.x0.double()
             if row is not rows[-1]:
                 b = row.mean.x0
-                wide = step_variance(said, variance, x0, small=row.small, large=row.large, of_x0=b)
+                wide = step_variance(
+                    prediction, variance, x0, small=row.small, large=row.large, of_x0=b
+                )
                 kl = (wide / row.small).log() + (row.small + (b * apart) ** 2) / wide - 1
                 diffusion += row_sum(kl) / (2 * draws)
                 continue
             known = (sigma / alpha) ** 2 if alpha > 0 else math.inf  # of x0 from x alone
             kind: Variance = "analytic" if variance == "analytic" else "small"
             least = 0.0 if kind == "analytic" else known
-            wide = step_variance(said, kind, x0, small=least, large=0.0, of_x0=1.0)
+            wide = step_variance(prediction, kind, x0, small=least, large=0.0, of_x0=1.0)
             reconstruction += _surprise(x0, apart, wide.sqrt(), levels) / draws
     alpha, sigma = _floats(process, float(grid[0]))
     prior = (alpha / sigma) ** 2 / 2 * row_sum(x0.double() ** 2)

@@ -44,8 +44,9 @@ def prior(
     return float(sigma) * noise.like(like)
 
 
-def bound(denoise: Denoiser, process: GaussianPath, condition: Condition | None) -> Estimate:
-    """`denoise` with its condition, asked at a time for all or one for each."""
+def conditioned(denoise: Denoiser, condition: Condition | None) -> Estimate:
+    """`denoise` with its condition fixed, as a function of x and one time, or one for each."""
+    process = denoise.process
 
     def estimate(x: Tensor, t: float | Tensor) -> Prediction:
         # Below t_first the network was never trained; sigma = 0 is never asked for.
@@ -61,7 +62,6 @@ def bound(denoise: Denoiser, process: GaussianPath, condition: Condition | None)
 
 def sample(
     denoise: Denoiser,
-    process: GaussianPath,
     grid: Float64[Tensor, " n"],
     solver: Solver,
     x: Float[Tensor, " b *shape"],
@@ -75,7 +75,6 @@ def sample(
 
     Args:
         denoise: estimates the clean sample.
-        process: the forward process that `denoise` was made for.
         grid: falling times.
         solver: the rule of a step.
         x: the start, usually from `prior`.
@@ -89,10 +88,10 @@ def sample(
     Raises:
         InputError: the grid does not run one way, or not in a way that the solver can.
     """
-    estimate = bound(denoise, process, condition)
+    estimate = conditioned(denoise, condition)
     step = _recomputed(solver) if gradients == "recompute" else solver.step
     with torch.set_grad_enabled(bool(gradients)):
-        rows, state = solver.plan(process, grid), None
+        rows, state = solver.plan(denoise.process, grid), None
         for done, row in enumerate(rows, start=1):
             x, state = step(x, row, state, estimate, noise)
             if watch is not None:
@@ -157,7 +156,6 @@ class _Silent:
 
 def encode(
     denoise: Denoiser,
-    process: GaussianPath,
     grid: Float64[Tensor, " n"],
     solver: Solver,
     x0: Float[Tensor, " b *shape"],
@@ -174,7 +172,6 @@ def encode(
 
     Args:
         denoise: as in `sample`.
-        process: as in `sample`.
         grid: falling times, as for `sample`.
         solver: one that draws no noise.
         x0: clean samples.
@@ -185,7 +182,7 @@ def encode(
     Raises:
         InputError: the solver draws noise, or the grid turns.
     """
-    rising = grid.flip(0)
+    process, rising = denoise.process, grid.flip(0)
     rising = torch.cat(
         [rising.new_tensor([process.t_first]), rising[rising > process.t_first]]
         if float(rising[0]) < process.t_first
@@ -193,14 +190,13 @@ def encode(
     )
     alpha, _ = process.alpha_sigma(rising[0].double())
     return sample(
-        denoise, process, rising, solver, float(alpha) * x0, _Silent(), condition,
+        denoise, rising, solver, float(alpha) * x0, _Silent(), condition,
         watch=watch, gradients=gradients,
     )  # fmt: skip
 
 
 def edit(
     denoise: Denoiser,
-    process: GaussianPath,
     grid: Float64[Tensor, " n"],
     solver: Solver,
     x0: Float[Tensor, " b *shape"],
@@ -217,7 +213,6 @@ def edit(
 
     Args:
         denoise: as in `sample`.
-        process: as in `sample`.
         grid: falling times, as for `sample`; the steps after the start are taken.
         solver: the rule of a step.
         x0: the guide: strokes, a rough paste, a sample of another model.
@@ -238,10 +233,8 @@ def edit(
         return x0
     part = grid[steps - taken :]
     start = part[0].double().expand(len(x0)).to(x0.device)
-    x = process.diffuse(x0, start, noise.like(x0))
-    return sample(
-        denoise, process, part, solver, x, noise, condition, watch=watch, gradients=gradients
-    )
+    x = denoise.process.diffuse(x0, start, noise.like(x0))
+    return sample(denoise, part, solver, x, noise, condition, watch=watch, gradients=gradients)
 
 
 def interpolate(

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from core.denoiser.parameterization import Condition, Denoiser, Prediction
+from core.denoiser.parameterization import Condition, Prediction
 from core.process.categorical import CategoricalProcess
+from core.sampler.categorical import LogitsDenoiser
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Joint:
         chosen = torch.multinomial(self.law.flatten(), n, replacement=True, generator=generator)
         return self.states()[chosen]
 
-    def denoiser(self, process: CategoricalProcess) -> Denoiser:
+    def denoiser(self, process: CategoricalProcess) -> LogitsDenoiser:
         """p(x0_d | x_t) of every position d as logits, by summing over all clean combinations."""
 
         def denoise(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
@@ -72,7 +73,7 @@ class Joint:
         """p(x_u | x_t) of the chain with the exact denoiser, over all combinations."""
         x = self.states()
         when, then = (torch.full((len(x),), step, dtype=torch.float64) for step in (t, u))
-        logits = self.denoiser(process)(x, when).logits
+        logits = self.denoiser(process)(x, when, None).logits
         assert logits is not None
         step = process.posterior(x, logits.softmax(-1), when, then)  # n d k
         return torch.stack([step[:, d, x[:, d]] for d in range(x.shape[1])]).prod(0)
@@ -94,7 +95,7 @@ class Joint:
         total = process.prior_divergence(x0)
         for t in range(1, process.steps + 1):
             when = torch.full((n * n,), t, dtype=torch.float64)
-            logits = self.denoiser(process)(noisy, when).logits
+            logits = self.denoiser(process)(noisy, when, None).logits
             assert logits is not None
             term = process.step_divergence(clean, noisy, logits.softmax(-1), when, when - 1)
             share = process.marginal(clean, when).gather(-1, noisy[..., None]).squeeze(-1).prod(1)

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from core.data import Dataset
-from core.denoiser.parameterization import Condition, Denoiser, Prediction, v
+from core.denoiser.parameterization import Condition, Denoiser, FunctionDenoiser, Prediction, v
 from core.inverse.measurement import Measurement, dot, residual
 from core.inverse.operators import Average
 from core.inverse.posterior import Guided
@@ -298,22 +299,22 @@ def _told(process: GaussianPath) -> Denoiser:
 
     def denoise(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
         x0 = Gaussian(0.3 if condition else 0.0).denoiser(process)(x, t).x0
-        return Prediction(x0, share=torch.full_like(x, 0.5), x0_variance=torch.ones_like(x))
+        fraction = torch.full_like(x, 0.5)
+        return Prediction(x0, variance_fraction=fraction, x0_variance=torch.ones_like(x))
 
-    return denoise
+    return FunctionDenoiser(process, denoise)
 
 
 def _guidance(build: Build, *, given: Mapping[str, Any] | None = None) -> None:
     """Each sample by itself, finite at both ends, nothing else lost, gradients on and off.
 
-    `given` names the inputs beyond a denoiser and a process that are not among those below.
+    `given` names the inputs beyond a denoiser that are not among those below.
     """
     generator = torch.Generator().manual_seed(0)
     x, other = (torch.randn(4, 2, 5, dtype=torch.float64, generator=generator) for _ in range(2))
     for process in (vp_cosine(), edm(), flow()):
         known = {
             "denoise": _told(process),
-            "process": process,
             "log_prob": lambda x, t, condition: -row_sum(x.square()),
             "reward": lambda x0, condition: -row_sum(x0.square()),
             "weaker": Gaussian(0.0, 1.0).denoiser(process),
@@ -324,7 +325,7 @@ def _guidance(build: Build, *, given: Mapping[str, Any] | None = None) -> None:
             for p in inspect.signature(build).parameters.values()
             if p.kind is not p.KEYWORD_ONLY
         ]
-        assert wanted[:2] == ["denoise", "process"], "expected denoise and process first"
+        assert wanted[:1] == ["denoise"], "expected denoise as the first input"
         assert known.keys() >= set(wanted), "an input that nobody gives; name it in `given`"
         guided: Denoiser = build(*(known[name] for name in wanted))
         log_snr = torch.tensor([8.0, 1.0, -2.0], dtype=torch.float64)
@@ -337,7 +338,7 @@ def _guidance(build: Build, *, given: Mapping[str, Any] | None = None) -> None:
         assert bool(said.x0.isfinite().all()), "x0 is not finite"
         assert torch.equal(said.x0[1:2], alone.x0), "a sample depends on its batch"
         assert not said.x0.requires_grad, "a graph is left behind"
-        assert said.share is not None, "the share is lost"
+        assert said.variance_fraction is not None, "the variance fraction is lost"
         assert said.x0_variance is not None, "the variance of x0 is lost"
         at = x.clone().requires_grad_()
         (slope,) = torch.autograd.grad(guided(at, t, condition).x0.square().sum(), at)
@@ -354,16 +355,16 @@ def _posterior(build: Build, *, options: Mapping[str, Any] | None = None) -> Non
         """The samples of some seeds, and |y - A x|^2 of each."""
         grid, noise = uniform_log_snr(process, steps=20), Noise(range(3)[rows])
         measurement = Measurement(operator, operator.forward(x0[rows]))
-        guided = method(measurement, world.denoiser(process), process, DDIM())
+        guided = method(measurement, world.denoiser(process), DDIM())
         start = prior(process, grid, x0[rows], noise)
-        got = sample(guided.denoise, process, grid, guided.solver, start, noise)
+        got = sample(guided.denoise, grid, guided.solver, start, noise)
         apart = residual(measurement, got)
         return got, dot(apart, apart)
 
     for process in (vp_cosine(), edm(), flow()):
-        method = build(**(options or {}))
+        method = partial(build, **(options or {}))
         got, left = draw(process, method, slice(None))
-        _, free = draw(process, lambda m, denoise, p, solver: Guided(denoise, solver), slice(None))
+        _, free = draw(process, lambda m, denoise, solver: Guided(denoise, solver), slice(None))
         assert bool(got.isfinite().all()), "a sample is not finite"
         alone, _ = draw(process, method, slice(1, 2))
         assert torch.equal(alone, got[1:2]), "a sample depends on its batch"

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from core.denoiser.parameterization import Condition, Denoiser, Prediction
+from core.denoiser.parameterization import Condition, Denoiser, FunctionDenoiser, Prediction
 from core.process.gaussian import GaussianPath, over
 from core.process.rows import row_sum
 
@@ -57,7 +57,7 @@ class Gaussian:
             variance = (self.std**2 * sigma**2 / of_x).expand(x.shape)
             return Prediction(x0.to(x.dtype), x0_variance=variance)
 
-        return denoise
+        return FunctionDenoiser(process, denoise)
 
     def draw(
         self, shape: tuple[int, ...], generator: torch.Generator
@@ -166,7 +166,7 @@ class Mixture:
             parts, share = self._at(process, x, t)
             return Prediction(_over_components(share * parts.mean).to(x.dtype))
 
-        return denoise
+        return FunctionDenoiser(process, denoise)
 
     def component(self, process: GaussianPath, k: int) -> Denoiser:
         """E[x0 | x_t, component k]."""
@@ -175,7 +175,7 @@ class Mixture:
             parts = self._parts(x, *_levels(process, t, x))
             return Prediction(parts.mean[:, k].to(x.dtype))
 
-        return denoise
+        return FunctionDenoiser(process, denoise)
 
     def draw(self, n: int, generator: torch.Generator) -> Float[Tensor, " n *shape"]:
         """`n` clean samples."""

@@ -12,7 +12,7 @@ from core.denoiser.parameterization import Denoiser
 from core.process.gaussian import GaussianPath
 from core.process.noise import Noise
 from core.sampler.adaptive import DormandPrince
-from core.sampler.sample import bound, sample
+from core.sampler.sample import conditioned, sample
 from core.sampler.solver import Solver
 from core.testing.distributions import Gaussian, Mixture
 
@@ -81,7 +81,7 @@ def _run(
     Solvers that build on their past begin with rules of lower order.  From pure noise that costs
     nothing that one could see; from the middle of a process it would hide the order of the rule.
     """
-    estimate, noise = bound(denoise, process, None), Noise(range(len(exact[0])))
+    estimate, noise = conditioned(denoise, None), Noise(range(len(exact[0])))
     x, state, rows = exact[0], None, solver.plan(process, grid)
     for done, row in enumerate(rows, start=1):
         x, state = solver.step(x, row, state, estimate, noise)
@@ -110,7 +110,7 @@ def _trajectory(process: GaussianPath, steps: int) -> tuple[Tensor, ...]:
     cuts = [*range(min(4, steps)), steps]
     for start, end in pairwise(cuts):
         part = grid[[start, end]]
-        x.append(sample(denoise, process, part, solver, x[-1], Noise(range(16))))
+        x.append(sample(denoise, part, solver, x[-1], Noise(range(16))))
     return tuple(x)
 
 
@@ -151,11 +151,11 @@ def variance_after(
     x = torch.zeros(draws + 1, 1, dtype=torch.float64)
     x[-1] = centred.std_at(process, float(grid[0]))  # the start, one standard deviation away
     impulses = _Impulses(draws + 1)
-    responses = sample(centred.denoiser(process), process, grid, solver, x, impulses)
+    responses = sample(centred.denoiser(process), grid, solver, x, impulses)
     start = torch.full((1, 1), world.mean_at(process, float(grid[0])), dtype=torch.float64)
     silent = _Impulses(1)
     silent.like = torch.zeros_like  # pyright: ignore[reportAttributeAccessIssue]
-    mean = sample(world.denoiser(process), process, grid, solver, start, silent)
+    mean = sample(world.denoiser(process), grid, solver, start, silent)
     return float(mean), float(responses.square().sum())
 
 
@@ -170,9 +170,7 @@ def draws_noise(solver: Solver, process: GaussianPath) -> bool:
     """Whether the solver's result depends on its noise."""
     world, grid = Gaussian(), to_noisy_level(process, 4)
     x = torch.ones(1, 1, dtype=torch.float64)
-    ends = [
-        sample(world.denoiser(process), process, grid, solver, x, Noise([seed])) for seed in (0, 1)
-    ]
+    ends = [sample(world.denoiser(process), grid, solver, x, Noise([seed])) for seed in (0, 1)]
     return not torch.equal(ends[0], ends[1])
 
 

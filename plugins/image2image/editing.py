@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from core.denoiser.guidance import with_pull
-from core.denoiser.parameterization import Condition, Denoiser, Prediction
+from core.denoiser.parameterization import Condition, Denoiser, FunctionDenoiser, Prediction
 from core.errors import InputError
 from core.inverse.measurement import Measurement
 from core.inverse.operators import Mask
@@ -49,7 +50,6 @@ class Prior:
 
     Args:
         ask: its denoiser, of (b, channels, tile, tile).
-        process: that it was made for.
         channels: of a picture.
         tile: side of a tile, in pixels; best what the model was trained on.
         overlap: pixels that neighbouring tiles share.
@@ -60,7 +60,6 @@ class Prior:
     """
 
     ask: Denoiser
-    process: GaussianPath
     channels: int
     tile: int
     overlap: int
@@ -68,6 +67,11 @@ class Prior:
 
     def __post_init__(self) -> None:
         tiled(self.ask, tile=self.tile, overlap=self.overlap)
+
+    @property
+    def process(self) -> GaussianPath:
+        """The forward process of its denoiser."""
+        return self.ask.process
 
     @property
     def denoise(self) -> Denoiser:
@@ -95,9 +99,7 @@ def prior_of(model: Model, *, tile: int | None = None, overlap: int | None = Non
     """
     side = trained_side(model.request) if tile is None else tile
     shared = side // 4 if overlap is None else overlap
-    return Prior(
-        _recomputed(model.denoise), model.process, model.task.channels, side, shared, model.device
-    )
+    return Prior(_recomputed(model.denoise), model.task.channels, side, shared, model.device)
 
 
 def trained_side(request: TrainRequest) -> int:
@@ -122,7 +124,7 @@ def _recomputed(denoise: Denoiser) -> Denoiser:
         assert isinstance(x0, Tensor)
         return Prediction(x0)
 
-    return ask
+    return FunctionDenoiser(denoise.process, ask)
 
 
 # --- three ways to edit ------------------------------------------------------------------------
@@ -180,11 +182,9 @@ def sdedit(
     denoise = model.denoise
     if kept is not None:
         known = Measurement(Mask(kept), kept * wide)
-        denoise, solver = ilvr()(known, denoise, model.process, solver)
+        denoise, solver = ilvr(known, denoise, solver)
     for _ in range(repeats):
-        wide = edit(
-            denoise, model.process, grid, solver, wide, noise, strength=strength, watch=watch
-        )
+        wide = edit(denoise, grid, solver, wide, noise, strength=strength, watch=watch)
     return wide[..., : picture.shape[-2], : picture.shape[-1]]
 
 
@@ -228,7 +228,7 @@ def guide(
     guided = steps - round(free * steps)
     between = grid[guided : guided + 2].mean()
     until = None if guided == steps else float(model.process.log_snr(between))
-    method = ilvr(log_snr_max=until)
+    method = partial(ilvr, log_snr_max=until)
     measured = Measurement(operator, operator.forward(wide))
     found = _posterior(model, wide, noise, measured, method, grid, solver, watch)
     return found[..., : picture.shape[-2], : picture.shape[-1]]
@@ -280,9 +280,9 @@ def _posterior(
     solver: Solver,
     watch: Watch | None,
 ) -> Tensor:
-    guided = method(measured, model.denoise, model.process, solver)
+    guided = method(measured, model.denoise, solver)
     x = prior(model.process, grid, like, noise)
-    return sample(guided.denoise, model.process, grid, guided.solver, x, noise, watch=watch)
+    return sample(guided.denoise, grid, guided.solver, x, noise, watch=watch)
 
 
 def _canvas(
@@ -327,13 +327,13 @@ def walked(run: Edit, model: Prior) -> Walk:
     def silent(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
         nonlocal calls, gradients
         calls, gradients = calls + 1, gradients or x.requires_grad
-        return Prediction(x, share=torch.zeros_like(x))
+        return Prediction(x, variance_fraction=torch.zeros_like(x))
 
     def watch(moment: Moment) -> None:
         nonlocal steps
         steps += 1
 
-    empty = Prior(silent, model.process, model.channels, tile=1, overlap=0)
+    empty = Prior(FunctionDenoiser(model.process, silent), model.channels, tile=1, overlap=0)
     pixel = torch.zeros(1, model.channels, 1, 1)
     run(empty, pixel, Noise([0]), fill=torch.zeros(1, 1, dtype=torch.bool), watch=watch)
     return Walk(steps, calls, gradients)

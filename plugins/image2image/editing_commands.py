@@ -188,7 +188,7 @@ def repaint(
 
     name = method if "/" in method else f"core/{method}"
     spec = Spec(name, override({}, settings or []))
-    chosen = configure("posterior", spec, at="method")()
+    chosen = configure("posterior", spec, at="method")
     region = Region(mask, invert, tuple(box or ()), transparent, tuple(extend or ()), grow, feather)
     task = Job(
         "repaint", region, photo, checkpoint, out, steps, samples, seed, sampler, tile, overlap,

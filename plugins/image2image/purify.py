@@ -38,7 +38,6 @@ Way = Literal["exact", "identity"]
 
 def purify(
     denoise: Denoiser,
-    process: GaussianPath,
     x: Float[Tensor, " b *shape"],
     noise: Source,
     *,
@@ -55,7 +54,6 @@ def purify(
 
     Args:
         denoise: estimates the clean picture; of an unconditional model.
-        process: that `denoise` was made for.
         x: pictures in [-1, 1].
         noise: one stream for each.
         level: t*, a time of the process; more removes more of an attack, and of the picture.
@@ -66,10 +64,10 @@ def purify(
     Raises:
         InputError: `level` is no time of the process with noise in it.
     """
-    check_level(process, level)
-    grid = torch.linspace(level, process.t_min, steps + 1, dtype=torch.float64)
+    check_level(denoise.process, level)
+    grid = torch.linspace(level, denoise.process.t_min, steps + 1, dtype=torch.float64)
     return edit(
-        denoise, process, grid, solver or EulerMaruyama(), x, noise,
+        denoise, grid, solver or EulerMaruyama(), x, noise,
         strength=1.0, gradients=gradients,
     )  # fmt: skip
 
@@ -95,7 +93,6 @@ class Purified(nn.Module):
 
     Args:
         denoise: as in `purify`.
-        process: as in `purify`.
         classifier: pictures in [-1, 1] to logits.
         level: as in `purify`.
         steps: as in `purify`.
@@ -109,7 +106,6 @@ class Purified(nn.Module):
     def __init__(
         self,
         denoise: Denoiser,
-        process: GaussianPath,
         classifier: nn.Module,
         *,
         level: float = 0.1,
@@ -118,9 +114,9 @@ class Purified(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_level(process, level)
+        check_level(denoise.process, level)
         self.classifier = classifier
-        self._denoise, self._process = denoise, process
+        self._denoise = denoise
         self._how: dict[str, Any] = {"level": level, "steps": steps, "solver": solver}
         self._seed, self._calls = seed, 0
 
@@ -140,8 +136,8 @@ class Purified(nn.Module):
             self._calls += 1
         if way == "exact" and torch.is_grad_enabled():
             how: dict[str, Any] = {**self._how, "gradients": "recompute"}
-            return purify(self._denoise, self._process, x, noise, **how)
-        found = purify(self._denoise, self._process, x.detach(), noise, **self._how)
+            return purify(self._denoise, x, noise, **how)
+        found = purify(self._denoise, x.detach(), noise, **self._how)
         return x + (found - x).detach() if torch.is_grad_enabled() else found
 
     def forward(
@@ -244,6 +240,6 @@ class Purify:
         wide = x.expand(-1, channels, -1, -1)[..., rows, :][..., columns]
         denoise = tiled(self._model.denoise, tile=TILE, overlap=SHARED)
         noise = Noise.of(self._seed, "purify", each=[0])
-        found = purify(denoise, self._model.process, wide, noise, **self._how)
+        found = purify(denoise, wide, noise, **self._how)
         pixels = found[0, :, :height, :width].clamp(-1, 1).cpu()
         return replace(picture, pixels=pixels.mean(0, keepdim=True) if x.shape[1] == 1 else pixels)

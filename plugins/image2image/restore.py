@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from core.denoiser.parameterization import Condition, Prediction
+from core.denoiser.parameterization import Condition, FunctionDenoiser, Prediction
 from core.model import Model, corrected
 from core.process.noise import Noise, derive
 from core.request import Emit, Progress, silent
@@ -85,7 +85,7 @@ def restored(
             emit(Progress(done=done, total=total, unit="step", rate=rate, figures={}))
 
         x = prior(model.process, how.grid, base, noise)
-        x0 = sample(denoise, model.process, how.grid, how.solver, x, noise, condition, watch=watch)
+        x0 = sample(denoise, how.grid, how.solver, x, noise, condition, watch=watch)
         yield task.finish(x0, given)
 
 
@@ -121,7 +121,8 @@ def _calls(model: Model, how: How) -> int:
         calls += 1
         return Prediction(x)
 
-    sample(nothing, model.process, how.grid, how.solver, torch.zeros(1, 1, 1, 1), Noise([0]))
+    counted = FunctionDenoiser(model.process, nothing)
+    sample(counted, how.grid, how.solver, torch.zeros(1, 1, 1, 1), Noise([0]))
     return calls
 
 

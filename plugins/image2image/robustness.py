@@ -62,7 +62,7 @@ def evaluate(
         emit(Note(text=note))
     classifier = load_classifier(request.classifier, request.module).to(model.device)
     defended = Purified(
-        model.denoise, model.process, classifier, level=request.level,
+        model.denoise, classifier, level=request.level,
         steps=request.solver_steps, solver=configure("sampler", request.sampler)(),
     )  # fmt: skip
     data = configure("dataset", request.dataset)(request.split)

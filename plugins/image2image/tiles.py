@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from core.denoiser.parameterization import Condition, Denoiser, Prediction
+from core.denoiser.parameterization import Condition, Denoiser, FunctionDenoiser, Prediction
 from core.errors import InputError
 
 LEAST = 32  # pixels of a side that a network can be shown
@@ -61,7 +61,7 @@ def tiled(denoise: Denoiser, *, tile: int, overlap: int) -> Denoiser:
                 weights[window] += weight
         return Prediction(total / weights)
 
-    return ask
+    return FunctionDenoiser(denoise.process, ask)
 
 
 def seam_ratio(
@@ -119,7 +119,7 @@ def roomy(denoise: Denoiser) -> Denoiser:
         told = {name: wide(value) for name, value in (condition or {}).items()}
         return Prediction(denoise(wide(x), t, told).x0[..., :height, :width])
 
-    return ask
+    return FunctionDenoiser(denoise.process, ask)
 
 
 def check_memory(fields: int, channels: int, height: int, width: int) -> None:

@@ -8,10 +8,9 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.denoiser.parameterization import Condition, Denoiser, Prediction
+from core.denoiser.parameterization import Condition, Denoiser, FunctionDenoiser, Prediction
 from core.inverse.measurement import Measurement
 from core.inverse.posterior import Method
-from core.process.gaussian import GaussianPath
 from core.process.noise import Noise, Source, derive
 from core.sampler.sample import Watch, prior, sample
 from core.sampler.solver import Solver
@@ -39,7 +38,6 @@ class How:
 
 def reconstructed(
     denoise: Denoiser,
-    process: GaussianPath,
     measurement: Measurement,
     how: How,
     start: Float[Tensor, " b c h w"],
@@ -55,7 +53,6 @@ def reconstructed(
 
     Args:
         denoise: of a prior of pictures; it is given no condition.
-        process: that it was trained for.
         measurement: of each.
         how: the rule.
         start: a reconstruction to begin from; where the grid begins at the noisy end only its shape
@@ -63,16 +60,16 @@ def reconstructed(
         noise: one stream for each.
         watch: called after each step.
     """
-    asked = by_parts(denoise, how.at_once)
+    process, asked = denoise.process, by_parts(denoise, how.at_once)
     if how.along:
-        asked = smooth_along(asked, process, how.along)
-    guided = how.method(measurement, asked, process, how.solver)
+        asked = smooth_along(asked, how.along)
+    guided = how.method(measurement, asked, how.solver)
     if float(how.grid[0]) >= process.t_max:
         x = prior(process, how.grid, start, noise)
     else:
         level = how.grid[0].double().expand(len(start)).to(start.device)
         x = process.diffuse(start, level, noise.like(start))
-    return sample(guided.denoise, process, how.grid, guided.solver, x, noise, watch=watch)
+    return sample(guided.denoise, how.grid, guided.solver, x, noise, watch=watch)
 
 
 def streams(seed: int, items: Iterable[int], draw: int) -> Noise:
@@ -89,10 +86,10 @@ def by_parts(denoise: Denoiser, size: int) -> Denoiser:
         said = [denoise(a, b, condition) for a, b in zip(x.split(size), t.split(size), strict=True)]
         return Prediction(torch.cat([one.x0 for one in said]))
 
-    return ask
+    return FunctionDenoiser(denoise.process, ask)
 
 
-def smooth_along(denoise: Denoiser, process: GaussianPath, weight: float) -> Denoiser:
+def smooth_along(denoise: Denoiser, weight: float) -> Denoiser:
     """Estimates brought to less variation from slice to slice, more at noisy levels.
 
     Each becomes argmin_z |z - x0|^2 / 2 + min(s, 1) weight TV(z) at s = sigma / alpha, so that at
@@ -101,11 +98,11 @@ def smooth_along(denoise: Denoiser, process: GaussianPath, weight: float) -> Den
 
     def ask(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
         said = denoise(x, t, condition)
-        alpha, sigma = process.alpha_sigma(t[0].double())
+        alpha, sigma = denoise.process.alpha_sigma(t[0].double())
         level = min(float(sigma / alpha), 1.0)
         return replace(said, x0=less_variation(said.x0, level * weight))
 
-    return ask
+    return FunctionDenoiser(denoise.process, ask)
 
 
 def less_variation(

@@ -171,7 +171,7 @@ class Draw:
         model = prior_of(self.checkpoint, Spec(task, options), machine)
         levels = {**LEVELS.options, "steps": self.steps, "sigma_max": self.level}
         how = How(
-            method=configure("posterior", RULE)(),
+            method=configure("posterior", RULE),
             solver=configure("sampler", SOLVER)(),
             grid=configure("grid", Spec(LEVELS.name, levels))(model.process),
             along=self.along,

@@ -64,6 +64,7 @@ class _Counted:
 
     def __init__(self, denoise: Denoiser) -> None:
         self._denoise, self.calls = denoise, 0
+        self.process = denoise.process
 
     def __call__(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
         self.calls += 1
@@ -107,7 +108,7 @@ def compare(
         counted = _Counted(model.denoise)
         spec = Spec(rule.grid.name, {**rule.grid.options, "steps": steps})
         how = How(
-            method=configure("posterior", rule.posterior)(),
+            method=configure("posterior", rule.posterior),
             solver=configure("sampler", rule.sampler)(),
             grid=configure("grid", spec)(model.process),
             at_once=request.batch,
@@ -116,7 +117,7 @@ def compare(
         drawn = []
         for draw in range(request.samples):
             noise = streams(request.seed, items, draw)
-            drawn.append(reconstructed(counted, model.process, measurement, how, first, noise))
+            drawn.append(reconstructed(counted, measurement, how, first, noise))
         parts = -(-request.count // request.batch)
         calls = counted.calls / parts / request.samples
         label = f"{name}, {calls:.0f}"

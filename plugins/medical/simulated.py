@@ -52,7 +52,7 @@ def sample(
         "start": request.start,
     }
     how = How(
-        method=configure("posterior", request.posterior)(),
+        method=configure("posterior", request.posterior),
         solver=configure("sampler", request.sampler)(),
         grid=configure("grid", request.grid)(model.process),
         at_once=request.batch,
@@ -99,9 +99,7 @@ def draws(
     found = []
     for draw in range(count):
         noise = streams(seed, items, draw)
-        found.append(
-            reconstructed(model.denoise, model.process, measurement, how, first, noise).cpu()
-        )
+        found.append(reconstructed(model.denoise, measurement, how, first, noise).cpu())
     return torch.stack(found, 1)
 
 

@@ -87,7 +87,7 @@ def drawn(
             total_steps = draws * steps
             emit(Progress(done=done, total=total_steps, unit="step", rate=rate, figures={}))
 
-        x = reconstructed(model.denoise, model.process, measurement, how, first, noise, watch=watch)
+        x = reconstructed(model.denoise, measurement, how, first, noise, watch=watch)
         total += x
         shown = task.picture(x)
         apart = shown - mean

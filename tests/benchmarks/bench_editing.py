@@ -32,15 +32,15 @@ SIZE, CROPS = 64, 4
 KINDS: tuple[Kind, ...] = ("strokes", "boxes")
 # Name in the table, method, steps.
 METHODS: list[tuple[str, Method, int]] = [
-    ("DDNM", ddnm(), 20),
-    ("DDNM", ddnm(), 100),
-    ("projection", projection(), 100),
-    ("DiffPIR", diffpir(), 100),
-    ("RePaint, 5 resamples", repaint(resamples=5, jump=1), 20),
-    ("RePaint, 10 resamples, jump 5", repaint(resamples=10, jump=5), 25),
-    ("DPS, scale 0.5", dps(scale=0.5), 100),
-    ("PiGDM", pigdm(), 20),
-    ("PiGDM", pigdm(), 100),
+    ("DDNM", ddnm, 20),
+    ("DDNM", ddnm, 100),
+    ("projection", projection, 100),
+    ("DiffPIR", diffpir, 100),
+    ("RePaint, 5 resamples", partial(repaint, resamples=5, jump=1), 20),
+    ("RePaint, 10 resamples, jump 5", partial(repaint, resamples=10, jump=5), 25),
+    ("DPS, scale 0.5", partial(dps, scale=0.5), 100),
+    ("PiGDM", pigdm, 20),
+    ("PiGDM", pigdm, 100),
 ]
 
 

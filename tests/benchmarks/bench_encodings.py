@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.denoiser.parameterization import Prediction, from_network
+from core.denoiser.parameterization import FunctionDenoiser, NetworkDenoiser, Prediction
 from core.denoiser.parameterization import edm as says_edm
 from core.network.ema import ExponentialAverage
 from core.network.embedding import LevelEmbedding
@@ -155,19 +155,19 @@ def linear_denoiser(data: Digits):
     mean = x.mean(0)
     values, vectors = torch.linalg.eigh((x - mean).T.cov())
 
-    def denoise(x, t, condition=None):
+    def predict(x, t, condition=None):
         z = (x.flatten(1).double() - mean) @ vectors
         gain = values / (values + t.double()[:, None] ** 2)
         return Prediction((mean + (gain * z) @ vectors.T).reshape(x.shape).to(x))
 
-    return denoise
+    return FunctionDenoiser(PROCESS, predict)
 
 
 def latents(denoise, x0, steps=60):
     """The noise ends, scaled to deviation 1, and the largest error of the way back."""
     grid = karras(PROCESS, steps=steps, sigma_min=PROCESS.t_first)[:-1]
-    z = encode(denoise, PROCESS, grid, Heun(), x0)
-    back = sample(denoise, PROCESS, grid, Heun(), z, Noise(range(len(x0))))
+    z = encode(denoise, grid, Heun(), x0)
+    back = sample(denoise, grid, Heun(), z, Noise(range(len(x0))))
     return z.flatten(1).double() / PROCESS.t_max, float((back - x0).abs().max())
 
 
@@ -204,10 +204,10 @@ def measure(steps: int = STEPS, say=print) -> Agreement:
         network, seconds = learn(make, data, seed=seed, steps=long)
         count = sum(p.numel() for p in network.parameters())
         say(f"{name}: {count} parameters, {long} steps in {seconds:.0f} s of a processor")
-        denoisers[name] = from_network(network, PROCESS, says_edm(data_std=data.std))
+        denoisers[name] = NetworkDenoiser(network, PROCESS, says_edm(data_std=data.std))
     denoisers["one Gaussian"] = linear_denoiser(data)
     untrained = seeded(PixelMixer, 9)
-    denoisers["untrained"] = from_network(untrained, PROCESS, says_edm(data_std=data.std))
+    denoisers["untrained"] = NetworkDenoiser(untrained, PROCESS, says_edm(data_std=data.std))
     found = {}
     for label, pictures in (("held out", data.test), ("training", data.train[:HELD_OUT])):
         noise = Noise.of(label, each=range(len(pictures)))

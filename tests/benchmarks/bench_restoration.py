@@ -56,7 +56,7 @@ def main() -> None:
             for k in range(4):
                 noise = Noise.of(0, "bench", each=[f"{i}/{k}" for i in range(wanted.items)])
                 x = prior(model.process, grid, example.x0, noise)
-                x0 = sample(denoise, model.process, grid, solver, x, noise, example.condition)
+                x0 = sample(denoise, grid, solver, x, noise, example.condition)
                 draws.append(model.task.finish(x0, batch))
             spent = (time.monotonic() - began) / 4 / wanted.items
             one = float(torch.stack([psnr(d, truth) for d in draws]).mean())

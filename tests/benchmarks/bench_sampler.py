@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.denoiser.parameterization import Prediction
+from core.denoiser.parameterization import FunctionDenoiser, Prediction
 from core.process.noise import Noise
 from core.process.schedules import edm
 from core.sampler.adaptive import DormandPrince
@@ -31,7 +31,7 @@ from core.sampler.ancestral import DDIM
 from core.sampler.exponential import Multistep, Singlestep, UniPC
 from core.sampler.linear_multistep import LinearMultistep
 from core.sampler.runge_kutta import Heun
-from core.sampler.sample import bound, sample
+from core.sampler.sample import conditioned, sample
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "parity"))
 
@@ -85,10 +85,10 @@ class Counted:
         return WORLD.x0(x, alpha, sigma)
 
     def denoiser(self, process):
-        def denoise(x, t, condition=None):
+        def predict(x, t, condition=None):
             return Prediction(self.x0(x, *process.alpha_sigma(t)))
 
-        return denoise
+        return FunctionDenoiser(process, predict)
 
 
 @dataclass(frozen=True)
@@ -353,12 +353,10 @@ def free_samplers():
     """Sampling of one small picture with a denoiser that costs nothing, by name."""
     x = HIGH * starts(1, 1.0, 3 * 32 * 32).reshape(1, 3, 32, 32).float()
     clean = torch.zeros_like(x)
-    said, process, noise = Prediction(clean), edm(), Noise([0])
+    prediction = Prediction(clean)
+    noise, denoise = Noise([0]), FunctionDenoiser(edm(), lambda x, t, c=None: prediction)
     levels = with_zero(karras_levels(STEPS - 1))
     k, peer = k_diffusion(), diffusers()
-
-    def denoise(x, t, condition=None):
-        return said
 
     def scheduler_loop(scheduler):
         scheduler.set_timesteps(STEPS)
@@ -368,7 +366,7 @@ def free_samplers():
         return y
 
     runs = {
-        f"ours {title(solver)}": partial(sample, denoise, process, levels, solver, x, noise)
+        f"ours {title(solver)}": partial(sample, denoise, levels, solver, x, noise)
         for solver in (DDIM(), Multistep(), Multistep(order=3), Heun(), UniPC())
     }
     for name in ("sample_euler", "sample_dpmpp_2m", "sample_heun"):
@@ -449,7 +447,7 @@ def test_no_more_tensors_are_held_between_steps_than_the_rule_wants(solver, held
     """Beside x: the estimates of the polynomial, and x before the step where it is corrected."""
     process, x, state = edm(), starts(2, HIGH), None
     levels = karras_levels(8)
-    estimate = bound(WORLD.denoiser(process), process, None)
+    estimate = conditioned(WORLD.denoiser(process), None)
     for row in solver.plan(process, levels):
         x, state = solver.step(x, row, state, estimate, Noise(range(2)))
     with capsys.disabled():

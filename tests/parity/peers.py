@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.denoiser.parameterization import Prediction
+from core.denoiser.parameterization import FunctionDenoiser, Prediction
 from core.process.noise import Noise
 from core.process.schedules import beta_table, edm
 from core.sampler.sample import sample
@@ -60,10 +60,10 @@ class World:
     def denoiser(self, process):
         """Our denoiser: (x, t, condition) -> Prediction(x0)."""
 
-        def denoise(x, t, condition=None):
+        def predict(x, t, condition=None):
             return Prediction(self.x0(x, *process.alpha_sigma(t)).to(x))
 
-        return denoise
+        return FunctionDenoiser(process, predict)
 
 
 def mixture(components=5, size=8, seed=0):
@@ -123,7 +123,7 @@ def ours(solver, levels, x, noise=None, world=WORLD):
     """Where our solver ends on these levels."""
     process = edm(sigma_min=1e-9, sigma_max=1e6)
     grid = torch.as_tensor(levels, dtype=torch.float64)
-    return sample(world.denoiser(process), process, grid, solver, x, noise or Noise(range(len(x))))
+    return sample(world.denoiser(process), grid, solver, x, noise or Noise(range(len(x))))
 
 
 # --- k-diffusion ---------------------------------------------------------------------------------
@@ -271,11 +271,11 @@ def chain_ends(scheduler, x, noise, v=None, **options):
 
 
 def chain_of_ours(solver, grid, x, noise, v=None):
-    def denoise(x, t, condition=None):
-        share = None if v is None else ((v + 1) / 2).expand_as(x)
-        return Prediction(WORLD.denoiser(TABLE)(x, t).x0, share)
+    def predict(x, t, condition=None):
+        fraction = None if v is None else ((v + 1) / 2).expand_as(x)
+        return Prediction(WORLD.denoiser(TABLE)(x, t).x0, fraction)
 
-    return sample(denoise, TABLE, grid, solver, x, Tape(noise))
+    return sample(FunctionDenoiser(TABLE, predict), grid, solver, x, Tape(noise))
 
 
 def own_levels(scheduler):

@@ -302,7 +302,7 @@ def test_flow_matching_euler_is_ddim_on_our_flow(peer, x, agree, shift):
         y = scheduler.step(velocity, t, y).prev_sample
     process = schedules.flow(shift=shift)
     grid = grids.uniform_time(process, steps=STEPS)
-    found = sample(WORLD.denoiser(process), process, grid, DDIM(), x, Noise(range(len(x))))
+    found = sample(WORLD.denoiser(process), grid, DDIM(), x, Noise(range(len(x))))
     pair = f"DDIM() on flow(shift={shift:g}) = diffusers FlowMatchEulerDiscreteScheduler"
     agree(pair, "20 even times from pure noise", found, y, SINGLE)
 

@@ -178,7 +178,7 @@ def test_likelihoods_with_the_same_probes_are_theirs(peer, agree):
     signs = rademacher(Noise(range(8)), clean)
     with mock.patch.object(torch, "randint_like", return_value=(signs + 1) / 2):
         theirs, _ = peer.log_likelihood(k_model(), clean, 0.002, 80.0, atol=1e-8, rtol=1e-8)
-    found = nll(WORLD.denoiser(process), process, clean, Noise(range(8)), rtol=1e-8, atol=1e-8)
+    found = nll(WORLD.denoiser(process), clean, Noise(range(8)), rtol=1e-8, atol=1e-8)
     pair = "-nll(trace=hutchinson) = k-diffusion log_likelihood"
     agree(pair, "8 samples of 8, nats, tolerance 1e-8, shared probes", -found.nats, theirs, 1e-6)
 

@@ -113,7 +113,7 @@ def test_the_first_and_the_last_step_are_their_scheduler_s(name, tmp_path, agree
         with mock.patch.object(module, "randn_tensor", return_value=draw):
             theirs = scheduler.step(said, index, x).prev_sample
         grid = torch.tensor([index + 1, index], dtype=torch.float64) / steps
-        found = sample(ours.denoise, ours.process, grid, solver, x, Tape([draw]), condition)
+        found = sample(ours.denoise, grid, solver, x, Tape([draw]), condition)
         agree("DDPMScheduler", f"a step, {name}", found, theirs, WITHIN)
 
 

@@ -330,7 +330,7 @@ def test_an_adaptive_sample_of_theirs_depends_on_its_batch_and_ours_does_not(k, 
 
     def dopri(x):
         noise = Noise(range(len(x)))
-        return sample(WORLD.denoiser(process), process, grid, DormandPrince(), x, noise)
+        return sample(WORLD.denoiser(process), grid, DormandPrince(), x, noise)
 
     theirs = float((adaptive(x)[:1] - adaptive(x[:1])).abs().max())
     note(

@@ -1,6 +1,7 @@
 """Models one after another: what each is given, and that the end agrees with the beginning."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from skimage import data as photographs
 
-from core.denoiser.parameterization import Prediction
+from core.denoiser.parameterization import FunctionDenoiser, Prediction
 from core.errors import InputError
 from core.model import Model
 from core.parts.config import configure
@@ -33,13 +34,14 @@ def trained(task):
     """A model that estimates what it is told to, and a list of what it was given."""
     seen = []
 
+    @partial(FunctionDenoiser, how()[0])
     def denoise(x, t, condition=None):
         seen.append(condition["image"])
         return Prediction(0.3 * x.tanh())
 
-    process, request = how()[0], TrainRequest(task=Spec("image2image/sr3"), dataset=Spec("x"))
+    request = TrainRequest(task=Spec("image2image/sr3"), dataset=Spec("x"))
     cpu = torch.device("cpu")
-    model = Model(denoise, torch.nn.Identity(), process, task, request, cpu, (), 0, Path("x"), 0)
+    model = Model(denoise, torch.nn.Identity(), task, request, cpu, (), 0, Path("x"), 0)
     return model, seen
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from skimage import data as photographs
 
-from core.denoiser.parameterization import Prediction
+from core.denoiser.parameterization import FunctionDenoiser, Prediction
 from core.errors import InputError
 from core.inverse.posterior import ddnm, diffpir, dps, pigdm, repaint
 from core.process.gaussian import over
@@ -38,15 +38,15 @@ from plugins.image2image.operators import Bicubic
 from plugins.image2image.tiles import seam_ratio
 
 PROCESS, WORLD = vp_linear(), Gaussian(0.3, 0.5)
-EXACT = Prior(WORLD.denoiser(PROCESS), PROCESS, channels=3, tile=8, overlap=2)
-SMALL = Prior(EXACT.ask, PROCESS, channels=3, tile=32, overlap=0)
-WHOLE = Prior(EXACT.ask, PROCESS, channels=3, tile=64, overlap=0)
+EXACT = Prior(WORLD.denoiser(PROCESS), channels=3, tile=8, overlap=2)
+SMALL = Prior(EXACT.ask, channels=3, tile=32, overlap=0)
+WHOLE = Prior(EXACT.ask, channels=3, tile=64, overlap=0)
 METHODS = {
-    "repaint": repaint(resamples=2, jump=2),
-    "ddnm": ddnm(),
-    "dps": dps(scale=0.1),
-    "pigdm": pigdm(),
-    "diffpir": diffpir(),
+    "repaint": partial(repaint, resamples=2, jump=2),
+    "ddnm": ddnm,
+    "dps": partial(dps, scale=0.1),
+    "pigdm": pigdm,
+    "diffpir": diffpir,
 }
 
 
@@ -196,7 +196,7 @@ def test_what_is_known_is_kept_and_holes_have_the_worlds_spread(name):
 
 def test_no_holes_are_refused():
     with pytest.raises(InputError, match="no holes are given"):
-        inpaint(EXACT, picture(1, 3, 9, 9), Noise([0]), grid=grid(), solver=DDIM(), method=ddnm())
+        inpaint(EXACT, picture(1, 3, 9, 9), Noise([0]), grid=grid(), solver=DDIM(), method=ddnm)
 
 
 def test_repaints_calls_are_counted():
@@ -205,13 +205,13 @@ def test_repaints_calls_are_counted():
     clean end ten times too, 2410 + 9 * 9 calls, and noises a stretch at once: 25 times 9.
     """
     calls = partial(
-        inpaint, grid=grid(250), solver=Ancestral(), method=repaint(resamples=10, jump=10)
+        inpaint, grid=grid(250), solver=Ancestral(), method=partial(repaint, resamples=10, jump=10)
     )
     walk = walked(calls, EXACT)
     assert walk.calls == 2410 + 9 * 9
     assert walk.steps == walk.calls + 25 * 9
     assert not walk.gradients
-    assert walked(partial(inpaint, grid=grid(7), solver=DDIM(), method=dps()), EXACT) == (
+    assert walked(partial(inpaint, grid=grid(7), solver=DDIM(), method=dps), EXACT) == (
         7,
         7,
         True,
@@ -230,6 +230,7 @@ def local(process):
     there as a network's do.
     """
 
+    @partial(FunctionDenoiser, process)
     def denoise(x, t, condition=None):
         alpha, sigma = (over(v, x) for v in process.alpha_sigma(t))
         high, wide = x.shape[-2:]
@@ -250,20 +251,24 @@ def test_tiles_leave_no_seam():
     The same with finished tiles side by side is far above: the measure sees seams.
     """
     side, tile, overlap = 232, 64, 16
-    model = Prior(local(PROCESS), PROCESS, channels=3, tile=tile, overlap=overlap)
+    model = Prior(local(PROCESS), channels=3, tile=tile, overlap=overlap)
     x = torch.zeros(1, 3, side, side, dtype=torch.float64)
     how: dict[str, Any] = {"grid": grid(20), "solver": Ancestral(), "strength": 1.0}
     found = torch.cat([sdedit(model, x, Noise([s]), **how) for s in range(2)])
     assert seam_ratio(found, tile, overlap) < 1.05
-    apart = Prior(local(PROCESS), PROCESS, channels=3, tile=58, overlap=0)
+    apart = Prior(local(PROCESS), channels=3, tile=58, overlap=0)
     assert seam_ratio(sdedit(apart, x, Noise([0]), **how), 58, 0) > 1.5
 
 
 def test_gradients_pass_tiles():
     """DPS in tiles is DPS on the whole where the model looks at single pixels."""
     x, fill = picture(1, 3, 27, 27), ellipse(27, 27)
-    how: dict[str, Any] = {"grid": grid(6), "solver": Ancestral(), "method": dps(scale=0.2)}
-    whole = Prior(EXACT.ask, PROCESS, channels=3, tile=27, overlap=0)
+    how: dict[str, Any] = {
+        "grid": grid(6),
+        "solver": Ancestral(),
+        "method": partial(dps, scale=0.2),
+    }
+    whole = Prior(EXACT.ask, channels=3, tile=27, overlap=0)
     expected = inpaint(whole, x, Noise([8]), fill=fill, **how)
     assert (inpaint(EXACT, x, Noise([8]), fill=fill, **how) - expected).abs().max() < 1e-6
 
@@ -286,14 +291,16 @@ def test_grey_pictures_go_through_models_of_colours_and_not_the_other_way():
     run = partial(sdedit, grid=grid(4), solver=DDIM(), strength=0.5)
     how: dict[str, Any] = {"fill": None, "seed": 0, "samples": 1, "emit": silent}
     assert next(drawn(run, EXACT, torch.zeros(1, 5, 7), **how)).shape == (1, 5, 7)
-    grey = Prior(EXACT.ask, PROCESS, channels=1, tile=8, overlap=0)
+    grey = Prior(EXACT.ask, channels=1, tile=8, overlap=0)
     with pytest.raises(InputError, match="picture has 3 channels, the model was trained on 1"):
         next(drawn(run, grey, torch.zeros(3, 5, 7), **how))
 
 
 def test_progress_ends_at_its_total():
     news = []
-    run = partial(inpaint, grid=grid(5), solver=DDIM(), method=repaint(resamples=2, jump=2))
+    run = partial(
+        inpaint, grid=grid(5), solver=DDIM(), method=partial(repaint, resamples=2, jump=2)
+    )
     fill = torch.ones(9, 9, dtype=torch.bool)
     list(drawn(run, EXACT, torch.zeros(3, 9, 9), fill=fill, seed=0, samples=2, emit=news.append))
     assert [n.done for n in news] == list(range(1, news[0].total + 1))
@@ -310,7 +317,7 @@ def test_weights_of_nothing_keep_the_bits():
 
 
 def test_an_estimate_counts_tiles_and_calls():
-    run = partial(inpaint, grid=grid(7), solver=DDIM(), method=ddnm())
+    run = partial(inpaint, grid=grid(7), solver=DDIM(), method=ddnm)
     found = estimated(run, EXACT, torch.zeros(3, 20, 9), fill=None, samples=3)
     assert (found.tiles, found.calls) == (3 * 2, 7)  # begin at 0, 6, 12 and at 0, 1
     assert found.seconds > 0
@@ -321,7 +328,7 @@ def test_an_estimate_counts_tiles_and_calls():
 
 
 def test_the_model_sees_a_tile_around_what_is_filled_and_no_more():
-    run = partial(inpaint, grid=grid(4), solver=Ancestral(), method=ddnm())
+    run = partial(inpaint, grid=grid(4), solver=Ancestral(), method=ddnm)
     x, fill = picture(3, 60, 50, dtype=torch.float32), torch.zeros(60, 50, dtype=torch.bool)
     fill[30:33, 20:24] = True
     how: dict[str, Any] = {"fill": fill, "seed": 0, "samples": 1, "emit": silent}

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from core.denoiser.parameterization import FunctionDenoiser
 from core.errors import InputError
 from core.parts.registry import Spec
 from core.process.noise import Noise
@@ -50,7 +52,7 @@ def test_purified_points_have_the_law_of_the_posterior(solver):
     k = alpha * world.std**2 / (alpha**2 * world.std**2 + sigma**2)
     x = torch.full((8, 5000), 1.1, dtype=torch.float64)
     found = purify(
-        world.denoiser(PATH), PATH, x, Noise(range(8)), level=level, steps=steps, solver=solver
+        world.denoiser(PATH), x, Noise(range(8)), level=level, steps=steps, solver=solver
     )
     mean = world.mean + k * alpha * (1.1 - world.mean)
     std = math.sqrt(world.x0_variance(PATH, level) + k**2 * sigma**2)
@@ -63,14 +65,14 @@ def test_a_low_level_leaves_the_picture_as_it_is():
     """What changes is of the order of sigma(t*)."""
     x = uniform(2, 1, 4, 4)
     _, sigma = PATH.alpha_sigma(torch.tensor(0.002, dtype=torch.float64))
-    found = purify(Gaussian().denoiser(PATH), PATH, x, Noise([0, 1]), level=0.002, steps=3)
+    found = purify(Gaussian().denoiser(PATH), x, Noise([0, 1]), level=0.002, steps=3)
     assert 0 < (found - x).abs().max() < 8 * float(sigma)
 
 
 @pytest.mark.parametrize("level", [0.0, -1.0, 1.01, math.nan])
 def test_a_level_that_is_no_time_of_the_process_is_refused(level):
     with pytest.raises(InputError, match="level: expected a time"):
-        purify(Gaussian().denoiser(PATH), PATH, uniform(1, 1, 2, 2), Noise([0]), level=level)
+        purify(Gaussian().denoiser(PATH), uniform(1, 1, 2, 2), Noise([0]), level=level)
 
 
 def tiny():
@@ -82,6 +84,7 @@ def tiny():
         p.requires_grad_(False)
     known = Gaussian(0.1, 0.4).denoiser(PATH)
 
+    @partial(FunctionDenoiser, PATH)
     def denoise(x, t, condition=None):
         said = known(x, t)
         return type(said)(said.x0 + 0.3 * networks[0](x).tanh())
@@ -91,7 +94,7 @@ def tiny():
 
 def test_gradients_through_the_purifier_are_those_of_the_whole_graph_and_of_finite_differences():
     denoise, judge = tiny()
-    defended = Purified(denoise, PATH, judge, level=0.2, steps=5)
+    defended = Purified(denoise, judge, level=0.2, steps=5)
     x = uniform(2, 1, 3, 3).requires_grad_()
 
     def through(x):
@@ -99,7 +102,7 @@ def test_gradients_through_the_purifier_are_those_of_the_whole_graph_and_of_fini
 
     def whole(x):
         how = {"level": 0.2, "steps": 5, "gradients": True}
-        return judge(purify(denoise, PATH, x, Noise([3, 4]), **how))
+        return judge(purify(denoise, x, Noise([3, 4]), **how))
 
     assert torch.equal(through(x), whole(x))
     assert torch.autograd.gradcheck(through, (x,), eps=1e-6, atol=1e-6)
@@ -112,7 +115,7 @@ def test_gradients_through_the_purifier_are_those_of_the_whole_graph_and_of_fini
 def test_the_identity_way_passes_the_gradient_at_the_purified_picture():
     """For a linear classifier that is its weights, whatever the purifier does."""
     denoise, judge = tiny()
-    defended = Purified(denoise, PATH, judge, level=0.2, steps=5)
+    defended = Purified(denoise, judge, level=0.2, steps=5)
     x = uniform(2, 1, 3, 3).requires_grad_()
     said = defended(x, Noise([3, 4]), way="identity")
     # x + (purified - x): equal up to rounding
@@ -124,8 +127,8 @@ def test_the_identity_way_passes_the_gradient_at_the_purified_picture():
 def test_a_purified_classifier_draws_anew_and_again_with_its_seed():
     denoise, judge = tiny()
     x = uniform(2, 1, 3, 3)
-    first, other = (Purified(denoise, PATH, judge, level=0.2, steps=2, seed=s) for s in (7, 8))
-    again = Purified(denoise, PATH, judge, level=0.2, steps=2, seed=7)
+    first, other = (Purified(denoise, judge, level=0.2, steps=2, seed=s) for s in (7, 8))
+    again = Purified(denoise, judge, level=0.2, steps=2, seed=7)
     calls = [first(x), first(x)]
     assert not torch.equal(*calls)
     assert torch.equal(calls[0], again(x))
@@ -467,6 +470,7 @@ def test_large_pictures_are_purified_tile_by_tile(prior, monkeypatch):
     predictor = Purify(Machine(threads=1), prior, steps=1)
     whole, shown = predictor._model.denoise, []
 
+    @partial(FunctionDenoiser, predictor._model.process)
     def denoise(x, t, condition=None):
         shown.append(tuple(x.shape[-2:]))
         return whole(x, t, condition)

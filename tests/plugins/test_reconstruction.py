@@ -1,12 +1,13 @@
 """Reconstruction: measurements, classical methods and draws against what can be worked out."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from core.denoiser.parameterization import Prediction
+from core.denoiser.parameterization import FunctionDenoiser, Prediction
 from core.errors import InputError
 from core.inverse.measurement import Measurement, dot
 from core.inverse.operators import Mask, Matrix
@@ -285,12 +286,10 @@ def test_draws_of_a_gaussian_have_its_posterior():
     y = torch.full((n, 1, 1, 2), 0.9, dtype=torch.float64)
     mask = torch.tensor([1.0, 0.0]).double()
     grid = configure("grid", Spec("core/karras", {"steps": 60, "sigma_max": 80.0}))(process)
-    how = How(method=pigdm(data_std=0.5), solver=Heun(), grid=grid)
+    how = How(method=partial(pigdm, data_std=0.5), solver=Heun(), grid=grid)
     measurement = Measurement(Mask(mask), y * mask, 0.3)
     noise = Noise(range(n))
-    found = reconstructed(
-        world.denoiser(process), process, measurement, how, torch.zeros_like(y), noise
-    )
+    found = reconstructed(world.denoiser(process), measurement, how, torch.zeros_like(y), noise)
     gain = 0.25 / (0.25 + 0.09)
     means = [0.2 + gain * 0.7, 0.2]
     spreads = [math.sqrt(0.25 * 0.09 / 0.34), 0.5]
@@ -301,19 +300,19 @@ def test_draws_of_a_gaussian_have_its_posterior():
 
 
 def test_parts_of_a_batch_are_asked_alone_and_give_the_same():
-    asked = []
+    asked, process, y = [], edm(), normal(5, 1, 4, 4)
 
+    @partial(FunctionDenoiser, process)
     def denoise(x, t, condition=None):
         asked.append(len(x))
         return Prediction(0.5 * x)
 
-    process, y = edm(), normal(5, 1, 4, 4)
     grid = configure("grid", Spec("core/karras", {"steps": 3, "sigma_max": 0.5}))(process)
     found = []
     for size in (2, 8):
-        how = How(method=diffpir(), solver=DDIM(eta=1.0), grid=grid, at_once=size)
+        how = How(method=diffpir, solver=DDIM(eta=1.0), grid=grid, at_once=size)
         measurement = Measurement(Mask(torch.ones(1)), y, 0.1)
-        found.append(reconstructed(denoise, process, measurement, how, y, Noise(range(5))))
+        found.append(reconstructed(denoise, measurement, how, y, Noise(range(5))))
     assert max(asked[:9]) == 2
     assert torch.equal(found[0], found[1])
 
@@ -323,12 +322,13 @@ def test_slices_are_held_to_each_other_where_it_is_wanted():
     grid = configure("grid", Spec("core/karras", {"steps": 4, "sigma_max": 0.5}))(process)
     measurement = Measurement(Mask(torch.zeros(1)), torch.zeros_like(y), 0.1)
 
+    @partial(FunctionDenoiser, process)
     def as_it_is(x, t, condition=None):
         return Prediction(x)
 
     def jump(along):
-        how = How(method=diffpir(), solver=DDIM(), grid=grid, along=along)
-        found = reconstructed(as_it_is, process, measurement, how, y, Noise(range(6)))
+        how = How(method=diffpir, solver=DDIM(), grid=grid, along=along)
+        found = reconstructed(as_it_is, measurement, how, y, Noise(range(6)))
         return float(found.diff(dim=0).abs().mean())
 
     assert jump(1.0) < 0.6 * jump(0.0)

@@ -18,7 +18,7 @@ from PIL import Image, ImageCms
 from scipy.fft import dctn
 from skimage import data as photographs
 
-from core.denoiser.parameterization import Prediction
+from core.denoiser.parameterization import FunctionDenoiser, Prediction
 from core.errors import InputError
 from core.model import Model
 from core.parts.config import configure
@@ -436,14 +436,15 @@ def test_kinds_of_files_are_read_or_refused_before_anything_is_drawn(colours, tm
 # --- many tiles --------------------------------------------------------------------------------
 
 
-def stub(denoise):
+def stub(predict):
     """A model of a task that agrees with nothing, as the picture itself is what is diffused."""
     process = configure("process", Spec("core/vp_cosine"))()
     grid = configure("grid", Spec("core/uniform_time", {"steps": 12}))(process)
     solver = configure("sampler", Spec("core/ancestral"))()
     request = TrainRequest(task=Spec("x"), dataset=Spec("x"))
     task, cpu = Restoration("nothing", "image"), torch.device("cpu")
-    model = Model(denoise, torch.nn.Identity(), process, task, request, cpu, (), 0, Path("x"), 0)
+    denoise = FunctionDenoiser(process, predict)
+    model = Model(denoise, torch.nn.Identity(), task, request, cpu, (), 0, Path("x"), 0)
     return model, How(solver=solver, grid=grid)
 
 

@@ -1,6 +1,7 @@
 """SR3's operator, task and entry script against answers from outside the code."""
 
 import json
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -11,8 +12,9 @@ from PIL import Image
 from skimage import data as photographs
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from core.denoiser.parameterization import Prediction
+from core.denoiser.parameterization import FunctionDenoiser, Prediction
 from core.errors import InputError
+from core.process.schedules import vp_cosine
 from core.results.metrics import interval, psnr, ssim
 from core.results.sheet import to_bytes
 from plugins.image2image.__main__ import main
@@ -137,6 +139,7 @@ def test_levels_are_those_of_a_file():
     assert torch.equal(through[0, :, 0], to_levels(values))
 
 
+@partial(FunctionDenoiser, vp_cosine())
 def pointwise(x, t, condition=None):
     return Prediction(x.tanh() + condition["image"])
 

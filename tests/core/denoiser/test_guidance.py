@@ -1,12 +1,14 @@
 """Guidance against closed forms: mixtures' components, tilted densities, Gaussian rewards."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from core.denoiser import guidance
-from core.denoiser.parameterization import Prediction
+from core.denoiser.parameterization import FunctionDenoiser, Prediction
 from core.errors import InputError
 from core.process import schedules
 from core.process.noise import Noise
@@ -57,10 +59,14 @@ def at_levels(path, log_snr):
     return x, t
 
 
+IDENTITY = FunctionDenoiser(PATHS["edm"], lambda x, t, condition=None: Prediction(x))
+
+
 def constant(*values):
     """A denoiser that says `values` whatever it is given, one for each sample."""
     x0 = torch.tensor(values, dtype=torch.float64)
 
+    @partial(FunctionDenoiser, PATHS["edm"])
     def denoise(x, t, condition=None):
         return Prediction(x0[: len(x)])
 
@@ -71,7 +77,7 @@ def constant(*values):
 def test_the_exact_classifier_at_scale_one_is_the_components_own_model(path):
     path = PATHS[path]
     x, t = at_levels(path, [6.0, 3.0, 0.0, -3.0, -6.0, -9.0])
-    guided = guidance.classifier(WORLD.denoiser(path), path, log_prob(path))
+    guided = guidance.classifier(WORLD.denoiser(path), log_prob(path))
     with torch.no_grad():
         found = guided(x, t).x0
     alpha, sigma = (value[:, None] for value in path.alpha_sigma(t))
@@ -84,7 +90,7 @@ def test_the_exact_classifier_at_scale_one_is_the_components_own_model(path):
 def conditional(path):
     """The whole mixture without a condition, one component with it."""
     whole, part = WORLD.denoiser(path), WORLD.component(path, CHOSEN)
-    return lambda x, t, condition=None: (part if condition else whole)(x, t)
+    return FunctionDenoiser(path, lambda x, t, c=None: (part if c else whole)(x, t))
 
 
 GIVEN = {"class": torch.ones(1)}
@@ -108,8 +114,8 @@ def test_near_the_clean_end_guided_scores_are_those_of_the_tilted_density(weight
     x, sigma = x.detach(), 1e-4
     t = torch.full((5,), sigma, dtype=torch.float64)
     for guided in (
-        guidance.classifier(WORLD.denoiser(path), path, log_prob(path), scale=weight),
-        guidance.classifier_free(conditional(path), path, without, scale=weight),
+        guidance.classifier(WORLD.denoiser(path), log_prob(path), scale=weight),
+        guidance.classifier_free(conditional(path), without, scale=weight),
     ):
         found = (guided(x, t, GIVEN).x0 - x) / sigma**2
         # The level itself changes scores by sigma^2 = 1e-8 of some hundred; rounding adds 1e-8.
@@ -121,9 +127,9 @@ def test_classifier_free_guidance_at_scale_one_is_the_conditional_model(path):
     path = PATHS[path]
     x, t = at_levels(path, [6.0, 0.0, -6.0])
     model = conditional(path)
-    guided = guidance.classifier_free(model, path, without, scale=1.0, rescale=0.7)
+    guided = guidance.classifier_free(model, without, scale=1.0, rescale=0.7)
     assert (guided(x, t, GIVEN).x0 - model(x, t, GIVEN).x0).abs().max() < 1e-12
-    unconditional = guidance.classifier_free(model, path, without, scale=0.0)
+    unconditional = guidance.classifier_free(model, without, scale=0.0)
     assert (unconditional(x, t, GIVEN).x0 - model(x, t).x0).abs().max() < 1e-12
 
 
@@ -131,9 +137,7 @@ def test_the_interval_is_each_samples_own():
     path = PATHS["vp_linear"]
     x, t = at_levels(path, [5.0, 2.0, 0.0, -2.0, -5.0])
     model = conditional(path)
-    guided = guidance.classifier_free(
-        model, path, without, scale=3.0, log_snr_min=-3.0, log_snr_max=3.0
-    )
+    guided = guidance.classifier_free(model, without, scale=3.0, log_snr_min=-3.0, log_snr_max=3.0)
     c, u, found = model(x, t, GIVEN).x0, model(x, t).x0, guided(x, t, GIVEN).x0
     assert torch.equal(found[[0, 4]], c[[0, 4]])
     assert (found[1:4] - (u + 3 * (c - u))[1:4]).abs().max() < 1e-12
@@ -141,10 +145,9 @@ def test_the_interval_is_each_samples_own():
 
 
 def test_the_interval_is_each_elements_own_where_times_differ_in_a_sample():
-    path = PATHS["edm"]
     t = torch.tensor([[0.1, 50.0]], dtype=torch.float64)
     guided = guidance.autoguidance(
-        constant([1.0, 1.0]), path, constant([0.5, 0.5]), scale=2.0, log_snr_min=0.0
+        constant([1.0, 1.0]), constant([0.5, 0.5]), scale=2.0, log_snr_min=0.0
     )
     assert guided(torch.zeros_like(t), t).x0.tolist() == [[1.5, 1.0]]
 
@@ -153,12 +156,13 @@ def test_the_interval_is_each_elements_own_where_times_differ_in_a_sample():
 def test_the_unconditional_model_is_asked_only_where_it_counts(log_snr, calls):
     path, asked = PATHS["flow"], []
 
+    @partial(FunctionDenoiser, path)
     def model(x, t, condition=None):
         asked.append(condition)
         return Prediction(x)
 
     x, t = at_levels(path, log_snr)
-    guided = guidance.classifier_free(model, path, without, log_snr_max=3.0)
+    guided = guidance.classifier_free(model, without, log_snr_max=3.0)
     guided(x, t, GIVEN)
     assert asked == [GIVEN, None][:calls]
 
@@ -168,6 +172,7 @@ def test_rescaled_guidance_has_the_deviation_of_the_conditional_model():
     path = PATHS["edm"]
     c, u = normal(3, 4, 5), 0.5 * normal(3, 4, 5, seed=1)
 
+    @partial(FunctionDenoiser, path)
     def model(x, t, condition=None):
         return Prediction(c if condition else u)
 
@@ -175,7 +180,7 @@ def test_rescaled_guidance_has_the_deviation_of_the_conditional_model():
     plain = (u + 4 * (c - u)).numpy()
     ratio = np.array([c[i].numpy().std() / plain[i].std() for i in range(3)])[:, None, None]
     for phi in (1.0, 0.3):
-        guided = guidance.classifier_free(model, path, without, scale=4.0, rescale=phi)
+        guided = guidance.classifier_free(model, without, scale=4.0, rescale=phi)
         expected = phi * plain * ratio + (1 - phi) * plain
         assert np.abs(guided(c, t, GIVEN).x0.numpy() - expected).max() < 1e-12
 
@@ -185,7 +190,7 @@ def test_autoguidance_leads_away_from_the_weaker_model():
     path = PATHS["edm"]
     t, x = torch.tensor([0.5, 2.0], dtype=torch.float64), normal(2, 3)
     guided = guidance.autoguidance(
-        Gaussian(0.2, 0.5).denoiser(path), path, Gaussian(0.2, 0.8).denoiser(path), scale=2.5
+        Gaussian(0.2, 0.5).denoiser(path), Gaussian(0.2, 0.8).denoiser(path), scale=2.5
     )
     gain, weak = (s**2 / (s**2 + t[:, None] ** 2) for s in (0.5, 0.8))
     expected = 0.2 + (weak + 2.5 * (gain - weak)) * (x - 0.2)
@@ -198,7 +203,7 @@ def test_a_linear_reward_on_a_gaussian_shifts_the_mean_by_its_variance(path):
     path, world, slope = PATHS[path], Gaussian(0.3, 0.5), normal(2, seed=3)
     x, t = at_levels(path, [6.0, 0.0, -6.0])
     guided = guidance.reward(
-        world.denoiser(path), path, lambda x0, condition: (x0 * slope).sum(1), scale=1.7
+        world.denoiser(path), lambda x0, condition: (x0 * slope).sum(1), scale=1.7
     )
     with torch.no_grad():
         found = guided(x, t).x0
@@ -209,9 +214,8 @@ def test_a_linear_reward_on_a_gaussian_shifts_the_mean_by_its_variance(path):
 
 
 def test_a_reward_that_looks_at_nothing_changes_nothing():
-    path = PATHS["edm"]
     model = constant([0.1, 0.2], [0.3, 0.4])
-    guided = guidance.reward(model, path, lambda x0, condition: x0.square().sum(1))
+    guided = guidance.reward(model, lambda x0, condition: x0.square().sum(1))
     assert torch.equal(guided(normal(2, 2), torch.ones(2).double()).x0, model(normal(2, 2), 0).x0)
 
 
@@ -219,10 +223,7 @@ def test_dynamic_thresholding_is_that_of_imagen():
     """Against numpy: s the larger of the floor and the quantile of each sample."""
     x0 = normal(4, 3, 7) * torch.tensor([0.1, 1.0, 3.0, 30.0]).double()[:, None, None]
     for quantile, floor in ((0.9, 1.0), (0.995, 0.5), (1.0, 2.0), (0.0, 1.0)):
-        guided = guidance.dynamic_threshold(
-            lambda x, t, condition=None: Prediction(x), PATHS["edm"],
-            quantile=quantile, floor=floor,
-        )  # fmt: skip
+        guided = guidance.dynamic_threshold(IDENTITY, quantile=quantile, floor=floor)
         found = guided(x0, torch.ones(4, dtype=torch.float64)).x0.numpy()
         for sample_, got in zip(x0.numpy(), found, strict=True):
             s = max(floor, np.quantile(np.abs(sample_), quantile))
@@ -231,16 +232,16 @@ def test_dynamic_thresholding_is_that_of_imagen():
 
 @pytest.mark.parametrize("value", [0.0, 1e-300, 1e300, float("inf"), float("-inf")])
 def test_thresholds_stay_finite_whatever_a_model_says(value):
-    path, x = PATHS["edm"], torch.full((1, 4), value, dtype=torch.float64)
+    x = torch.full((1, 4), value, dtype=torch.float64)
     t = torch.ones(1, dtype=torch.float64)
     for build in (guidance.dynamic_threshold, guidance.clip):
-        found = build(lambda x, t, condition=None: Prediction(x), path)(x, t).x0
+        found = build(IDENTITY)(x, t).x0
         assert found.isfinite().all()
         assert found.abs().max() <= 1
 
 
 def test_clipping_is_to_the_range_given():
-    guided = guidance.clip(constant([-3.0, 0.2, 9.0]), PATHS["edm"], low=0.0, high=2.0)
+    guided = guidance.clip(constant([-3.0, 0.2, 9.0]), low=0.0, high=2.0)
     assert guided(torch.zeros(1, 3).double(), torch.ones(1).double()).x0.tolist() == [[0, 0.2, 2]]
 
 
@@ -249,15 +250,15 @@ def test_guided_samples_can_be_differentiated(solver):
     """gradcheck compares with finite differences, through second derivatives of the denoiser."""
     path = PATHS["vp_linear"]
     grid = uniform_log_snr(path, steps=4, log_snr_max=4.0)
-    classified = guidance.classifier(WORLD.denoiser(path), path, log_prob(path), scale=1.5)
-    rewarded = guidance.reward(classified, path, lambda x0, condition: -x0.pow(4).sum(1))
+    classified = guidance.classifier(WORLD.denoiser(path), log_prob(path), scale=1.5)
+    rewarded = guidance.reward(classified, lambda x0, condition: -x0.pow(4).sum(1))
 
     def run(x):
-        return sample(rewarded, path, grid, solver, x, Noise([0, 1]), gradients=True)
+        return sample(rewarded, grid, solver, x, Noise([0, 1]), gradients=True)
 
     x = normal(2, 2)
     assert torch.autograd.gradcheck(run, (x.clone().requires_grad_(),), atol=1e-5)
-    assert not sample(rewarded, path, grid, solver, x, Noise([0, 1])).requires_grad
+    assert not sample(rewarded, grid, solver, x, Noise([0, 1])).requires_grad
 
 
 def test_scale_one_samples_the_chosen_component_and_more_its_purest_part():
@@ -267,8 +268,8 @@ def test_scale_one_samples_the_chosen_component_and_more_its_purest_part():
     x = Noise(range(n)).like(torch.zeros(n, 2, dtype=torch.float64))
     still, ends, purity = torch.ones(n, dtype=torch.float64), [], []
     for scale in (0.0, 1.0, 4.0):
-        guided = guidance.classifier(WORLD.denoiser(path), path, log_prob(path), scale=scale)
-        ends.append(sample(guided, path, grid, DDIM(), x, Noise(range(n))))
+        guided = guidance.classifier(WORLD.denoiser(path), log_prob(path), scale=scale)
+        ends.append(sample(guided, grid, DDIM(), x, Noise(range(n))))
         shares = log_parts(ends[-1], still, 0 * still).softmax(1)[:, CHOSEN]
         purity.append(float(shares.mean()))
     assert abs(purity[0] - float(WEIGHTS[CHOSEN])) < 4 * (0.25 / n) ** 0.5

@@ -80,7 +80,7 @@ def test_the_denoiser_of_an_oracle_returns_x0(name, row):
     path = PATHS[name]
     x0, t, eps = world(path)
     network = Oracle(path, ROWS[row], x0, t, eps)
-    found = p.from_network(network, path, ROWS[row])(path.diffuse(x0, t, eps), t).x0
+    found = p.NetworkDenoiser(network, path, ROWS[row])(path.diffuse(x0, t, eps), t).x0
     assert (found - x0).abs().max() < 1e-6
 
 
@@ -129,10 +129,10 @@ def test_eps_at_pure_noise_says_zero_and_other_rows_say_x0():
     x = path.diffuse(x0, t, eps)
     for name in ("eps", "score"):
         network = Oracle(PATHS["edm"], ROWS["x0"], 7.0 * eps, t, eps)  # answers anything
-        assert p.from_network(network, path, ROWS[name])(x, t).x0.abs().max() == 0
+        assert p.NetworkDenoiser(network, path, ROWS[name])(x, t).x0.abs().max() == 0
     for name in ("x0", "v", "flow", "edm"):
         network = Oracle(path, ROWS[name], x0, t, eps)
-        assert (p.from_network(network, path, ROWS[name])(x, t).x0 - x0).abs().max() < 1e-12
+        assert (p.NetworkDenoiser(network, path, ROWS[name])(x, t).x0 - x0).abs().max() < 1e-12
 
 
 def test_a_network_with_twice_the_channels_says_a_share_of_the_variance():
@@ -146,9 +146,9 @@ def test_a_network_with_twice_the_channels_says_a_share_of_the_variance():
         def forward(self, x, level, condition=None):
             return torch.cat([mean, v], dim=1)
 
-    said = p.from_network(Both(), path, ROWS["v"])(path.diffuse(x0, t, eps), t)
+    said = p.NetworkDenoiser(Both(), path, ROWS["v"])(path.diffuse(x0, t, eps), t)
     assert (said.x0 - x0).abs().max() < 1e-9
-    assert torch.equal(said.share, (v + 1) / 2)
+    assert torch.equal(said.variance_fraction, (v + 1) / 2)
 
 
 def test_the_scaled_noise_level_spreads_the_embedding():

@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
-from core.denoiser.parameterization import Prediction
+from core.denoiser.parameterization import FunctionDenoiser, Prediction
 from core.denoiser.variance import (
     ScoreNorms,
     analytic,
@@ -63,7 +64,7 @@ def exact_table(path, log_snrs):
     """Means over x0 and eps of any quadratic, exactly: x0 = mean +- std with eps = +-1."""
     x0 = 0.3 + 0.5 * double([1.0, -1.0, 1.0, -1.0])[:, None].expand(4, 3)
     return score_norms(
-        GAUSSIAN.denoiser(path), path, [(x0.contiguous(), None)], Signs(), double(log_snrs)
+        GAUSSIAN.denoiser(path), [(x0.contiguous(), None)], Signs(), double(log_snrs)
     )
 
 
@@ -82,7 +83,7 @@ def test_score_norms_of_a_gaussian_are_sigma_squared_over_its_variance(path):
 def test_the_analytic_variance_of_a_gaussian_is_exact_at_every_time(path, of):
     """Between the nodes and beyond them, per sample and per element, at pure noise too."""
     path = PATHS[path]
-    denoise = analytic(GAUSSIAN.denoiser(path), path, exact_table(path, [-6.0, 0.0, 6.0]), of=of)
+    denoise = analytic(GAUSSIAN.denoiser(path), exact_table(path, [-6.0, 0.0, 6.0]), of=of)
     t = path.time_of_log_snr(double([9.0, 4.4, 0.0, -2.3, -8.0]))
     t[4] = path.t_max
     expected = [GAUSSIAN.x0_variance(path, float(time)) for time in t]
@@ -100,7 +101,7 @@ def test_between_nodes_the_variance_that_gaussian_data_would_have_is_geometric()
     norm = 1 / (1 + double([0.5, 0.2]) * nodes.exp())
     table = ScoreNorms(nodes, norm, 1 - norm)
     t = path.time_of_log_snr(double([0.5]))
-    said = analytic(GAUSSIAN.denoiser(path), path, table)(torch.zeros(1, 1).double(), t)
+    said = analytic(GAUSSIAN.denoiser(path), table)(torch.zeros(1, 1).double(), t)
     v, noise = 0.5**0.75 * 0.2**0.25, math.exp(-0.5)
     assert float(said.x0_variance) == pytest.approx(v * noise / (v + noise), rel=1e-12)
 
@@ -130,7 +131,7 @@ def test_the_step_s_variance_is_that_of_theorem_one():
     gamma = bar / (float(kept[n - 1]) * 0.25 + bar)
     theirs = small + (math.sqrt(bar / alpha) - math.sqrt(before - small)) ** 2 * (1 - gamma)
     table = exact_table(path, [-1.0, 1.0])
-    denoise = analytic(GAUSSIAN.denoiser(path), path, table)
+    denoise = analytic(GAUSSIAN.denoiser(path), table)
     grid, x = double([n / 10, (n - 1) / 10]), torch.zeros(1, 1, dtype=torch.float64)
 
     class Unit(Signs):
@@ -142,7 +143,7 @@ def test_the_step_s_variance_is_that_of_theorem_one():
             return torch.zeros_like(x)
 
     moved, mean = (
-        sample(denoise, path, grid, Ancestral(variance="analytic"), x, noise)
+        sample(denoise, grid, Ancestral(variance="analytic"), x, noise)
         for noise in (Unit(), Silent())
     )
     assert float(moved - mean) ** 2 == pytest.approx(theirs, rel=1e-9)
@@ -151,9 +152,7 @@ def test_the_step_s_variance_is_that_of_theorem_one():
 def bounds(denoise, path, x0, steps):
     grid = uniform_log_snr(path, steps=steps, log_snr_max=6.0)
     return {
-        kind: discrete_bound(
-            denoise, path, x0, Noise(range(len(x0))), grid=grid, variance=kind
-        ).total
+        kind: discrete_bound(denoise, x0, Noise(range(len(x0))), grid=grid, variance=kind).total
         for kind in ("analytic", "small", "large")
     }
 
@@ -165,10 +164,10 @@ def test_the_analytic_variance_lowers_the_chain_s_divergence_from_a_mixture(step
     base = MIXTURE.denoiser(path)
     nodes = torch.linspace(-9.5, 10, 40, dtype=torch.float64)
     known = [(MIXTURE.draw(n, generator(seed)), None) for seed in (2, 3)]
-    table = score_norms(base, path, known, Noise(range(n)), nodes)
+    table = score_norms(base, known, Noise(range(n)), nodes)
     x0 = MIXTURE.draw(n, generator(9))
     for of in ("norm", "error"):
-        totals = bounds(analytic(base, path, table, of=of), path, x0, steps)
+        totals = bounds(analytic(base, table, of=of), path, x0, steps)
         for kind in ("small", "large"):
             gain = totals[kind] - totals["analytic"]
             assert float(gain.mean()) > 5 * float(gain.std()) / n**0.5
@@ -186,11 +185,12 @@ def test_no_other_variance_beats_the_analytic_one_on_a_gaussian(steps):
     grid = uniform_log_snr(path, steps=steps, log_snr_max=6.0)
 
     def mean(scale):
+        @partial(FunctionDenoiser, path)
         def denoise(x, t, condition=None):
             said = base(x, t)
             return replace(said, x0_variance=scale * said.x0_variance)
 
-        found = discrete_bound(denoise, path, x0, Signs(), grid=grid, variance="analytic")
+        found = discrete_bound(denoise, x0, Signs(), grid=grid, variance="analytic")
         return float(found.total.mean())
 
     entropy = math.log(2 * math.pi * math.e * 0.25) / 2
@@ -202,7 +202,7 @@ def test_the_trace_says_the_variance_of_each_sample_on_average():
     path, n = PATHS["vp_linear"], 1000
     x = torch.randn(1, 6, dtype=torch.float64, generator=generator(3))
     copies, t = x.expand(n, 6).contiguous(), torch.full((n,), 0.35, dtype=torch.float64)
-    said = by_trace(MIXTURE.denoiser(path), path, Noise(range(n)))(copies, t)
+    said = by_trace(MIXTURE.denoiser(path), Noise(range(n)))(copies, t)
     alpha, sigma = path.alpha_sigma(double(0.35))
     expected = float(sigma**2 / alpha * MIXTURE.trace(path, x, 0.35)[0] / 6)
     found = said.x0_variance
@@ -219,7 +219,7 @@ def test_the_trace_is_exact_on_a_gaussian_and_takes_times_of_elements(path):
     x = torch.randn(3, 2, dtype=torch.float64, generator=generator())
     t = path.time_of_log_snr(double([[5.0, 1.0], [0.0, -2.0], [2.0, 2.0]]))
     with torch.no_grad():
-        said = by_trace(GAUSSIAN.denoiser(path), path, Noise(range(3)))(x, t)
+        said = by_trace(GAUSSIAN.denoiser(path), Noise(range(3)))(x, t)
     expected = [sum(GAUSSIAN.x0_variance(path, float(u)) for u in row) / 2 for row in t]
     assert said.x0_variance.tolist() == pytest.approx(expected, rel=1e-9)
     assert not said.x0.requires_grad
@@ -229,8 +229,8 @@ def test_a_sample_s_variance_is_the_same_bits_alone_and_in_a_batch():
     path = PATHS["edm"]
     x = torch.randn(5, 6, dtype=torch.float64, generator=generator())
     t = torch.linspace(0.1, 2, 5, dtype=torch.float64)
-    whole = by_trace(MIXTURE.denoiser(path), path, Noise(range(5)))(x, t).x0_variance
-    alone = by_trace(MIXTURE.denoiser(path), path, Noise([3]))(x[3:4], t[3:4]).x0_variance
+    whole = by_trace(MIXTURE.denoiser(path), Noise(range(5)))(x, t).x0_variance
+    alone = by_trace(MIXTURE.denoiser(path), Noise([3]))(x[3:4], t[3:4]).x0_variance
     assert torch.equal(alone[0], whole[3])
 
 
@@ -254,7 +254,7 @@ def test_norms_out_of_range_are_taken_at_their_ends():
     path = PATHS["vp_linear"]
     table = replace(exact_table(path, [-4.0, 4.0]), norm=double([1.02, -0.01]))
     t = path.time_of_log_snr(double([-4.0, 4.0]))
-    said = analytic(GAUSSIAN.denoiser(path), path, table)(torch.zeros(2, 1).double(), t)
+    said = analytic(GAUSSIAN.denoiser(path), table)(torch.zeros(2, 1).double(), t)
     assert said.x0_variance.tolist() == pytest.approx([0, math.exp(-4)], abs=1e-9)
 
 
@@ -262,10 +262,10 @@ def test_wrong_inputs_are_refused():
     path = PATHS["flow"]
     denoise, x0 = GAUSSIAN.denoiser(path), torch.zeros(2, 3, dtype=torch.float64)
     with pytest.raises(InputError, match="rising"):
-        score_norms(denoise, path, [(x0, None)], Noise([1, 2]), double([1.0, 0.0]))
+        score_norms(denoise, [(x0, None)], Noise([1, 2]), double([1.0, 0.0]))
     with pytest.raises(InputError, match="at least one batch"):
-        score_norms(denoise, path, [], Noise([1, 2]), double([0.0, 1.0]))
+        score_norms(denoise, [], Noise([1, 2]), double([0.0, 1.0]))
     with pytest.raises(InputError, match="alpha is 0"):
-        by_trace(denoise, path, Noise([1, 2]))(x0, double([1.0, 1.0]))
+        by_trace(denoise, Noise([1, 2]))(x0, double([1.0, 1.0]))
     with pytest.raises(InputError, match="without a graph"):
         jacobian_trace(lambda x: Prediction(x.detach()), x0)

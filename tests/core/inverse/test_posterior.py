@@ -1,12 +1,13 @@
 """Measurement guidance in Gaussian worlds, where p(x0 | y) and p(x0 | x_t, y) are known."""
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import pytest
 import torch
 
-from core.denoiser.parameterization import Prediction
+from core.denoiser.parameterization import FunctionDenoiser, Prediction
 from core.errors import InputError
 from core.inverse.measurement import Measurement, dot, pseudo_inverse, residual, solve, update
 from core.inverse.operators import Average, Mask, Matrix
@@ -29,7 +30,7 @@ from core.sampler.ancestral import DDIM, Ancestral
 from core.sampler.exponential import Multistep, Singlestep, UniPC
 from core.sampler.grids import uniform_log_snr
 from core.sampler.runge_kutta import Heun
-from core.sampler.sample import bound, prior, sample
+from core.sampler.sample import conditioned, prior, sample
 from core.sampler.solver import Ends
 from core.testing.distributions import Gaussian, Mixture
 
@@ -39,14 +40,14 @@ PATHS = {
     "flow": schedules.flow(),
 }
 METHODS = {
-    "projection": projection(),
-    "ilvr": ilvr(),
-    "repaint": repaint(resamples=2, jump=2),
-    "dps": dps(scale=0.2),
-    "pigdm": pigdm(),
-    "ddnm": ddnm(),
-    "diffpir": diffpir(),
-    "dds": dds(),
+    "projection": projection,
+    "ilvr": ilvr,
+    "repaint": partial(repaint, resamples=2, jump=2),
+    "dps": partial(dps, scale=0.2),
+    "pigdm": pigdm,
+    "ddnm": ddnm,
+    "diffpir": diffpir,
+    "dds": dds,
 }
 SOLVERS = [DDIM(), Ancestral(), Heun(), Multistep(), Singlestep()]
 WORLD = Gaussian(0.3, 0.5)
@@ -216,6 +217,7 @@ def test_pigdm_is_the_exact_posterior_mean_of_gaussian_data(path, kind):
     y = like(Matrix(matrix, (N,)).forward(x), 2)
     variance = torch.tensor([0.1, 0.4, 0.9]).double() if kind == "said" else VARIANCE
 
+    @partial(FunctionDenoiser, path)
     def denoise(x, t, condition=None):
         alpha, sigma = (over(value, x) for value in path.alpha_sigma(t))
         whole = alpha**2 * variance + sigma**2
@@ -226,9 +228,9 @@ def test_pigdm_is_the_exact_posterior_mean_of_gaussian_data(path, kind):
         )
 
     measurement = Measurement(Matrix(matrix, (N,)), y, noise)
-    method = pigdm(data_std=0.5, tolerance=1e-13)
+    method = partial(pigdm, data_std=0.5, tolerance=1e-13)
     with torch.no_grad():
-        found = method(measurement, denoise, path, DDIM()).denoise(x, t).x0
+        found = method(measurement, denoise, DDIM()).denoise(x, t).x0
     flat = torch.cat([y.real, y.imag], 1) if kind == "complex" else y
     for i, (alpha, sigma) in enumerate(zip(*path.alpha_sigma(t), strict=True)):
         # Both measurements at once, each divided by its noise.
@@ -249,8 +251,8 @@ def test_pigdm_samples_have_the_posteriors_mean_and_covariance(path):
     spread = torch.linalg.cholesky(alpha**2 * covariance + sigma**2 * torch.eye(N).double())
     start = alpha * mean + torch.cat([torch.zeros(1, N).double(), spread.T])
     measurement = Measurement(Matrix(A, (N,)), y.expand(N + 1, -1), noise)
-    guided = pigdm(tolerance=1e-12)(measurement, WORLD.denoiser(path), path, Multistep(order=3))
-    end = sample(guided.denoise, path, grid, guided.solver, start, Noise(range(N + 1)))
+    guided = pigdm(measurement, WORLD.denoiser(path), Multistep(order=3), tolerance=1e-12)
+    end = sample(guided.denoise, grid, guided.solver, start, Noise(range(N + 1)))
     reached = (end[1:] - end[0]).T @ (end[1:] - end[0])
     # The mean is where no step errs; the spread is of order 3 at 50 steps, 6e-5 to 3e-4.
     assert (end[0] - mean).abs().max() < 1e-9
@@ -271,7 +273,7 @@ def test_exact_measurements_are_met_exactly(name, solver, path):
     measurement, noise = Measurement(operator, y), Noise(range(4))
     guided = METHODS[name](measurement, WORLD.denoiser(path), path, solver)
     x = prior(path, grid, torch.zeros(4, N, dtype=torch.float64), noise)
-    end = sample(guided.denoise, path, grid, guided.solver, x, noise)
+    end = sample(guided.denoise, grid, guided.solver, x, noise)
     assert (operator.forward(end) - y).abs().max() < 1e-9
 
 
@@ -287,7 +289,7 @@ def test_samples_are_finite_and_their_own_with_every_solver(name):
             x = prior(path, grid, torch.zeros(len(seeds), 1, N), noise)
             y = normal(3, 2, seed=2, dtype=torch.float32)[[s - 1 for s in seeds]]
             guided = METHODS[name](Measurement(operator, y), WORLD.denoiser(path), path, solver)
-            return sample(guided.denoise, path, grid, guided.solver, x, noise)
+            return sample(guided.denoise, grid, guided.solver, x, noise)
 
         for solver in SOLVERS:
             together = draw([1, 2, 3], solver=solver)
@@ -308,10 +310,8 @@ def test_ddnm_keeps_the_measurements_own_noise_and_no_more():
     y = torch.full((2, 1), 0.7, dtype=torch.float64)
     for gain, row in ((1.0, 1.0), (4.0, 0.25)):
         operator = Matrix(torch.full((1, 1), row).double(), (1,))
-        guided = ddnm(noise_gain=gain)(
-            Measurement(operator, y, noise), flat, path, Multistep(order=3)
-        )
-        end = sample(guided.denoise, path, grid, guided.solver, start, Noise([0, 1]))
+        guided = ddnm(Measurement(operator, y, noise), flat, Multistep(order=3), noise_gain=gain)
+        end = sample(guided.denoise, grid, guided.solver, start, Noise([0, 1]))
         # sqrt(s^2 + noise^2) is kept from s = 80; order 3, and a last step of order 1 from 1e-3.
         assert float(end[1] - end[0]) == pytest.approx(noise / row, rel=1e-3)
         left = noise / row / float(grid[0])  # of the start's distance from y / row
@@ -325,8 +325,8 @@ def test_diffpir_is_the_minimiser_of_its_objective(path, noise):
     x, t = at_levels(path, [6.0, 0.0, -6.0])
     x0 = WORLD.denoiser(path)(x, t).x0
     y = normal(len(x), 2, seed=2)
-    method = diffpir(prior_weight=weight, tolerance=1e-13)
-    guided = method(Measurement(Matrix(A, (N,)), y, noise), WORLD.denoiser(path), path, DDIM())
+    method = partial(diffpir, prior_weight=weight, tolerance=1e-13)
+    guided = method(Measurement(Matrix(A, (N,)), y, noise), WORLD.denoiser(path), DDIM())
     found = guided.denoise(x, t).x0
     for i, (alpha, sigma) in enumerate(zip(*path.alpha_sigma(t), strict=True)):
         trust = weight * (alpha * max(noise, 1e-7)) ** 2 / sigma**2
@@ -340,8 +340,8 @@ def test_diffpir_is_the_minimiser_of_its_objective(path, noise):
 
 
 def one_step(method, measurement, path, grid, x, solver, noise):
-    guided = method(measurement, WORLD.denoiser(path), path, solver)
-    return sample(guided.denoise, path, grid, guided.solver, x, noise)
+    guided = method(measurement, WORLD.denoiser(path), solver)
+    return sample(guided.denoise, grid, guided.solver, x, noise)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -351,9 +351,15 @@ def test_dps_goes_down_the_gradient_of_the_residual(path):
     grid = path.time_of_log_snr(torch.tensor([-1.0, 1.0], dtype=torch.float64))
     x, y, solver = normal(3, N), normal(3, 2, seed=2), Heun()
     found = one_step(
-        dps(scale=0.7), Measurement(Matrix(A, (N,)), y), path, grid, x, solver, Noise(range(3))
-    )
-    plain = sample(WORLD.denoiser(path), path, grid, solver, x, Noise(range(3)))
+        partial(dps, scale=0.7),
+        Measurement(Matrix(A, (N,)), y),
+        path,
+        grid,
+        x,
+        solver,
+        Noise(range(3)),
+    )  # fmt: skip
+    plain = sample(WORLD.denoiser(path), grid, solver, x, Noise(range(3)))
     alpha, sigma = path.alpha_sigma(grid[0])
     gain = alpha * 0.25 / (alpha**2 * 0.25 + sigma**2)
     r = y - (0.3 + gain * (x - alpha * 0.3)) @ A.T
@@ -366,8 +372,8 @@ def test_dps_stands_still_where_nothing_is_left():
     grid = torch.tensor([1.0, 0.5], dtype=torch.float64)
     x, matrix = normal(2, N), Matrix(A, (N,))
     y = matrix.forward(WORLD.denoiser(path)(x, grid[:1].expand(2)).x0)
-    found = one_step(dps(), Measurement(matrix, y), path, grid, x, DDIM(), Noise([0, 1]))
-    assert torch.equal(found, sample(WORLD.denoiser(path), path, grid, DDIM(), x, Noise([0, 1])))
+    found = one_step(dps, Measurement(matrix, y), path, grid, x, DDIM(), Noise([0, 1]))
+    assert torch.equal(found, sample(WORLD.denoiser(path), grid, DDIM(), x, Noise([0, 1])))
 
 
 @pytest.mark.parametrize("name", ["dps", "pigdm"])
@@ -382,7 +388,7 @@ def test_guided_samples_can_be_differentiated(name):
 
     def run(x):
         noise = Noise([0, 1])
-        return sample(guided.denoise, path, grid, guided.solver, x, noise, gradients=True)
+        return sample(guided.denoise, grid, guided.solver, x, noise, gradients=True)
 
     # Conjugate gradients stop at 1e-6 of their right-hand side.
     assert torch.autograd.gradcheck(run, (normal(2, N).requires_grad_(),), atol=1e-4)
@@ -395,8 +401,8 @@ def test_projection_pulls_before_a_step_and_at_the_clean_end(path):
     grid = torch.tensor([path.t_max, path.t_min], dtype=torch.float64)
     x, y, inverse = normal(3, N), normal(3, 2, seed=2), torch.linalg.pinv(A)
     found = one_step(
-        projection(strength=strength), Measurement(Matrix(A, (N,)), y), path, grid, x, DDIM(),
-        Noise(range(3)),
+        partial(projection, strength=strength), Measurement(Matrix(A, (N,)), y), path, grid, x,
+        DDIM(), Noise(range(3)),
     )  # fmt: skip
     alpha, sigma = path.alpha_sigma(grid[0])
     noised = alpha * y + sigma * Noise(range(3)).like(x) @ A.T
@@ -413,23 +419,21 @@ def test_ilvr_leaves_off_at_its_level():
     path_of = []
 
     def run(most):
-        guided = ilvr(log_snr_max=most)(
-            Measurement(operator, y), WORLD.denoiser(path), path, DDIM()
-        )
+        guided = ilvr(Measurement(operator, y), WORLD.denoiser(path), DDIM(), log_snr_max=most)
         path_of.clear()
         return sample(
-            guided.denoise, path, grid, guided.solver, x, Noise(range(3)),
+            guided.denoise, grid, guided.solver, x, Noise(range(3)),
             watch=lambda moment: path_of.append(moment.x.clone()),
         )  # fmt: skip
 
-    plain = sample(WORLD.denoiser(path), path, grid, DDIM(), x, Noise(range(3)))
+    plain = sample(WORLD.denoiser(path), grid, DDIM(), x, Noise(range(3)))
     assert torch.equal(run(-3.0), plain)
     run(-1.0)
     alpha, sigma = path.alpha_sigma(grid[1])
     noised = alpha * y + sigma * operator.forward(noise.like(x))
     assert (operator.forward(path_of[0]) - noised).abs().max() < 1e-12
     # From there on the sampler is alone again.
-    alone = sample(WORLD.denoiser(path), path, grid[1:], DDIM(), path_of[0], Noise(range(3)))
+    alone = sample(WORLD.denoiser(path), grid[1:], DDIM(), path_of[0], Noise(range(3)))
     assert torch.equal(path_of[1], alone)
 
 
@@ -493,6 +497,7 @@ def correlated(path):
     """The denoiser of two standard normal coordinates with that correlation."""
     covariance = torch.tensor([[1.0, CORRELATION], [CORRELATION, 1.0]], dtype=torch.float64)
 
+    @partial(FunctionDenoiser, path)
     def denoise(x, t, condition=None):
         alpha, sigma = path.alpha_sigma(t)
         whole = alpha[:, None, None] ** 2 * covariance + sigma[:, None, None] ** 2 * torch.eye(2)
@@ -509,11 +514,9 @@ def test_repaint_comes_nearer_to_the_conditional_mean_the_more_it_resamples():
     mask, y = Mask(torch.tensor([[1.0, 0.0]])), torch.tensor([[1.0, 0.0]], dtype=torch.float64)
     bias = []
     for resamples in (1, 2, 4, 10):
-        guided = repaint(resamples=resamples)(
-            Measurement(mask, y), correlated(path), path, Ancestral()
-        )
+        guided = repaint(Measurement(mask, y), correlated(path), Ancestral(), resamples=resamples)
         start = torch.zeros(1, 2, dtype=torch.float64)
-        end = sample(guided.denoise, path, grid, guided.solver, start, Constant(0.0))
+        end = sample(guided.denoise, grid, guided.solver, start, Constant(0.0))
         assert float(end[0, 0]) == pytest.approx(1.0, abs=1e-12)
         bias.append(abs(float(end[0, 1]) - CORRELATION))
     assert all(b < a for a, b in pairwise(bias)), bias
@@ -537,16 +540,16 @@ def test_stretches_walked_again_hear_other_noise():
             heard.append(noise.between(x, *row.mean.clock))
             return Ancestral().step(x, row, state, estimate, noise)
 
-    guided = repaint(resamples=2)(
+    guided = repaint(
         Measurement(Mask(torch.zeros(1, 3)), torch.zeros(1, 3).double()),
-        WORLD.denoiser(path), path, Listening(),
+        WORLD.denoiser(path), Listening(), resamples=2,
     )  # fmt: skip
     x = normal(1, 3)
     rows = guided.solver.plan(path, grid)
     heard.clear()
     state, noise = None, Brownian([7])
     for row in rows:
-        x, state = guided.solver.step(x, row, state, bound(guided.denoise, path, None), noise)
+        x, state = guided.solver.step(x, row, state, conditioned(guided.denoise, None), noise)
     assert len(heard) == 2
     assert not torch.equal(*heard)
 
@@ -568,13 +571,13 @@ def test_every_stretch_begins_without_a_history():
             return x, row[0]
 
     measurement = Measurement(Mask(torch.zeros(1, 3)), torch.zeros(1, 3, dtype=torch.float64))
-    guided = repaint(resamples=2, jump=2)(measurement, WORLD.denoiser(path), path, Numbered())
+    guided = repaint(measurement, WORLD.denoiser(path), Numbered(), resamples=2, jump=2)
     grid = torch.tensor([0.9, 0.7, 0.5, 0.3, 0.1], dtype=torch.float64)
     rows = guided.solver.plan(path, grid)
     heard.clear()
     state, noise = None, Noise([0])
     for row in rows:
-        estimate = bound(guided.denoise, path, None)
+        estimate = conditioned(guided.denoise, None)
         _, state = guided.solver.step(normal(1, 3), row, state, estimate, noise)
     assert heard == [(0, None), (1, 0)] * 4
 
@@ -609,5 +612,6 @@ def test_solvers_that_would_lose_the_measurement_are_refused(name):
     ],
 )
 def test_options_out_of_range_are_refused(build, options):
+    measurement = Measurement(Average(), normal(1, 1))
     with pytest.raises(InputError, match="expected"):
-        build(**options)
+        build(measurement, WORLD.denoiser(PATHS["edm"]), DDIM(), **options)

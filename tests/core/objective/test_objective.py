@@ -73,7 +73,7 @@ def test_the_loss_is_the_eps_error_whatever_the_network_says(path, row, norm):
     x0, t, eps = world(PATHS[path])
     network = Oracle(PATHS[path], ROWS[row], x0, t, eps, offset=0.1)
     x = PATHS[path].diffuse(x0, t, eps)
-    guess = p.from_network(network, PATHS[path], ROWS[row])(x, t).x0
+    guess = p.NetworkDenoiser(network, PATHS[path], ROWS[row])(x, t).x0
     alpha, sigma = (over(value, x0) for value in PATHS[path].alpha_sigma(t))
     eps_hat = (x - alpha * guess) / sigma
     error = (eps_hat - eps).abs() if norm == "l1" else (eps_hat - eps) ** 2
@@ -476,7 +476,7 @@ def test_hybrid_is_the_simple_loss_and_a_kl_divergence_between_normals():
 
     ours = Hybrid(path, row, weighting.simple(), times.uniform(), steps=steps, vlb_weight=0.01)
     x = path.diffuse(x0, t, eps)
-    guess = p.from_network(Both(), path, row)(x, t).x0
+    guess = p.NetworkDenoiser(Both(), path, row)(x, t).x0
     a, b, small = (over(value, x0) for value in path.posterior_coefficients(t, t - size))
     (alpha_t, sigma_t), (alpha_u, sigma_u) = (
         tuple(over(value, x0) for value in path.alpha_sigma(s)) for s in (t, t - size)

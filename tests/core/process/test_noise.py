@@ -143,7 +143,7 @@ def spread_of(solver, source, counts, last=2048):
 
     def end(steps):
         grid = to_noisy_level(process, steps)
-        return sample(world.denoiser(process), process, grid, solver, x, source([11]))
+        return sample(world.denoiser(process), grid, solver, x, source([11]))
 
     best = end(last)
     return [float((end(steps) - best).square().mean().sqrt()) for steps in counts]

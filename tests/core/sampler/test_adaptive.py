@@ -10,7 +10,7 @@ from core.errors import InputError
 from core.process import schedules
 from core.process.noise import Noise
 from core.sampler.adaptive import DormandPrince, angle_of, at_angle, dormand_prince, velocity
-from core.sampler.sample import bound, encode, sample
+from core.sampler.sample import conditioned, encode, sample
 from core.testing.distributions import Gaussian, Mixture
 from core.testing.orders import slope as fitted_slope
 
@@ -37,7 +37,7 @@ WORLD = Mixture(normal(4, 3, seed=1), 0.3, double([0.1, 0.2, 0.3, 0.4]))
 
 def angle_slope(path, world=WORLD):
     """dz/dtheta of the probability flow, rows in and out."""
-    estimate = bound(world.denoiser(path), path, None)
+    estimate = conditioned(world.denoiser(path), None)
     return lambda y, theta: velocity(path, estimate, y, theta)[0]
 
 
@@ -133,7 +133,7 @@ def test_the_solver_follows_each_process_s_own_flow(name, start, end):
     reference = tight(own_slope(name), x, start, end)
     grid = torch.tensor([start, end], dtype=torch.float64)
     solver = DormandPrince(rtol=rtol, atol=rtol)
-    found = sample(WORLD.denoiser(path), path, grid, solver, x, Noise(range(2)))
+    found = sample(WORLD.denoiser(path), grid, solver, x, Noise(range(2)))
     assert (found - reference).abs().max() < 20 * rtol
 
 
@@ -144,12 +144,12 @@ def test_encoding_undoes_sampling(path):
     x = float(sigma) * normal(3, 3, seed=7)
     grid = torch.tensor([path.t_max, path.t_first], dtype=torch.float64)
     solver, denoise = DormandPrince(rtol=1e-10, atol=1e-10), WORLD.denoiser(path)
-    x0 = sample(denoise, path, grid, solver, x, Noise(range(3)))
+    x0 = sample(denoise, grid, solver, x, Noise(range(3)))
     alpha, _ = path.alpha_sigma(double(path.t_first))
-    again = encode(denoise, path, grid, solver, x0 / float(alpha))
+    again = encode(denoise, grid, solver, x0 / float(alpha))
     # Relative to the level, and times what the flow between stretches: about the level again.
     assert ((again - x) / float(sigma)).abs().max() < 1e-8
-    back = sample(denoise, path, grid, solver, again, Noise(range(3)))
+    back = sample(denoise, grid, solver, again, Noise(range(3)))
     assert (back - x0).abs().max() < 1e-8
 
 
@@ -159,7 +159,7 @@ def test_the_step_into_the_clean_end_is_the_estimate_there(path):
     x = world.std_at(path, path.t_max) * normal(3, 2) + world.mean_at(path, path.t_max)
     grid = torch.tensor([path.t_max, path.t_min], dtype=torch.float64)
     solver = DormandPrince(rtol=1e-6, atol=1e-8)
-    found = sample(world.denoiser(path), path, grid, solver, x, Noise(range(3)))
+    found = sample(world.denoiser(path), grid, solver, x, Noise(range(3)))
     before = world.flow(path, x, path.t_max, path.t_first)
     t = torch.full((3,), path.t_first, dtype=torch.float64)
     assert (found - world.denoiser(path)(before, t).x0).abs().max() < 20e-6
@@ -171,9 +171,7 @@ def test_single_precision_is_integrated_in_double_and_any_shape_is_taken():
     grid = torch.tensor([1.0, 1e-2], dtype=torch.float64)
     exact = world.flow(path, x, 1.0, 1e-2)
     for dtype, within in ((torch.float64, 1e-4), (torch.float32, 1e-4)):
-        found = sample(
-            world.denoiser(path), path, grid, DormandPrince(), x.to(dtype), Noise(range(2))
-        )
+        found = sample(world.denoiser(path), grid, DormandPrince(), x.to(dtype), Noise(range(2)))
         assert found.dtype == dtype
         assert (found - exact).abs().max() < within  # 20 rtol is 2e-4
 

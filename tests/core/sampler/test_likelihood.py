@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy
 import pytest
 import torch
 from torch.distributions import Normal
 
-from core.denoiser.parameterization import Prediction
+from core.denoiser.parameterization import FunctionDenoiser, Prediction
 from core.errors import InputError
 from core.process import schedules
 from core.process.noise import Noise
@@ -89,7 +90,7 @@ def smoothed(path, x0, world=WORLD):
 @pytest.mark.parametrize("path", PATHS)
 def test_the_exact_trace_gives_the_density_of_a_mixture(path):
     path = PATHS[path]
-    found = nll(WORLD.denoiser(path), path, X0, trace="exact", rtol=1e-5, prior=last_density(path))
+    found = nll(WORLD.denoiser(path), X0, trace="exact", rtol=1e-5, prior=last_density(path))
     bits = (found.nats - smoothed(path, X0)) / (D * math.log(2))
     assert bits.abs().max() < 1e-4
     # The noise at t_first is 1e-3 and 2e-3 of the data where it is most: 1e-4 bits of density.
@@ -101,13 +102,13 @@ def test_the_default_prior_is_the_sampler_s_and_exact_where_the_process_ends_in_
     path = PATHS["flow"]
     x0 = X0.reshape(8, 2, 4)
     world = replace(WORLD, means=WORLD.means.reshape(5, 2, 4), std=WORLD.std.reshape(5, 2, 4))
-    found = nll(world.denoiser(path), path, x0, trace="exact", rtol=1e-8, atol=1e-9)
+    found = nll(world.denoiser(path), x0, trace="exact", rtol=1e-8, atol=1e-9)
     # 20 rtol of some ten nats.
     assert (found.nats - smoothed(path, x0, world)).abs().max() < 2e-6
     vp = PATHS["vp_linear"]
-    normal = nll(world.denoiser(vp), vp, x0, trace="exact")
+    normal = nll(world.denoiser(vp), x0, trace="exact")
     given = nll(
-        world.denoiser(vp), vp, x0, trace="exact",
+        world.denoiser(vp), x0, trace="exact",
         prior=lambda x: Normal(double(0.0), float(vp.alpha_sigma(double(1.0))[1]))
         .log_prob(x).sum((1, 2)),
     )  # fmt: skip
@@ -120,7 +121,7 @@ def test_fixed_steps_are_of_order_four():
 
     def error(steps):
         found = nll(
-            WORLD.denoiser(path), path, X0, trace="exact", fixed_steps=steps,
+            WORLD.denoiser(path), X0, trace="exact", fixed_steps=steps,
             prior=last_density(path),
         )  # fmt: skip
         assert found.evaluations.tolist() == [4 * steps] * 8
@@ -134,11 +135,11 @@ def test_random_probes_are_exact_where_the_jacobian_is_diagonal():
     path, world = PATHS["vp_linear"], Gaussian(0.3, 0.5)
     x0 = world.draw((3, 5), generator())
     denoise = world.denoiser(path)
-    exact = nll(denoise, path, x0, trace="exact").nats
+    exact = nll(denoise, x0, trace="exact").nats
     for options in ({}, {"probes": 3}):
-        assert (nll(denoise, path, x0, Noise(range(3)), **options).nats - exact).abs().max() < 1e-10
+        assert (nll(denoise, x0, Noise(range(3)), **options).nats - exact).abs().max() < 1e-10
     fixed = [
-        nll(denoise, path, x0, noise, trace=kind, fixed_steps=10).nats
+        nll(denoise, x0, noise, trace=kind, fixed_steps=10).nats
         for kind, noise in (("exact", None), ("hutchinson", Noise(range(3))))
     ]
     assert (fixed[0] - fixed[1]).abs().max() < 1e-10
@@ -147,17 +148,15 @@ def test_random_probes_are_exact_where_the_jacobian_is_diagonal():
 def test_fresh_probes_on_a_fixed_grid_average_to_the_exact_trace():
     path, n = PATHS["vp_linear"], 4096
     denoise, options = WORLD.denoiser(path), {"fixed_steps": 16, "prior": last_density(path)}
-    exact = nll(denoise, path, X0[7:8], trace="exact", **options).nats
+    exact = nll(denoise, X0[7:8], trace="exact", **options).nats
     copies = X0[7:8].expand(n, D).contiguous()
     bits = (
-        (nll(denoise, path, copies, Noise.of(1, each=range(n)), **options).nats - exact)
-        / D
-        / math.log(2)
+        (nll(denoise, copies, Noise.of(1, each=range(n)), **options).nats - exact) / D / math.log(2)
     )
     assert abs(float(bits.mean())) < 3 * float(bits.std()) / n**0.5
     assert abs(float(bits.mean())) < 1e-3
     # Not by chance: one draw is off by thirty times as much, and by more with probes that stay.
-    kept = nll(denoise, path, copies[:64], Noise(range(64)), prior=last_density(path)).nats
+    kept = nll(denoise, copies[:64], Noise(range(64)), prior=last_density(path)).nats
     assert 0.01 < float(bits.std()) < float(((kept - exact) / D / math.log(2)).std())
 
 
@@ -165,7 +164,7 @@ def test_more_probes_lower_the_spread_by_their_root():
     path, n = PATHS["flow"], 300
     denoise, copies = WORLD.denoiser(path), X0[2:3].expand(n, D).contiguous()
     spreads = [
-        float(nll(denoise, path, copies, Noise(range(n)), probes=k, fixed_steps=6).nats.std())
+        float(nll(denoise, copies, Noise(range(n)), probes=k, fixed_steps=6).nats.std())
         for k in (1, 4)
     ]
     # A ratio of two deviations of 300 draws has a standard error of 6 %: 4 of them.
@@ -176,8 +175,8 @@ def test_more_probes_lower_the_spread_by_their_root():
 def test_a_sample_s_likelihood_is_the_same_bits_alone_and_in_a_batch(options):
     path = PATHS["edm"]
     denoise = WORLD.denoiser(path)
-    together = nll(denoise, path, X0, Noise(range(8)), **options)
-    alone = nll(denoise, path, X0[3:4], Noise([3]), **options)
+    together = nll(denoise, X0, Noise(range(8)), **options)
+    alone = nll(denoise, X0[3:4], Noise([3]), **options)
     assert torch.equal(alone.nats[0], together.nats[3])
     assert alone.evaluations[0] == together.evaluations[3]
 
@@ -189,6 +188,7 @@ def test_a_network_in_single_precision_is_differentiated_under_no_grad():
     with torch.no_grad():
         layer.weight.copy_(torch.eye(4))
 
+    @partial(FunctionDenoiser, path)
     def denoise(x, t, condition=None):
         alpha, sigma = path.alpha_sigma(t)
         gain = alpha * 0.25 / (alpha**2 * 0.25 + sigma**2)
@@ -197,10 +197,10 @@ def test_a_network_in_single_precision_is_differentiated_under_no_grad():
     x0 = world.draw((3, 4), generator())
     condition = {"scale": torch.ones(3, 1)}
     with torch.no_grad():
-        found = nll(denoise, path, x0.float(), Noise(range(3)), condition, fixed_steps=40)
+        found = nll(denoise, x0.float(), Noise(range(3)), condition, fixed_steps=40)
     assert layer.weight.grad is None
     assert not found.nats.requires_grad
-    exact = nll(world.denoiser(path), path, x0, trace="exact", fixed_steps=40).nats
+    exact = nll(world.denoiser(path), x0, trace="exact", fixed_steps=40).nats
     # float32's 6e-8 over sin(theta) = 1e-3 near the clean end, in slopes that matter little.
     assert (found.nats - exact).abs().max() < 1e-3
 
@@ -209,24 +209,24 @@ def test_what_cannot_be_had_is_refused():
     path = PATHS["edm"]
     denoise = WORLD.denoiser(path)
     with pytest.raises(InputError, match="take hutchinson"):
-        nll(denoise, path, torch.zeros(1, 5000), trace="exact")
+        nll(denoise, torch.zeros(1, 5000), trace="exact")
     with pytest.raises(InputError, match="give a noise"):
-        nll(denoise, path, X0)
+        nll(denoise, X0)
     with pytest.raises(InputError, match="fixed_steps >= 1"):
-        nll(denoise, path, X0, Noise(range(8)), fixed_steps=0)
+        nll(denoise, X0, Noise(range(8)), fixed_steps=0)
     with pytest.raises(InputError, match="without a graph"):
-        nll(torch.no_grad()(denoise), path, X0, trace="exact")
+        nll(torch.no_grad()(denoise), X0, trace="exact")
     with pytest.raises(InputError, match="at least 2"):
-        continuous_bound(denoise, path, X0, Noise(range(8)), levels=1)
+        continuous_bound(denoise, X0, Noise(range(8)), levels=1)
     with pytest.raises(InputError, match="not quantised to 256"):
-        continuous_bound(denoise, path, X0, Noise(range(8)), levels=256)
+        continuous_bound(denoise, X0, Noise(range(8)), levels=256)
     with pytest.raises(InputError, match="end clean"):
-        discrete_bound(denoise, path, X0, Noise(range(8)), grid=double([80.0, 1.0]))
+        discrete_bound(denoise, X0, Noise(range(8)), grid=double([80.0, 1.0]))
     grid = double([80.0, 1.0, 0.0])
     with pytest.raises(InputError, match="says the variance"):
-        discrete_bound(denoise, path, X0, Noise(range(8)), grid=grid, variance="analytic")
+        discrete_bound(denoise, X0, Noise(range(8)), grid=grid, variance="analytic")
     with pytest.raises(InputError, match="learned none"):
-        discrete_bound(denoise, path, X0, Noise(range(8)), grid=grid, variance="learned")
+        discrete_bound(denoise, X0, Noise(range(8)), grid=grid, variance="learned")
 
 
 # --- bounds ------------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ def test_the_continuous_bound_of_an_exact_denoiser_is_the_likelihood_of_a_gaussi
     """Sample by sample.  Ends beyond all data: 1e-10 of its variance, a prior e^-20 off."""
     path, world = schedules.edm(sigma_min=1e-5, sigma_max=1e5), Gaussian(0.3, 0.5)
     x0 = world.draw((6, 2, 3), generator())
-    found = continuous_bound(world.denoiser(path), path, x0, both_signs(), draws=2)
+    found = continuous_bound(world.denoiser(path), x0, both_signs(), draws=2)
     assert (found.total + world.log_density(x0)).abs().max() < 1e-6
 
 
@@ -247,9 +247,7 @@ def test_the_continuous_bound_is_the_same_for_every_process_between_the_same_end
     for path in PATHS.values():
         first, last = path.time_of_log_snr(ends).tolist()
         cut = replace(path, t_first=first, t_max=last)
-        found = continuous_bound(
-            WORLD.denoiser(cut), cut, x0, Noise(range(8)), nodes=8, levels=levels
-        )
+        found = continuous_bound(WORLD.denoiser(cut), x0, Noise(range(8)), nodes=8, levels=levels)
         totals.append(found.total)
     for total in totals[1:]:
         assert (total / totals[0] - 1).abs().max() < 1e-6
@@ -261,19 +259,21 @@ def test_a_wrong_denoiser_pays_its_squared_error():
     x0, c = world.draw((4, 3), generator()), 0.2
     right = world.denoiser(path)
 
+    @partial(FunctionDenoiser, path)
     def wrong(x, t, condition=None):
         return Prediction(right(x, t).x0 + c)
 
     totals = [
-        continuous_bound(d, path, x0, both_signs(), draws=2, nodes=96).diffusion
-        for d in (right, wrong)
+        continuous_bound(d, x0, both_signs(), draws=2, nodes=96).diffusion for d in (right, wrong)
     ]
     gain = totals[1] - totals[0]
     # x0 itself adds a term linear in c, which is 0 on average over x0 alone: take it exactly.
-    alone = continuous_bound(
-        lambda x, t, condition=None: Prediction(2 * right(x, t).x0 - wrong(x, t).x0),
-        path, x0, both_signs(), draws=2, nodes=96,
-    ).diffusion  # fmt: skip
+
+    @partial(FunctionDenoiser, path)
+    def opposite(x, t, condition=None):
+        return Prediction(2 * right(x, t).x0 - wrong(x, t).x0)
+
+    alone = continuous_bound(opposite, x0, both_signs(), draws=2, nodes=96).diffusion
     rise = (1 / 0.1**2 - 1 / 1e3**2) * 3 * c**2 / 2
     assert ((gain + alone - totals[0]) / 2 - rise).abs().max() < 1e-6 * rise
 
@@ -285,7 +285,7 @@ def test_the_chain_with_the_best_variance_is_exact_on_a_gaussian(steps):
     x0 = world.draw((6, 4), generator())
     grid = uniform_log_snr(path, steps=steps, log_snr_max=6.0)
     found = discrete_bound(
-        world.denoiser(path), path, x0, both_signs(), grid=grid, variance="analytic", draws=2
+        world.denoiser(path), x0, both_signs(), grid=grid, variance="analytic", draws=2
     )
     assert (found.total + world.log_density(x0)).abs().max() < 1e-9
 
@@ -299,7 +299,7 @@ def test_the_chain_s_bound_falls_to_the_likelihood_with_order_one(variance):
         grid = uniform_log_snr(path, steps=steps, log_snr_max=8.0)
         options = {"grid": grid, "draws": 2}
         best, other = (
-            discrete_bound(world.denoiser(path), path, x0, both_signs(), variance=kind, **options)
+            discrete_bound(world.denoiser(path), x0, both_signs(), variance=kind, **options)
             for kind in ("analytic", variance)
         )
         assert torch.equal(best.prior, other.prior)
@@ -315,11 +315,11 @@ def test_the_chain_s_bound_approaches_that_of_continuous_time():
     x0 = WORLD.draw(n, generator(8))
     top = float(path.log_snr(double(1e-3)))
     noise = Noise(range(n))
-    continuous = continuous_bound(WORLD.denoiser(path), path, x0, noise, nodes=96).diffusion
+    continuous = continuous_bound(WORLD.denoiser(path), x0, noise, nodes=96).diffusion
     gaps = []
     for steps in (20, 80):
         grid = uniform_log_snr(path, steps=steps, log_snr_max=top)
-        chain = discrete_bound(WORLD.denoiser(path), path, x0, Noise(range(n)), grid=grid)
+        chain = discrete_bound(WORLD.denoiser(path), x0, Noise(range(n)), grid=grid)
         gaps.append((chain.diffusion - continuous).mean())
     scatter = float((chain.diffusion - continuous).std()) / n**0.5
     assert abs(float(gaps[1] - gaps[0] / 4)) < 4 * scatter + 0.1 * float(gaps[0])
@@ -331,12 +331,13 @@ def test_the_learned_variance_runs_from_the_small_to_the_large(share, kind):
     path = PATHS["vp_linear"]
     denoise = WORLD.denoiser(path)
 
+    @partial(FunctionDenoiser, path)
     def learned(x, t, condition=None):
-        return Prediction(denoise(x, t).x0, share=torch.full_like(x, share))
+        return Prediction(denoise(x, t).x0, variance_fraction=torch.full_like(x, share))
 
     grid = uniform_log_snr(path, steps=7)
-    found = discrete_bound(learned, path, X0, Noise(range(8)), grid=grid, variance="learned")
-    expected = discrete_bound(denoise, path, X0, Noise(range(8)), grid=grid, variance=kind)
+    found = discrete_bound(learned, X0, Noise(range(8)), grid=grid, variance="learned")
+    expected = discrete_bound(denoise, X0, Noise(range(8)), grid=grid, variance=kind)
     assert (found.total / expected.total - 1).abs().max() < 1e-12
 
 
@@ -344,7 +345,7 @@ def test_the_terms_of_a_short_chain_are_those_worked_out_with_torch_distribution
     path, world = PATHS["vp_linear"], Gaussian(0.3, 0.5)
     x0, times = world.draw((2, 3), generator()), [1.0, 0.4, 0.0]
     grid = double(times)
-    found = discrete_bound(world.denoiser(path), path, x0, Fixed(0.7), grid=grid, variance="large")
+    found = discrete_bound(world.denoiser(path), x0, Fixed(0.7), grid=grid, variance="large")
     (a_t, s_t), (a_u, s_u) = ((float(v) for v in path.alpha_sigma(double(t))) for t in times[:2])
     divergence = torch.distributions.kl_divergence
     prior = divergence(Normal(a_t * x0, s_t), Normal(0 * x0, s_t)).sum(1)
@@ -378,10 +379,11 @@ def test_the_decoder_s_probabilities_of_all_values_sum_to_one(levels, log_snr):
     at = float(path.time_of_log_snr(double(log_snr)))
     grid = double([at, 0.0])
 
+    @partial(FunctionDenoiser, path)
     def denoise(x, t, condition=None):
         return Prediction(torch.full_like(x, 0.1))
 
-    found = discrete_bound(denoise, path, values, Fixed(0.0), grid=grid, levels=levels)
+    found = discrete_bound(denoise, values, Fixed(0.0), grid=grid, levels=levels)
     assert float((-found.reconstruction).exp().sum()) == pytest.approx(1, abs=1e-12)
     if levels == 5:
         cut = Normal(double(0.1), math.exp(-log_snr / 2)).cdf(double([-0.75, 0.25, 0.75]))
@@ -398,8 +400,7 @@ def test_a_value_far_from_the_estimate_costs_the_square_of_the_distance():
     grid = double([at, 0.0])
     x0 = double([[1.0], [-1.0]])
     found = discrete_bound(
-        lambda x, t, condition=None: Prediction(-0.0 * x),
-        path,
+        FunctionDenoiser(path, lambda x, t, condition=None: Prediction(-0.0 * x)),
         x0,
         Fixed(0.0),
         grid=grid,
@@ -416,9 +417,9 @@ def test_the_discrete_decoder_of_continuous_time_is_bayes_rule_over_the_values()
     path = schedules.edm(sigma_min=0.8, sigma_max=80.0)
     x0, s, eps = double([[1.0]]), 0.8, 0.5
     denoise = Gaussian().denoiser(path)
-    found = continuous_bound(denoise, path, x0, Fixed(eps), levels=2).reconstruction
+    found = continuous_bound(denoise, x0, Fixed(eps), levels=2).reconstruction
     assert float(found) == pytest.approx(math.log1p(math.exp(-2 / s**2 - 2 * eps / s)), rel=1e-12)
-    mean = continuous_bound(denoise, path, x0, Fixed(eps, -eps), levels=2, draws=2).reconstruction
+    mean = continuous_bound(denoise, x0, Fixed(eps, -eps), levels=2, draws=2).reconstruction
     other = math.log1p(math.exp(-2 / s**2 + 2 * eps / s))
     assert float(mean) == pytest.approx((float(found) + other) / 2, rel=1e-12)
 
@@ -427,11 +428,12 @@ def test_the_quadrature_has_numpy_s_nodes():
     """Through the times that are asked for, at which log-SNR has Gauss-Legendre's nodes."""
     path, asked = schedules.edm(sigma_min=math.exp(-4), sigma_max=math.exp(4)), []
 
+    @partial(FunctionDenoiser, path)
     def denoise(x, t, condition=None):
         asked.append(float(t[0]))
         return Prediction(x)
 
-    continuous_bound(denoise, path, X0, Noise(range(8)), nodes=12)
+    continuous_bound(denoise, X0, Noise(range(8)), nodes=12)
     expected = 8 * numpy.polynomial.legendre.leggauss(12)[0]
     got = numpy.sort(path.log_snr(double(asked)).numpy())
     assert numpy.abs(got - expected).max() < 1e-10
@@ -443,8 +445,8 @@ def test_a_sample_s_bounds_are_the_same_bits_alone_and_in_a_batch(levels):
     denoise, grid = WORLD.denoiser(path), uniform_log_snr(path, steps=4)
     x0 = X0 if levels is None else quantised(X0, levels)
     for ask in (
-        lambda x, noise: continuous_bound(denoise, path, x, noise, nodes=4, levels=levels),
-        lambda x, noise: discrete_bound(denoise, path, x, noise, grid=grid, levels=levels),
+        lambda x, noise: continuous_bound(denoise, x, noise, nodes=4, levels=levels),
+        lambda x, noise: discrete_bound(denoise, x, noise, grid=grid, levels=levels),
     ):
         together, alone = ask(x0, Noise(range(8))), ask(x0[5:6], Noise([5]))
         for whole, one in zip(together, alone, strict=True):

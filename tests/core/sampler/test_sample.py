@@ -1,11 +1,12 @@
 """Along the process and back: round trips, edits, paths between latents, trajectories."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
-from core.denoiser.parameterization import Prediction
+from core.denoiser.parameterization import FunctionDenoiser, Prediction
 from core.errors import InputError
 from core.process import schedules
 from core.process.noise import Brownian, Noise
@@ -45,8 +46,8 @@ def there_and_back(path, solver, grid):
     world, x0 = three_modes(), data()
     denoise = world.denoiser(path)
     alpha, _ = path.alpha_sigma(grid[-1])
-    latent = encode(denoise, path, grid, solver, x0)
-    back = sample(denoise, path, grid, solver, latent, Noise(range(6))) / alpha
+    latent = encode(denoise, grid, solver, x0)
+    back = sample(denoise, grid, solver, latent, Noise(range(6))) / alpha
     return float((back - x0).abs().max())
 
 
@@ -80,7 +81,7 @@ def test_latents_of_a_gaussian_are_its_standardised_data(name):
     errors = []
     for steps in (50, 100, 200):
         grid = fine(path, steps)
-        latent = encode(world.denoiser(path), path, grid, Heun(), x0)
+        latent = encode(world.denoiser(path), grid, Heun(), x0)
         end = float(grid[-1])
         alpha, _ = path.alpha_sigma(grid[-1])
         exact = world.flow(path, alpha * x0, end, float(grid[0]))
@@ -92,7 +93,7 @@ def test_latents_of_a_gaussian_are_its_standardised_data(name):
 def test_latents_of_data_are_standard_normal():
     """4 standard errors of the mean and spread of 4,000 latents of a mixture."""
     path, n = PATHS["vp_linear"], 4000
-    latent = encode(three_modes().denoiser(path), path, fine(path, 40), Multistep(), data(n))
+    latent = encode(three_modes().denoiser(path), fine(path, 40), Multistep(), data(n))
     assert (latent.mean(0).abs() < 4 / n**0.5 + 0.01).all()
     assert (latent.std(0) - 1).abs().max() < 4 / (2 * n) ** 0.5 + 0.01
 
@@ -101,18 +102,19 @@ def test_encoding_wants_a_solver_without_noise():
     path = PATHS["vp_linear"]
     for solver in (Ancestral(), DDIM(eta=0.5), Multistep(eta=1.0)):
         with pytest.raises(InputError, match="noise"):
-            encode(Gaussian().denoiser(path), path, fine(path, 5), solver, data())
+            encode(Gaussian().denoiser(path), fine(path, 5), solver, data())
 
 
 def test_encoding_starts_where_networks_know_the_level():
     """A grid into sigma = 0 is begun at t_first; no denoiser is asked below it."""
     path, asked = PATHS["vp_linear"], []
 
+    @partial(FunctionDenoiser, path)
     def denoise(x, t, condition=None):
         asked.append(float(t.min()))
         return Gaussian().denoiser(path)(x, t)
 
-    encode(denoise, path, grids.uniform_time(path, steps=5), Heun(), data())
+    encode(denoise, grids.uniform_time(path, steps=5), Heun(), data())
     assert min(asked) == path.t_first
 
 
@@ -126,17 +128,17 @@ def test_edit_forgets_as_much_of_the_guide_as_it_is_told():
     noise = Noise(range(2000))
     for strength in (0.25, 0.5, 1.0):
         x = edit(
-            world.denoiser(path), path, grid, UniPC(order=3), guide, Noise(range(2000)),
+            world.denoiser(path), grid, UniPC(order=3), guide, Noise(range(2000)),
             strength=strength,
         )  # fmt: skip
         alpha, sigma = map(float, path.alpha_sigma(grid[80 - round(80 * strength)]))
         exact = alpha * guide + sigma * Noise(range(2000)).like(guide)
         assert (x - exact).abs().max() < 2e-3
         assert abs(float(x.mean()) - 2 * alpha) < 4 * sigma / 2000**0.5
-    untouched = edit(world.denoiser(path), path, grid, UniPC(order=3), guide, noise, strength=0.0)
+    untouched = edit(world.denoiser(path), grid, UniPC(order=3), guide, noise, strength=0.0)
     assert torch.equal(untouched, guide)
     with pytest.raises(InputError, match="strength: expected 0 to 1"):
-        edit(world.denoiser(path), path, grid, UniPC(order=3), guide, noise, strength=1.5)
+        edit(world.denoiser(path), grid, UniPC(order=3), guide, noise, strength=1.5)
 
 
 # --- between latents --------------------------------------------------------------------------
@@ -176,13 +178,13 @@ def test_the_trajectory_is_seen_step_by_step():
     noise = Noise([0])
     x = prior(path, grid, torch.zeros(1, 2, dtype=torch.float64), noise)
     end = sample(
-        three_modes().denoiser(path), path, grid, DDIM(), x, noise,
+        three_modes().denoiser(path), grid, DDIM(), x, noise,
         watch=lambda moment: seen.append((moment.done, moment.total, moment.x.clone())),
     )  # fmt: skip
     assert [(done, total) for done, total, _ in seen] == [(k, 5) for k in range(1, 6)]
     assert torch.equal(seen[-1][2], end)
     # Each state is the step before carried on alone.
-    step = sample(three_modes().denoiser(path), path, grid[2:4], DDIM(), seen[1][2], noise)
+    step = sample(three_modes().denoiser(path), grid[2:4], DDIM(), seen[1][2], noise)
     assert torch.equal(step, seen[2][2])
 
 
@@ -273,7 +275,7 @@ def end_and_gradient(solver, noise, gradients, steps=4):
     path = PATHS["vp_linear"]
     x, grid = data(3).requires_grad_(), grids.uniform_time(path, steps=steps)
     denoise = three_modes().denoiser(path)
-    end = sample(denoise, path, grid, solver, x, noise, gradients=gradients)
+    end = sample(denoise, grid, solver, x, noise, gradients=gradients)
     return end.detach(), torch.autograd.grad(end.square().sum(), x)[0]
 
 
@@ -316,10 +318,11 @@ class _Kept:
         return sum(size for _, size in self.storages.values())
 
 
-def hidden(width=4096):
+def hidden(path, width=4096):
     """A denoiser whose inside is a thousand times the size of its sample."""
     weight = torch.linspace(-1, 1, 2 * width, dtype=torch.float64).reshape(2, width)
 
+    @partial(FunctionDenoiser, path)
     def denoise(x, t, condition=None):
         return Prediction((x @ weight).tanh() @ weight.T / width)
 
@@ -334,7 +337,7 @@ def test_recomputed_steps_keep_the_ends_of_steps_and_nothing_inside(steps):
     for gradients in (True, "recompute"):
         x = data(3).requires_grad_()
         with _Kept() as held:
-            end = sample(hidden(), path, grid, Ancestral(), x, Noise(range(3)), gradients=gradients)
+            end = sample(hidden(path), grid, Ancestral(), x, Noise(range(3)), gradients=gradients)
         kept[gradients] = held.bytes
         assert torch.autograd.grad(end.sum(), x)[0].isfinite().all()
     assert kept[True] > steps * 3 * 4096 * 8

@@ -1,12 +1,13 @@
 """Solvers against exact answers: orders, variances, and each other where theory says they agree."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from core.denoiser import parameterization
-from core.denoiser.parameterization import Prediction
+from core.denoiser.parameterization import FunctionDenoiser, Prediction
 from core.errors import InputError
 from core.parts.registry import Spec
 from core.process import schedules
@@ -111,7 +112,7 @@ def test_rules_that_state_it_keep_going_into_the_clean_end(solver):
     exact = world.flow(path, x, 80.0, 0.0)
     for steps in (40, 80, 160):
         grid = grids.karras(path, steps=steps)
-        reached = sample(world.denoiser(path), path, grid, solver, x, Noise([0, 1]))
+        reached = sample(world.denoiser(path), grid, solver, x, Noise([0, 1]))
         errors.append(float((reached - exact).abs().max()))
     assert slope((40, 80, 160), errors) > 1.8
 
@@ -140,7 +141,7 @@ def test_the_same_levels_give_the_same_trajectory_on_every_process(solver):
         grid = path.time_of_log_snr(levels.clone())
         alpha, _ = path.alpha_sigma(grid)
         x = alpha[0] * 20 * start
-        reached = sample(three_modes().denoiser(path), path, grid, solver, x, Noise(range(5)))
+        reached = sample(three_modes().denoiser(path), grid, solver, x, Noise(range(5)))
         ends.append(reached / alpha[-1])
     for end in ends[1:]:
         assert (end - ends[0]).abs().max() < 1e-12 * max(1.0, float(ends[0].abs().max()))
@@ -153,7 +154,7 @@ def test_dormand_prince_agrees_over_processes_to_its_tolerance():
         alpha, _ = path.alpha_sigma(grid)
         solver = DormandPrince(rtol=1e-9, atol=1e-9)
         x = alpha[0] * 20 * start
-        reached = sample(three_modes().denoiser(path), path, grid, solver, x, Noise([0, 1]))
+        reached = sample(three_modes().denoiser(path), grid, solver, x, Noise([0, 1]))
         ends.append(reached / alpha[-1])
     for end in ends[1:]:
         assert (end - ends[0]).abs().max() < 1e-8
@@ -176,6 +177,7 @@ def said_by(rows, denoise, path):
             known[t] = (float(alpha), float(sigma), *columns)
         return known[t]
 
+    @partial(FunctionDenoiser, path)
     def ask(x, t, condition=None):
         x0 = denoise(x, t).x0
         if (t != t[0]).any():  # adaptive solvers
@@ -201,7 +203,7 @@ def test_what_the_network_says_does_not_matter(solver, path):
     _, sigma = process.alpha_sigma(grid[0])
     x = float(sigma) * torch.tensor([[0.7, -1.2]], dtype=torch.float64).expand(len(rows), 2)
     denoise = said_by(rows, three_modes().denoiser(process), process)
-    reached = sample(denoise, process, grid, solver, x, Noise(range(len(rows))))
+    reached = sample(denoise, grid, solver, x, Noise(range(len(rows))))
     assert (reached - reached[1]).abs().max() < 1e-12
 
 
@@ -217,7 +219,7 @@ def test_a_sample_does_not_depend_on_its_batch(solver):
     def draw(seeds):
         noise = Noise(seeds)
         x = prior(path, grid, torch.zeros(len(seeds), 2, dtype=torch.float64), noise)
-        return sample(world.denoiser(path), path, grid, solver, x, noise)
+        return sample(world.denoiser(path), grid, solver, x, noise)
 
     together = draw([1, 2, 3])
     assert torch.equal(draw([2])[0], together[1])
@@ -238,12 +240,10 @@ def test_sampling_can_be_differentiated(solver):
 
     def run(x):
         denoise = three_modes().denoiser(path)
-        return sample(denoise, path, grid, solver, x, Noise([4]), gradients=True)
+        return sample(denoise, grid, solver, x, Noise([4]), gradients=True)
 
     assert torch.autograd.gradcheck(run, (start,), eps=1e-6, atol=1e-6)
-    assert not sample(
-        three_modes().denoiser(path), path, grid, solver, start, Noise([4])
-    ).requires_grad
+    assert not sample(three_modes().denoiser(path), grid, solver, start, Noise([4])).requires_grad
 
 
 # --- T15: no NaN --------------------------------------------------------------------------------
@@ -285,7 +285,8 @@ def quick_gaussian(path):
     """The denoiser of N(0.3, 0.5^2), its gain remembered."""
     known = {}
 
-    def denoise(x, t):
+    @partial(FunctionDenoiser, path)
+    def denoise(x, t, condition=None):
         time = float(t[0])
         if (t != t[0]).any():
             return Gaussian(0.3, 0.5).denoiser(path)(x, t)
@@ -317,7 +318,7 @@ def test_nothing_stops_being_a_number(path, name):
                 continue  # takes no notice of the times between
             noise = Noise(range(len(rows)))
             x = prior(process, grid, like, noise)
-            reached = sample(denoise, process, grid, solver, x, noise)
+            reached = sample(denoise, grid, solver, x, noise)
             assert torch.isfinite(reached).all(), f"{solver}, {steps} steps: {reached[:, 0]}"
             # Near data of mean 0.3 and deviation 0.5; explicit rules are not stable in long steps.
             if steps == 50 and not isinstance(solver, EulerMaruyama):
@@ -349,7 +350,7 @@ def test_monte_carlo_ancestral_spread_is_the_one_computed_without_draws():
     x = torch.zeros(1, n, dtype=torch.float64)
     noise, first = Noise([1]), float(grid[0])
     start = world.mean_at(path, first) + world.std_at(path, first) * noise.like(x)
-    reached = sample(world.denoiser(path), path, grid, solver, start, noise)
+    reached = sample(world.denoiser(path), grid, solver, start, noise)
     _, variance = variance_after(solver, path, world, grid)
     assert abs(float(reached.var()) / variance - 1) < 4 * (2 / n) ** 0.5
 
@@ -365,7 +366,7 @@ def test_a_mixture_is_sampled_in_its_proportions():
     noise = Noise(range(2000))
     grid = grids.uniform_log_snr(path, steps=60)
     x = prior(path, grid, torch.zeros(2000, 1, dtype=torch.float64), noise)
-    reached = sample(world.denoiser(path), path, grid, Multistep(), x, noise)[:, 0]
+    reached = sample(world.denoiser(path), grid, Multistep(), x, noise)[:, 0]
     assert abs(float((reached > 0).double().mean()) - 0.75) < 4 * (0.75 * 0.25 / 2000) ** 0.5
     assert float(reached[reached > 0].std()) == pytest.approx(0.2, rel=0.05)
 
@@ -413,21 +414,21 @@ def test_ancestral_is_the_stochastic_exponential_rule_of_order_one(path):
     grid, world = grids.uniform_log_snr(PATHS[path], steps=9), three_modes()
     x = torch.tensor([[0.3, -1.0]], dtype=torch.float64)
     ends = [
-        sample(world.denoiser(PATHS[path]), PATHS[path], grid, solver, x, Noise([3]))
+        sample(world.denoiser(PATHS[path]), grid, solver, x, Noise([3]))
         for solver in (Ancestral(), Multistep(order=1, eta=1.0), DDIM(eta=1.0))
     ]
     assert (ends[0] - ends[1]).abs().max() < 1e-12
     assert (ends[0] - ends[2]).abs().max() < 1e-12
 
 
-def test_a_learned_share_lies_between_the_two_variances_in_the_logarithm():
+def test_a_learned_variance_lies_between_the_two_variances_in_the_logarithm():
     """Nichol and Dhariwal 2021, eq. 15, written out for one step."""
     path, solver = PATHS["vp_linear"], Ancestral(variance="learned")
     grid = torch.tensor([0.5, 0.4], dtype=torch.float64)
     (row,) = solver.plan(path, grid)
     noise, x = Noise([0]), torch.zeros(1, 3, dtype=torch.float64)
-    share = torch.tensor([[0.0, 0.5, 1.0]], dtype=torch.float64)
-    reached, _ = solver.step(x, row, None, lambda x, t: Prediction(x, share), noise)
+    fraction = torch.tensor([[0.0, 0.5, 1.0]], dtype=torch.float64)
+    reached, _ = solver.step(x, row, None, lambda x, t: Prediction(x, fraction), noise)
     alpha, sigma = path.alpha_sigma(grid)
     large = sigma[0] ** 2 - (alpha[0] / alpha[1]) ** 2 * sigma[1] ** 2
     small = large * sigma[1] ** 2 / sigma[0] ** 2
@@ -440,12 +441,13 @@ def test_variances_that_the_denoiser_does_not_say_are_refused():
     path, grid = PATHS["vp_linear"], grids.uniform_time(PATHS["vp_linear"], steps=3)
     x = torch.zeros(1, 1, dtype=torch.float64)
 
+    @partial(FunctionDenoiser, path)
     def mute(x, t, condition=None):
         return Prediction(x / 2)
 
     for kind, message in (("learned", "learned none"), ("analytic", "wants a denoiser")):
         with pytest.raises(InputError, match=message):
-            sample(mute, path, grid, Ancestral(variance=kind), x, Noise([0]))
+            sample(mute, grid, Ancestral(variance=kind), x, Noise([0]))
 
 
 def langevin_variance(start, data, sigma, snr, steps):

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from core.denoiser import parameterization as rows
-from core.denoiser.parameterization import from_network
+from core.denoiser.parameterization import NetworkDenoiser
 from core.errors import InputError
 from core.process.gaussian import over
 from core.process.schedules import beta_table, cosine_table, custom_table
@@ -57,7 +57,7 @@ def test_one_step_is_the_original_s(name, says):
     network = Says(torch.cat([said, v], dim=1))
     row = getattr(rows, says)(level="index", chain=steps)
     t, u = (index + 1) / steps, index / steps
-    found = from_network(network, process, row)(x, t)
+    found = NetworkDenoiser(network, process, row)(x, t)
     assert (network.heard - index).abs().max() < 1e-9
     a, b, variance = process.posterior_coefficients(t, u)
     mean = over(a, x) * x + over(b, x) * found.x0
@@ -66,7 +66,7 @@ def test_one_step_is_the_original_s(name, says):
         assert (ours - theirs).abs().max() <= 1e-6 * theirs.abs().max()
     kept = (process.alpha_sigma(t)[0] / process.alpha_sigma(u)[0]) ** 2
     large, small = (1 - kept).log(), variance.log()
-    share = found.share
+    share = found.variance_fraction
     log_variance = over(small, x) + share * over(large - small, x)
     stored = torch.from_numpy(STORED[f"{name}/{says}/log_variance"]).double()
     later = index > 0  # the original's first step has no variance of its own

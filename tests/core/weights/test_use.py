@@ -131,12 +131,12 @@ def test_an_imported_model_is_a_prior_for_measurements(solver, tmp_path):
     def left(guide):
         noise = Noise(range(2))
         x = prior(model.process, grid, torch.zeros(2, 3, 16, 16), noise)
-        pair = guide(measurement, model.denoise, model.process, solver)
-        got = sample(pair.denoise, model.process, grid, pair.solver, x, noise)
+        pair = guide(measurement, model.denoise, solver)
+        got = sample(pair.denoise, grid, pair.solver, x, noise)
         return (operator.forward(got) - y).square().mean().sqrt() / y.square().mean().sqrt()
 
-    assert float(left(lambda m, denoise, process, solver: Guided(denoise, solver))) > 0.5
-    assert float(left(ddnm())) < 1e-5  # A x0 = y after the last estimate, to float32's rounding
+    assert float(left(lambda m, denoise, solver: Guided(denoise, solver))) > 0.5
+    assert float(left(ddnm)) < 1e-5  # A x0 = y after the last estimate, to float32's rounding
 
 
 def test_class_conditional_samples_follow_their_class(tmp_path):
