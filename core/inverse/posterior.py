@@ -442,6 +442,7 @@ class Replacing:
     jump: int = 1
 
     convergence = 0
+    restarts = False
 
     def plan(self, process: GaussianPath, grid: Float64[Tensor, " n"]) -> list[_Leg]:
         """The solver's rows; with resamples, stretch by stretch with jumps back."""
@@ -497,6 +498,7 @@ class Descending:
     scale: float
 
     convergence = 0
+    restarts = False
 
     def plan(self, process: GaussianPath, grid: Float64[Tensor, " n"]) -> list[_Leg]:
         """The solver's rows."""

@@ -192,6 +192,7 @@ class DormandPrince:
     """
 
     convergence = 5
+    restarts = False
 
     rtol: float = 1e-5
     atol: float = 1e-5

@@ -36,6 +36,7 @@ class Ancestral:
     """
 
     convergence = 1
+    restarts = False
 
     variance: Literal["small", "large", "learned", "analytic"] = "small"
 
@@ -85,6 +86,7 @@ class DDIM:
     """
 
     convergence = 1
+    restarts = False
 
     eta: float = 0.0
 
@@ -126,6 +128,7 @@ class EulerMaruyama:
     """
 
     convergence = 1
+    restarts = False
 
     eta: float = 1.0
 

@@ -56,6 +56,11 @@ class PredictorCorrector:
 
     convergence = 0
 
+    @property
+    def restarts(self) -> bool:
+        """The predictor's."""
+        return self.predictor.restarts
+
     def __post_init__(self) -> None:
         if self.corrections < 1 or not 0 < self.snr < 1:
             raise InputError(
@@ -120,6 +125,11 @@ class Switched:
     def convergence(self) -> int:
         """The lower of the two."""
         return min(self.first.convergence, self.then.convergence)
+
+    @property
+    def restarts(self) -> bool:
+        """Whether either does."""
+        return self.first.restarts or self.then.restarts
 
     def plan(self, process: GaussianPath, grid: Float64[Tensor, " n"]) -> list[_Turn]:
         """The rows of both, the grid cut at its last time with more noise than `log_snr`."""

@@ -167,6 +167,8 @@ class Multistep:
         if self.weights == "midpoint" and self.order > 2:
             raise InputError(f"weights: midpoint is a rule of order 2, got order {self.order}")
 
+    restarts = False
+
     @property
     def convergence(self) -> int:
         """The order of the trajectory; of the variance, at most 2, with noise."""
@@ -241,6 +243,8 @@ class UniPC:
 
     def __post_init__(self) -> None:
         _check("x0", 0.0, self.order, 3)
+
+    restarts = True
 
     @property
     def convergence(self) -> int:
@@ -326,6 +330,8 @@ class Singlestep:
         _check(self.prediction, self.eta, self.order, 2 if self.eta else 3)
         if self.order < 2:
             raise InputError("order: expected 2 or 3; order 1 is core/multistep with order 1")
+
+    restarts = False
 
     @property
     def convergence(self) -> int:

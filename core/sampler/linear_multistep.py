@@ -37,6 +37,8 @@ class LinearMultistep:
         if not 1 <= self.order <= 4:
             raise InputError(f"order: expected 1 to 4, got {self.order}")
 
+    restarts = False
+
     @property
     def convergence(self) -> int:
         """The polynomial's."""

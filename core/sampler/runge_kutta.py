@@ -44,6 +44,7 @@ class Heun:
     """
 
     convergence = 2
+    restarts = False
 
     def plan(self, process: GaussianPath, grid: Float64[Tensor, " n"]) -> list[_HeunRow]:
         """Both ends of every step, and Euler's step between them."""
@@ -78,6 +79,7 @@ class Churn:
     """
 
     convergence = 2
+    restarts = False
 
     churn: float = 20.0
     s_min: float = 0.05

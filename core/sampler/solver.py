@@ -30,10 +30,15 @@ class Solver(Protocol):
     Attributes:
         convergence: order of the trajectory, or of the variance where steps draw noise; 0 where
             an option sets a floor that more steps do not lower.
+        restarts: whether a step may begin from an earlier `x`, kept in `state`, instead of the one
+            it is given, so that a change made to `x` between two steps is lost.
     """
 
     @property
     def convergence(self) -> int: ...
+
+    @property
+    def restarts(self) -> bool: ...
 
     def plan(self, process: GaussianPath, grid: Float64[Tensor, " n"]) -> list[Any]:
         """The coefficients of every step, plain floats."""

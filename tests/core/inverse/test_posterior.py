@@ -532,6 +532,7 @@ def test_stretches_walked_again_hear_other_noise():
     @dataclass(frozen=True)
     class Listening:
         convergence = 1
+        restarts = False
 
         def plan(self, process, grid):
             return Ancestral().plan(process, grid)
@@ -561,6 +562,7 @@ def test_every_stretch_begins_without_a_history():
     @dataclass(frozen=True)
     class Numbered:
         convergence = 1
+        restarts = False
 
         def plan(self, process, grid):
             return list(enumerate(DDIM().plan(process, grid)))

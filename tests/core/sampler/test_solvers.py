@@ -76,6 +76,12 @@ STOCHASTIC = [
     PredictorCorrector(Ancestral(), 1, 0.16),
 ]
 SOLVERS = DETERMINISTIC + STOCHASTIC
+CORRECTED_UNIPC = PredictorCorrector(UniPC(), 1, 0.16)
+
+
+def silent(x, t):
+    """An estimate of 0, with all that a solver may ask for."""
+    return Prediction(0 * x, variance_fraction=0 * x, x0_variance=0 * x)
 
 
 # --- T1, T4: orders ---------------------------------------------------------------------------
@@ -224,6 +230,21 @@ def test_a_sample_does_not_depend_on_its_batch(solver):
     together = draw([1, 2, 3])
     assert torch.equal(draw([2])[0], together[1])
     assert torch.equal(draw([3, 1]), together[[2, 0]])
+
+
+@pytest.mark.parametrize(
+    "solver", [s for s in SOLVERS if not isinstance(s, DormandPrince)] + [CORRECTED_UNIPC], ids=str
+)
+def test_a_solver_that_loses_a_change_of_x_restarts(solver):
+    """The second step from x and from x + 1, where every estimate is 0: equal or not."""
+    path = PATHS["vp_linear"]
+    first, second, *_ = solver.plan(path, to_noisy_level(path, 4))
+    ends = []
+    for change in (0.0, 1.0):
+        x, noise = torch.zeros(1, 2, dtype=torch.float64), Noise([0])
+        x, state = solver.step(x, first, None, silent, noise)
+        ends.append(solver.step(x + change, second, state, silent, noise)[0])
+    assert solver.restarts == torch.equal(*ends)
 
 
 # --- T14: gradients -----------------------------------------------------------------------------
