@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from core.draw import draw
     from core.errors import InputError, StorageError
     from core.model import Model
     from core.model import load_model as load
@@ -37,6 +38,7 @@ __all__ = [
     "Spec",
     "StorageError",
     "TrainRequest",
+    "draw",
     "evaluate",
     "installed",
     "load",
@@ -54,6 +56,7 @@ _HOMES = {
     "Spec": "core.parts.registry",
     "StorageError": "core.errors",
     "TrainRequest": "core.request",
+    "draw": "core.draw",
     "evaluate": "core.runs",
     "installed": "core.parts.registry",
     "load": "core.model:load_model",

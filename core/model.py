@@ -34,20 +34,22 @@ from core.task import Batch, Correcting, Task
 CALIBRATION = 64  # training items on which the variance of estimates is measured
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
-    """A trained network ready to be asked.
+    """A trained network with its process and task.
 
     Args:
         denoise: its denoiser, on `device`.
-        network: what it asks, for `core.network.taps` and for those who want its outputs.
+        network: the denoiser's network, for `core.network.taps` and for its raw outputs.
         task: the task it was trained for.
         request: the request it was trained with.
-        device: where it lives.
+        device: device of the network's parameters.
         notes: sentences for the user, such as that a damaged checkpoint was passed over.
-        parameters: numbers in the network.
+        parameters: number of the network's parameters.
         checkpoint: the step's folder that was read.
         step: optimiser steps taken.
+        trained_shape: shape of a training sample as the checkpoint states it; None in checkpoints
+            that state none.
     """
 
     denoise: Denoiser
@@ -59,6 +61,34 @@ class Model:
     parameters: int
     checkpoint: Path
     step: int
+    trained_shape: tuple[int, ...] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of a sample x0, without the batch: that of the data it was trained on.
+
+        Raises:
+            InputError: the checkpoint does not state it, and the dataset cannot be opened here.
+        """
+        if self.trained_shape is not None:
+            return self.trained_shape
+        spec = self.request.dataset
+        try:
+            dataset = open_dataset(spec, "train", self.task)
+            return tuple(self.task.prepare(collate(dataset, [0])).x0.shape[1:])
+        except (InputError, OSError, IndexError) as error:
+            cause = str(error).partition("\n")[0]
+            raise InputError(
+                f"shape: {self.checkpoint} does not state the shape of a sample, and dataset "
+                f"{spec.name} cannot be opened here ({cause}); give the shape"
+            ) from error
+
+    def __repr__(self) -> str:
+        request = self.request
+        return (
+            f"Model({request.task.name}, {request.network.name}, {request.process.name}, "
+            f"{self.parameters:,} parameters, step {self.step}, on {self.device})"
+        )
 
     @property
     def process(self) -> GaussianPath:
@@ -117,7 +147,7 @@ def compile_network(network: nn.Module, device: torch.device) -> None:
 
 
 def load_model(
-    place: Path,
+    path: str | Path,
     *,
     machine: Machine | None = None,
     ema: bool = True,
@@ -127,7 +157,7 @@ def load_model(
     """The model in a checkpoint folder.
 
     Args:
-        place: a run's folder, its checkpoints or one step's folder.
+        path: a run's folder, its checkpoints or one step's folder.
         machine: where to put it.
         ema: the averaged weights rather than the last ones.
         ema_width: relative width of the power-function average to use instead, made from the
@@ -143,11 +173,11 @@ def load_model(
         raise InputError("ema_width: names an average, but ema is false; leave one of them out")
     device = device_of(machine or Machine())
     group = "ema" if ema else "model"
-    saved = upgraded(checkpoint.load(place, groups=(group,)))
+    saved = upgraded(checkpoint.load(Path(path), groups=(group,)))
     request = bind(TrainRequest, saved.request, at="checkpoint.request")
     if task is not None and request.task.name != task:
         raise CheckpointError(
-            f"{place}: trained for {request.task.name!r}, wanted one trained for {task!r}"
+            f"{path}: expected a model trained for {task!r}, got one for {request.task.name!r}"
         )
     built: Task = configure("task", request.task)()
     network = network_of(request, built, objective_of(request).outputs)
@@ -172,7 +202,11 @@ def load_model(
     meaning = configure("parameterization", request.parameterization)()
     count = sum(p.numel() for p in network.parameters())
     denoise = NetworkDenoiser(network, process, meaning)
-    return Model(denoise, network, built, request, device, notes, count, saved.path, saved.step)
+    shape = saved.state.get("shape")
+    return Model(
+        denoise, network, built, request, device, notes, count, saved.path, saved.step,
+        None if shape is None else tuple(shape),
+    )  # fmt: skip
 
 
 def for_task(model: Model, spec: Spec) -> Model:

@@ -52,6 +52,7 @@ class Run:
         learner: what changes.
         identity: what a checkpoint must agree with: plain values.
         facts: for the card.
+        shape: of a sample, as the checkpoint states it; None of an empty dataset.
     """
 
     request: TrainRequest
@@ -66,6 +67,7 @@ class Run:
     learner: Learner
     identity: Mapping[str, Any]
     facts: Facts
+    shape: tuple[int, ...] | None
 
 
 def prepare_run(
@@ -88,7 +90,7 @@ def prepare_run(
     network = network_of(request, task, objective.outputs)
     begun = _start(request, network, out, emit)
     dataset = open_dataset(request.dataset, "train", task)
-    _check_first(dataset, task)
+    shape = _check_first(dataset, task)
     held_out = _held_out(request, task)
     network.to(device)
     if machine.compile:
@@ -113,7 +115,7 @@ def prepare_run(
     make_folder(out)  # last: what is refused above leaves nothing behind
     return Run(
         request, out, machine, device, world, emit, task, dataset, held_out, learner,
-        identity, facts,
+        identity, facts, shape,
     )  # fmt: skip
 
 
@@ -132,11 +134,16 @@ def _check(request: TrainRequest, machine: Machine, device: torch.device, world:
         )
 
 
-def _check_first(dataset: Dataset, task: Task) -> None:
-    """Make the first item's example, so that data the task cannot use are refused at once."""
-    if len(dataset):
-        example = task.prepare(collate(dataset, [0]))
-        check_classes(example, task, lambda _: dataset.name(0))
+def _check_first(dataset: Dataset, task: Task) -> tuple[int, ...] | None:
+    """The shape of a sample; the first item's example is made, so that unfit data is refused.
+
+    None of an empty dataset.
+    """
+    if not len(dataset):
+        return None
+    example = task.prepare(collate(dataset, [0]))
+    check_classes(example, task, lambda _: dataset.name(0))
+    return tuple(example.x0.shape[1:])
 
 
 def _held_out(request: TrainRequest, task: Task) -> HeldOut | None:

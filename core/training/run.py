@@ -257,7 +257,7 @@ def save(run: Run, record: Journal, place: Place) -> None:
         run.out / "checkpoints",
         place.step,
         tensors,
-        {**run.identity, **place.state()},
+        {**run.identity, "shape": run.shape, **place.state()},
         also=(standing.best_step,) if standing.best is not None else (),
         documents={"README.md": card(run.facts, state)},
     )
