@@ -271,7 +271,7 @@ def test_exact_measurements_are_met_exactly(name, solver, path):
     grid = uniform_log_snr(path, steps=8)
     operator, y = Matrix(A, (N,)), normal(4, 2, seed=2)
     measurement, noise = Measurement(operator, y), Noise(range(4))
-    guided = METHODS[name](measurement, WORLD.denoiser(path), path, solver)
+    guided = METHODS[name](measurement, WORLD.denoiser(path), solver)
     x = prior(path, grid, torch.zeros(4, N, dtype=torch.float64), noise)
     end = sample(guided.denoise, grid, guided.solver, x, noise)
     assert (operator.forward(end) - y).abs().max() < 1e-9
@@ -288,7 +288,7 @@ def test_samples_are_finite_and_their_own_with_every_solver(name):
             noise = Noise(seeds)
             x = prior(path, grid, torch.zeros(len(seeds), 1, N), noise)
             y = normal(3, 2, seed=2, dtype=torch.float32)[[s - 1 for s in seeds]]
-            guided = METHODS[name](Measurement(operator, y), WORLD.denoiser(path), path, solver)
+            guided = METHODS[name](Measurement(operator, y), WORLD.denoiser(path), solver)
             return sample(guided.denoise, grid, guided.solver, x, noise)
 
         for solver in SOLVERS:
@@ -384,7 +384,7 @@ def test_guided_samples_can_be_differentiated(name):
     world = Mixture(means, 0.4, torch.tensor([0.4, 0.6], dtype=torch.float64))
     grid = uniform_log_snr(path, steps=3, log_snr_max=2.0)
     measurement = Measurement(Matrix(A, (N,)), normal(2, 2, seed=2), 0.1)
-    guided = METHODS[name](measurement, world.denoiser(path), path, DDIM())
+    guided = METHODS[name](measurement, world.denoiser(path), DDIM())
 
     def run(x):
         noise = Noise([0, 1])
@@ -594,7 +594,7 @@ def test_solvers_that_would_lose_the_measurement_are_refused(name):
     measurement = Measurement(Matrix(A, (N,)), normal(1, 2))
     for solver, reason in ((UniPC(), "earlier x"), (DormandPrince(), "one for each")):
         steps = METHODS["repaint" if name == "repaint" else name]
-        guided = steps(measurement, WORLD.denoiser(path), path, solver)
+        guided = steps(measurement, WORLD.denoiser(path), solver)
         with pytest.raises(InputError, match=reason):
             guided.solver.plan(path, grid)
 
