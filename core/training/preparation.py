@@ -101,7 +101,6 @@ def prepare_run(
     powers = tuple(PowerAverage(network, width) for width in WIDTHS) if request.snapshots else ()
     average, scaler = ExponentialAverage(network, request.ema), scaler_of(request.precision, device)
     learner = Learner(network, objective, optimizer, average, powers, scaler)
-    _warn_of_space(out, learner, emit)
     digests = {"data": dataset.digest()}
     if held_out is not None:
         digests["held_out"] = held_out.dataset.digest()
@@ -112,7 +111,8 @@ def prepare_run(
         "start": begun,
     }
     facts = _facts(request, network, digests, begun, world)
-    make_folder(out)  # last: what is refused above leaves nothing behind
+    make_folder(out)  # after every refusal, so that none leaves a folder behind
+    _warn_of_space(out, learner, emit)
     return Run(
         request, out, machine, device, world, emit, task, dataset, held_out, learner,
         identity, facts, shape,

@@ -165,7 +165,8 @@ def test_samples_of_a_cascade_are_its_draws_and_are_scored_as_one_enlargement(tm
     assert float((Bicubic(factor=4).forward(drawn.results[0]) - low).square().mean()) > 1e-2
     methods = evaluate(EvaluateRequest(samples=found.samples), tmp_path / "scores").scores
     assert set(methods) == {"bicubic", "bicubic + back-projection", "one sample", "mean of 2"}
-    for count, level, said in ((9, 0.2, "at most 3, .* got 9"), (1, 0.4, r"noise of 0 to 0\.3, got 0\.4")):
+    refused = ((9, 0.2, "at most 3, .* got 9"), (1, 0.4, r"noise of 0 to 0\.3, got 0\.4"))
+    for count, level, said in refused:
         wrong = replace(request, count=count, level=level)
         with pytest.raises(InputError, match=said):
             sample(wrong, tmp_path / "wrong")
