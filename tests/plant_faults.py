@@ -381,6 +381,13 @@ FAULTS = (
              "or dims - i <= 3 else 1", "halved"),
     _network("network: transformer without positions", "transformer",
              "h = h + positions(grid, self.width, x.device).to(h)", "pass", "begins"),
+    _network("network: mlp without its shift", "mlp",
+             "torch.addcmul(shift, self.norm(h), 1 + scale)", "self.norm(h) * (1 + scale)",
+             "residual_mlp"),
+    _network("network: mlp takes images", "mlp", "if x.shape[1:] != (self.channels,):", "if False:",
+             "new_mlp"),
+    _network("network: mlp deaf to the level", "mlp", "self.level_embedding(level), given",
+             "self.level_embedding(0 * level), given", "learns"),
     _network("network: gate left out", "transformer", "return x + gate2 * self.mlp_out(h)",
              "return x + self.mlp_out(h)", "begins"),
     # Training.

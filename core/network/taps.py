@@ -19,7 +19,7 @@ def blocks_of(network: nn.Module) -> dict[str, nn.Module]:
     for name, child in network.named_children():
         if isinstance(child, nn.ModuleList):
             found |= {f"{name}.{number}": one for number, one in enumerate(child)}
-        elif name in ("conv_in", "patch_embedding", "middle"):
+        elif name in ("conv_in", "patch_embedding", "linear_in", "middle"):
             found[name] = child
     return found
 
@@ -35,8 +35,9 @@ def tapped(network: nn.Module, names: Sequence[str]) -> Iterator[Features]:
         features["up.5"]  # b c *coarse, of the last call
 
     Args:
-        network: a U-Net has ``conv_in``, ``down.0``, ..., ``middle``, ``up.0``, ...; a transformer
-            ``patch_embedding``, ``block.0``, ....  ``up.i`` is the i-th output block of ADM.
+        network: a U-Net has ``conv_in``, ``down.0``, ..., ``middle``, ``up.0``, ..., where ``up.i``
+            is the i-th output block of ADM; a transformer ``patch_embedding``, ``block.0``, ...; an
+            MLP ``linear_in``, ``block.0``, ....
         names: of blocks, see `blocks_of`.
 
     Raises:

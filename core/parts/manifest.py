@@ -55,6 +55,7 @@ PLUGIN = Plugin(
         guidance("reward", "core.denoiser.guidance:reward", "Gradient of a reward of x0"),
         metric("psnr", "core.results.metrics:psnr", "Peak signal-to-noise ratio, dB"),
         metric("ssim", "core.results.metrics:ssim", "Structural similarity, 11x11 Gaussian window"),
+        network("mlp", "core.network.mlp:MLP", "Residual MLP for vectors and points"),
         network("transformer", "core.network.transformer:Transformer", "DiT over patches"),
         network("unet", "core.network.unet:UNet", "U-Net in 1, 2 or 3 dimensions (ADM, DDPM)"),
         objective(

@@ -17,6 +17,7 @@ PROCESSES = (edm(), vp_cosine())
 SMALL = {"width": 8, "multipliers": (1, 2), "blocks": 1, "attention": (2,), "head_channels": 8}
 NETWORKS = {
     "core/unet": SMALL,
+    "core/mlp": {"width": 16, "depth": 2},
     "core/transformer": {"width": 16, "depth": 2, "head_channels": 8, "patch": 2},
 }
 
@@ -113,7 +114,8 @@ OPTIONS = {
 def test_part_keeps_its_contract(kind, name, tmp_path):
     inputs = {}
     if kind == "network":
-        inputs = {"options": NETWORKS[name]}
+        shape = {"shape": (3,)} if name == "core/mlp" else {}
+        inputs = {"options": NETWORKS[name], **shape}
     if kind == "dataset":
         options = OPTIONS.get(name, {"patches": 40, "size": 32})
         if name in FOLDERS:
