@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from core.denoiser.parameterization import from_network, v
+from core.denoiser.parameterization import NetworkDenoiser, v
 from core.errors import InputError
 from core.network.embedding import LevelEmbedding, fine_detail, positions, sinusoidal
 from core.network.layers import (
@@ -554,7 +554,7 @@ def test_an_mlp_learns_a_mixture_that_no_linear_denoiser_knows():
     variance = 0.7**2 / 2 + 0.05**2  # of a coordinate; the mean is 0
     linear = alpha * variance / (alpha**2 * variance + sigma**2) * x
     with torch.no_grad():
-        learned = from_network(network.eval(), process, v())(x, t).x0
+        learned = NetworkDenoiser(network.eval(), process, v())(x, t).x0
     truth = exact(x, t).x0
     error = [float((x0 - truth).square().mean().sqrt()) for x0 in (learned, linear)]
     assert error[0] < error[1] / 2, error
