@@ -120,13 +120,13 @@ PLUGIN = Plugin(
         ),
         sampler(
             "predictor_corrector",
-            "core.sampler.composed:predictor_corrector",
+            "core.sampler.composed:PredictorCorrector",
             "Any solver with Langevin corrector steps",
         ),
         sampler("singlestep", "core.sampler.exponential:Singlestep", "DPM-Solver(++) 2S and 3S"),
         sampler(
             "stochastic_then_ode",
-            "core.sampler.composed:stochastic_then_ode",
+            "core.sampler.composed:StochasticThenODE",
             "SDE solver at high noise, ODE solver at low",
         ),
         sampler("unipc", "core.sampler.exponential:UniPC", "Predictor-corrector, one call a step"),

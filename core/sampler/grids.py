@@ -1,4 +1,8 @@
-"""Time grids: falling times from noise to data, float64, the last one clean (sigma = 0)."""
+"""Time grids: falling times from noise to data, float64, the last one clean (sigma = 0).
+
+By default the last level before the clean end is no lower than the level at `t_first`, below which
+a network was never trained; an option that names a lower level is followed.
+"""
 
 import math
 from typing import Literal
@@ -10,23 +14,28 @@ from torch import Tensor
 from core.errors import InputError
 from core.process.gaussian import GaussianPath
 
-Grid = Float64[Tensor, " n"]
-
 
 def _steps(steps: int, least: int) -> None:
     if steps < least:
         raise InputError(f"steps: expected at least {least}, got {steps}")
 
 
-def _finished(process: GaussianPath, times: Tensor) -> Tensor:
-    """`times` from exactly `t_max`, with the clean end appended."""
-    times = times.clone()
-    times[0] = process.t_max
-    return torch.cat([times, torch.tensor([process.t_min], dtype=torch.float64)])
+def _level(process: GaussianPath, t: float) -> float:
+    """sigma / alpha at a time; infinite at pure noise."""
+    alpha, sigma = process.alpha_sigma(torch.tensor(t, dtype=torch.float64))
+    return float(sigma) / float(alpha) if float(alpha) > 0 else math.inf
+
+
+def _to_clean(process: GaussianPath, times: Float64[Tensor, " n"]) -> Float64[Tensor, " m"]:
+    """`times` with the clean end appended."""
+    return torch.cat([times, times.new_tensor([process.t_min])])
 
 
 def uniform_time(process: GaussianPath, *, steps: int = 20) -> Float64[Tensor, " n"]:
     """Even steps of time from `t_max` to `t_min`; "trailing" spacing, in the terms of DDPM tables.
+
+    Where steps are so many that one would end between `t_first` and `t_min`, the last goes from
+    `t_first` to `t_min` and the others are even.
 
     Args:
         steps: number of steps; the grid has steps + 1 times.
@@ -35,14 +44,18 @@ def uniform_time(process: GaussianPath, *, steps: int = 20) -> Float64[Tensor, "
         InputError: no step.
     """
     _steps(steps, 1)
-    return torch.linspace(process.t_max, process.t_min, steps + 1, dtype=torch.float64)
+    times = torch.linspace(process.t_max, process.t_min, steps + 1, dtype=torch.float64)
+    if steps > 1 and float(times[-2]) < process.t_first:
+        times = torch.linspace(process.t_max, process.t_first, steps, dtype=torch.float64)
+        return _to_clean(process, times)
+    return times
 
 
 def uniform_log_snr(
     process: GaussianPath,
     *,
     steps: int = 20,
-    log_snr_max: float = 12.0,
+    log_snr_max: float | None = None,
     log_snr_min: float = -20.0,
 ) -> Float64[Tensor, " n"]:
     """Even steps of log-SNR from its value at `t_max` to `log_snr_max`, then the clean end.
@@ -53,7 +66,8 @@ def uniform_log_snr(
 
     Args:
         steps: number of steps; the grid has steps + 1 times.
-        log_snr_max: log-SNR before the last step; 12 is noise of 0.0025 of the signal.
+        log_snr_max: log-SNR before the last step; where null 12, noise of 0.0025 of the signal, or
+            the log-SNR at the process's `t_first` where that is lower.
         log_snr_min: lowest log-SNR that is counted; for processes that end in pure noise.
 
     Raises:
@@ -62,17 +76,22 @@ def uniform_log_snr(
     _steps(steps, 1)
     end = float(process.log_snr(torch.tensor(process.t_max, dtype=torch.float64)))
     start = max(end, log_snr_min)
+    if log_snr_max is None:
+        first = torch.tensor(process.t_first, dtype=torch.float64)
+        log_snr_max = min(12.0, float(process.log_snr(first)))
     if log_snr_max <= start:
         raise InputError(f"log_snr_max: expected more than {start:.2f}, got {log_snr_max}")
     values = torch.linspace(start, log_snr_max, steps, dtype=torch.float64)
-    return _finished(process, process.time_of_log_snr(values))
+    times = process.time_of_log_snr(values)
+    times[0] = process.t_max
+    return _to_clean(process, times)
 
 
 def karras(
     process: GaussianPath,
     *,
     steps: int = 18,
-    sigma_min: float = 0.002,
+    sigma_min: float | None = None,
     sigma_max: float = 80.0,
     rho: float = 7.0,
 ) -> Float64[Tensor, " n"]:
@@ -82,7 +101,8 @@ def karras(
 
     Args:
         steps: number of steps; the grid has steps + 1 times.
-        sigma_min: last level before the clean end, relative to the data.
+        sigma_min: last level before the clean end, relative to the data; where null 0.002, or the
+            level at the process's `t_first` where that is higher.
         sigma_max: first level, lowered to the process's own largest where that is less.
         rho: how strongly levels crowd towards sigma_min; 1 spaces them evenly.
 
@@ -92,6 +112,8 @@ def karras(
     _steps(steps, 2)
     end = float(process.log_snr(torch.tensor(process.t_max, dtype=torch.float64)))
     highest = min(sigma_max, math.exp(-end / 2))
+    if sigma_min is None:
+        sigma_min = max(0.002, _level(process, process.t_first))
     if not 0 < sigma_min < highest or rho <= 0:
         raise InputError(
             f"expected 0 < sigma_min < sigma_max and rho > 0, got sigma_min={sigma_min}, "
@@ -100,9 +122,7 @@ def karras(
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
     high, low = highest ** (1 / rho), sigma_min ** (1 / rho)
     levels = (high + ramp * (low - high)) ** rho
-    times = process.time_of_log_snr(-2 * levels.log())
-    zero = torch.tensor([process.t_min], dtype=torch.float64)
-    return torch.cat([times, zero])
+    return _to_clean(process, process.time_of_log_snr(-2 * levels.log()))
 
 
 def discrete(
@@ -125,7 +145,7 @@ def discrete(
             steps)-th back from the last; linspace, evenly from the first to the last, both visited.
 
     Raises:
-        InputError: no step, or more steps than the chain has.
+        InputError: no step, more steps than the chain has, or a node below `t_first`.
     """
     _steps(steps, 1)
     if steps > chain:
@@ -139,7 +159,13 @@ def discrete(
         nodes = 1 + torch.linspace(0, chain - 1, steps, dtype=torch.float64).round()
         nodes = nodes if steps > 1 else torch.tensor([chain], dtype=torch.float64)
     times = process.t_min + nodes.flip(0) / chain * (process.t_max - process.t_min)
-    return torch.cat([times, torch.tensor([process.t_min], dtype=torch.float64)])
+    if float(times[-1]) < process.t_first * (1 - 1e-9):
+        raise InputError(
+            f"discrete: the last node before the clean end, t = {float(times[-1]):g}, lies below "
+            f"the process's smallest trained time, {process.t_first:g}; use core/karras or a "
+            "shorter chain"
+        )
+    return _to_clean(process, times)
 
 
 def custom(
@@ -167,7 +193,7 @@ def custom(
     else:
         times = process.time_of_log_snr(-2 * given.log() if unit == "sigma" else given)
     if clean and (len(times) == 0 or float(times[-1]) > process.t_min):
-        times = torch.cat([times, torch.tensor([process.t_min], dtype=torch.float64)])
+        times = _to_clean(process, times)
     inside = bool((times >= process.t_min).all() and (times <= process.t_max).all())
     if len(times) < 2 or not inside or bool((times.diff() >= 0).any()):
         raise InputError(

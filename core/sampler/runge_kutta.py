@@ -1,43 +1,38 @@
-"""Rules in the relative level s = sigma / alpha: d(x/alpha)/ds = (x/alpha - x0) / s = eps."""
+"""EDM's samplers: Heun's rule on dz/ds = (z - x0) / s, z = x / alpha, s = sigma / alpha."""
 
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from core.errors import InputError
 from core.process.gaussian import GaussianPath
 from core.process.noise import Source
-from core.sampler.solver import Affine, Ends, Estimate, affine, ends, euler
+from core.sampler.solver import Ends, Estimate, affine, ends, euler
 
 
-class _HeunRow(NamedTuple):
-    ends: Ends
-    euler: Affine
-
-
-def _heun(x: Tensor, row: _HeunRow, estimate: Estimate, noise: Source) -> Tensor:
-    """Euler's step, then the mean of the slopes at both ends; Euler alone at singular ends."""
-    e = row.ends
+def _heun(
+    x: Float[Tensor, " b *shape"], e: Ends, estimate: Estimate, noise: Source
+) -> Float[Tensor, " b *shape"]:
+    """Algorithm 1 of Karras et al. 2022 in z = x / alpha and s = sigma / alpha, lines 4 to 8."""
     x0 = estimate(x, e.t).x0
-    ahead = affine(x, x0, row.euler, noise)
-    if e.singular:
-        return ahead
-    there = estimate(ahead, e.u).x0
-    # ahead + alpha_u (s_u - s_t) / 2 times the difference of the slopes, (x / alpha - x0) / s; what
-    # multiplies x is then Euler's factor again.
-    half = (e.sigma_u - e.sigma_t * e.alpha_u / e.alpha_t) / 2
-    of_x0 = row.euler.x0 * (1 + half / e.sigma_u) + half * e.alpha_t / e.sigma_t
-    moved = (row.euler.x * x).add_(x0, alpha=of_x0)
-    return moved.add_(there, alpha=-half * e.alpha_u / e.sigma_u)
+    if e.singular:  # at s = 0 there is no second slope, at s = inf no first
+        return affine(x, x0, euler(e), noise)
+    s, s_next = e.s_t, e.s_u
+    z = x / e.alpha_t
+    d = (z - x0) / s  # line 4: the slope here
+    ahead = z + (s_next - s) * d  # line 5: Euler's step
+    d_next = (ahead - estimate(e.alpha_u * ahead, e.u).x0) / s_next  # line 7: the slope there
+    z = z + (s_next - s) / 2 * (d + d_next)  # line 8: with the mean of both
+    return e.alpha_u * z
 
 
 @dataclass(frozen=True, kw_only=True)
 class Heun:
-    """Heun's rule on d(x/alpha)/ds = (x/alpha - x0) / s, s = sigma / alpha; Euler into s = 0.
+    """Heun's rule on dz/ds = (z - x0) / s, z = x / alpha, s = sigma / alpha; Euler into s = 0.
 
     Order 2, two calls a step but one in the last.
     Source: Karras et al. 2022, arXiv:2206.00364, algorithm 1.
@@ -46,19 +41,24 @@ class Heun:
     convergence = 2
     restarts = False
 
-    def plan(self, process: GaussianPath, grid: Float64[Tensor, " n"]) -> list[_HeunRow]:
-        """Both ends of every step, and Euler's step between them."""
-        return [_HeunRow(e, euler(e)) for e in ends(process, grid)]
+    def plan(self, process: GaussianPath, grid: Float64[Tensor, " n"]) -> list[Ends]:
+        """Both ends of every step."""
+        return list(ends(process, grid))
 
     def step(
-        self, x: Tensor, row: _HeunRow, state: None, estimate: Estimate, noise: Source
-    ) -> tuple[Tensor, None]:
+        self,
+        x: Float[Tensor, " b *shape"],
+        row: Ends,
+        state: None,
+        estimate: Estimate,
+        noise: Source,
+    ) -> tuple[Float[Tensor, " b *shape"], None]:
         """One step; two calls, one at a singular end."""
         return _heun(x, row, estimate, noise), None
 
 
 class _ChurnRow(NamedTuple):
-    heun: _HeunRow
+    ends: Ends  # from the raised level
     scale: float  # of x, from the level before the noise to the level after it
     noise: float
 
@@ -75,7 +75,7 @@ class Churn:
             the source, for runs of 18 to 256 steps.
         s_min: relative level below which none is added; their S_tmin.
         s_max: relative level above which none is added; their S_tmax.
-        inflate: factor on the deviation of the added noise, 1 for none; their S_noise.
+        inflate: factor on the standard deviation of the added noise, 1 for none; their S_noise.
     """
 
     convergence = 2
@@ -95,31 +95,34 @@ class Churn:
             )
 
     def plan(self, process: GaussianPath, grid: Float64[Tensor, " n"]) -> list[_ChurnRow]:
-        """The raised level and Heun's row from there, for every step."""
-        gamma = min(self.churn / (len(grid) - 1), math.sqrt(2) - 1)
+        """The raised level and the step from there, for every step."""
+        gamma = min(self.churn / (len(grid) - 1), math.sqrt(2) - 1)  # line 4
         alpha, sigma = map(float, process.alpha_sigma(torch.tensor(process.t_max).double()))
         highest = sigma / alpha if alpha > 0 else math.inf
         rows = []
         for e in ends(process, grid, falls=self.churn > 0):
-            s = e.sigma_t / e.alpha_t if e.alpha_t > 0 else math.inf
-            raised = min(s * (1 + gamma), highest)
-            if not (self.s_min <= s <= self.s_max and raised > s):
-                rows.append(_ChurnRow(_HeunRow(e, euler(e)), 1.0, 0.0))
+            raised = min(e.s_t * (1 + gamma), highest)  # line 6: s_hat = s + gamma s
+            if not (self.s_min <= e.s_t <= self.s_max and raised > e.s_t):
+                rows.append(_ChurnRow(e, 1.0, 0.0))
                 continue
-            level = torch.tensor(-2 * math.log(raised), dtype=torch.float64)
-            at = process.time_of_log_snr(level)
-            alpha_s, sigma_s = map(float, process.alpha_sigma(at))
-            there = e._replace(t=float(at), alpha_t=alpha_s, sigma_t=sigma_s)
-            added = alpha_s * math.sqrt(max((sigma_s / alpha_s) ** 2 - s**2, 0.0))
-            rows.append(
-                _ChurnRow(_HeunRow(there, euler(there)), alpha_s / e.alpha_t, self.inflate * added)
-            )
+            log_snr = torch.tensor(-2 * math.log(raised), dtype=torch.float64)
+            t_hat = process.time_of_log_snr(log_snr)
+            alpha_hat, sigma_hat = map(float, process.alpha_sigma(t_hat))
+            from_hat = e._replace(t=float(t_hat), alpha_t=alpha_hat, sigma_t=sigma_hat)
+            # line 7: z_hat = z + sqrt(s_hat^2 - s^2) S_noise eps
+            added = alpha_hat * math.sqrt(max(from_hat.s_t**2 - e.s_t**2, 0.0))
+            rows.append(_ChurnRow(from_hat, alpha_hat / e.alpha_t, self.inflate * added))
         return rows
 
     def step(
-        self, x: Tensor, row: _ChurnRow, state: None, estimate: Estimate, noise: Source
-    ) -> tuple[Tensor, None]:
+        self,
+        x: Float[Tensor, " b *shape"],
+        row: _ChurnRow,
+        state: None,
+        estimate: Estimate,
+        noise: Source,
+    ) -> tuple[Float[Tensor, " b *shape"], None]:
         """One step; two calls, one at a singular end."""
         if row.noise:
             x = (row.scale * x).add_(noise.like(x), alpha=row.noise)
-        return _heun(x, row.heun, estimate, noise), None
+        return _heun(x, row.ends, estimate, noise), None

@@ -16,17 +16,17 @@ from core.sampler.solver import Estimate, Solver
 
 
 class Moment(NamedTuple):
-    """Where a trajectory is after a step.
+    """A trajectory after a step.
 
     Args:
         done: steps taken.
-        total: steps in all.
-        x: now; not a copy, so clone what is kept.
+        total: number of steps.
+        x: the state after them; not a copy, so clone what is kept.
     """
 
     done: int
     total: int
-    x: Tensor
+    x: Float[Tensor, " b *shape"]
 
 
 Watch = Callable[[Moment], None]
@@ -49,7 +49,7 @@ def conditioned(denoise: Denoiser, condition: Condition | None) -> Estimate:
     process = denoise.process
 
     def estimate(x: Tensor, t: float | Tensor) -> Prediction:
-        # Below t_first the network was never trained; sigma = 0 is never asked for.
+        # Below t_first the network was never trained, and at sigma = 0 there is nothing to predict.
         if isinstance(t, Tensor):
             times = t.to(x.device).clamp(min=process.t_first)
         else:
@@ -82,11 +82,12 @@ def sample(
         condition: passed on to `denoise`.
         watch: called after each step, for progress and trajectories.
         gradients: whether the result can be differentiated.  True keeps the graph of all calls.
-            ``recompute`` keeps what each step begins with and its draws, and computes the step
-            again on the way back: the same gradients, the tensors of one step at a time.
+            ``recompute`` keeps the inputs and draws of each step and recomputes it in the backward
+            pass: the same gradients, the tensors of one step at a time.
 
     Raises:
-        InputError: the grid does not run one way, or not in a way that the solver can.
+        InputError: the grid does not run one way within the denoiser's process, or rises although
+            the solver draws noise.
     """
     estimate = conditioned(denoise, condition)
     step = _recomputed(solver) if gradients == "recompute" else solver.step
@@ -100,7 +101,7 @@ def sample(
 
 
 class _Replay:
-    """A source whose draws are those of the first time when a step is computed again."""
+    """A source that repeats its draws when a step is recomputed."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -111,10 +112,12 @@ class _Replay:
         """Begin with the first draw again."""
         self._next = 0
 
-    def like(self, x: Tensor) -> Tensor:
+    def like(self, x: Float[Tensor, " b *shape"]) -> Float[Tensor, " b *shape"]:
         return self._once(lambda: self._source.like(x))
 
-    def between(self, x: Tensor, start: float, end: float) -> Tensor:
+    def between(
+        self, x: Float[Tensor, " b *shape"], start: float, end: float
+    ) -> Float[Tensor, " b *shape"]:
         return self._once(lambda: self._source.between(x, start, end))
 
     def _once(self, draw: Callable[[], Tensor]) -> Tensor:
@@ -125,7 +128,7 @@ class _Replay:
 
 
 def _recomputed(solver: Solver) -> Callable[..., tuple[Tensor, Any]]:
-    """The solver's step, computed again where its gradient is wanted.
+    """The solver's step, recomputed in the backward pass.
 
     Source: Chen et al. 2016, arXiv:1604.06174, section 3.
     """
@@ -145,12 +148,14 @@ def _recomputed(solver: Solver) -> Callable[..., tuple[Tensor, Any]]:
 class _Silent:
     """A source for runs that must not draw."""
 
-    def like(self, x: Tensor) -> Tensor:
+    def like(self, x: Float[Tensor, " b *shape"]) -> Float[Tensor, " b *shape"]:
         raise InputError(
-            "encoding wants a solver that draws no noise, such as core/multistep with eta 0"
+            "encode: expected a solver that draws no noise, such as core/multistep with eta 0"
         )
 
-    def between(self, x: Tensor, start: float, end: float) -> Tensor:
+    def between(
+        self, x: Float[Tensor, " b *shape"], start: float, end: float
+    ) -> Float[Tensor, " b *shape"]:
         return self.like(x)
 
 
@@ -218,7 +223,7 @@ def edit(
         x0: the guide: strokes, a rough paste, a sample of another model.
         noise: one stream per sample.
         condition: as in `sample`.
-        strength: share of the grid's steps that are taken: 0 returns the guide, 1 forgets it.
+        strength: fraction of the grid's steps that are taken: 0 returns the guide, 1 forgets it.
         watch: as in `sample`.
         gradients: as in `sample`.
 
@@ -240,11 +245,11 @@ def edit(
 def interpolate(
     a: Float[Tensor, " b *shape"],
     b: Float[Tensor, " b *shape"],
-    share: float,
+    fraction: float,
     *,
     path: Literal["spherical", "linear"] = "spherical",
 ) -> Float[Tensor, " b *shape"]:
-    """The latent `share` of the way from `a` to `b`.
+    """The latent at `fraction` of the way from `a` to `b`.
 
     Spherical keeps the norm that noise has; linear shrinks it by up to sqrt 2 halfway.
     Source: Song et al. 2021, arXiv:2010.02502, eq. 67 (Shoemake 1985).
@@ -252,17 +257,17 @@ def interpolate(
     Args:
         a: latents at one level, from `encode` or `prior`.
         b: others at the same level.
-        share: 0 gives a, 1 gives b.
+        fraction: 0 gives a, 1 gives b.
         path: along the great arc of each pair, or the straight line.
     """
     if path == "linear":
-        return torch.lerp(a, b, share)
+        return torch.lerp(a, b, fraction)
     u, v = a.flatten(1), b.flatten(1)
     cosine = (u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1))
     angle = cosine.clamp(-1, 1).acos()
     sine = angle.sin()
     near = sine < 1e-6  # parallel latents: the arc is the line
     safe = torch.where(near, 1.0, sine)
-    left = torch.where(near, 1 - share, ((1 - share) * angle).sin() / safe)
-    right = torch.where(near, share, (share * angle).sin() / safe)
+    left = torch.where(near, 1 - fraction, ((1 - fraction) * angle).sin() / safe)
+    right = torch.where(near, fraction, (fraction * angle).sin() / safe)
     return (left[:, None] * u + right[:, None] * v).reshape(a.shape)

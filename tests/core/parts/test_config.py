@@ -92,7 +92,7 @@ def test_whole_numbers_do_for_floats_lists_for_tuples_and_text_for_paths():
 
 def test_nested_parts_are_resolved_with_their_defaults():
     grid = _bind({"grid": {"name": "core/karras", "steps": 5}})["grid"]
-    assert grid.options == {"steps": 5, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
+    assert grid.options == {"steps": 5, "sigma_min": None, "sigma_max": 80.0, "rho": 7.0}
 
 
 def test_bounds_of_a_request_are_checked():

@@ -240,6 +240,45 @@ def test_custom_grids_are_taken_as_given():
     assert PATHS["vp_linear"].log_snr(levels).tolist() == pytest.approx([-3.0, 4.0])
 
 
+NARROW = schedules.edm(sigma_min=0.2)
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        grids.karras(NARROW),
+        grids.uniform_log_snr(NARROW, steps=40),
+        grids.uniform_time(NARROW, steps=800),
+    ],
+    ids=["karras", "uniform_log_snr", "uniform_time"],
+)
+def test_grids_end_at_the_smallest_trained_level(grid):
+    """Draws of N(0, .2^2) from a network that knows no level below .2.
+
+    At .2 x has the variance .2^2 + .2^2 and the last step goes to x / 2: a standard deviation of
+    .2 / sqrt 2 = .141.  Asked at .2 for an x of .002 it would halve what is left: .016.
+    """
+    assert float(grid[-2]) == pytest.approx(0.2, rel=1e-12)
+    solver = DormandPrince(rtol=1e-8, atol=1e-8)
+    world = Gaussian(0.0, 0.2)
+    x = 80.0 * torch.tensor([[1.0]], dtype=torch.float64)
+    reached = sample(world.denoiser(NARROW), grid, solver, x, Noise([0]))
+    # The flow of a Gaussian scales x by the ratio of standard deviations.
+    exact = math.hypot(0.2, 0.2) / 2 * 80.0 / math.hypot(80.0, 0.2)
+    assert float(reached) == pytest.approx(exact, rel=1e-6)
+    reached = sample(world.denoiser(NARROW), grid, Heun(), x, Noise([0]))
+    assert float(reached) == pytest.approx(exact, rel=0.15)
+
+
+def test_a_level_below_the_trained_ones_is_taken_where_it_is_named():
+    assert float(grids.karras(NARROW, sigma_min=0.01)[-2]) == pytest.approx(0.01, rel=1e-9)
+    assert float(grids.uniform_log_snr(NARROW, log_snr_max=9.0)[-2]) == pytest.approx(
+        math.exp(-4.5), rel=1e-9
+    )
+    with pytest.raises(InputError, match="smallest trained time"):
+        grids.discrete(NARROW, spacing="leading")
+
+
 @pytest.mark.parametrize(
     ("build", "options"),
     [
@@ -265,7 +304,7 @@ def test_impossible_grids_are_refused(build, options):
 GRADIENT_SOLVERS = [
     Ancestral(variance="large"),
     Multistep(eta=1.0),
-    PredictorCorrector(Ancestral(), 1, 0.1),
+    PredictorCorrector(snr=0.1),
     UniPC(order=3),
     DormandPrince(rtol=1e-3, atol=1e-3),
 ]

@@ -15,16 +15,12 @@ from core.process.noise import Noise
 from core.sampler import grids
 from core.sampler.adaptive import DormandPrince
 from core.sampler.ancestral import DDIM, Ancestral, EulerMaruyama
-from core.sampler.composed import (
-    PredictorCorrector,
-    Switched,
-    predictor_corrector,
-    stochastic_then_ode,
-)
+from core.sampler.composed import PredictorCorrector, StochasticThenODE
 from core.sampler.exponential import Multistep, Singlestep, UniPC, moments, phis
 from core.sampler.linear_multistep import LinearMultistep
 from core.sampler.runge_kutta import Churn, Heun
 from core.sampler.sample import prior, sample
+from core.sampler.solver import check_grid
 from core.testing.distributions import Gaussian, Mixture
 from core.testing.orders import (
     check_solver,
@@ -72,11 +68,11 @@ STOCHASTIC = [
     Singlestep(eta=1.0),
     Singlestep(eta=0.4),
     Churn(),
-    Switched(Multistep(eta=1.0), Multistep(), 0.0),
-    PredictorCorrector(Ancestral(), 1, 0.16),
+    StochasticThenODE(),
+    PredictorCorrector(),
 ]
 SOLVERS = DETERMINISTIC + STOCHASTIC
-CORRECTED_UNIPC = PredictorCorrector(UniPC(), 1, 0.16)
+CORRECTED_UNIPC = PredictorCorrector(predictor=Spec("core/unipc"))
 
 
 def silent(x, t):
@@ -297,8 +293,8 @@ KINDS = [
     Multistep(order=3, eta=1.0),
     Singlestep(eta=0.4),
     Churn(),
-    Switched(Multistep(eta=1.0), Multistep(order=4), 0.0),
-    PredictorCorrector(Ancestral(), 1, 0.16),
+    StochasticThenODE(then=Spec("core/multistep", {"order": 4})),
+    PredictorCorrector(),
 ]
 
 
@@ -483,7 +479,7 @@ def test_langevin_corrections_have_the_variance_computed_by_hand():
     """One step from sigma 2 to 1 on N(0, 0.25), then three corrections at snr 0.3."""
     path, world = PATHS["edm"], Gaussian(0.0, 0.5)
     grid = torch.tensor([2.0, 1.0], dtype=torch.float64)
-    solver = PredictorCorrector(Ancestral(), 3, 0.3)
+    solver = PredictorCorrector(corrections=3, snr=0.3)
     _, variance = variance_after(solver, path, world, grid)
     _, predicted = variance_after(Ancestral(), path, world, grid)
     assert variance == pytest.approx(langevin_variance(predicted, 0.25, 1.0, 0.3, 3), rel=1e-12)
@@ -496,22 +492,30 @@ def test_the_bias_of_langevin_steps_falls_with_their_size(size):
     assert stationary == pytest.approx(1.25 / (1 - size**2 / 1.25), rel=1e-9)
 
 
-def test_a_switched_solver_changes_where_it_says():
+@pytest.mark.parametrize(("log_snr", "first"), [(0.0, 2), (-99.0, 0), (99.0, 5)])
+def test_a_switched_solver_changes_at_its_log_snr(log_snr, first):
     path = PATHS["vp_linear"]
     grid = path.time_of_log_snr(torch.tensor([-6.0, -3, -1, 1, 3, 6], dtype=torch.float64))
-    rows = Switched(Ancestral(), Heun(), 0.0).plan(path, grid)
-    assert [isinstance(row.solver, Ancestral) for row in rows] == [True, True, False, False, False]
-    assert [row.begins for row in rows] == [True, False, True, False, False]
-    assert len(Switched(Ancestral(), Heun(), -99.0).plan(path, grid)) == 5
-    assert len(Switched(Ancestral(), Heun(), 99.0).plan(path, grid)) == 5
+    solver = StochasticThenODE(
+        first=Spec("core/ancestral"), then=Spec("core/heun"), log_snr=log_snr
+    )
+    rows = solver.plan(path, grid)
+    assert [row.solver for row in rows] == [Ancestral()] * first + [Heun()] * (5 - first)
+    assert [number for number, row in enumerate(rows) if row.begins] == sorted({0, first % 5})
 
 
-def test_composed_parts_are_built_from_names():
-    corrected = predictor_corrector(predictor=Spec("core/ddim", {"eta": 1.0}), snr=0.1)
-    assert corrected == PredictorCorrector(DDIM(eta=1.0), 1, 0.1)
-    turned = stochastic_then_ode(then=Spec("core/heun"))
-    assert turned == Switched(Multistep(eta=1.0), Heun(), 0.0)
-    assert draws_noise(turned, PATHS["edm"])
+def test_composed_solvers_take_the_steps_of_the_named_ones():
+    """On either side of a switch, and of a predictor whose corrections are negligible."""
+    path, denoise = PATHS["vp_linear"], three_modes().denoiser(PATHS["vp_linear"])
+    grid, x = to_noisy_level(path, 6), torch.tensor([[0.3, -1.0]], dtype=torch.float64)
+    turned = StochasticThenODE(then=Spec("core/heun"), log_snr=-99.0)
+    assert torch.equal(
+        sample(denoise, grid, turned, x, Noise([0])), sample(denoise, grid, Heun(), x, Noise([0]))
+    )
+    corrected = PredictorCorrector(predictor=Spec("core/ddim"), snr=1e-9)
+    reached = sample(denoise, grid, corrected, x, Noise([0]))
+    assert (reached - sample(denoise, grid, DDIM(), x, Noise([0]))).abs().max() < 1e-6
+    assert draws_noise(StochasticThenODE(then=Spec("core/heun")), PATHS["edm"])
 
 
 # --- what is refused ----------------------------------------------------------------------------
@@ -524,6 +528,23 @@ def test_a_grid_that_turns_is_refused():
     for solver in STOCHASTIC[:5]:
         with pytest.raises(InputError, match="falling times only"):
             solver.plan(path, torch.tensor([0.2, 0.5], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+@pytest.mark.parametrize("times", [(1.5, 0.5, 0.0), (0.5, -0.1), (0.5, math.nan), (80.0, 0.0)])
+def test_a_grid_outside_its_process_is_refused(solver, times):
+    """vp_linear lives on [0, 1]; Karras levels of EDM's process are times up to 80."""
+    with pytest.raises(InputError, match="times of the process, 0 to 1, got"):
+        solver.plan(PATHS["vp_linear"], torch.tensor(times, dtype=torch.float64))
+
+
+def test_float32_times_at_the_ends_of_a_process_are_taken():
+    """Rounding to float32 may lift the first time above t_max: the end itself is meant."""
+    path = PATHS["vp_cosine"]
+    times = grids.uniform_time(path, steps=4).float()
+    times[0] = times[0].nextafter(torch.tensor(2.0))
+    assert float(times[0]) > path.t_max
+    assert float(check_grid(path, times)[0]) == path.t_max
 
 
 @pytest.mark.parametrize(
@@ -541,8 +562,8 @@ def test_a_grid_that_turns_is_refused():
         (LinearMultistep, {"order": 0}),
         (Churn, {"s_min": 3.0, "s_max": 1.0}),
         (DormandPrince, {"rtol": 0.0}),
-        (predictor_corrector, {"corrections": 0}),
-        (predictor_corrector, {"snr": 1.0}),
+        (PredictorCorrector, {"corrections": 0}),
+        (PredictorCorrector, {"snr": 1.0}),
     ],
 )
 def test_impossible_options_are_refused(kind, options):
