@@ -246,6 +246,65 @@ def evaluate(
     print(result.metrics)
 
 
+@app.command("encode")
+@machine_options("device", "threads", "compile")
+def encode(
+    request: RequestFile = None,
+    out: Out = Path("runs/encode"),
+    settings: Settings = None,
+    *,
+    machine: Machine,
+) -> None:
+    """Encode items of a dataset to latents, and measure how well they decode again.
+
+    `polymode show verb encode` lists the options.
+
+    Example: polymode encode --set checkpoint=runs/digits --set count=16 --set grid.steps=40
+    """
+    result = _run("encode", request, settings, out, machine)
+    print(f"error of decoding: {result.error:.3g} (root mean square)", file=sys.stderr)
+    print(result.latents)
+
+
+@app.command("interpolate")
+@machine_options("device", "threads", "compile")
+def interpolate(
+    request: RequestFile = None,
+    out: Out = Path("runs/interpolate"),
+    settings: Settings = None,
+    *,
+    machine: Machine,
+) -> None:
+    """Draw samples on the way from each item of a dataset to the next one, through their latents.
+
+    `polymode show verb interpolate` lists the options; sheet.png has a row for each pair.
+
+    Example: polymode interpolate --set checkpoint=runs/digits --set count=5 --set frames=8
+    """
+    print(_run("interpolate", request, settings, out, machine).samples)
+
+
+@app.command("likelihood")
+@machine_options("device", "threads", "compile")
+def likelihood(
+    request: RequestFile = None,
+    out: Out = Path("runs/likelihood"),
+    settings: Settings = None,
+    *,
+    machine: Machine,
+) -> None:
+    """Measure bits per dimension of held-out items, by the probability-flow ODE.
+
+    `polymode show verb likelihood` lists the options.  8-bit images: --set levels=256.
+
+    Example: polymode likelihood --set checkpoint=runs/digits --set count=64 --set trace=exact
+    """
+    result = _run("likelihood", request, settings, out, machine)
+    shown = f"{result.bits_per_dim:.4f} [{result.low:.4f}, {result.high:.4f}]"
+    print(f"bits per dimension: {shown}, {result.items} items", file=sys.stderr)
+    print(result.metrics)
+
+
 @app.command("import-weights")
 def import_weights(
     source: Annotated[Path, typer.Argument(help="A file of weights, or a folder of diffusers'.")],

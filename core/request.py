@@ -257,6 +257,152 @@ class EvaluateResult:
     seconds: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class EncodeRequest:
+    """Encode items of a dataset to latents of noise, by the probability-flow ODE.
+
+    Args:
+        checkpoint: folder that ``train`` wrote.
+        task: task to use; must have the same channels and conditions as the one trained on (the
+            default).
+        dataset: source of the items; by default the one trained on.
+        split: split of the dataset.
+        count: number of items, taken from the start of the split; all by default.
+        sampler: a deterministic solver.
+        grid: the times it steps through, from the clean end to the noisy one.
+        batch: items at a time.
+        ema: use the averaged weights.
+        ema_width: use the power-function average of this relative width, above 0 and at most 0.288,
+            reconstructed from the run's snapshots.
+    """
+
+    checkpoint: Path
+    task: Annotated[Spec, "task"] | None = None
+    dataset: Annotated[Spec, "dataset"] | None = None
+    split: Literal["train", "test"] = "test"
+    count: Count | None = None
+    sampler: Annotated[Spec, "sampler"] = Spec("core/heun")
+    grid: Annotated[Spec, "grid"] = Spec("core/uniform_log_snr")
+    batch: Count = 16
+    ema: bool = True
+    ema_width: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeResult:
+    """Latents on disk.
+
+    Args:
+        latents: folder with ``latents.safetensors`` (items, ...) and ``latents.json``.
+        items: number of items.
+        error: root mean square difference between the items and their latents decoded again by the
+            same steps; take more steps where it is too large.
+        seconds: spent by this process.
+    """
+
+    latents: Path
+    items: int
+    error: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterpolateRequest:
+    """Interpolate between neighbouring items of a dataset, through their latents.
+
+    Args:
+        checkpoint: folder that ``train`` wrote.
+        task: task to use; must have the same channels and conditions as the one trained on (the
+            default).
+        dataset: source of the items; by default the one trained on.
+        split: split of the dataset.
+        count: number of items, taken from the start of the split; all by default.
+        frames: samples between an item and the next one, both ends included.
+        path: along the great arc between two latents, or the straight line.
+        sampler: a deterministic solver.
+        grid: the times it steps through.
+        ema: use the averaged weights.
+        ema_width: use the power-function average of this relative width, above 0 and at most 0.288,
+            reconstructed from the run's snapshots.
+    """
+
+    checkpoint: Path
+    task: Annotated[Spec, "task"] | None = None
+    dataset: Annotated[Spec, "dataset"] | None = None
+    split: Literal["train", "test"] = "test"
+    count: Annotated[int, Ge(2)] = 2
+    frames: Annotated[int, Ge(2)] = 8
+    path: Literal["spherical", "linear"] = "spherical"
+    sampler: Annotated[Spec, "sampler"] = Spec("core/heun")
+    grid: Annotated[Spec, "grid"] = Spec("core/uniform_log_snr")
+    ema: bool = True
+    ema_width: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikelihoodRequest:
+    """Measure the likelihood of a dataset's items under a model, in bits per dimension.
+
+    Args:
+        checkpoint: folder that ``train`` wrote.
+        task: task to use; must have the same channels and conditions as the one trained on (the
+            default).
+        dataset: source of the items; by default the one trained on.
+        split: split of the dataset.
+        count: number of items, taken from the start of the split; all by default.
+        levels: number of values that the data is quantised to, 256 for 8-bit images: uniform
+            dequantisation, and bits of a probability.  By default the density of continuous data.
+        trace: divergence by Hutchinson's estimate, or exactly: one backward pass per element.
+        probes: random probes of Hutchinson's estimate, averaged.
+        rtol: relative tolerance of the adaptive solver.
+        atol: absolute tolerance of the adaptive solver.
+        confidence: of the interval.
+        seed: probes and dequantisation of item i depend on (seed, i) alone.
+        batch: items at a time.
+        ema: use the averaged weights.
+        ema_width: use the power-function average of this relative width, above 0 and at most 0.288,
+            reconstructed from the run's snapshots.
+    """
+
+    checkpoint: Path
+    task: Annotated[Spec, "task"] | None = None
+    dataset: Annotated[Spec, "dataset"] | None = None
+    split: Literal["train", "test"] = "test"
+    count: Count | None = None
+    levels: Annotated[int, Ge(2)] | None = None
+    trace: Literal["hutchinson", "exact"] = "hutchinson"
+    probes: Count = 1
+    rtol: Annotated[float, Gt(0)] = 1e-5
+    atol: Annotated[float, Gt(0)] = 1e-6
+    confidence: Annotated[float, Gt(0), Lt(1)] = 0.95
+    seed: Annotated[int, Ge(0)] = 0
+    batch: Count = 16
+    ema: bool = True
+    ema_width: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikelihoodResult:
+    """Likelihoods on disk.
+
+    Args:
+        metrics: ``metrics.json``: mean and interval of bits per dimension and of nats; the values
+            of each item are in ``likelihood.json`` beside it.
+        bits_per_dim: mean over items.
+        low: lower end of its interval.
+        high: upper end.
+        items: number of items.
+        seconds: spent by this process.
+    """
+
+    metrics: Path
+    bits_per_dim: float
+    low: float
+    high: float
+    items: int
+    seconds: float
+
+
 VERBS: tuple[Verb, ...] = (
     Verb(
         name="train",
@@ -281,6 +427,27 @@ VERBS: tuple[Verb, ...] = (
         target="core.runs:evaluate",
         summary="Scores of samples against their dataset",
         version="",
+    ),
+    Verb(
+        name="encode",
+        request="core.request:EncodeRequest",
+        result="core.request:EncodeResult",
+        target="core.trajectories:encode",
+        summary="Latents of a dataset's items (probability-flow ODE)",
+    ),
+    Verb(
+        name="interpolate",
+        request="core.request:InterpolateRequest",
+        result="core.request:SampleResult",
+        target="core.trajectories:interpolate",
+        summary="Samples between neighbouring items, through latents",
+    ),
+    Verb(
+        name="likelihood",
+        request="core.request:LikelihoodRequest",
+        result="core.request:LikelihoodResult",
+        target="core.trajectories:likelihood",
+        summary="Bits per dimension of a dataset's items",
     ),
 )
 """Verbs of the core that a step of a job can run."""

@@ -49,7 +49,7 @@ def write_sheet(task: Task, results: Tensor, dataset: Dataset, path: Path) -> bo
 
 
 def scatter(
-    clouds: Sequence[tuple[Float[Tensor, " n 2"], tuple[int, int, int]]],
+    clouds: Sequence[tuple[Float[Tensor, " _ 2"], tuple[int, int, int]]],
     limit: float,
     *,
     side: int = 384,

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 import polymode
+from core.denoiser.parameterization import FunctionDenoiser, Prediction
 from core.errors import InputError
 from core.model import Model
 from core.parts.registry import Spec
@@ -112,6 +114,18 @@ def test_conditions_match_the_seeds_and_the_task():
         polymode.draw(model, range(3), steps=3)
     with pytest.raises(InputError, match="expected 0 to 1"):
         polymode.draw(model, range(3), steps=3, condition={"class": 2})
+
+
+def test_each_sample_has_its_own_condition_whatever_the_batch():
+    """A denoiser whose estimate is the class, so that a draw is the class it was drawn for."""
+    classes = torch.tensor([0, 1, 2, 3, 2])
+
+    def predict(x, t, condition):
+        return Prediction(condition["class"][:, None].to(x.dtype).expand_as(x))
+
+    model = replace(exact(Plane(classes=4)), denoise=FunctionDenoiser(vp_cosine(), predict))
+    x = polymode.draw(model, range(5), steps=3, condition={"class": classes}, batch=2)
+    assert (x[:, 0] - classes).abs().max() < 0.05  # little noise is left at the last step
 
 
 @pytest.fixture(scope="module")

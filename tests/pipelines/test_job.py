@@ -161,7 +161,8 @@ def test_results_named_in_the_table_are_those_of_the_verbs():
     assert {verb: VERBS[verb].paths for verb in VERBS} == {
         "train": ("checkpoint", "best"), "sample": ("samples",), "join": ("samples",),
         "sweep": ("checkpoint", "best", "request", "table"),
-        "evaluate": ("metrics",), "apply": ("results", "files"),
+        "evaluate": ("metrics",), "encode": ("latents",), "interpolate": ("samples",),
+        "likelihood": ("metrics",), "apply": ("results", "files"),
         "report": ("report", "data"),
     }  # fmt: skip
 
