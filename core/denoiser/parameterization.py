@@ -1,9 +1,12 @@
-"""What a network's output means, as one table.
+"""The meaning of a network's output, as one table.
 
-A row states what is asked of the network, F = a x0 + b eps, and the scale of its input.  With
+A row states the target of the network, F = a x0 + b eps, and the scale of its input.  With
 x = alpha x0 + sigma eps both ways follow:
 
     x0 = skip x + out F,    skip = -b / (a sigma - b alpha),    out = sigma / (a sigma - b alpha)
+
+In the terms of Karras et al. 2022, arXiv:2206.00364, table 1: `skip`, `out` and `input` are their
+c_skip, c_out and c_in; `level` is their c_noise = ln(s) / 4, s = sigma / alpha, times -200.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,13 +14,13 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Shaped
 from torch import Tensor, nn
 
 from core.errors import InputError
-from core.process.gaussian import GaussianPath, over
+from core.process.gaussian import GaussianPath, Time, over, per_sample
 
-Condition = Mapping[str, Tensor]
+Condition = Mapping[str, Shaped[Tensor, "..."]]
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,10 @@ class Prediction:
         logits: of the clean categories, for categorical processes.
     """
 
-    x0: Tensor
-    variance_fraction: Tensor | None = None
-    x0_variance: Tensor | None = None
-    logits: Tensor | None = None
+    x0: Shaped[Tensor, " b *shape"]
+    variance_fraction: Float[Tensor, " b *shape"] | None = None
+    x0_variance: Float[Tensor, " b ..."] | None = None
+    logits: Float[Tensor, " b *shape k"] | None = None
 
     def detached(self) -> "Prediction":
         """The same without a graph."""
@@ -56,7 +59,9 @@ class Denoiser(Protocol):
         """The forward process that its x_t and t belong to."""
         ...
 
-    def __call__(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction: ...
+    def __call__(
+        self, x: Float[Tensor, " b *shape"], t: Time, condition: Condition | None = None
+    ) -> Prediction: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,208 +70,289 @@ class FunctionDenoiser:
 
     Args:
         process: the forward process.
-        predict: (x_t, t, condition) -> `Prediction`.
+        predict: (x_t, t, condition) -> `Prediction`, of float64 times (b,) or per element.
     """
 
     process: GaussianPath
     predict: Callable[[Tensor, Tensor, Condition | None], Prediction]
 
     def __call__(
-        self,
-        x: Float[Tensor, " b *shape"],
-        t: Float[Tensor, "..."],
-        condition: Condition | None = None,
+        self, x: Float[Tensor, " b *shape"], t: Time, condition: Condition | None = None
     ) -> Prediction:
-        """E[x0 | x_t] at times (b,) or per element."""
-        return self.predict(x, t, condition)
+        """E[x0 | x_t]; t is one number for all samples, (b,) or per element."""
+        return self.predict(x, per_sample(t, x), condition)
 
 
 class Coefficients(NamedTuple):
-    """x0 = skip x + out F(input x), and F = of_x0 x0 + of_eps eps."""
+    """x0 = skip x + out F(input x, level), and F* = a x0 + b eps is the network's target."""
 
-    skip: Tensor
-    out: Tensor
-    input: Tensor
-    of_x0: Tensor
-    of_eps: Tensor
+    skip: Float64[Tensor, "..."]
+    out: Float64[Tensor, "..."]
+    input: Float64[Tensor, "..."]
+    a: Float64[Tensor, "..."]
+    b: Float64[Tensor, "..."]
 
 
-# (alpha, sigma) -> what multiplies x0 and eps in what is asked of the network.
-Asked = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+LevelName = Literal["log_snr", "noise_level", "time", "index"]
 
 
 @dataclass(frozen=True)
-class Parameterization:
-    """A row of the table, and what of the noise level the network is told.
+class Level:
+    """The scalar that a network embeds; each kind spans tens to a thousand, as embeddings need.
 
     Args:
-        asked: a and b of F = a x0 + b eps, from alpha(t), sigma(t).
-        level: the scalar that the network embeds, from t, alpha(t), sigma(t).
-        scale: of the network's input, from alpha(t), sigma(t); 1 where None.
+        kind: log_snr, noise_level, time or index.
+        chain: number of steps that an index counts in.
+        unit: scale of an index.
     """
 
-    asked: Asked
-    level: Callable[[Tensor, Tensor, Tensor], Tensor]
-    scale: Callable[[Tensor, Tensor], Tensor] | None = None
+    kind: LevelName
+    chain: int = 1000
+    unit: float = 1.0
 
-    def coefficients(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
-        """The row at alpha, sigma.
-
-        Where F says nothing of x0, as eps does at alpha = 0, x0 is taken to be 0.
-        """
-        a, b = self.asked(alpha, sigma)
-        whole = a * sigma - b * alpha
-        inverse = torch.where(whole == 0, 0.0, 1 / whole)
-        scale = torch.ones_like(alpha) if self.scale is None else self.scale(alpha, sigma)
-        return Coefficients(-b * inverse, sigma * inverse, scale, a, b)
-
-    def to_x0(self, output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The x0 that an output F means at x; alpha, sigma (b,) or per element."""
-        row = self.coefficients(alpha, sigma)
-        return over(row.skip, x) * x + over(row.out, x) * output
-
-    def from_x0(self, x0: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The output F that means x0 at x; sigma positive, (b,) or per element."""
-        row = self.coefficients(alpha, sigma)
-        eps = (x - over(alpha, x) * x0) / over(sigma, x)
-        return over(row.of_x0, x) * x0 + over(row.of_eps, x) * eps
-
-
-def _level(name: str, chain: int = 0, unit: float = 0.0) -> Callable[..., Tensor]:
-    """What the network is told; each spans tens to a thousand, as sinusoidal embeddings want."""
-    return {
-        # A level in [0, 1] fed as it is leaves the embedding almost constant over the whole chain.
-        "noise_level": lambda t, alpha, sigma: 1000 * alpha,
-        "log_snr": lambda t, alpha, sigma: 50 * (alpha / sigma).log().clamp(-10, 10),
-        "time": lambda t, alpha, sigma: 1000 * t,
+    def __call__(
+        self,
+        t: Float64[Tensor, " *shape"],
+        alpha: Float64[Tensor, " *shape"],
+        sigma: Float64[Tensor, " *shape"],
+    ) -> Float64[Tensor, " *shape"]:
+        """The level at t, alpha(t), sigma(t)."""
+        if self.kind == "log_snr":  # 25 log-SNR = -200 c_noise, log-SNR clamped to [-20, 20]
+            return 50 * (alpha / sigma).log().clamp(-10, 10)
+        if self.kind == "noise_level":  # in [0, 1] it would leave an embedding almost constant
+            return 1000 * alpha
+        if self.kind == "time":
+            return 1000 * t
         # Node n of a table of betas lies at t = n / chain; published chains count from 0.  Between
-        # the clean end and the first node the network knows nothing earlier than the first.
-        "index": lambda t, alpha, sigma: unit * (chain * t - 1).clamp(min=0),
-    }[name]
+        # the clean end and the first node no level is earlier than the first.
+        return self.unit * (self.chain * t - 1).clamp(min=0)
+
+    def __str__(self) -> str:
+        if self.kind != "index":
+            return self.kind
+        return f"index, chain={self.chain}, unit={self.unit:g}"
 
 
-def _told(level: str, chain: int | None, unit: float | None) -> Callable[..., Tensor]:
-    """The level of a row whose networks may have been trained on a chain.
+def _level(kind: LevelName, chain: int | None, unit: float | None) -> Level:
+    """A level from the options of a row.
 
     Raises:
         InputError: options of a chain without its level, or out of range.
     """
-    if level != "index" and (chain is not None or unit is not None):
+    if kind != "index" and (chain is not None or unit is not None):
         raise InputError(
-            f"chain, unit: only the level 'index' has them, got level={level!r}; leave them out"
+            f"chain, unit: only the level 'index' has them, got level={kind!r}; leave them out"
         )
     chain, unit = 1000 if chain is None else chain, 1.0 if unit is None else unit
     if chain < 2 or unit <= 0:
         raise InputError(f"chain, unit: expected chain >= 2 and unit > 0, got {chain} and {unit}")
-    return _level(level, chain, unit)
+    return Level(kind, chain, unit)
+
+
+# (alpha, sigma) -> a and b of the target F* = a x0 + b eps.
+Target = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Parameterization:
+    """A row of the table, and the noise level that its network embeds.
+
+    Args:
+        name: of the row, for people.
+        target: a and b of F* = a x0 + b eps, from alpha(t), sigma(t).
+        level: the scalar that the network embeds, from t, alpha(t), sigma(t).
+        scale: of the network's input, from alpha(t), sigma(t); 1 where None.
+    """
+
+    name: str
+    target: Target
+    level: Callable[[Tensor, Tensor, Tensor], Tensor]
+    scale: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def __repr__(self) -> str:
+        return f"{self.name}(level={self.level})"
+
+    def coefficients(
+        self, alpha: Float[Tensor, " *shape"], sigma: Float[Tensor, " *shape"]
+    ) -> Coefficients:
+        """The row at alpha, sigma.
+
+        Where F* does not depend on x0, as eps does not at alpha = 0, x0 is taken to be 0.
+        """
+        a, b = self.target(alpha, sigma)
+        determinant = a * sigma - b * alpha  # of x = alpha x0 + sigma eps, F = a x0 + b eps
+        inverse = torch.where(determinant == 0, 0.0, 1 / determinant)
+        scale = torch.ones_like(alpha) if self.scale is None else self.scale(alpha, sigma)
+        return Coefficients(-b * inverse, sigma * inverse, scale, a, b)
+
+    def to_x0(
+        self,
+        output: Float[Tensor, " b *shape"],
+        x: Float[Tensor, " b *shape"],
+        alpha: Float[Tensor, "..."],
+        sigma: Float[Tensor, "..."],
+    ) -> Float[Tensor, " b *shape"]:
+        """The x0 that an output F means at x; alpha, sigma (b,) or per element."""
+        row = self.coefficients(alpha, sigma)
+        return over(row.skip, x) * x + over(row.out, x) * output
+
+    def from_x0(
+        self,
+        x0: Float[Tensor, " b *shape"],
+        x: Float[Tensor, " b *shape"],
+        alpha: Float[Tensor, "..."],
+        sigma: Float[Tensor, "..."],
+    ) -> Float[Tensor, " b *shape"]:
+        """The output F that means x0 at x; sigma positive, (b,) or per element."""
+        row = self.coefficients(alpha, sigma)
+        eps = (x - over(alpha, x) * x0) / over(sigma, x)
+        return over(row.a, x) * x0 + over(row.b, x) * eps
+
+
+# --- the rows ----------------------------------------------------------------------------------
+
+
+def _eps_target(alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.zeros_like(alpha), torch.ones_like(alpha)
 
 
 def eps(
-    *,
-    level: Literal["log_snr", "noise_level", "time", "index"] = "log_snr",
-    chain: int | None = None,
-    unit: float | None = None,
+    *, level: LevelName = "log_snr", chain: int | None = None, unit: float | None = None
 ) -> Parameterization:
-    """The network says the noise: x0 = (x - sigma eps) / alpha.
+    """The output is the noise: x0 = (x - sigma eps) / alpha.
 
     Source: Ho et al. 2020, arXiv:2006.11239, eq. 15.
 
     Args:
-        level: what the network is told: log-SNR, 1000 alpha (SR3's continuous noise level,
-            scaled), 1000 t, or the index in a chain, from 0, as published networks are.
-        chain: steps of the chain that `index` counts in; 1000 by default.
-        unit: what an index counts for; 1 by default, 1000 / chain in networks trained with
-            ``rescale_timesteps``.
+        level: the scalar that the network embeds: log_snr, 25 log-SNR with log-SNR clamped to
+            [-20, 20] (c_noise of EDM times -200); noise_level, 1000 alpha; time, 1000 t; index,
+            the number of a step of a chain, from 0, as published networks count.
+        chain: number of steps that `index` counts in; 1000 by default.
+        unit: scale of an index; 1 by default, 1000 / chain for ``rescale_timesteps``.
 
     Raises:
         InputError: chain or unit without the level `index`, or out of range.
     """
-    return Parameterization(
-        lambda alpha, sigma: (torch.zeros_like(alpha), torch.ones_like(alpha)),
-        _told(level, chain, unit),
-    )
+    return Parameterization("eps", _eps_target, _level(level, chain, unit))
+
+
+def _x0_target(alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.ones_like(alpha), torch.zeros_like(alpha)
 
 
 def x0(
-    *,
-    level: Literal["log_snr", "noise_level", "time", "index"] = "log_snr",
-    chain: int | None = None,
-    unit: float | None = None,
+    *, level: LevelName = "log_snr", chain: int | None = None, unit: float | None = None
 ) -> Parameterization:
-    """The network says the clean sample.
+    """The output is the clean sample.
 
     Args:
-        level: what the network is told: log-SNR, 1000 alpha (SR3's continuous noise level,
-            scaled), 1000 t, or the index in a chain, from 0, as published networks are.
-        chain: steps of the chain that `index` counts in; 1000 by default.
-        unit: what an index counts for; 1 by default, 1000 / chain in networks trained with
-            ``rescale_timesteps``.
+        level: the scalar that the network embeds: log_snr, 25 log-SNR with log-SNR clamped to
+            [-20, 20] (c_noise of EDM times -200); noise_level, 1000 alpha; time, 1000 t; index,
+            the number of a step of a chain, from 0, as published networks count.
+        chain: number of steps that `index` counts in; 1000 by default.
+        unit: scale of an index; 1 by default, 1000 / chain for ``rescale_timesteps``.
 
     Raises:
         InputError: chain or unit without the level `index`, or out of range.
     """
-    return Parameterization(
-        lambda alpha, sigma: (torch.ones_like(alpha), torch.zeros_like(alpha)),
-        _told(level, chain, unit),
-    )
+    return Parameterization("x0", _x0_target, _level(level, chain, unit))
+
+
+def _v_target(alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    return -sigma, alpha
 
 
 def v(
-    *,
-    level: Literal["log_snr", "noise_level", "time", "index"] = "log_snr",
-    chain: int | None = None,
-    unit: float | None = None,
+    *, level: LevelName = "log_snr", chain: int | None = None, unit: float | None = None
 ) -> Parameterization:
-    """The network says v = alpha eps - sigma x0, so x0 = (alpha x - sigma v) / (alpha^2 + sigma^2).
+    """The output is v = alpha eps - sigma x0: x0 = (alpha x - sigma v) / (alpha^2 + sigma^2).
 
     Source: Salimans and Ho 2022, arXiv:2202.00512, section 4, for processes of any variance.
 
     Args:
-        level: what the network is told: log-SNR, 1000 alpha (SR3's continuous noise level,
-            scaled), 1000 t, or the index in a chain, from 0, as published networks are.
-        chain: steps of the chain that `index` counts in; 1000 by default.
-        unit: what an index counts for; 1 by default, 1000 / chain in networks trained with
-            ``rescale_timesteps``.
+        level: the scalar that the network embeds: log_snr, 25 log-SNR with log-SNR clamped to
+            [-20, 20] (c_noise of EDM times -200); noise_level, 1000 alpha; time, 1000 t; index,
+            the number of a step of a chain, from 0, as published networks count.
+        chain: number of steps that `index` counts in; 1000 by default.
+        unit: scale of an index; 1 by default, 1000 / chain for ``rescale_timesteps``.
 
     Raises:
         InputError: chain or unit without the level `index`, or out of range.
     """
-    return Parameterization(lambda alpha, sigma: (-sigma, alpha), _told(level, chain, unit))
+    return Parameterization("v", _v_target, _level(level, chain, unit))
 
 
-def score(*, level: Literal["log_snr", "noise_level", "time"] = "log_snr") -> Parameterization:
-    """The network says the score grad log p_t(x) = -eps / sigma.
+def _score_target(alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.zeros_like(alpha), -1 / sigma
+
+
+def score(
+    *, level: LevelName = "log_snr", chain: int | None = None, unit: float | None = None
+) -> Parameterization:
+    """The output is the score grad log p_t(x) = -eps / sigma.
 
     Source: Song et al. 2021, arXiv:2011.13456, eq. 7.
 
     Args:
-        level: what the network is told: log-SNR, 1000 alpha (SR3's continuous noise level,
-            scaled) or 1000 t.
+        level: the scalar that the network embeds: log_snr, 25 log-SNR with log-SNR clamped to
+            [-20, 20] (c_noise of EDM times -200); noise_level, 1000 alpha; time, 1000 t; index,
+            the number of a step of a chain, from 0, as published networks count.
+        chain: number of steps that `index` counts in; 1000 by default.
+        unit: scale of an index; 1 by default, 1000 / chain for ``rescale_timesteps``.
+
+    Raises:
+        InputError: chain or unit without the level `index`, or out of range.
     """
-    return Parameterization(
-        lambda alpha, sigma: (torch.zeros_like(alpha), -1 / sigma), _level(level)
-    )
+    return Parameterization("score", _score_target, _level(level, chain, unit))
 
 
-def flow(*, level: Literal["log_snr", "noise_level", "time"] = "log_snr") -> Parameterization:
-    """The network says u = eps - x0, the velocity of a straight path.
+def _flow_target(alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    return -torch.ones_like(alpha), torch.ones_like(alpha)
+
+
+def flow(
+    *, level: LevelName = "log_snr", chain: int | None = None, unit: float | None = None
+) -> Parameterization:
+    """The output is u = eps - x0, the velocity of a straight path.
 
     x0 = (x - sigma u) / (alpha + sigma).
     Source: Liu et al. 2022, arXiv:2209.03003, eq. 1, for processes of any alpha and sigma; time
     runs towards the noise here.
 
     Args:
-        level: what the network is told: log-SNR, 1000 alpha (SR3's continuous noise level,
-            scaled) or 1000 t.
+        level: the scalar that the network embeds: log_snr, 25 log-SNR with log-SNR clamped to
+            [-20, 20] (c_noise of EDM times -200); noise_level, 1000 alpha; time, 1000 t; index,
+            the number of a step of a chain, from 0, as published networks count.
+        chain: number of steps that `index` counts in; 1000 by default.
+        unit: scale of an index; 1 by default, 1000 / chain for ``rescale_timesteps``.
+
+    Raises:
+        InputError: chain or unit without the level `index`, or out of range.
     """
-    return Parameterization(
-        lambda alpha, sigma: (-torch.ones_like(alpha), torch.ones_like(alpha)), _level(level)
-    )
+    return Parameterization("flow", _flow_target, _level(level, chain, unit))
+
+
+@dataclass(frozen=True)
+class _Preconditioning:
+    """EDM's row for data of standard deviation d: S^2 = alpha^2 d^2 + sigma^2."""
+
+    data_std: float
+
+    def target(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        spread = self._spread(alpha, sigma)
+        return sigma / (self.data_std * spread), -alpha * self.data_std / spread
+
+    def scale(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return 1 / self._spread(alpha, sigma)
+
+    def _spread(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return (alpha**2 * self.data_std**2 + sigma**2).sqrt()
 
 
 def edm(*, data_std: float = 0.5) -> Parameterization:
     """EDM preconditioning: unit variance in and out of the network at every level.
 
+    The level is `log_snr` of the other rows, which is the paper's c_noise times -200.
     Source: Karras et al. 2022, arXiv:2206.00364, table 1, on x / alpha and sigma / alpha, which
     makes it serve every Gaussian process.
 
@@ -278,17 +364,25 @@ def edm(*, data_std: float = 0.5) -> Parameterization:
     """
     if data_std <= 0:
         raise InputError(f"edm: expected data_std > 0, got {data_std}")
+    row = _Preconditioning(data_std)
+    return Parameterization("edm", row.target, Level("log_snr"), row.scale)
 
-    def spread(alpha: Tensor, sigma: Tensor) -> Tensor:
-        return (alpha**2 * data_std**2 + sigma**2).sqrt()
 
-    def asked(alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        whole = spread(alpha, sigma)
-        return sigma / (data_std * whole), -alpha * data_std / whole
+# --- networks as denoisers ---------------------------------------------------------------------
 
-    # The paper's c_noise is log(sigma)/4 into frequencies up to 1000s; ours is the same quantity
-    # in the scale that the other rows use.
-    return Parameterization(asked, _level("log_snr"), lambda a, s: 1 / spread(a, s))
+
+class NetworkOutput(NamedTuple):
+    """F of a network at x_t, and what it means there.
+
+    Args:
+        output: F, the shape of x_t.
+        variance_fraction: of networks that learn variances; see `Prediction`.
+        row: the row's coefficients at the times of x_t, float64.
+    """
+
+    output: Float[Tensor, " b *shape"]
+    variance_fraction: Float[Tensor, " b *shape"] | None
+    row: Coefficients
 
 
 def network_output(
@@ -296,10 +390,10 @@ def network_output(
     process: GaussianPath,
     parameterization: Parameterization,
     x: Float[Tensor, " b *shape"],
-    t: Float[Tensor, "..."],
+    t: Time,
     condition: Condition | None,
-) -> tuple[Tensor, Tensor | None, Coefficients]:
-    """F(input x, level), the variance fraction if learned, and the row's float64 coefficients.
+) -> NetworkOutput:
+    """F(input x, level), the variance fraction if learned, and the row's coefficients.
 
     Of a network with twice the channels of x the first half is F; the second half is v in [-1, 1],
     and the variance fraction is (v + 1) / 2.
@@ -308,16 +402,20 @@ def network_output(
     Raises:
         ValueError: an output of another shape.
     """
-    alpha, sigma = process.alpha_sigma(t.double())
+    t = per_sample(t, x)
+    alpha, sigma = process.alpha_sigma(t)
     row = parameterization.coefficients(alpha, sigma)
-    level = parameterization.level(t.double(), alpha, sigma).to(x)
+    level = parameterization.level(t, alpha, sigma).to(x)
     output = network(over(row.input, x) * x, level, condition)
     if output.shape == x.shape:
-        return output, None, row
+        return NetworkOutput(output, None, row)
     if output.shape != (x.shape[0], 2 * x.shape[1], *x.shape[2:]):
-        raise ValueError(f"the network made {tuple(output.shape)} of {tuple(x.shape)}")
+        raise ValueError(
+            f"expected the network's output in the shape of its input {tuple(x.shape)}, or with "
+            f"twice its channels, got {tuple(output.shape)}"
+        )
     mean, v = output.chunk(2, dim=1)
-    return mean, (v + 1) / 2, row
+    return NetworkOutput(mean, (v + 1) / 2, row)
 
 
 @dataclass(frozen=True, eq=False)
@@ -335,12 +433,9 @@ class NetworkDenoiser:
     parameterization: Parameterization
 
     def __call__(
-        self,
-        x: Float[Tensor, " b *shape"],
-        t: Float[Tensor, "..."],
-        condition: Condition | None = None,
+        self, x: Float[Tensor, " b *shape"], t: Time, condition: Condition | None = None
     ) -> Prediction:
-        """E[x0 | x_t] at times (b,) or per element.
+        """E[x0 | x_t]; t is one number for all samples, (b,) or per element.
 
         Raises:
             ValueError: the network's output has another shape.
@@ -352,4 +447,7 @@ class NetworkDenoiser:
 
     def __repr__(self) -> str:
         parameters = sum(p.numel() for p in self.network.parameters())
-        return f"NetworkDenoiser({type(self.network).__name__}, {parameters:,} parameters)"
+        return (
+            f"NetworkDenoiser({type(self.network).__name__}, {parameters:,} parameters, "
+            f"{self.parameterization} on {self.process.schedule})"
+        )

@@ -153,7 +153,7 @@ class Denoising:
         output, variance_fraction, row = network_output(
             network, self.process, self.parameterization, x, t, condition
         )
-        target = over(row.of_x0, x0) * x0 + over(row.of_eps, x0) * eps
+        target = over(row.a, x0) * x0 + over(row.b, x0) * eps
         return OutputError(output - target, variance_fraction, row)
 
     def weighted(

@@ -1,17 +1,48 @@
-"""Schedules: each a row that states alpha(t) and sigma(t), from clean data to noise."""
+"""Schedules: alpha(t) and sigma(t) from clean data to noise, as small values that pickle.
+
+Each process is a function, whose keyword-only parameters are its options, and the formulas of its
+schedule, a frozen dataclass above it.
+"""
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from core.errors import InputError
 from core.parts.config import configure
 from core.parts.registry import Spec
 from core.process.gaussian import GaussianPath
+
+AlphaSigma = tuple[Float64[Tensor, " *shape"], Float64[Tensor, " *shape"]]
+
+
+@dataclass(frozen=True)
+class VPLinear:
+    """log alpha = -t beta_min / 2 - t^2 (beta_max - beta_min) / 4, alpha^2 + sigma^2 = 1."""
+
+    beta_min: float
+    beta_max: float
+
+    def alpha_sigma(self, t: Float64[Tensor, " *shape"]) -> AlphaSigma:
+        """alpha(t) and sigma(t)."""
+        exponent = -(t * self.beta_min + t**2 * self._span / 2)  # log alpha^2
+        return (exponent / 2).exp(), (-torch.expm1(exponent)).sqrt()
+
+    def inverse(self, log_snr: Float64[Tensor, " *shape"]) -> Float64[Tensor, " *shape"]:
+        """The t with this log-SNR."""
+        # log alpha^2 = -softplus(-log_snr); solve the quadratic without cancellation.
+        lost = torch.nn.functional.softplus(-log_snr)
+        root = (self.beta_min**2 + 2 * self._span * lost).sqrt()
+        return 2 * lost / (self.beta_min + root)
+
+    @property
+    def _span(self) -> float:
+        return self.beta_max - self.beta_min
 
 
 def vp_linear(*, beta_min: float = 0.1, beta_max: float = 20.0) -> GaussianPath:
@@ -30,18 +61,37 @@ def vp_linear(*, beta_min: float = 0.1, beta_max: float = 20.0) -> GaussianPath:
         raise InputError(
             f"vp_linear: expected 0 <= beta_min < beta_max, got {beta_min} and {beta_max}"
         )
-    span = beta_max - beta_min
+    return GaussianPath(VPLinear(beta_min, beta_max), t_min=0.0, t_max=1.0, t_first=1e-5)
 
-    def alpha_sigma(t: Tensor) -> tuple[Tensor, Tensor]:
-        exponent = -(t * beta_min + t**2 * span / 2)  # log alpha^2
-        return (exponent / 2).exp(), (-torch.expm1(exponent)).sqrt()
 
-    def inverse(log_snr: Tensor) -> Tensor:
-        # log alpha^2 = -softplus(-log_snr); solve the quadratic without cancellation.
-        lost = torch.nn.functional.softplus(-log_snr)
-        return 2 * lost / (beta_min + (beta_min**2 + 2 * span * lost).sqrt())
+@dataclass(frozen=True)
+class VPCosine:
+    """alpha = cos(rate t + shift) / cos(shift), alpha^2 + sigma^2 = 1."""
 
-    return GaussianPath(alpha_sigma, t_min=0.0, t_max=1.0, t_first=1e-5, inverse=inverse)
+    offset: float
+
+    def alpha_sigma(self, t: Float64[Tensor, " *shape"]) -> AlphaSigma:
+        """alpha(t) and sigma(t)."""
+        rate, shift = self.rate, self.shift
+        alpha = (rate * t + shift).cos() / math.cos(shift)
+        # 1 - alpha^2 = sin(rate t) sin(rate t + 2 shift) / cos(shift)^2, free of cancellation.
+        square = (rate * t).sin() * (rate * t + 2 * shift).sin() / math.cos(shift) ** 2
+        return alpha, square.sqrt()
+
+    def inverse(self, log_snr: Float64[Tensor, " *shape"]) -> Float64[Tensor, " *shape"]:
+        """The t with this log-SNR."""
+        alpha = torch.nn.functional.softplus(-log_snr).mul(-0.5).exp()
+        return ((alpha * math.cos(self.shift)).clamp(-1, 1).acos() - self.shift) / self.rate
+
+    @property
+    def rate(self) -> float:
+        """Angle per unit of time."""
+        return math.pi / 2 / (1 + self.offset)
+
+    @property
+    def shift(self) -> float:
+        """Angle at t = 0."""
+        return math.pi / 2 * self.offset / (1 + self.offset)
 
 
 def vp_cosine(*, offset: float = 0.008, beta_max: float = 0.999) -> GaussianPath:
@@ -62,22 +112,10 @@ def vp_cosine(*, offset: float = 0.008, beta_max: float = 0.999) -> GaussianPath
             f"vp_cosine: expected offset > 0 and 0 < beta_max < 1, got offset={offset}, "
             f"beta_max={beta_max}"
         )
-    rate, shift = math.pi / 2 / (1 + offset), math.pi / 2 * offset / (1 + offset)
+    schedule = VPCosine(offset)
     # alpha^2 falls by the factor 1 - beta_max over the last thousandth kept.
-    t_max = _last_time(lambda t: math.cos(rate * t + shift) ** 2, 1 - beta_max)
-
-    def alpha_sigma(t: Tensor) -> tuple[Tensor, Tensor]:
-        angle = rate * t + shift
-        alpha = angle.cos() / math.cos(shift)
-        # 1 - alpha^2 = sin(rate t) sin(rate t + 2 shift) / cos(shift)^2, free of cancellation.
-        square = (rate * t).sin() * (rate * t + 2 * shift).sin() / math.cos(shift) ** 2
-        return alpha, square.sqrt()
-
-    def inverse(log_snr: Tensor) -> Tensor:
-        alpha = torch.nn.functional.softplus(-log_snr).mul(-0.5).exp()
-        return ((alpha * math.cos(shift)).clamp(-1, 1).acos() - shift) / rate
-
-    return GaussianPath(alpha_sigma, t_min=0.0, t_max=t_max, t_first=1e-5, inverse=inverse)
+    t_max = _last_time(lambda t: math.cos(schedule.rate * t + schedule.shift) ** 2, 1 - beta_max)
+    return GaussianPath(schedule, t_min=0.0, t_max=t_max, t_first=1e-5)
 
 
 def _last_time(alpha_square: Callable[[float], float], left: float) -> float:
@@ -87,6 +125,51 @@ def _last_time(alpha_square: Callable[[float], float], left: float) -> float:
         keeps = alpha_square(middle) / alpha_square(middle - 1e-3)
         low, high = (middle, high) if keeps > left else (low, middle)
     return low
+
+
+@dataclass(frozen=True, eq=False)
+class BetaTable:
+    """alpha^2 and sigma^2 linear in t between the nodes t = n / steps of a chain.
+
+    Args:
+        kept: alpha^2 at the nodes, 1 at the first.
+        lost: sigma^2 at the nodes, exact near zero.
+    """
+
+    kept: Float64[Tensor, " nodes"]
+    lost: Float64[Tensor, " nodes"]
+
+    def __repr__(self) -> str:
+        return f"BetaTable({self.steps} steps, alpha^2 from 1 to {float(self.kept[-1]):.3g})"
+
+    @property
+    def steps(self) -> int:
+        """Length of the chain."""
+        return len(self.kept) - 1
+
+    def alpha_sigma(self, t: Float64[Tensor, " *shape"]) -> AlphaSigma:
+        """alpha(t) and sigma(t)."""
+        at = (t * self.steps).clamp(0, self.steps)
+        node = at.detach().floor().long().clamp(max=self.steps - 1)
+        part = at - node
+        kept, lost = self.kept.to(t.device), self.lost.to(t.device)
+        square = kept[node] + part * (kept[node + 1] - kept[node])
+        rest = lost[node] + part * (lost[node + 1] - lost[node])
+        return square.sqrt(), rest.sqrt()
+
+    def inverse(self, log_snr: Float64[Tensor, " *shape"]) -> Float64[Tensor, " *shape"]:
+        """The t with this log-SNR."""
+        # Of alpha^2 and sigma^2 the smaller is the exact one.
+        square, rest = log_snr.sigmoid(), (-log_snr).sigmoid()
+        kept, lost = self.kept.to(log_snr.device), self.lost.to(log_snr.device)
+        noisy = square < 0.5
+        node = torch.where(
+            noisy, torch.searchsorted(-kept, -square), torch.searchsorted(lost, rest)
+        )
+        node = (node - 1).clamp(0, self.steps - 1)
+        by_kept = (square - kept[node]) / (kept[node + 1] - kept[node])
+        by_lost = (rest - lost[node]) / (lost[node + 1] - lost[node])
+        return (node + torch.where(noisy, by_kept, by_lost)) / self.steps
 
 
 def beta_table(
@@ -201,32 +284,22 @@ def from_betas(betas: Float[Tensor, " n"]) -> GaussianPath:
     steps = len(betas)
     log_kept = torch.log1p(-betas.double()).cumsum(0)
     zero = torch.zeros(1, dtype=torch.float64)
-    kept = torch.cat([zero + 1, log_kept.exp()])  # alpha^2 at the nodes
-    lost = torch.cat([zero, -torch.expm1(log_kept)])  # sigma^2, exact near zero
+    kept = torch.cat([zero + 1, log_kept.exp()])
+    lost = torch.cat([zero, -torch.expm1(log_kept)])
+    return GaussianPath(BetaTable(kept, lost), t_min=0.0, t_max=1.0, t_first=0.01 / steps)
 
-    def alpha_sigma(t: Tensor) -> tuple[Tensor, Tensor]:
-        at = (t * steps).clamp(0, steps)
-        node = at.detach().floor().long().clamp(max=steps - 1)
-        part = at - node
-        kept_at, lost_at = kept.to(t.device), lost.to(t.device)
-        square = kept_at[node] + part * (kept_at[node + 1] - kept_at[node])
-        rest = lost_at[node] + part * (lost_at[node + 1] - lost_at[node])
-        return square.sqrt(), rest.sqrt()
 
-    def inverse(log_snr: Tensor) -> Tensor:
-        # Of alpha^2 and sigma^2 the smaller is the exact one.
-        square, rest = log_snr.sigmoid(), (-log_snr).sigmoid()
-        kept_at, lost_at = kept.to(log_snr.device), lost.to(log_snr.device)
-        noisy = square < 0.5
-        node = torch.where(
-            noisy, torch.searchsorted(-kept_at, -square), torch.searchsorted(lost_at, rest)
-        )
-        node = (node - 1).clamp(0, steps - 1)
-        by_kept = (square - kept_at[node]) / (kept_at[node + 1] - kept_at[node])
-        by_lost = (rest - lost_at[node]) / (lost_at[node + 1] - lost_at[node])
-        return (node + torch.where(noisy, by_kept, by_lost)) / steps
+@dataclass(frozen=True)
+class EDM:
+    """alpha = 1, sigma = t."""
 
-    return GaussianPath(alpha_sigma, t_min=0.0, t_max=1.0, t_first=0.01 / steps, inverse=inverse)
+    def alpha_sigma(self, t: Float64[Tensor, " *shape"]) -> AlphaSigma:
+        """alpha(t) and sigma(t)."""
+        return torch.ones_like(t), t
+
+    def inverse(self, log_snr: Float64[Tensor, " *shape"]) -> Float64[Tensor, " *shape"]:
+        """The t with this log-SNR."""
+        return (-log_snr / 2).exp()
 
 
 def edm(*, sigma_min: float = 0.002, sigma_max: float = 80.0) -> GaussianPath:
@@ -245,13 +318,26 @@ def edm(*, sigma_min: float = 0.002, sigma_max: float = 80.0) -> GaussianPath:
         raise InputError(
             f"edm: expected 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}"
         )
-    return GaussianPath(
-        lambda t: (torch.ones_like(t), t),
-        t_min=0.0,
-        t_max=sigma_max,
-        t_first=sigma_min,
-        inverse=lambda log_snr: (-log_snr / 2).exp(),
-    )
+    return GaussianPath(EDM(), t_min=0.0, t_max=sigma_max, t_first=sigma_min)
+
+
+@dataclass(frozen=True)
+class SubVP:
+    """alpha of a `VPLinear`, sigma = 1 - alpha^2."""
+
+    vp: VPLinear
+
+    def alpha_sigma(self, t: Float64[Tensor, " *shape"]) -> AlphaSigma:
+        """alpha(t) and sigma(t)."""
+        alpha, sigma = self.vp.alpha_sigma(t)
+        return alpha, sigma**2
+
+    def inverse(self, log_snr: Float64[Tensor, " *shape"]) -> Float64[Tensor, " *shape"]:
+        """The t with this log-SNR."""
+        # r = alpha / (1 - alpha^2) is a quadratic in alpha; its VP log-SNR is log(alpha r).
+        r = (log_snr / 2).exp()
+        alpha = 2 * r / (1 + (1 + 4 * r**2).sqrt())
+        return self.vp.inverse(alpha.log() + log_snr / 2)
 
 
 def sub_vp(*, beta_min: float = 0.1, beta_max: float = 20.0) -> GaussianPath:
@@ -266,20 +352,32 @@ def sub_vp(*, beta_min: float = 0.1, beta_max: float = 20.0) -> GaussianPath:
     Raises:
         InputError: rates out of order.
     """
-    vp = vp_linear(beta_min=beta_min, beta_max=beta_max)
+    if not 0 <= beta_min < beta_max:
+        raise InputError(
+            f"sub_vp: expected 0 <= beta_min < beta_max, got {beta_min} and {beta_max}"
+        )
+    schedule = SubVP(VPLinear(beta_min, beta_max))
+    return GaussianPath(schedule, t_min=0.0, t_max=1.0, t_first=1e-5)
 
-    def alpha_sigma(t: Tensor) -> tuple[Tensor, Tensor]:
-        alpha, sigma = vp.alpha_sigma(t)
-        return alpha, sigma**2
 
-    def inverse(log_snr: Tensor) -> Tensor:
-        # r = alpha / (1 - alpha^2) is a quadratic in alpha; its VP log-SNR is log(alpha r).
-        r = (log_snr / 2).exp()
-        alpha = 2 * r / (1 + (1 + 4 * r**2).sqrt())
-        assert vp.inverse is not None
-        return vp.inverse(alpha.log() + log_snr / 2)
+@dataclass(frozen=True)
+class VE:
+    """alpha = 1, sigma = sigma_min sqrt((sigma_max / sigma_min)^(2t) - 1)."""
 
-    return GaussianPath(alpha_sigma, t_min=0.0, t_max=1.0, t_first=1e-5, inverse=inverse)
+    sigma_min: float
+    sigma_max: float
+
+    def alpha_sigma(self, t: Float64[Tensor, " *shape"]) -> AlphaSigma:
+        """alpha(t) and sigma(t)."""
+        return torch.ones_like(t), self.sigma_min * torch.expm1(self._rate * t).sqrt()
+
+    def inverse(self, log_snr: Float64[Tensor, " *shape"]) -> Float64[Tensor, " *shape"]:
+        """The t with this log-SNR."""
+        return torch.log1p((-log_snr).exp() / self.sigma_min**2) / self._rate
+
+    @property
+    def _rate(self) -> float:
+        return 2 * math.log(self.sigma_max / self.sigma_min)
 
 
 def ve(*, sigma_min: float = 0.01, sigma_max: float = 50.0) -> GaussianPath:
@@ -297,26 +395,34 @@ def ve(*, sigma_min: float = 0.01, sigma_max: float = 50.0) -> GaussianPath:
     """
     if not 0 < sigma_min < sigma_max:
         raise InputError(f"ve: expected 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
-    rate = 2 * math.log(sigma_max / sigma_min)
+    return GaussianPath(VE(sigma_min, sigma_max), t_min=0.0, t_max=1.0, t_first=1e-5)
 
-    def alpha_sigma(t: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.ones_like(t), sigma_min * torch.expm1(rate * t).sqrt()
 
-    def inverse(log_snr: Tensor) -> Tensor:
-        return torch.log1p((-log_snr).exp() / sigma_min**2) / rate
+@dataclass(frozen=True)
+class Flow:
+    """alpha = 1 - t', sigma = t', t' = shift t / (1 + (shift - 1) t)."""
 
-    return GaussianPath(alpha_sigma, t_min=0.0, t_max=1.0, t_first=1e-5, inverse=inverse)
+    shift: float
+
+    def alpha_sigma(self, t: Float64[Tensor, " *shape"]) -> AlphaSigma:
+        """alpha(t) and sigma(t)."""
+        whole = 1 + (self.shift - 1) * t
+        return (1 - t) / whole, self.shift * t / whole
+
+    def inverse(self, log_snr: Float64[Tensor, " *shape"]) -> Float64[Tensor, " *shape"]:
+        """The t with this log-SNR."""
+        return torch.sigmoid(-log_snr / 2 - math.log(self.shift))
 
 
 def flow(*, shift: float = 1.0) -> GaussianPath:
     """Rectified flow: alpha = 1 - t', sigma = t', t' = shift t / (1 + (shift - 1) t).
 
     Ends in pure noise: log-SNR is minus infinity at t = 1.
-    Source: Liu et al. 2022, arXiv:2209.03003, eq. 1; the shift of time for larger pictures of
+    Source: Liu et al. 2022, arXiv:2209.03003, eq. 1; the shift of time for larger images of
     Esser et al. 2024, arXiv:2403.03206, eq. 23.
 
     Args:
-        shift: factor on sigma / alpha at every time; above 1 for larger pictures (3 for a
+        shift: factor on sigma / alpha at every time; above 1 for larger images (3 for a
             megapixel in the source).
 
     Raises:
@@ -325,17 +431,33 @@ def flow(*, shift: float = 1.0) -> GaussianPath:
     if shift <= 0:
         raise InputError(f"flow: expected shift > 0, got {shift}")
 
-    def alpha_sigma(t: Tensor) -> tuple[Tensor, Tensor]:
-        whole = 1 + (shift - 1) * t
-        return (1 - t) / whole, shift * t / whole
-
-    def inverse(log_snr: Tensor) -> Tensor:
-        return torch.sigmoid(-log_snr / 2 - math.log(shift))
-
-    return GaussianPath(alpha_sigma, t_min=0.0, t_max=1.0, t_first=1e-5, inverse=inverse)
+    return GaussianPath(Flow(shift), t_min=0.0, t_max=1.0, t_first=1e-5)
 
 
 # --- schedules made from schedules -------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ZeroTerminalSNR:
+    """alpha' = (alpha - a) / (1 - a), a = alpha(t_max) of a variance-preserving `path`."""
+
+    path: GaussianPath
+    a: float
+
+    def alpha_sigma(self, t: Float64[Tensor, " *shape"]) -> AlphaSigma:
+        """alpha(t) and sigma(t)."""
+        alpha, sigma = self.path.alpha_sigma(t)
+        corrected = (alpha - self.a) / (1 - self.a)
+        # 1 - alpha'^2 with 1 - alpha = sigma^2 / (1 + alpha), free of cancellation.
+        square = sigma**2 / (1 + alpha) / (1 - self.a) * (1 + corrected)
+        return corrected, square.sqrt()
+
+    def inverse(self, log_snr: Float64[Tensor, " *shape"]) -> Float64[Tensor, " *shape"]:
+        """The t with this log-SNR."""
+        corrected = log_snr.sigmoid().sqrt()
+        short = (-log_snr).sigmoid() / (1 + corrected) * (1 - self.a)  # 1 - alpha
+        alpha = 1 - short
+        return self.path.time_of_log_snr(2 * alpha.log() - (short * (1 + alpha)).log())
 
 
 def zero_terminal_snr(
@@ -352,11 +474,7 @@ def zero_terminal_snr(
     Raises:
         InputError: it does not preserve variance.
     """
-    return end_in_noise(configure("process", process)())
-
-
-def end_in_noise(path: GaussianPath) -> GaussianPath:
-    """See `zero_terminal_snr`."""
+    path = configure("process", process)()
     ends = torch.tensor([path.t_min, path.t_first, path.t_max], dtype=torch.float64)
     alphas, sigmas = path.alpha_sigma(ends)
     if bool((alphas**2 + sigmas**2 - 1).abs().max() > 1e-9):
@@ -364,22 +482,26 @@ def end_in_noise(path: GaussianPath) -> GaussianPath:
             "zero_terminal_snr: expected a process with alpha^2 + sigma^2 = 1, such as "
             "core/vp_linear, core/vp_cosine or core/beta_table"
         )
-    last = float(alphas[-1])
+    schedule = ZeroTerminalSNR(path, float(alphas[-1]))
+    return GaussianPath(schedule, path.t_min, path.t_max, path.t_first)
 
-    def alpha_sigma(t: Tensor) -> tuple[Tensor, Tensor]:
-        alpha, sigma = path.alpha_sigma(t)
-        corrected = (alpha - last) / (1 - last)
-        # 1 - alpha'^2 with 1 - alpha = sigma^2 / (1 + alpha), free of cancellation.
-        square = sigma**2 / (1 + alpha) / (1 - last) * (1 + corrected)
-        return corrected, square.sqrt()
 
-    def inverse(log_snr: Tensor) -> Tensor:
-        corrected = log_snr.sigmoid().sqrt()
-        short = (-log_snr).sigmoid() / (1 + corrected) * (1 - last)  # 1 - alpha
-        alpha = 1 - short
-        return path.time_of_log_snr(2 * alpha.log() - (short * (1 + alpha)).log())
+@dataclass(frozen=True)
+class Shifted:
+    """sigma / alpha of `path` times `factor`, alpha^2 + sigma^2 unchanged."""
 
-    return GaussianPath(alpha_sigma, path.t_min, path.t_max, path.t_first, inverse)
+    path: GaussianPath
+    factor: float
+
+    def alpha_sigma(self, t: Float64[Tensor, " *shape"]) -> AlphaSigma:
+        """alpha(t) and sigma(t)."""
+        alpha, sigma = self.path.alpha_sigma(t)
+        scale = ((alpha**2 + sigma**2) / (alpha**2 + (self.factor * sigma) ** 2)).sqrt()
+        return alpha * scale, self.factor * sigma * scale
+
+    def inverse(self, log_snr: Float64[Tensor, " *shape"]) -> Float64[Tensor, " *shape"]:
+        """The t with this log-SNR."""
+        return self.path.time_of_log_snr(log_snr + 2 * math.log(self.factor))
 
 
 def shifted(
@@ -387,30 +509,17 @@ def shifted(
 ) -> GaussianPath:
     """A process with sigma / alpha multiplied at every time; alpha^2 + sigma^2 stays.
 
-    Neighbouring pixels of a large picture average noise away, so that the same log-SNR spoils it
+    Neighbouring pixels of a large image average noise away, so that the same log-SNR corrupts it
     less.  Source: Hoogeboom et al. 2023, arXiv:2301.11093, section 3.1.
 
     Args:
         process: the process to shift.
-        factor: on sigma / alpha; side of the pictures over the side the process was made for.
+        factor: on sigma / alpha; side of the images over the side the process was made for.
 
     Raises:
         InputError: factor not positive.
     """
-    return shift(configure("process", process)(), factor)
-
-
-def shift(path: GaussianPath, factor: float) -> GaussianPath:
-    """See `shifted`."""
     if factor <= 0:
         raise InputError(f"shifted: expected factor > 0, got {factor}")
-
-    def alpha_sigma(t: Tensor) -> tuple[Tensor, Tensor]:
-        alpha, sigma = path.alpha_sigma(t)
-        scale = ((alpha**2 + sigma**2) / (alpha**2 + (factor * sigma) ** 2)).sqrt()
-        return alpha * scale, factor * sigma * scale
-
-    def inverse(log_snr: Tensor) -> Tensor:
-        return path.time_of_log_snr(log_snr + 2 * math.log(factor))
-
-    return GaussianPath(alpha_sigma, path.t_min, path.t_max, path.t_first, inverse)
+    path = configure("process", process)()
+    return GaussianPath(Shifted(path, factor), path.t_min, path.t_max, path.t_first)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from core.denoiser import parameterization as p
+from core.parts.registry import Spec
 from core.process import schedules
 from core.process.gaussian import over
 
@@ -16,8 +17,8 @@ PATHS = {
     "sub_vp": schedules.sub_vp(),
     "ve": schedules.ve(),
     "flow": schedules.flow(),
-    "zero": schedules.end_in_noise(schedules.vp_linear()),
-    "shifted": schedules.shift(schedules.flow(), 3.0),
+    "zero": schedules.zero_terminal_snr(),
+    "shifted": schedules.shifted(process=Spec("core/flow"), factor=3.0),
 }
 ROWS = {
     "eps": p.eps(),
@@ -115,8 +116,8 @@ def test_x0_comes_back_from_any_row_and_any_row_from_any_other(name, row):
     back = mine.to_x0(mine.from_x0(x0, x, alpha, sigma), x, alpha, sigma)
     assert ((back - x0).abs() / size).max() < 1e-12
     for other in ROWS.values():
-        wanted = over(1.0 * other.asked(alpha, sigma)[0], x0) * x0
-        wanted = wanted + over(other.asked(alpha, sigma)[1], x0) * eps
+        wanted = over(1.0 * other.target(alpha, sigma)[0], x0) * x0
+        wanted = wanted + over(other.target(alpha, sigma)[1], x0) * eps
         found = other.from_x0(back, x, alpha, sigma)
         gain = over(other.coefficients(alpha, sigma).out.abs(), x0)  # F's error is x0's over out
         assert ((found - wanted).abs() * gain / size).max() < 1e-12

@@ -11,6 +11,7 @@ from core.errors import InputError
 from core.objective import times, weighting
 from core.objective.denoising import Denoising
 from core.objective.hybrid import Hybrid
+from core.parts.registry import Spec
 from core.process import schedules
 from core.process.gaussian import over
 from core.process.noise import Noise
@@ -42,7 +43,7 @@ class Oracle(nn.Module):
         super().__init__()
         alpha, sigma = path.alpha_sigma(t)
         found = row.coefficients(alpha, sigma)
-        self.answer = over(found.of_x0, x0) * x0 + over(found.of_eps, x0) * eps + offset
+        self.answer = over(found.a, x0) * x0 + over(found.b, x0) * eps + offset
 
     def forward(self, x, level, condition=None):
         return self.answer
@@ -175,7 +176,11 @@ WEIGHTS = {
 @pytest.mark.parametrize("weight", WEIGHTS)
 def test_losses_are_finite_at_pure_noise(weight, row, dtype):
     zero = schedules.beta_table(zero_terminal_snr=True)
-    for path in (schedules.flow(), zero, schedules.end_in_noise(schedules.vp_cosine())):
+    for path in (
+        schedules.flow(),
+        zero,
+        schedules.zero_terminal_snr(process=Spec("core/vp_cosine")),
+    ):
         x0, _, eps = (value.to(dtype) for value in world(path, 4))
         t = torch.tensor([1.0, 1 - 1e-12, 1 - 1e-6, 0.9], dtype=torch.float64) * path.t_max
         network = Oracle(path, ROWS[row], x0.double(), t, eps.double(), 0.1).to(dtype)
@@ -187,7 +192,7 @@ def test_losses_are_finite_at_pure_noise(weight, row, dtype):
 
 
 def test_the_v_loss_at_pure_noise_is_the_v_error():
-    path = schedules.end_in_noise(schedules.vp_linear())
+    path = schedules.zero_terminal_snr()
     x0, _, eps = world(path, 4)
     t = torch.ones(4, dtype=torch.float64)
     network = Oracle(path, p.v(), x0, t, eps, 0.5)

@@ -26,7 +26,7 @@ PATHS = {
     "vp_linear": schedules.vp_linear(),
     "edm": schedules.edm(),
     "flow": schedules.flow(),
-    "zero_snr": schedules.end_in_noise(schedules.vp_linear()),
+    "zero_snr": schedules.zero_terminal_snr(),
 }
 
 

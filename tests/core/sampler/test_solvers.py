@@ -41,8 +41,8 @@ PATHS = {
     "sub_vp": schedules.sub_vp(),
     "ve": schedules.ve(),
     "flow": schedules.flow(),
-    "shifted": schedules.shift(schedules.vp_cosine(), 3.0),
-    "zero_snr": schedules.end_in_noise(schedules.vp_linear()),
+    "shifted": schedules.shifted(factor=3.0),
+    "zero_snr": schedules.zero_terminal_snr(),
 }
 DETERMINISTIC = [
     DDIM(),
