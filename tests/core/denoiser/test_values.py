@@ -1,4 +1,4 @@
-"""Processes, parameterizations and denoisers are values: they pickle, print in one line, take any t."""
+"""Processes, rows and denoisers are values: they pickle, print in one line, take any form of t."""
 
 import pickle
 
