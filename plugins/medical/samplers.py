@@ -13,6 +13,7 @@ from core.denoiser.parameterization import Condition, Denoiser, Prediction
 from core.errors import InputError
 from core.parts.config import bind, configure, plain
 from core.parts.registry import Spec
+from core.process.gaussian import Time
 from core.request import Emit, Machine, Note, Progress, silent
 from core.results import samples
 from core.results.summary import summarised
@@ -66,7 +67,7 @@ class _Counted:
         self._denoise, self.calls = denoise, 0
         self.process = denoise.process
 
-    def __call__(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
+    def __call__(self, x: Tensor, t: Time, condition: Condition | None = None) -> Prediction:
         self.calls += 1
         return self._denoise(x, t, condition)
 
