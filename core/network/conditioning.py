@@ -35,6 +35,7 @@ def check(
     Raises:
         InputError: all problems, a line each.
     """
+    # Names first, then numbers, then options: all problems in one error.
     unknown = sorted(set(conditions) - set(names))
     found = [f"takes no condition named {name}, only {', '.join(names)}" for name in unknown]
     found += [

@@ -36,6 +36,7 @@ class Layer(nn.Module):
         self, h: Float[Tensor, " b k"], embedding: Float[Tensor, " b d"]
     ) -> Float[Tensor, " b k"]:
         shift, scale = self.modulation(embedding).chunk(2, dim=1)
+        # adaLN: the norm has no weight and bias of its own; both follow from the embedding.
         u = self.linear_in(torch.addcmul(shift, self.norm(h), 1 + scale))
         return h + self.linear_out(F.dropout(F.silu(u), self.dropout, self.training))
 

@@ -58,6 +58,7 @@ def tapped(network: nn.Module, names: Sequence[str]) -> Iterator[Features]:
 
         return hook
 
+    # Hooks see outputs as the network's next block does; they are removed whatever happens.
     hooks = [known[name].register_forward_hook(keep(name)) for name in names]
     try:
         yield found

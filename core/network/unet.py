@@ -157,6 +157,7 @@ class _Builder:
     def middle(self, channels: int, attends: bool, *, normed: bool) -> Middle:
         """Two blocks of the coarsest resolution, attention between them with a norm or without."""
         first = self.block(channels, channels, attends)
+        # diffusers leaves this one norm out where norms are adaptive and attention has no groups.
         if first.attention is not None and not normed:
             first.attention.norm = None
         return Middle(first, self.block(channels, channels, False))
@@ -168,6 +169,7 @@ class _Builder:
             if depth > 0:
                 kept.append(stages[depth - 1].channels)
             kept += [stage.channels] * blocks
+        # Each block takes the last kept output beside its input, so kept channels go last first.
         found, now = nn.ModuleList(), stages[-1].channels
         for depth, stage in reversed(list(enumerate(stages))):
             for number in range(blocks + 1):
@@ -376,6 +378,11 @@ class UNet(nn.Module):
         conv = zeroed(convolution(dims, stages[0].channels, outputs * patch**dims))
         self.conv_out = NormConv(norm(stages[0].channels), conv, lean=recompute == "norms")
         _to_channels_last(self)
+
+    @property
+    def required_level(self) -> str | None:
+        """The level that its embedding is made for, by a parameterization's name; None for any."""
+        return "log_snr" if self.level_embedding.fourier else None
 
     def forward(
         self,

@@ -88,6 +88,7 @@ def prepare_run(
     task: Task = configure("task", request.task)()
     objective = objective_of(request)
     network = network_of(request, task, objective.outputs)
+    _check_level(network, request)
     begun = _start(request, network, out, emit)
     dataset = open_dataset(request.dataset, "train", task)
     shape = _check_first(dataset, task)
@@ -144,6 +145,17 @@ def _check_first(dataset: Dataset, task: Task) -> tuple[int, ...] | None:
     example = task.prepare(collate(dataset, [0]))
     check_classes(example, task, lambda _: dataset.name(0))
     return tuple(example.x0.shape[1:])
+
+
+def _check_level(network: nn.Module, request: TrainRequest) -> None:
+    """Refuse a level that the network's embedding is not made for, where both state theirs."""
+    required = getattr(network, "required_level", None)
+    level = request.parameterization.options.get("level", required)
+    if required is not None and level != required:
+        raise InputError(
+            f"parameterization.level: {request.network.name} with these options requires "
+            f"{required!r}, got {level!r}; choose that level, or sinusoidal features of the level"
+        )
 
 
 def _held_out(request: TrainRequest, task: Task) -> HeldOut | None:

@@ -22,7 +22,7 @@ from core.parts.config import plain
 from core.parts.registry import Spec
 from core.parts.yaml_file import parse_yaml
 from core.process.noise import derive
-from core.request import Machine
+from core.request import Machine, TrainRequest
 from core.runs import train
 from core.storage import checkpoint
 from core.training import precision, run
@@ -350,3 +350,28 @@ def test_a_compiled_network_keeps_its_names_and_its_numbers(tmp_path):
     network = load_model(tmp_path / "compiled", machine=Machine(compile=True, device="cpu"))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     assert network.parameters == sum(v.numel() for v in found[0]["model"].values())
+
+
+# --- the level that the network embeds -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", ["noise_level", "time", "index"])
+def test_fourier_features_are_refused_a_level_that_they_are_not_made_for(level, tmp_path):
+    """Their frequencies are of c_noise = log-SNR / 8 (Song et al. 2021, Karras et al. 2022)."""
+    options = {"width": 8, "multipliers": [1], "blocks": 1, "attention": [],
+               "middle_attention": False, "level_features": "fourier"}  # fmt: skip
+    wanted = TrainRequest(
+        task=Spec("core/generate", {"channels": 1}),
+        dataset=Spec("core/blank", {"shape": [1, 8, 8]}),
+        network=Spec("core/unet", options),
+        parameterization=Spec("core/v", {"level": level}),
+        steps=1,
+        batch=2,
+    )
+    with pytest.raises(InputError, match=rf"requires 'log_snr', got '{level}'"):
+        train(wanted, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    train(replace(wanted, parameterization=Spec("core/v")), tmp_path / "run")
+    train(replace(wanted, parameterization=Spec("core/edm")), tmp_path / "edm")
+    plain_features = Spec("core/unet", {**options, "level_features": "sinusoidal"})
+    train(replace(wanted, network=plain_features), tmp_path / "plain")
