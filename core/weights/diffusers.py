@@ -8,15 +8,17 @@ schedulers/scheduling_ddpm.py.
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from core.errors import InputError
 from core.parts.registry import Spec
-from core.weights.translation import Described, ratio
+from core.weights.translation import Described, Weights, ratio
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 LARGEST = 2**20  # bytes of a config that is read
@@ -42,11 +44,11 @@ def _whole(value: Any, least: int = 1, most: int = 2**24) -> bool:
     return type(value) is int and least <= value <= most
 
 
-def _share(value: Any) -> bool:
+def _fraction(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value < 1
 
 
-# What our network is, whatever it is; and where it is one of several.
+# Options with the one value that our U-Net supports, and those with several.
 FIXED: dict[str, Any] = {
     "center_input_sample": False, "time_embedding_type": "positional",
     "mid_block_type": "UNetMidBlock2D", "mid_block_scale_factor": 1, "class_embed_type": None,
@@ -71,27 +73,27 @@ NUMBERS: dict[str, tuple[Callable[[Any], bool], str]] = {
         "channels at each resolution, at most 16",
     ),
     "layers_per_block": (lambda v: _whole(v, most=64), "a number of blocks, at most 64"),
-    "dropout": (_share, "a share below 1"),
+    "dropout": (_fraction, "a fraction below 1"),
     "attention_head_dim": (lambda v: v is None or _whole(v), "null or channels of a head"),
     "norm_num_groups": (_whole, "a number of groups"),
-    "norm_eps": (lambda v: _share(v) and v > 0, "a small number above 0"),
+    "norm_eps": (lambda v: _fraction(v) and v > 0, "a small number above 0"),
     "num_class_embeds": (lambda v: v is None or _whole(v), "null or a number of classes"),
 }
-# The options of its schedulers that say what a network was trained on, with their defaults.
+# The options of its schedulers that a network's training depends on, with their defaults.
 CHAIN: dict[str, Any] = {
     "num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02,
     "beta_schedule": "linear", "trained_betas": None, "prediction_type": "epsilon",
     "rescale_betas_zero_snr": False, "variance_type": "fixed_small",
 }  # fmt: skip
-# Those that train on that chain and differ in how they sample.
+# Schedulers that train on that chain and differ in how they sample.
 SCHEDULERS = (
     "DDPMScheduler", "DDIMScheduler", "DDIMInverseScheduler", "DDPMParallelScheduler",
     "DDIMParallelScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler",
     "DPMSolverSinglestepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler",
 )  # fmt: skip
-SAYS = {"epsilon": "core/eps", "sample": "core/x0", "v_prediction": "core/v"}
+PREDICTIONS = {"epsilon": "core/eps", "sample": "core/x0", "v_prediction": "core/v"}
 SHAPES = {"linear": "linear", "scaled_linear": "sqrt_linear", "sigmoid": "sigmoid"}
-# Block type -> whether it attends, and how it changes size: None as the config says.
+# Block type -> whether it attends, and how it changes size: None for the config's own option.
 DOWN = {
     "DownBlock2D": (False, "conv"),
     "ResnetDownsampleBlock2D": (False, "residual"),
@@ -150,59 +152,58 @@ def describe(config: Mapping[str, Any], scheduler: Mapping[str, Any] | None) -> 
     """The network and its chain, from the two configs.
 
     Raises:
-        InputError: values that our network cannot be, all of them by name.
+        InputError: values that our network does not support, all of them by name.
     """
-    problems = _unlike(config)
-    chain_problems, process, says, chain, learned = _chain(scheduler or {})
-    problems += chain_problems
+    problems = _unsupported(config) + _chain_problems(scheduler or {})
     if problems:
         raise InputError("\n".join(["cannot be imported:", *problems]))
+    chain = _chain(scheduler or {})
     given = MODEL | {k: v for k, v in config.items() if not k.startswith("_")}
     channels, out = given["in_channels"], given["out_channels"]
     outputs = 2 if out == 2 * channels else 1
-    if out not in (channels, 2 * channels) or (outputs == 2) != learned:
+    if out not in (channels, 2 * channels) or (outputs == 2) != chain.learned:
         raise InputError(
-            f"cannot be imported:\nout_channels: {out} of in_channels {channels} with variance_type"
-            f" {'learned_range' if learned else 'fixed'}; expected as many channels, or twice as "
-            "many with learned_range"
+            f"cannot be imported:\nout_channels: {out} of in_channels {channels} with variance_type "
+            f"{'learned_range' if chain.learned else 'fixed'}; expected as many channels, or "
+            "twice as many with learned_range"
         )
     size = given["sample_size"]
     sides = (32, 32) if size is None else (size, size) if isinstance(size, int) else tuple(size)
-    notes = () if size is not None else ("sample_size is not told: 32 is taken",)
+    notes = () if size is not None else ("config has no sample_size; assuming 32",)
     if scheduler is None:
-        notes += ("no scheduler_config.json: the chain of 1000 linear betas is taken",)
+        notes += ("no scheduler_config.json; assuming DDPM's chain of 1000 linear betas",)
     return Described(
         size=(channels, *sides),
         outputs=outputs,
         network=_network(given),
-        process=process,
-        parameterization=Spec(says, {"level": "index", "chain": chain}),
+        process=chain.process,
+        parameterization=Spec(chain.parameterization, {"level": "index", "chain": chain.steps}),
         classes=given["num_class_embeds"] or 0,
-        chain=chain,
+        chain=chain.steps,
         notes=notes,
     )
 
 
-def _unlike(config: Mapping[str, Any]) -> list[str]:
-    """What a model's config has that our network cannot be, a sentence each."""
+def _unsupported(config: Mapping[str, Any]) -> list[str]:
+    """Options of a model's config that our network does not support, a sentence each."""
     given = MODEL | {k: v for k, v in config.items() if not k.startswith("_")}
-    found = [f"{name}: no option of UNet2DModel" for name in sorted(set(given) - set(MODEL))]
+    found = [f"{name}: not an option of UNet2DModel" for name in sorted(set(given) - set(MODEL))]
     kind = config.get("_class_name", "UNet2DModel")
     if kind != "UNet2DModel":
         found.append(f"_class_name: expected UNet2DModel, got {json.dumps(kind)[:80]}")
-    wanted = {name: [value] for name, value in FIXED.items()} | CHOICES
-    wanted["attn_norm_num_groups"] = [None, given["norm_num_groups"]]
-    for name, values in wanted.items():
+    supported = {name: [value] for name, value in FIXED.items()} | CHOICES
+    supported["attn_norm_num_groups"] = [None, given["norm_num_groups"]]
+    for name, values in supported.items():
         if not any(_same(given[name], value) for value in values):
-            said = " or ".join(json.dumps(value) for value in values)
-            found.append(f"{name}: expected {said}, got {json.dumps(given[name])[:80]}")
-    for name, (fits, said) in NUMBERS.items():
+            listed = " or ".join(json.dumps(value) for value in values)
+            found.append(f"{name}: expected {listed}, got {json.dumps(given[name])[:80]}")
+    for name, (fits, expected) in NUMBERS.items():
         if not fits(given[name]):
-            found.append(f"{name}: expected {said}, got {json.dumps(given[name])[:80]}")
+            found.append(f"{name}: expected {expected}, got {json.dumps(given[name])[:80]}")
     lists = [given[key] for key in ("block_out_channels", "down_block_types", "up_block_types")]
     if not all(isinstance(value, list) and len(value) == len(lists[0]) for value in lists):
         found.append("block_out_channels, down_block_types, up_block_types: expected equally many")
-    return found or _blocks_unlike(given)
+    return found or _unsupported_blocks(given)
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -210,8 +211,8 @@ def _same(a: Any, b: Any) -> bool:
     return a == b and (type(a) is bool) == (type(b) is bool)
 
 
-def _blocks_unlike(given: Mapping[str, Any]) -> list[str]:
-    """What of the blocks cannot be: kinds, their order, how they change size."""
+def _unsupported_blocks(given: Mapping[str, Any]) -> list[str]:
+    """Problems of the blocks: their types, their order, how they change size."""
     down, up, sizes = (
         given[key] for key in ("down_block_types", "up_block_types", "block_out_channels")
     )
@@ -252,7 +253,7 @@ def _ways(given: Mapping[str, Any]) -> set[str]:
 
 
 def _network(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of our network; what `_unlike` passes has one."""
+    """Options of our network, of a config without problems."""
     sizes = given["block_out_channels"]
     head = given["attention_head_dim"]
     attends = [DOWN[kind][0] for kind in given["down_block_types"]]
@@ -278,61 +279,78 @@ def _network(given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _chain(scheduler: Mapping[str, Any]) -> tuple[list[str], Spec, str, int, bool]:
-    """Problems, the process, what the network says, steps, and whether variances are learned."""
-    given = CHAIN | {key: scheduler[key] for key in CHAIN if key in scheduler}
-    kind = scheduler.get("_class_name", "DDPMScheduler")
+def _chain_options(scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    """A scheduler's class and options, defaults filled in."""
+    given = {key: scheduler[key] for key in CHAIN if key in scheduler}
+    return {"_class_name": scheduler.get("_class_name", "DDPMScheduler")} | CHAIN | given
+
+
+def _chain_problems(scheduler: Mapping[str, Any]) -> list[str]:
+    """Options of a scheduler that our processes do not have, a sentence each."""
+    given = _chain_options(scheduler)
     betas, steps = given["trained_betas"], given["num_train_timesteps"]
-    numbers = isinstance(betas, list) and all(type(beta) is float for beta in betas)
-    problems = [
-        message
-        for bad, message in (
-            (kind not in SCHEDULERS, f"_class_name: expected one of {', '.join(SCHEDULERS)}"),
-            (
-                given["prediction_type"] not in tuple(SAYS),
-                f"prediction_type: expected {', '.join(SAYS)}",
-            ),
-            (not _whole(steps, 2, 10**6), "num_train_timesteps: expected 2 to a million"),
-            (
-                betas is not None and (not numbers or len(betas) != steps),
-                "trained_betas: expected null or num_train_timesteps numbers",
-            ),
-            (
-                betas is None and given["beta_schedule"] not in (*SHAPES, "squaredcos_cap_v2"),
-                f"beta_schedule: expected {', '.join(SHAPES)} or squaredcos_cap_v2",
-            ),
-            (
-                str(given["variance_type"]) == "learned",
-                "variance_type: expected learned_range or a fixed one",
-            ),
-            (
-                not all(
-                    type(given[end]) is float and 0 < given[end] < 1
-                    for end in ("beta_start", "beta_end")
-                ),
-                "beta_start, beta_end: expected numbers between 0 and 1",
-            ),
-        )
-        if bad
+    table = isinstance(betas, list) and all(type(beta) is float for beta in betas)
+    shapes = (*SHAPES, "squaredcos_cap_v2")
+    # Option, whether its value is supported, and the supported values.
+    checks: list[tuple[str, bool, str]] = [
+        ("_class_name", given["_class_name"] in SCHEDULERS, f"one of {', '.join(SCHEDULERS)}"),
+        ("prediction_type", given["prediction_type"] in tuple(PREDICTIONS), ", ".join(PREDICTIONS)),
+        ("num_train_timesteps", _whole(steps, 2, 10**6), "2 to a million"),
+        (
+            "trained_betas",
+            betas is None or (table and len(betas) == steps),
+            "null or num_train_timesteps numbers",
+        ),
+        (
+            "beta_schedule",
+            betas is not None or given["beta_schedule"] in shapes,
+            f"{', '.join(shapes[:-1])} or {shapes[-1]}",
+        ),
+        ("variance_type", given["variance_type"] != "learned", "learned_range or a fixed one"),
     ]
-    said = {"_class_name": kind} | given
-    problems = [
-        f"scheduler.{message}, got {json.dumps(said[message.split(':')[0].split(',')[0]])[:80]}"
-        for message in problems
+    checks += [
+        (end, type(given[end]) is float and 0 < given[end] < 1, "a number between 0 and 1")
+        for end in ("beta_start", "beta_end")
     ]
-    if problems:
-        return problems, Spec("core/beta_table"), "core/eps", 1000, False
-    ends_in_noise = {"zero_terminal_snr": True} if given["rescale_betas_zero_snr"] else {}
-    if betas is not None:
-        process = Spec("core/custom_table", {"betas": betas, **ends_in_noise})
+    return [
+        f"scheduler.{name}: expected {supported}, got {json.dumps(given[name])[:80]}"
+        for name, fits, supported in checks
+        if not fits
+    ]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The chain that a network was trained on.
+
+    Args:
+        process: as a process of ours.
+        parameterization: full name of the meaning of the network's output.
+        steps: of the chain.
+        learned: whether the network has an output for the variance.
+    """
+
+    process: Spec
+    parameterization: str
+    steps: int
+    learned: bool
+
+
+def _chain(scheduler: Mapping[str, Any]) -> Chain:
+    """The chain of a scheduler without problems."""
+    given = _chain_options(scheduler)
+    steps = given["num_train_timesteps"]
+    zero = {"zero_terminal_snr": True} if given["rescale_betas_zero_snr"] else {}
+    if given["trained_betas"] is not None:
+        process = Spec("core/custom_table", {"betas": given["trained_betas"], **zero})
     elif given["beta_schedule"] == "squaredcos_cap_v2":
-        process = Spec("core/cosine_table", {"steps": steps, **ends_in_noise})
+        process = Spec("core/cosine_table", {"steps": steps, **zero})
     else:
-        options = {"steps": steps, "beta_start": given["beta_start"], "beta_end": given["beta_end"]}
-        shape = {"shape": SHAPES[given["beta_schedule"]]}
-        process = Spec("core/beta_table", options | shape | ends_in_noise)
+        ends = {end: given[end] for end in ("beta_start", "beta_end")}
+        shape = SHAPES[given["beta_schedule"]]
+        process = Spec("core/beta_table", {"steps": steps, **ends, "shape": shape, **zero})
     learned = given["variance_type"] == "learned_range"
-    return [], process, SAYS[given["prediction_type"]], steps, learned
+    return Chain(process, PREDICTIONS[given["prediction_type"]], steps, learned)
 
 
 # --- names -------------------------------------------------------------------------------------
@@ -377,18 +395,18 @@ def naming(blocks: int) -> Any:
     return theirs
 
 
-def joined(name: str, parts: tuple[Tensor, ...]) -> Tensor:
-    """Our tensor of theirs: queries, keys and values one below the other."""
+def joined(name: str, parts: tuple[Shaped[Tensor, "..."], ...]) -> Shaped[Tensor, "..."]:
+    """Our tensor made of theirs: queries, keys and values one below the other."""
     return torch.cat(parts)
 
 
-def split(names: tuple[str, ...], value: Tensor) -> dict[str, Tensor]:
-    """Theirs of our tensor: what `joined` undoes."""
+def split(names: tuple[str, ...], value: Shaped[Tensor, "..."]) -> Weights:
+    """Their tensors of ours: the inverse of `joined`."""
     return dict(zip(names, value.chunk(len(names)), strict=True))
 
 
-def modern(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under the names of today, where attention has those of before 0.15."""
+def modern(tensors: Mapping[str, Shaped[Tensor, "..."]]) -> Weights:
+    """The tensors with today's names of attention's layers, which were others before 0.15."""
     found = {}
     for name, value in tensors.items():
         words = name.split(".")

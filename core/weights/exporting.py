@@ -23,7 +23,7 @@ from core.weights import diffusers
 
 VERSION = "0.42.1"  # of diffusers, whose folders these are
 ADAPTIVE = {"shift": "default", "scale_shift": "scale_shift"}
-SAYS = {ours: theirs for theirs, ours in diffusers.SAYS.items()}
+PREDICTIONS = {ours: theirs for theirs, ours in diffusers.PREDICTIONS.items()}
 SHAPES = {ours: theirs for theirs, ours in diffusers.SHAPES.items()}
 
 
@@ -72,11 +72,11 @@ def configs_of(request: TrainRequest, task: Task) -> dict[str, dict[str, Any]]:
     """The three files of options, by name.
 
     Raises:
-        InputError: what diffusers cannot express, all of it.
+        InputError: options that diffusers does not support, all of them.
     """
     if request.network.name != "core/unet":
         raise InputError(
-            f"cannot be exported: network: {request.network.name}; UNet2DModel is a core/unet"
+            f"cannot be exported: network: {request.network.name}; UNet2DModel requires core/unet"
         )
     outputs = 2 if request.objective.name == "core/hybrid" else 1
     problems, model = _model(request.network.options, task, outputs)
@@ -112,7 +112,7 @@ def configs_of(request: TrainRequest, task: Task) -> dict[str, dict[str, Any]]:
 
 
 def _model(given: Mapping[str, Any], task: Task, outputs: int) -> tuple[list[str], dict[str, Any]]:
-    """What UNet2DModel cannot be, and its options."""
+    """Problems, a sentence each, and the options of UNet2DModel."""
     sizes = [int(given["width"] * m) for m in given["multipliers"]]
     attends = [2**depth in given["attention"] for depth in range(len(sizes))]
     attending = {c for c, yes in zip(sizes, attends, strict=True) if yes}
@@ -123,7 +123,7 @@ def _model(given: Mapping[str, Any], task: Task, outputs: int) -> tuple[list[str
     if not residual:
         down, up = ("DownBlock2D", "UpBlock2D")
     normed = given["adaptive"] == "scale_shift" and given["middle_norm"]
-    return _unlike(given, sizes, task, uneven), diffusers.MODEL | {
+    return _unsupported(given, sizes, task, uneven), diffusers.MODEL | {
         "in_channels": task.channels,
         "out_channels": outputs * task.channels,
         "freq_shift": given["frequency_shift"],
@@ -154,29 +154,32 @@ def _groups(request: TrainRequest, task: Task, outputs: int) -> set[int]:
     return {m.num_groups for m in network.modules() if isinstance(m, nn.GroupNorm)}
 
 
-def _unlike(given: Mapping[str, Any], sizes: list[int], task: Task, uneven: bool) -> list[str]:
-    """What of a network UNet2DModel cannot be, a sentence each."""
+def _unsupported(given: Mapping[str, Any], sizes: list[int], task: Task, uneven: bool) -> list[str]:
+    """Options of a network that UNet2DModel does not support, a sentence each."""
     only = {
         "dims": 2, "halved": "all", "level_features": "sinusoidal", "input_octaves": (), "patch": 1,
     }  # fmt: skip
     found = [
-        f"network.{name}: {given[name]}; only {value or 'none'} can be"
+        f"network.{name}: {given[name]}; diffusers supports only {value or 'none'}"
         for name, value in only.items()
         if _listed(given[name]) != _listed(value)
     ]
     others = sorted(task.conditions.keys() - {"class"})
     bare = given["middle_attention"] and not given["middle_norm"]
     if sizes[0] != given["width"]:
-        found.append(f"network.multipliers: {given['multipliers']}; the first has to be 1")
+        found.append(f"network.multipliers: {given['multipliers']}; diffusers requires 1 first")
     if given["resample"] == "pool":
-        found.append("network.resample: pool; only conv or residual can be")
+        found.append("network.resample: pool; diffusers supports only conv or residual")
     if others:
-        found.append(f"task: conditions {', '.join(others)}; only class can be")
+        found.append(f"task: conditions {', '.join(others)}; diffusers supports only class")
     if uneven:
-        said = "heads" if given["heads"] else "head_channels"
-        found.append(f"network.{said}: {given[said]}; heads of one width can be, or one head")
+        name = "heads" if given["heads"] else "head_channels"
+        found.append(
+            f"network.{name}: {given[name]}; diffusers requires one head width for all layers, or "
+            "a single head"
+        )
     if bare and given["adaptive"] != "scale_shift":
-        found.append("network.middle_norm: false; only with adaptive scale_shift it can be")
+        found.append("network.middle_norm: false requires adaptive: scale_shift in diffusers")
     return found
 
 
@@ -185,7 +188,7 @@ def _listed(value: Any) -> tuple[Any, ...]:
 
 
 def _head(given: Mapping[str, Any], attending: set[int]) -> tuple[int | None, bool]:
-    """Channels of a head, None for one head; and whether one number cannot say it."""
+    """Channels of a head, None for one head; and whether layers differ in it."""
     counts = {c: heads_of(c, given["heads"], given["head_channels"]) for c in attending}
     widths = {c // count for c, count in counts.items()}
     if given["heads"] is None and widths <= {given["head_channels"] or HEAD}:
@@ -196,27 +199,29 @@ def _head(given: Mapping[str, Any], attending: set[int]) -> tuple[int | None, bo
 
 
 def _scheduler(request: TrainRequest, outputs: int) -> tuple[list[str], dict[str, Any]]:
-    """What DDPMScheduler cannot be, and its options."""
-    process, says = request.process, request.parameterization
+    """Problems, a sentence each, and the options of DDPMScheduler."""
+    process, meaning = request.process, request.parameterization
     tables = ("core/beta_table", "core/cosine_table", "core/custom_table")
     problems = []
     if process.name not in tables:
-        problems.append(f"process: {process.name}; only {', '.join(tables)} can be")
-    if says.name not in SAYS:
-        problems.append(f"parameterization: {says.name}; only {', '.join(SAYS)} can be")
+        problems.append(f"process: {process.name}; diffusers requires one of {', '.join(tables)}")
+    if meaning.name not in PREDICTIONS:
+        problems.append(
+            f"parameterization: {meaning.name}; diffusers requires one of {', '.join(PREDICTIONS)}"
+        )
     steps = _steps(process.name, process.options)
-    level, chain, unit = (says.options.get(key) for key in ("level", "chain", "unit"))
+    level, chain, unit = (meaning.options.get(key) for key in ("level", "chain", "unit"))
     if level != "index" or (chain or 1000) != steps or (unit or 1.0) != 1.0:
         problems.append(
-            f"parameterization: level {level}, chain {chain}, unit {unit}; only the index in the "
-            f"chain of {steps} steps can be"
+            f"parameterization: level {level}, chain {chain}, unit {unit}; diffusers requires the "
+            f"index in the chain of {steps} steps"
         )
     if problems:
         return problems, {}
     return [], diffusers.CHAIN | {
         "num_train_timesteps": steps,
         **_betas(process.name, process.options),
-        "prediction_type": SAYS[says.name],
+        "prediction_type": PREDICTIONS[meaning.name],
         "variance_type": "learned_range" if outputs == 2 else "fixed_small",
         "clip_sample": True,
     }
@@ -227,7 +232,7 @@ def _steps(name: str, options: Mapping[str, Any]) -> int:
 
 
 def _betas(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """How a scheduler says a table: by name where it has one, else number by number."""
+    """A table as options of a scheduler: by name where it has one, else number by number."""
     zero = {"rescale_betas_zero_snr": bool(options["zero_terminal_snr"])}
     if name == "core/beta_table":
         ends = {key: options[key] for key in ("beta_start", "beta_end")}

@@ -9,7 +9,7 @@ from core.errors import InputError
 
 GUIDED, IMPROVED = "guided-diffusion", "improved-diffusion"
 
-# Flags that say something of a network or its chain, with the original's defaults.
+# Flags of the network or its chain, with the original's defaults.
 DEFAULTS: dict[str, Any] = {
     "image_size": 64, "large_size": 256, "small_size": 64, "num_channels": 128,
     "num_res_blocks": 2, "num_heads": 4, "num_heads_upsample": -1, "num_head_channels": -1,
@@ -31,8 +31,10 @@ WITHOUT_EFFECT = {
     "classifier_use_fp16", "classifier_use_scale_shift_norm",
 }  # fmt: skip
 ONLY_GUIDED = {"num_head_channels", "channel_mult", "resblock_updown", "use_new_attention_order"}
-UNTOLD = ("num_heads", "num_head_channels", "use_new_attention_order", "diffusion_steps",
-          "noise_schedule", "predict_xstart", "rescale_timesteps")  # fmt: skip
+NOT_IN_SHAPES = (
+    "num_heads", "num_head_channels", "use_new_attention_order", "diffusion_steps",
+    "noise_schedule", "predict_xstart", "rescale_timesteps",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class Flags:
     """Flags that were given, over the original's defaults.
 
     Args:
-        given: those that say something, by name.
-        package: whose they are.
+        given: those of `DEFAULTS`, by name.
+        package: the package that they are flags of.
     """
 
     given: Mapping[str, Any]
@@ -51,15 +53,15 @@ class Flags:
         return (DEFAULTS | OTHERWISE[self.package] | dict(self.given))[name]
 
     def assumed(self) -> tuple[str, ...]:
-        """A sentence on what neither the shapes nor the flags tell."""
-        left = [name for name in UNTOLD if name not in self.given]
+        """A note of the defaults that neither shapes nor flags replace; none without any."""
+        left = [name for name in NOT_IN_SHAPES if name not in self.given]
         heads = {"num_heads", "num_head_channels"}
         if self["num_head_channels"] > 0 or "num_heads" in self.given:
             left = [name for name in left if name not in heads]
         if not left:
             return ()
-        said = " ".join(f"--{name} {self[name]}" for name in left)
-        return (f"not in the file, so as {self.package} has it by default: {said}",)
+        assumed = " ".join(f"--{name} {self[name]}" for name in left)
+        return (f"not in the file; assuming {self.package}'s defaults: {assumed}",)
 
 
 def parse_flags(text: str) -> dict[str, Any]:
@@ -90,8 +92,8 @@ def parse_flags(text: str) -> dict[str, Any]:
                 found[name] = _value(name, value)
             except ValueError:
                 kind = {bool: "True or False", int: "a whole number", float: "a number"}
-                wanted = kind.get(type(DEFAULTS[name]), "whole numbers with commas")
-                problems.append(f"--{name}: expected {wanted}, got {value!r}")
+                expected = kind.get(type(DEFAULTS[name]), "whole numbers with commas")
+                problems.append(f"--{name}: expected {expected}, got {value!r}")
     if problems:
         raise InputError("\n".join(f"flags: {problem}" for problem in problems))
     return found
@@ -106,8 +108,7 @@ def _value(name: str, text: str) -> Any:
         return word in ("yes", "true", "t", "y", "1")
     if isinstance(default, (int, float)):
         number = type(default)(text)
-        least = -1 if default == -1 else 2 if name == "diffusion_steps" else default > 0
-        if not least <= number <= 1_000_000:
+        if not _least(name) <= number <= 1_000_000:
             raise ValueError(text)
         return number
     if name != "noise_schedule" and min(int(side) for side in text.split(",")) < 1:
@@ -115,12 +116,21 @@ def _value(name: str, text: str) -> Any:
     return text
 
 
+def _least(name: str) -> int:
+    """Least value of a number: -1 for "not given", 0 for fractions, 1 for counts."""
+    if DEFAULTS[name] == -1:
+        return -1
+    if name == "diffusion_steps":
+        return 2
+    return 1 if DEFAULTS[name] > 0 else 0
+
+
 def flags_of(given: Mapping[str, Any], package: str, residual: bool) -> Flags:
     """The flags, read as those of the package that they can only be of.
 
     Args:
-        given: flags that say something.
-        package: whose they are said to be; "" where nobody said.
+        given: flags of the network or its chain.
+        package: the package that the user names; "" for none.
         residual: whether sizes change in residual blocks, which only guided-diffusion has.
 
     Raises:
@@ -132,7 +142,7 @@ def flags_of(given: Mapping[str, Any], package: str, residual: bool) -> Flags:
     if unlike and not residual and not ONLY_GUIDED & given.keys():
         raise InputError(
             "flags: with other than 1000 diffusion_steps, guided-diffusion and improved-diffusion "
-            "tell the network different times; add --format guided-diffusion or "
+            "feed the network different times; add --format guided-diffusion or "
             "--format improved-diffusion"
         )
     return Flags(given, GUIDED)

@@ -24,12 +24,12 @@ Kind = Literal["auto", "guided-diffusion", "improved-diffusion", "ddpm-segmentat
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of foreign weights.
+    """The result of an import.
 
     Args:
         checkpoint: folder of checkpoints.
-        request: that such a network would have been trained with.
-        parameters: numbers in the network.
+        request: the request that such a network would have been trained with.
+        parameters: of the network.
         notes: sentences for the user.
     """
 
@@ -63,33 +63,36 @@ def import_weights(
     """Turn weights of another program into a checkpoint at step 0.
 
     Args:
-        source: a state dict of guided-diffusion's family (``.pt``, or safetensors), or a folder of
-            diffusers'.
+        source: a state dict of guided-diffusion's family (``.pt``, or safetensors), or a folder
+            that diffusers wrote.
         out: ``checkpoints/`` goes there; must hold none yet.
-        kind: what made it; by default as its names tell.
+        kind: the program that wrote it; by default the one whose names it has.
         flags: the original's command-line flags, for state dicts.
         like: a published checkpoint whose flags to take; `flags` win over them.
         entry: which entry of a training checkpoint to take; averaged weights by default.
 
     Raises:
-        InputError: nothing that could be read without trusting it, or tensors that are not those
-            of the network that flags or config describe.
+        InputError: it cannot be read without being trusted, or its tensors are not those of the
+            network that flags or config describe.
     """
     if checkpoint.is_started(out / "checkpoints"):
         raise InputError(f"{out}: holds checkpoints already; choose another output folder")
     folder = source.is_dir()
-    if folder != (kind == "diffusers") and kind != "auto":
-        wanted = "the folder with config.json" if kind == "diffusers" else "the file of weights"
-        raise InputError(f"{source}: format {kind} wants {wanted}")
+    if kind == "diffusers" and not folder:
+        raise InputError(f"{source}: format diffusers requires the folder with config.json")
+    if folder and kind not in ("auto", "diffusers"):
+        raise InputError(f"{source}: format {kind} requires the file of weights")
     if folder and not diffusers.is_folder(source):
         raise InputError(
             f"{source}: a folder without config.json or unet/config.json; give a file of weights "
-            "or a folder of diffusers'"
+            "or a folder that diffusers wrote"
         )
     if folder and (flags or like):
-        raise InputError("flags, like: a folder of diffusers' says in config.json what they would")
-    made = _of_diffusers(source, entry) if folder else _of_guided(source, kind, flags, like, entry)
-    described, tensors, origin = made
+        raise InputError("flags, like: only for state dicts; a folder's config.json replaces them")
+    if folder:
+        described, tensors, origin = _of_diffusers(source, entry)
+    else:
+        described, tensors, origin = _of_guided(source, kind, flags, like, entry)
     request = request_of(described)
     notes = tuple(origin.pop("notes")) + described.notes
     state = {"request": plain(request), "data": "", "origin": origin}
@@ -155,13 +158,13 @@ def _of_guided(source: Path, kind: Kind, flags: str, like: str, entry: str) -> M
 
 
 def _origin(file: Path, found: Found, kind: str) -> dict[str, Any]:
-    """Where tensors came from, for the record; `notes` are for the user alone."""
+    """Origin of the tensors, for the checkpoint; its `notes` are for the user alone."""
     notes = []
     if found.taken:
-        notes.append(f"took the entry {found.taken!r}; not read: {', '.join(found.left) or 'none'}")
+        notes.append(f"read the entry {found.taken!r}; not read: {', '.join(found.left) or 'none'}")
     narrow = sorted({str(v.dtype)[6:] for v in found.tensors.values()} - {"float32"})
     if narrow:
-        notes.append(f"made float32 of {', '.join(narrow)}")
+        notes.append(f"converted {', '.join(narrow)} to float32")
     about: dict[str, Any] = {"file": file.name, "sha256": found.sha256, "format": kind}
     return about | {"entry": found.taken, "notes": notes}
 
@@ -172,7 +175,7 @@ def _card(
     described: Described,
     tensors: Mapping[str, Tensor],
 ) -> str:
-    """The page beside the tensors: where they come from, what they are for, what is not known."""
+    """The page beside the tensors: their origin, intended use and limits."""
     count = sum(value.numel() for value in tensors.values())
     parts = ("network", "process", "parameterization", "objective")
     listed = "\n".join(f"- {name}: `{getattr(request, name).name}`" for name in parts)
@@ -181,7 +184,7 @@ def _card(
     return f"""# Imported weights
 {count:,} parameters from `{origin["file"]}` ({origin["format"]}), SHA-256 `{origin["sha256"]}`.
 Samples are {shape}, in [-1, 1]; classes: {described.classes or "none"}; names of tensors `{same}`.
-## What they were taken for
+## Imported as
 {listed}
 
 The request beside this page states every option. Steps of training: unknown, counted here as 0.

@@ -1,9 +1,9 @@
 """State dicts of guided-diffusion and improved-diffusion, and of what is built on them.
 
-What shapes tell is read from them and compared with the flags that are given: width, multipliers,
-blocks, where attention is, how the level enters, how sizes change, classes, learned variances, the
-picture that is given.  What they do not tell comes from the flags, with the original's defaults:
-heads, the order of attention's rows, the size of pictures, the chain.
+Shapes determine width, multipliers, blocks, where attention is, how the level enters, how sizes
+change, classes, learned variances and the image condition; flags that contradict them are refused.
+The flags, with the original's defaults, determine the rest: heads, the order of attention's rows,
+the size of images, the chain.
 Source: github.com/openai/guided-diffusion and improved-diffusion, script_util.py and unet.py.
 """
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from core.errors import InputError
@@ -43,7 +44,7 @@ REST = {
 
 @dataclass(frozen=True)
 class Seen:
-    """What the shapes of a state dict tell."""
+    """The architecture that the shapes of a state dict determine."""
 
     width: int
     multipliers: tuple[float, ...]
@@ -66,14 +67,44 @@ def look(shapes: Mapping[str, tuple[int, ...]], source: str) -> Seen:
     """Read the architecture off names and shapes.
 
     Raises:
-        InputError: no state dict of this family, or too much of it is missing.
+        InputError: not a state dict of this family, or too much of it is missing.
+    """
+    count = _output_blocks(shapes, source)
+    sizes = [_channels(shapes, i, source) for i in range(count)]
+    upsampling = {i: way for i in range(count) if (way := _upsampling(shapes, i))}
+    # Output blocks go from coarse to fine; the last of a resolution, but for the finest, doubles.
+    each = min(upsampling) + 1 if upsampling else count
+    firsts = [depth * each for depth in reversed(range(count // each))]  # finest resolution first
+    attends = [
+        any(f"output_blocks.{first + j}.1.qkv.weight" in shapes for j in range(each))
+        for first in firsts
+    ]
+    width = shapes["time_embed.0.weight"][1]
+    emb_outputs = shapes.get("output_blocks.0.0.emb_layers.1.weight", (0,))[0]
+    return Seen(
+        width=width,
+        multipliers=tuple(ratio(sizes[first], width) for first in firsts),
+        blocks=each - 1,
+        attention=tuple(2**depth for depth, yes in enumerate(attends) if yes),
+        scale_shift=emb_outputs == 2 * sizes[0],
+        residual="residual" in upsampling.values(),
+        classes=shapes.get("label_emb.weight", (0,))[0],
+        inputs=shapes["input_blocks.0.0.weight"][1],
+        outputs=shapes["out.2.weight"][0],
+        dims=len(shapes["input_blocks.0.0.weight"]) - 2,
+    )
+
+
+def _output_blocks(shapes: Mapping[str, tuple[int, ...]], source: str) -> int:
+    """The number of output blocks of a state dict that has what `look` reads.
+
+    Raises:
+        InputError: it has not.
     """
     anchors = ("time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight")
     missing = [name for name in anchors if name not in shapes]
-    count = 1 + max(
-        (int(n.split(".")[1]) for n in shapes if re.match(r"output_blocks\.\d{1,4}\.", n)),
-        default=-1,
-    )
+    numbers = [int(m[1]) for n in shapes if (m := re.match(r"output_blocks\.(\d{1,4})\.", n))]
+    count = 1 + max(numbers, default=-1)
     if count < 2 and any(name.startswith("input_blocks.") for name in shapes):
         raise InputError(
             f"{source}: has no output_blocks: a classifier, not a network that denoises; "
@@ -86,36 +117,15 @@ def look(shapes: Mapping[str, tuple[int, ...]], source: str) -> Seen:
         )
     if any(len(shapes[name]) < 2 or 0 in shapes[name] for name in anchors):
         raise InputError(f"{source}: {', '.join(anchors)}: expected matrices; give the whole file")
-    sizes = [_channels(shapes, i, source) for i in range(count)]
-    ups = [
-        i for i in range(count)
-        if any(f"output_blocks.{i}.{j}.{k}" in shapes for j in (1, 2)
-               for k in ("conv.weight", "in_layers.0.weight"))
-    ]  # fmt: skip
-    each = ups[0] + 1 if ups else count  # blocks of a resolution on the way up
-    depths = count // each
-    width = shapes["time_embed.0.weight"][1]
-    first = (depths - 1 - depth for depth in range(depths))  # finest last on the way up
-    channels = [sizes[position * each] for position in first]
-    attends = [
-        any(f"output_blocks.{(depths - 1 - d) * each + j}.1.qkv.weight" in shapes
-            for j in range(each))
-        for d in range(depths)
-    ]  # fmt: skip
-    level = shapes.get("output_blocks.0.0.emb_layers.1.weight", (0,))[0]
-    return Seen(
-        width=width,
-        multipliers=tuple(ratio(c, width) for c in channels),
-        blocks=each - 1,
-        attention=tuple(2**depth for depth in range(depths) if attends[depth]),
-        scale_shift=level == 2 * sizes[0],
-        residual=any(f"output_blocks.{i}.{j}.in_layers.0.weight" in shapes
-                     for i in ups for j in (1, 2)),
-        classes=shapes.get("label_emb.weight", (0,))[0],
-        inputs=shapes["input_blocks.0.0.weight"][1],
-        outputs=shapes["out.2.weight"][0],
-        dims=len(shapes["input_blocks.0.0.weight"]) - 2,
-    )  # fmt: skip
+    return count
+
+
+def _upsampling(shapes: Mapping[str, tuple[int, ...]], block: int) -> str:
+    """How an output block doubles the size: "conv", "residual" or "" for not at all."""
+    layers = [f"output_blocks.{block}.{layer}" for layer in (1, 2)]
+    if any(f"{layer}.in_layers.0.weight" in shapes for layer in layers):
+        return "residual"
+    return "conv" if any(f"{layer}.conv.weight" in shapes for layer in layers) else ""
 
 
 def _channels(shapes: Mapping[str, tuple[int, ...]], block: int, source: str) -> int:
@@ -151,14 +161,14 @@ def describe(shapes: Mapping[str, tuple[int, ...]], flags: Flags, source: str) -
         raise InputError("\n".join([f"{source}: its shapes and the flags disagree", *problems]))
     steps = flags["diffusion_steps"]
     rescaled = flags["rescale_timesteps"]
-    says = "core/x0" if flags["predict_xstart"] else "core/eps"
-    told = {"level": "index", "chain": steps, "unit": 1000 / steps if rescaled else 1.0}
+    meaning = "core/x0" if flags["predict_xstart"] else "core/eps"
+    level = {"level": "index", "chain": steps, "unit": 1000 / steps if rescaled else 1.0}
     return Described(
         size=(channels, *[size] * seen.dims),
         outputs=2 if learned else 1,
         network=_network(seen, flags),
         process=_process(flags["noise_schedule"], steps),
-        parameterization=Spec(says, told),
+        parameterization=Spec(meaning, level),
         classes=seen.classes,
         image=channels if upsamples else 0,
         factor=max(2, size // flags["small_size"]) if upsamples else 4,
@@ -193,7 +203,7 @@ def _process(schedule: str, steps: int) -> Spec:
 
 
 def _size(seen: Seen, flags: Flags, upsamples: bool) -> int:
-    """Side of a picture: as flags say, or that for which the original has these multipliers."""
+    """Side of an image: by the flags, or the one for which the original has these multipliers."""
     name = "large_size" if upsamples else "image_size"
     if name in flags.given:
         return flags.given[name]
@@ -204,8 +214,8 @@ def _size(seen: Seen, flags: Flags, upsamples: bool) -> int:
 def _contradictions(
     seen: Seen, flags: Flags, size: int, learned: bool, upsamples: bool
 ) -> list[str]:
-    """Flags that say other than the shapes, or that cannot be kept."""
-    told = {
+    """Flags that contradict the shapes, or that our network does not support."""
+    seen_flags = {
         "num_channels": seen.width,
         "num_res_blocks": seen.blocks,
         "use_scale_shift_norm": seen.scale_shift,
@@ -216,7 +226,7 @@ def _contradictions(
     }
     found = [
         f"--{name} {flags.given[name]}: the file has {value}"
-        for name, value in told.items()
+        for name, value in seen_flags.items()
         if name in flags.given and flags.given[name] not in (value, "")
     ]
     usual = (UPSAMPLERS if upsamples else MULTIPLIERS).get(size)
@@ -228,15 +238,15 @@ def _contradictions(
         )
     if "attention_resolutions" in flags.given:
         sides = flags.given["attention_resolutions"].split(",")
-        wanted = {size // int(side) for side in sides}
+        factors = {size // int(side) for side in sides}
         depths = {2**depth for depth in range(len(seen.multipliers))}
-        if wanted & depths != set(seen.attention):
+        if factors & depths != set(seen.attention):
             found.append(
                 f"--attention_resolutions {','.join(sides)} of {size} means attention at factors "
-                f"{sorted(wanted)}: the file has it at {sorted(seen.attention)}"
+                f"{sorted(factors)}: the file has it at {sorted(seen.attention)}"
             )
     if flags["num_heads_upsample"] not in (-1, flags["num_heads"]):
-        found.append("--num_heads_upsample: other heads on the way up cannot be kept")
+        found.append("--num_heads_upsample: other heads on the way up are not supported")
     if flags["noise_schedule"] not in ("linear", "cosine"):
         found.append(
             f"--noise_schedule: expected linear or cosine, got {flags['noise_schedule']!r}"
@@ -247,14 +257,15 @@ def _contradictions(
 def naming(ours: Mapping[str, tuple[int, ...]]) -> Any:
     """Which tensor of the original each of ours is."""
     attends = {name.split(".attention.")[0] for name in ours if ".attention." in name}
+    middle = {"first.residual": 0, "first.attention": 1, "second.residual": 2}
 
     def place(block: str, part: str) -> str:
         way, _, number = block.partition(".")
         if way == "middle":
-            return f"middle_block.{ {'first': 0, 'second': 2}[number] + (part == 'attention') }"
-        if way == "down":
-            return f"input_blocks.{int(number) + 1}.{int(part == 'attention')}"
-        last = 1 + (block in attends)
+            return f"middle_block.{middle[f'{number}.{part}']}"
+        if way == "down":  # input_blocks.0 is the first convolution
+            return f"input_blocks.{int(number) + 1}.{1 if part == 'attention' else 0}"
+        last = 2 if block in attends else 1
         index = {"residual": 0, "attention": 1, "resample": last}[part]
         return f"output_blocks.{number}.{index}"
 
@@ -294,7 +305,7 @@ def joining(it: Described, flags: Flags) -> Any:
     return ours
 
 
-def reordered(rows: Tensor, heads: int) -> Tensor:
+def reordered(rows: Shaped[Tensor, " n *rest"], heads: int) -> Shaped[Tensor, " n *rest"]:
     """Rows (head, q k v, d) as (q k v, head, d)."""
     split = rows.reshape(heads, 3, -1, *rows.shape[1:])
     return torch.transpose(split, 0, 1).reshape(rows.shape)

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from core.errors import InputError
 from core.storage import files
+from core.weights.translation import Weights
 
 UNPICKLING = Path(__file__).with_name("unpickling.py")
 # Where the loader finds torch's own libraries; nothing else of the environment is passed on.
@@ -26,7 +25,7 @@ PREFIXES = ("module.", "_orig_mod.")  # of data-parallel and compiled networks
 
 @dataclass(frozen=True)
 class Found:
-    """What a file of weights holds.
+    """Contents of a file of weights.
 
     Args:
         tensors: by name, on the CPU.
@@ -35,7 +34,7 @@ class Found:
         left: other entries of the file, not read.
     """
 
-    tensors: dict[str, Tensor]
+    tensors: Weights
     sha256: str
     taken: str = ""
     left: tuple[str, ...] = ()
@@ -44,7 +43,7 @@ class Found:
 def read_weights(source: Path, *, entry: str = "") -> Found:
     """The named tensors in a file, whatever made it.
 
-    What the file is follows from its first bytes; a name that promises safetensors is held to it.
+    The kind of file follows from its first bytes; one named ``.safetensors`` must be that.
 
     Args:
         source: safetensors, or a pickle that `torch.save` wrote (``.pt``, ``.pth``, ``.ckpt``,
@@ -64,18 +63,18 @@ def read_weights(source: Path, *, entry: str = "") -> Found:
     except OSError as error:
         raise InputError(f"{source}: cannot be read: {error.strerror or error}") from error
     if not start:
-        what = "is empty" if whole else "is no file"
-        raise InputError(f"{source}: {what}; give a file of weights")
+        problem = "is empty" if whole else "is not a regular file"
+        raise InputError(f"{source}: {problem}; give a file of weights")
     digest = files.digest(source)
     if source.suffix == ".safetensors" or start[8:9] == b"{":
         return Found(_bare(_safe(source)), digest)
     with tempfile.TemporaryDirectory(prefix="polymode-weights-") as folder:
         target = Path(folder) / "weights.safetensors"
-        said = _ask_child(source, target, entry)
-        return Found(_bare(_safe(target)), digest, said["taken"], tuple(said["left"]))
+        answer = _unpickle(source, target, entry)
+        return Found(_bare(_safe(target)), digest, answer["taken"], tuple(answer["left"]))
 
 
-def _safe(path: Path) -> dict[str, Tensor]:
+def _safe(path: Path) -> Weights:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -88,16 +87,16 @@ def _safe(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _ask_child(source: Path, target: Path, entry: str) -> dict[str, Any]:
-    """Have the other process convert `source`, and hear what it found.
+def _unpickle(source: Path, target: Path, entry: str) -> dict[str, Any]:
+    """Convert `source` in the other process; its answer.
 
     Raises:
         InputError: it refused, or its limits ended it.
     """
     size = source.stat().st_size
-    answer = target.with_name("answer")
+    output = target.with_name("answer")
     command = [sys.executable, "-I", str(UNPICKLING), str(source.resolve()), str(target), entry]
-    with answer.open("wb") as out:
+    with output.open("wb") as out:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -115,13 +114,13 @@ def _ask_child(source: Path, target: Path, entry: str) -> dict[str, Any]:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-    with answer.open("rb") as file:
+    with output.open("rb") as file:
         text = file.read(2**16)
     try:
-        said = json.loads(text)
-        if said["ok"]:
-            return {"taken": str(said["taken"]), "left": [str(name) for name in said["left"]]}
-        why = re.sub(r"[^\x20-\x7e]", "?", str(said["why"]))[:400]
+        answer = json.loads(text)
+        if answer["ok"]:
+            return {"taken": str(answer["taken"]), "left": [str(name) for name in answer["left"]]}
+        why = re.sub(r"[^\x20-\x7e]", "?", str(answer["why"]))[:400]
     except (ValueError, LookupError, TypeError):
         slow = process.returncode in (-signal.SIGXCPU, -signal.SIGKILL)
         why = f"{'took too long' if slow else 'ended the process'} that tried to read it"
@@ -131,8 +130,8 @@ def _ask_child(source: Path, target: Path, entry: str) -> dict[str, Any]:
     )
 
 
-def _bare(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same without a prefix that all names share and that says how they were trained."""
+def _bare(tensors: Weights) -> Weights:
+    """The tensors without a prefix that training wrappers put before every name."""
     for prefix in PREFIXES:
         if tensors and all(name.startswith(prefix) for name in tensors):
             return _bare({name.removeprefix(prefix): value for name, value in tensors.items()})

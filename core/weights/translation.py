@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from core.errors import InputError
@@ -13,7 +14,8 @@ from core.parts.config import bind, configure
 from core.parts.registry import Spec
 from core.request import TrainRequest
 
-# Our name -> the names that its tensor is made of there, in order.
+Weights = dict[str, Shaped[Tensor, "..."]]  # by name, as in a state dict
+# Our name -> the names of the tensors that it is made of there, in order.
 Naming = Callable[[str], tuple[str, ...]]
 # Our name and those tensors -> our tensor.
 Joining = Callable[[str, tuple[Tensor, ...]], Tensor]
@@ -28,10 +30,10 @@ class Described:
         outputs: of the network for each channel: 2 where it learned variances.
         network: options of `core/unet`.
         process: the chain as a process.
-        parameterization: what the network says, and how it is told of the level.
-        classes: how many it knows; 0 for none.
-        image: channels of the picture it is given; 0 for none.
-        factor: how much smaller that picture is.
+        parameterization: the meaning of the network's output, and the level that it embeds.
+        classes: their number; 0 for none.
+        image: channels of the image condition; 0 for none.
+        factor: how much smaller that image is.
         chain: steps of the chain.
         notes: sentences for the user.
     """
@@ -77,7 +79,7 @@ def request_of(it: Described) -> TrainRequest:
 
 
 def skeleton(it: Described) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors of our network; no memory is taken for them.
+    """Names and shapes of the tensors of our network, without their memory (the meta device).
 
     Raises:
         InputError: no network has these options.
@@ -92,29 +94,29 @@ def skeleton(it: Described) -> dict[str, tuple[int, ...]]:
 
 def translated(
     ours: Mapping[str, tuple[int, ...]],
-    given: Mapping[str, Tensor],
+    given: Mapping[str, Shaped[Tensor, "..."]],
     naming: Naming,
     joining: Joining,
     *,
     source: str,
-) -> dict[str, Tensor]:
+) -> Weights:
     """Our tensors, in float32, made of the given ones, all of which are used.
 
     Args:
-        ours: names and shapes wanted.
+        ours: names and shapes of ours.
         given: the other program's tensors.
-        naming: which of them each of ours is made of.
-        joining: how.
-        source: what they were read from, for errors.
+        naming: names the tensors that each of ours is made of.
+        joining: makes ours of them.
+        source: the file they were read from, for errors.
 
     Raises:
         InputError: tensors are missing or left over, or have other shapes; all are listed.
     """
     sources = {name: naming(name) for name in ours}
-    wanted = {theirs for names in sources.values() for theirs in names}
-    problems = [f"missing: {name}" for name in sorted(wanted - given.keys())]
+    expected = {theirs for names in sources.values() for theirs in names}
+    problems = [f"missing: {name}" for name in sorted(expected - given.keys())]
     problems += [
-        f"left over: {name} {_sizes(given[name].shape)}" for name in sorted(given.keys() - wanted)
+        f"left over: {name} {_sizes(given[name].shape)}" for name in sorted(given.keys() - expected)
     ]
     if problems:
         raise InputError(_report(source, "does not hold the tensors of this network", problems))
@@ -123,7 +125,7 @@ def translated(
         parts = tuple(given[theirs] for theirs in sources[name])
         try:
             value = joining(name, parts)
-        except (RuntimeError, IndexError):  # sizes so strange that they cannot even be put together
+        except (RuntimeError, IndexError):  # sizes that cannot even be concatenated
             value = parts[0][:0]
         if tuple(value.shape) == shape:
             made[name] = value.to(torch.float32).contiguous()
@@ -148,9 +150,9 @@ def _sizes(shape: tuple[int, ...] | torch.Size) -> str:
     return "x".join(map(str, shape)) or "scalar"
 
 
-def _report(source: str, what: str, problems: list[str]) -> str:
+def _report(source: str, summary: str, problems: list[str]) -> str:
     lines = "".join(f"\n  {problem}" for problem in problems)
     return (
-        f"{source}: {what}; give the flags or config that it was made with, or the whole file"
+        f"{source}: {summary}; give the flags or config that it was made with, or the whole file"
         f"{lines}"
     )

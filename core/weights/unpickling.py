@@ -4,7 +4,7 @@ Run as a script by `core.weights.read`, never imported:
 ``python -I unpickling.py SOURCE TARGET ENTRY``.
 torch's restricted unpickler rebuilds tensors and plain containers and refuses every other name.
 What it gives is checked, then written as safetensors to TARGET; one line of JSON on standard
-output says what was found or why it was refused.  The limits are the second wall, should the
+output lists what was found, or the reason of a refusal.  The limits are the second wall, should the
 unpickler have a hole: memory in proportion to the file, processor time, size of written files, no
 new processes, no environment.
 """
@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from jaxtyping import Shaped
 from safetensors.torch import save_file
 from torch import Tensor
 
-# What training code keeps a network's weights under, the averaged ones first.
+# Entries of training checkpoints that hold a network's weights, the averaged ones first.
 ENTRIES = (
     "ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema",
     "state_dict", "model_state_dict", "model", "network", "net", "unet",
@@ -32,7 +33,7 @@ SPEED = 20 * 2**20  # bytes a second that any disk and processor manage
 
 
 class Refused(Exception):
-    """What the file holds is not what was wanted."""
+    """The file does not hold plain tensors."""
 
 
 def limit(size: int) -> None:
@@ -55,7 +56,7 @@ def limit(size: int) -> None:
 def pick(found: object, entry: str) -> tuple[str, Mapping[str, Any]]:
     """The mapping of names to tensors in what a file holds, and the name it was under."""
     if not isinstance(found, Mapping):
-        raise Refused(f"holds a {type(found).__name__}, no mapping of names to tensors")
+        raise Refused(f"holds a {type(found).__name__}, not a mapping of names to tensors")
     if entry:
         if not isinstance(found.get(entry), Mapping):
             raise Refused(f"has no mapping named {entry!r}; it has {listed(found)}")
@@ -74,7 +75,7 @@ def listed(names: Any, most: int = 5) -> str:
     return (", ".join(shown) or "nothing") + (", ..." if len(names) > most else "")
 
 
-def checked(named: Mapping[str, Any], size: int) -> dict[str, Tensor]:
+def checked(named: Mapping[str, Any], size: int) -> dict[str, Shaped[Tensor, "..."]]:
     """The tensors, each with memory of its own, no larger together than the file allows.
 
     A tensor may claim to be any size over a memory of one element; none is copied before all that
@@ -91,7 +92,7 @@ def checked(named: Mapping[str, Any], size: int) -> dict[str, Tensor]:
         or value.is_complex()
     ]
     if strange:
-        raise Refused(f"has entries that are no plain tensors: {listed(strange)}")
+        raise Refused(f"has entries that are not plain tensors: {listed(strange)}")
     claimed = sum(value.numel() * value.element_size() for value in named.values())
     if claimed > 2 * size:
         raise Refused(f"claims {claimed:,} bytes of tensors in a file of {size:,}")
@@ -111,13 +112,13 @@ def reason(error: BaseException) -> str:
     if isinstance(error, Refused):
         return str(error)
     if isinstance(error, MemoryError) or "alloc" in str(error):
-        return "wants more memory than a file of its size needs"
+        return "requires more memory than a file of its size needs"
     if isinstance(error, RecursionError):
         return "is nested too deeply"
     text = str(error)
     for pattern, words in (
-        (r"GLOBAL ([\w.]+)", "asks for {}, which makes no tensor"),
-        (r"Unsupported class ([\w.]+)", "asks for {}, which makes no tensor"),
+        (r"GLOBAL ([\w.]+)", "refers to {}, which is not needed to make a tensor"),
+        (r"Unsupported class ([\w.]+)", "refers to {}, which is not needed to make a tensor"),
         (r"Unsupported operand (\d+)", "has an instruction ({}) that no tensor needs"),
     ):
         found = re.search(pattern, text)
@@ -127,10 +128,10 @@ def reason(error: BaseException) -> str:
 
 
 def read(source: str, target: str, entry: str) -> dict[str, Any]:
-    """Convert and say what was found."""
+    """Convert; the entry that was read, and the others."""
     size = os.stat(source).st_size
     limit(size)
-    # Weights only, always: there is no second try with more trust.
+    # Weights only, always: there is no second attempt with more trust.
     found = torch.load(source, map_location="cpu", weights_only=True)  # noqa: TID251
     taken, named = pick(found, entry)
     tensors = checked(named, size)
@@ -150,7 +151,7 @@ def main() -> NoReturn:
     except Exception as error:  # noqa: BLE001  (whatever a hostile file raises is its refusal)
         answer = {"ok": False, "why": reason(error)}
     print(json.dumps(answer), flush=True)
-    os._exit(0)  # nothing that was made may speak on the way out
+    os._exit(0)  # no finaliser of what was unpickled may run or print
 
 
 if __name__ == "__main__":

@@ -313,7 +313,7 @@ def test_a_classifier_is_told_apart(tmp_path):
     ("options", "words"),
     [
         ({"like": "lsun_caf"}, "did you mean 'lsun_cat'"),
-        ({"kind": "diffusers"}, "wants the folder"),
+        ({"kind": "diffusers"}, "requires the folder"),
         ({"entry": "ema"}, "has no mapping named 'ema'"),
     ],
 )
@@ -333,7 +333,7 @@ def test_narrow_floats_become_float32_and_are_said(tmp_path):
     made = import_weights(
         tmp_path / "half.pt", tmp_path / "run", flags=flags, kind="improved-diffusion"
     )
-    assert "made float32 of float16" in made.notes
+    assert "converted float16 to float32" in made.notes
     taken = checkpoint.load(tmp_path / "run").tensors["model"]
     assert taken["conv_in.weight"].dtype == torch.float32
     assert torch.equal(taken["conv_in.weight"], state["input_blocks.0.0.weight"].half().float())

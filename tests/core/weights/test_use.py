@@ -207,7 +207,7 @@ def saved(tmp_path, **parts):
             {"parameterization": {"name": "core/eps", "level": "index", "unit": 0.5}},
             "unit 0.5",
         ),
-        ({"task": {"name": "core/generate", "image": 3}}, "only class can be"),
+        ({"task": {"name": "core/generate", "image": 3}}, "diffusers supports only class"),
     ],
 )  # fmt: skip
 def test_what_diffusers_cannot_express_is_named(parts, words, tmp_path):
