@@ -163,9 +163,9 @@ def describe(config: Mapping[str, Any], scheduler: Mapping[str, Any] | None) -> 
     outputs = 2 if out == 2 * channels else 1
     if out not in (channels, 2 * channels) or (outputs == 2) != chain.learned:
         raise InputError(
-            f"cannot be imported:\nout_channels: {out} of in_channels {channels} with variance_type "
-            f"{'learned_range' if chain.learned else 'fixed'}; expected as many channels, or "
-            "twice as many with learned_range"
+            f"cannot be imported:\nout_channels: {out} of in_channels {channels} with "
+            f"variance_type {'learned_range' if chain.learned else 'fixed'}; expected as many "
+            "channels, or twice as many with learned_range"
         )
     size = given["sample_size"]
     sides = (32, 32) if size is None else (size, size) if isinstance(size, int) else tuple(size)

@@ -159,7 +159,7 @@ def answers(tmp_path_factory):
     contents = hostile(canary) | {f"good-{n}": data for n, (data, _) in honest().items()}
     for name, data in contents.items():
         (folder / name).write_bytes(data)
-    command = [sys.executable, "-W", "ignore", HOSTILE / "many.py", read.CHILD, folder]
+    command = [sys.executable, "-W", "ignore", HOSTILE / "many.py", read.UNPICKLING, folder]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     return folder, canary, {line["name"]: line for line in lines}
@@ -263,7 +263,7 @@ def with_child(monkeypatch, tmp_path, body):
     """Read a file by a process that does `body` instead."""
     child = tmp_path / "child.py"
     child.write_text(f"import json, os, sys, time\n{body}\n")
-    monkeypatch.setattr(read, "CHILD", child)
+    monkeypatch.setattr(read, "UNPICKLING", child)
     source = tmp_path / "weights.pt"
     source.write_bytes(b"PK, not safetensors")
     return lambda: read.read_weights(source)
