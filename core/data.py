@@ -1,16 +1,17 @@
 """Datasets as the core sees them: items by index, stacked into batches; classes in range."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from core.errors import InputError
 from core.parts.config import configure
 from core.parts.registry import Spec
-from core.task import Degrading, Example, Task
+from core.task import Degrading, Example, Item, Task
 
 
 @runtime_checkable
@@ -19,7 +20,7 @@ class Dataset(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Mapping[str, Tensor]: ...
+    def __getitem__(self, index: int) -> Item: ...
 
     def source(self, index: int) -> str:
         """The name of the item's origin; items of one source are not independent."""
@@ -44,7 +45,7 @@ class _Degraded:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Mapping[str, Tensor]:
+    def __getitem__(self, index: int) -> Item:
         return self.task.degrade(self.dataset[index], index)
 
     def source(self, index: int) -> str:
@@ -67,12 +68,12 @@ def open_dataset(spec: Spec, split: str, task: Task) -> Dataset:
     return _Degraded(dataset, task) if isinstance(task, Degrading) else dataset
 
 
-def collate(dataset: Dataset, indices: list[int]) -> dict[str, Tensor]:
+def collate(dataset: Dataset, indices: list[int]) -> dict[str, Shaped[Tensor, " b ..."]]:
     """The items of `indices` stacked by name."""
     return stack([dataset[index] for index in indices])
 
 
-def stack(items: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def stack(items: list[Item]) -> dict[str, Shaped[Tensor, " b ..."]]:
     """The tensors of each name in one, with the items as a new first axis."""
     return {name: torch.stack([item[name] for item in items]) for name in items[0]}
 

@@ -1,7 +1,7 @@
 """The three runs, from a frozen request to a frozen result: train, sample, evaluate.
 
 Commands, pipelines, tests and the plug-ins' own scripts all call these.  Each writes only below
-its `out` folder; `train` goes on from the checkpoints it finds there.
+its `out` folder; `train` resumes from the checkpoints it finds there.
 """
 
 import time
@@ -42,8 +42,9 @@ from core.task import ShownTogether, Task
 from core.training.distributed import PeerError, World, process_group
 from core.training.journal import journal
 from core.training.preparation import Run, prepare_run
-from core.training.run import Place, follow, resume, save
-from core.training.stopping import Stopped, asked_by, deliver, signals_asked
+from core.training.run import resume, save, train_to_end
+from core.training.state import TrainingState
+from core.training.stopping import Stopped, catch_signals, raise_caught_signal, stop_request
 
 # --- train ------------------------------------------------------------------------------------
 
@@ -83,15 +84,15 @@ def train(
     device = device_of(machine)
     try:
         with process_group(device) as world:
-            run, place, loss = _trained(request, out, machine, device, world, emit, stop)
+            run, state, loss = _trained(request, out, machine, device, world, emit, stop)
     except Stopped as stopped:
-        deliver(stopped)
+        raise_caught_signal(stopped)
         raise
-    best = place.standing.best_step if place.standing.best is not None else place.step
+    best = state.validation.best_step if state.validation.best is not None else state.step
     return TrainResult(
         checkpoint=out / "checkpoints",
         best=out / "checkpoints" / f"step-{best:08d}",
-        steps=place.step,
+        steps=state.step,
         loss=loss,
         parameters=run.facts.parameters,
         seconds=time.perf_counter() - start,
@@ -106,23 +107,24 @@ def _trained(
     world: World,
     emit: Emit,
     stop: Callable[[], bool] | None,
-) -> tuple[Run, Place, float]:
-    """The run, where it ended and its late loss, in each of the processes that share it."""
+) -> tuple[Run, TrainingState, float]:
+    """The run, its last state and its late loss, in each of the processes that share it."""
+    listener = emit if world.first else silent
     try:
-        listener = emit if world.first else silent
-        run = world.barrier_after(
-            lambda: prepare_run(request, out, machine, device, world, listener)
-        )
-        place = resume(run)
-        with (
-            journal(out, request.steps, taken=place.step, tensorboard=machine.tensorboard,
-                    writes=world.first) as record,
-            signals_asked() as signals,
-        ):  # fmt: skip
-            if place.step == 0 and request.on_nan == "rollback":
-                save(run, record, place)  # something to go back to
-            place = follow(run, record, asked_by(signals, out, stop), place)
-            return run, place, world.broadcast(record.late_loss(place.step))
+        with output_folder(out):
+            run = world.barrier_after(
+                lambda: prepare_run(request, out, machine, device, world, listener)
+            )
+            state = resume(run)
+            with (
+                journal(out, request.steps, taken=state.step, tensorboard=machine.tensorboard,
+                        writes=world.first) as record,
+                catch_signals() as signals,
+            ):  # fmt: skip
+                if state.step == 0 and request.on_nan == "rollback":
+                    save(run, record, state)  # the checkpoint of a first rollback
+                state = train_to_end(run, record, stop_request(signals, out, stop), state)
+                return run, state, world.broadcast(record.late_loss(state.step))
     except PeerError:
         raise
     except Exception:

@@ -1,39 +1,43 @@
-"""What a plug-in's task tells the core: examples to learn from, results to score and to show."""
+"""The interface of a plug-in's task: examples to train on, results to score and to show."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
-Batch = Mapping[str, Tensor]
+Item = Mapping[str, Shaped[Tensor, "..."]]
+"""Named tensors of an item of a dataset."""
+
+Batch = Mapping[str, Shaped[Tensor, "..."]]
+"""The same of several items, stacked along a new first axis."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """What a batch becomes for the core.
+    """Training example: `x0`, condition and loss mask.
 
     Args:
-        x0: what is diffused (b, *shape), of about unit range.
-        condition: what the network is given beside it, by name.
-        mask: 1 where the error counts, in the shape of `x0`; None for everywhere.
+        x0: the variable that is diffused, of about unit range.
+        condition: further inputs of the network, by name.
+        mask: 1 where the error counts; None for everywhere.
     """
 
-    x0: Tensor
-    condition: Mapping[str, Tensor] = field(default_factory=dict)
-    mask: Tensor | None = None
+    x0: Float[Tensor, " b *shape"]
+    condition: Mapping[str, Shaped[Tensor, " b ..."]] = field(default_factory=dict)
+    mask: Float[Tensor, " b *shape"] | None = None
 
 
 @dataclass(frozen=True)
 class Figure:
-    """How a score is read.
+    """A figure of merit, as a report shows it.
 
     Args:
         label: its name in tables.
         unit: "dB", "mm", ... or "".
-        better: which way is better.
+        better: the direction of improvement.
     """
 
     label: str
@@ -43,7 +47,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames to be played.
+    """A video clip.
 
     Args:
         frames: uint8 (t, h, w, 3) or (t, h, w).
@@ -56,7 +60,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Volume:
-    """Slices to be leafed through, along any axis, in a window of values.
+    """A volume, shown slice by slice along any axis, in a window of values.
 
     Args:
         voxels: uint8 or uint16 (d, h, w).
@@ -77,7 +81,7 @@ class Volume:
 
 @dataclass(frozen=True)
 class Cloud:
-    """Points to be turned.
+    """A point cloud, to be rotated.
 
     Args:
         points: float (n, 3): x to the right, y up, z towards the viewer.
@@ -90,9 +94,9 @@ class Cloud:
 
 @dataclass(frozen=True)
 class Panel:
-    """What is to be seen side by side; views of one kind are played, leafed and turned together.
+    """Views of one item side by side; those of one kind are played, scrolled and rotated together.
 
-    Every label is text, shown as such.
+    Labels are shown as plain text.
 
     Args:
         title: of the row.
@@ -109,12 +113,12 @@ class Panel:
     clouds: Mapping[str, Cloud] = field(default_factory=dict)
 
 
-Scores = Mapping[str, Mapping[str, Tensor]]
+Scores = Mapping[str, Mapping[str, Float[Tensor, " b"]]]
 """Method -> figure -> one number for each item; a method may lack figures that do not fit it."""
 
 
 def is_drawn(method: str) -> bool:
-    """Whether a method's name, as `Task.score` gives it, is that of draws: not a baseline's."""
+    """Whether a method's name, as `Task.score` returns it, is that of draws: not a baseline's."""
     return method in ("samples", "one sample") or method.startswith("mean of ")
 
 
@@ -123,9 +127,9 @@ class Task(Protocol):
     """The seam between a domain and the core.
 
     Attributes:
-        channels: of what is diffused.
+        channels: of the diffused variable.
         conditions: channels of each condition, by name.
-        figures: how each score is read, by the names `score` uses.
+        figures: labels, units and directions, by the names `score` uses.
         reference: the method that others are compared with, one of `score`'s.
     """
 
@@ -135,31 +139,33 @@ class Task(Protocol):
     reference: str
 
     def prepare(self, batch: Batch) -> Example:
-        """What to diffuse and what to condition on; a pure function of the batch."""
+        """The diffused variable and its conditions; a pure function of the batch."""
         ...
 
-    def finish(self, x0: Tensor, batch: Batch) -> Tensor:
-        """A draw (b, *shape) of the diffused variable as the task's result, one for each item."""
+    def finish(self, x0: Float[Tensor, " b *shape"], batch: Batch) -> Shaped[Tensor, " b *result"]:
+        """A draw of the diffused variable as the task's result, one for each item."""
         ...
 
-    def score(self, results: Tensor, batch: Batch) -> Scores:
-        """Method -> figure -> one number per item, for results (b, draws, *shape)."""
+    def score(self, results: Shaped[Tensor, " b draws *result"], batch: Batch) -> Scores:
+        """Method -> figure -> one number per item."""
         ...
 
-    def show(self, results: Tensor, batch: Batch, titles: list[str]) -> list[Panel]:
-        """What to look at, a panel per item."""
+    def show(
+        self, results: Shaped[Tensor, " b draws *result"], batch: Batch, titles: list[str]
+    ) -> list[Panel]:
+        """A panel for each item."""
         ...
 
 
 @runtime_checkable
 class Degrading(Protocol):
-    """A task that adds to each item of a dataset what its examples are made of: a mask, a file.
+    """A task that adds a degradation to each item of a dataset: a mask, a compressed file.
 
-    It is done where items are read, in as many processes as read ahead.
+    It does so where items are read, in the worker processes.
     """
 
-    def degrade(self, item: Batch, index: int) -> Batch:
-        """The item and more; a function of the item and its index alone."""
+    def degrade(self, item: Item, index: int) -> Item:
+        """The item with its degradation; a function of the item and its index alone."""
         ...
 
 
@@ -174,8 +180,8 @@ class ShownTogether(Protocol):
 
 @runtime_checkable
 class Correcting(Protocol):
-    """A task that knows what was measured: every estimate is brought to agree with it."""
+    """A task with measurements: every estimate is made consistent with them."""
 
-    def correct(self, x0: Tensor, batch: Batch) -> Tensor:
-        """The estimate (b, *shape) of the diffused variable, or the nearest that agrees."""
+    def correct(self, x0: Float[Tensor, " b *shape"], batch: Batch) -> Float[Tensor, " b *shape"]:
+        """The consistent estimate of the diffused variable that is nearest to `x0`."""
         ...

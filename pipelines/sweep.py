@@ -21,7 +21,13 @@ from typing import Any
 from core.errors import InputError
 from core.request import Emit, Machine, silent
 from core.training.stopping import FILE as STOP
-from core.training.stopping import Stopped, asked_by, deliver, obey, signals_asked
+from core.training.stopping import (
+    Stopped,
+    catch_signals,
+    raise_caught_signal,
+    remove_stop_file,
+    stop_request,
+)
 from pipelines import cluster
 from pipelines.step import Moved, continued, share_gpu
 from pipelines.tail import Tail
@@ -65,7 +71,7 @@ def sweep(
     """
     begun = time.perf_counter()
     search = Search(request, out, emit)
-    rule, asked = _Rule(request, search.ended()), asked_by(lambda: 0, out, stop)
+    rule, asked = _Rule(request, search.ended()), stop_request(lambda: 0, out, stop)
 
     def told(trial: Trial, point: Point) -> bool:
         search.heard(point)
@@ -77,7 +83,7 @@ def sweep(
         try:
             ended = _train(trial, machine or Machine(), search.listener(trial), asked, told)
         except Stopped:
-            obey(out)
+            remove_stop_file(out)
             raise
         rule.end(trial)
         search.note(trial, ended)
@@ -114,12 +120,12 @@ def sweep_together(
     begun = time.perf_counter()
     search = Search(request, out, emit)
     if search.left():
-        with signals_asked() as signals:
+        with catch_signals() as signals:
             try:
-                _tune(search, workers, gpus, machine, asked_by(signals, out, None))
+                _tune(search, workers, gpus, machine, stop_request(signals, out, None))
             except Stopped as stopped:
-                obey(out)
-                deliver(stopped)
+                remove_stop_file(out)
+                raise_caught_signal(stopped)
                 raise
     return search.result(begun)
 

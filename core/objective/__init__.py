@@ -1,1 +1,1 @@
-"""What is minimised: losses, weights of noise levels, training times."""
+"""Objectives: losses, weightings of noise levels, distributions of training times."""

@@ -4,12 +4,12 @@ Times that only lower the variance of the loss carry importance weights, so that
 uniform times.  Times that change the objective itself have weight 1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
 from core.errors import InputError
@@ -48,11 +48,11 @@ class Adaptive(Protocol):
         """Record the losses at the times drawn, without importance weights."""
         ...
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Shaped[Tensor, "..."]]:
         """The state, for a checkpoint."""
         ...
 
-    def load(self, tensors: dict[str, Tensor]) -> None:
+    def load(self, tensors: Mapping[str, Shaped[Tensor, "..."]]) -> None:
         """Restore the state that `tensors` returned."""
         ...
 
@@ -242,11 +242,11 @@ class LossAware:
             self._losses[i, int(self._seen[i]) % history] = value  # a ring buffer
             self._seen[i] += 1
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Shaped[Tensor, "..."]]:
         """The recorded losses, and the number that each bin has received."""
         return {"losses": self._losses.clone(), "seen": self._seen.clone()}
 
-    def load(self, tensors: dict[str, Tensor]) -> None:
+    def load(self, tensors: Mapping[str, Shaped[Tensor, "..."]]) -> None:
         """Restore the state that `tensors` returned."""
         self._losses.copy_(tensors["losses"])
         self._seen.copy_(tensors["seen"])

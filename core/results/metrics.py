@@ -117,7 +117,7 @@ def _redrawn(
 
 
 def proportion(hits: int, n: int, *, confidence: float) -> Mean:
-    """The share hits / n with Wilson's score interval, for independent items.
+    """The proportion hits / n with Wilson's score interval, for independent items.
 
     Source: Wilson 1927, J. Am. Stat. Assoc. 22.
 
@@ -126,7 +126,7 @@ def proportion(hits: int, n: int, *, confidence: float) -> Mean:
         n: items, at least one.
         confidence: of the interval, for example 0.95.
     """
-    share, z2 = hits / n, NormalDist().inv_cdf((1 + confidence) / 2) ** 2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n**2))) / (1 + z2 / n)
-    return Mean(share, max(0.0, centre - half), min(1.0, centre + half), n)
+    p, z2 = hits / n, NormalDist().inv_cdf((1 + confidence) / 2) ** 2
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n**2))) / (1 + z2 / n)
+    return Mean(p, max(0.0, centre - half), min(1.0, centre + half), n)

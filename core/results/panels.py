@@ -1,6 +1,6 @@
-"""What a task shows, as files and plain values that any page can be made of.
+"""Panels of a task as files and plain values, for reports.
 
-Pictures are PNG.  A clip is one PNG with its frames in rows from the top left; a volume likewise
+Images are PNG.  A clip is one PNG with its frames in rows from the top left; a volume likewise
 with its slices, 16-bit values as red x 256 + green.  A cloud is n x 3 little-endian uint16
 coordinates of one cube and then n x 3 uint8 colours.
 """
@@ -20,7 +20,7 @@ STOPS = ((53, 48, 110), (49, 104, 142), (38, 150, 139), (94, 190, 103), (240, 21
 
 
 def write_panels(panels: Sequence[Panel], folder: Path) -> list[dict[str, Any]]:
-    """Write every view into a folder; returns what they are, with files named from its parent.
+    """Write every view into a folder; their descriptions, with file names relative to its parent.
 
     Args:
         panels: of a task.
@@ -37,8 +37,12 @@ def write_panels(panels: Sequence[Panel], folder: Path) -> list[dict[str, Any]]:
             named: Mapping[str, Any] = getattr(panel, kind)
             for label, view in named.items():
                 path = folder / f"{number:03d}-{place}.{'points' if kind == 'clouds' else 'png'}"
-                said = {"label": label, "file": f"{folder.name}/{path.name}", **write(view, path)}
-                views.setdefault(kind, []).append(said)
+                view_facts = {
+                    "label": label,
+                    "file": f"{folder.name}/{path.name}",
+                    **write(view, path),
+                }
+                views.setdefault(kind, []).append(view_facts)
                 place += 1
         written.append(views)
     return written

@@ -1,4 +1,4 @@
-"""Pictures for people: pixels of a sample, and what a task shows of the first on one sheet."""
+"""Images of samples: bytes of one, and a contact sheet of what a task shows of the first."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from core.data import Dataset, collate
@@ -19,17 +19,19 @@ GROUND = 128
 
 
 def to_bytes(x: Float[Tensor, " c h w"]) -> np.ndarray:
-    """A picture in [-1, 1] as uint8: (h, w, 3) of three channels, else (h, w) of the first."""
-    levels = ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
-    return levels.permute(1, 2, 0).numpy() if len(x) == 3 else levels[0].numpy()
+    """An image in [-1, 1] as uint8: (h, w, 3) of three channels, else (h, w) of the first."""
+    pixels = ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+    return pixels.permute(1, 2, 0).numpy() if len(x) == 3 else pixels[0].numpy()
 
 
-def write_sheet(task: Task, results: Tensor, dataset: Dataset, path: Path) -> bool:
-    """Put the first samples on a PNG, where the task shows pictures; whether there is one.
+def write_sheet(
+    task: Task, results: Shaped[Tensor, " items draws *shape"], dataset: Dataset, path: Path
+) -> bool:
+    """Write a PNG of the first samples, if the task shows images; whether it was written.
 
     Args:
         task: whose samples they are.
-        results: (items, draws, *shape), of the dataset's first items.
+        results: of the dataset's first items.
         dataset: they were drawn for.
         path: of the PNG.
     """

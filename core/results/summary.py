@@ -1,4 +1,4 @@
-"""What an evaluation says: every method's figures with intervals, and its differences."""
+"""Summary of an evaluation: every method's figures with intervals, and differences."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,8 +26,8 @@ def summarised(
 
     Args:
         values: method -> figure -> one number for each item; a method may lack figures.
-        about: of the samples, as `core.results.samples.described` says it.
-        figures: how each is read.
+        about: of the samples, from `core.results.samples.described`.
+        figures: label, unit and direction of each.
         reference: the method that others are compared with.
         draws: for each item.
         confidence: of the intervals.

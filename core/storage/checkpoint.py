@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from jaxtyping import Shaped
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -58,7 +59,7 @@ class Checkpoint:
 
     path: Path
     step: int
-    tensors: dict[str, dict[str, Tensor]]
+    tensors: dict[str, dict[str, Shaped[Tensor, "..."]]]
     state: dict[str, Any]
     passed_over: tuple[str, ...] = ()
 
@@ -82,7 +83,7 @@ class Checkpoint:
 def save(
     folder: Path,
     step: int,
-    tensors: Mapping[str, Mapping[str, Tensor]],
+    tensors: Mapping[str, Mapping[str, Shaped[Tensor, "..."]]],
     state: Mapping[str, Any],
     *,
     keep: int = 2,
@@ -91,8 +92,8 @@ def save(
 ) -> Path:
     """Write a checkpoint and remove all up to it but the newest `keep`.
 
-    What a process left that died while it wrote is swept up first.  Whole checkpoints of later
-    steps are left alone, damaged ones go.
+    Leftovers of a process that died while writing are removed first.  Whole checkpoints of later
+    steps are kept, damaged ones are removed.
 
     Args:
         folder: of all checkpoints of a run; made if missing.
@@ -100,7 +101,7 @@ def save(
         tensors: groups of named tensors, one file each, stored contiguous.
         state: plain values.
         keep: how many to leave, at least 1.
-        also: steps to leave besides, for example the best one.
+        also: further steps to keep, for example the best one.
         documents: file name -> text to lay beside the tensors, for example a model's card.
 
     Returns:
@@ -133,7 +134,7 @@ def save(
 def _commit(
     final: Path,
     step: int,
-    tensors: Mapping[str, Mapping[str, Tensor]],
+    tensors: Mapping[str, Mapping[str, Shaped[Tensor, "..."]]],
     texts: Mapping[str, str],
 ) -> None:
     """Write a step's folder aside and give it its name."""
@@ -161,7 +162,7 @@ def _commit(
 
 
 def _sealed(contents: Mapping[str, Any]) -> bytes:
-    """A manifest's one spelling: its contents and the SHA-256 of their one spelling."""
+    """The bytes of a manifest: its contents and their SHA-256."""
     seal = hashlib.sha256(json.dumps(contents).encode()).hexdigest()
     return json.dumps({**contents, "sha256": seal}).encode()
 
@@ -171,7 +172,7 @@ def _hidden(step: Path) -> Path:
 
 
 def _tidy(folder: Path, alone: bool) -> None:
-    """Sweep up after processes that died while they wrote."""
+    """Remove leftovers of processes that died while writing."""
     doomed = []
     for name in sorted(os.listdir(folder)):
         if alone and name.startswith((".writing-", ".del-")):
@@ -213,19 +214,19 @@ def _remains(folder: Path) -> str:
     return f"{whole} is whole" if whole else "there is no checkpoint before it"
 
 
-def _size(tensors: Mapping[str, Mapping[str, Tensor]]) -> int:
+def _size(tensors: Mapping[str, Mapping[str, Shaped[Tensor, "..."]]]) -> int:
     return sum(tensor_file.size_of(named) for named in tensors.values())
 
 
 def require_space(
-    folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], *, copies: float = 2.2
+    folder: Path, tensors: Mapping[str, Mapping[str, Shaped[Tensor, "..."]]], *, copies: float = 2.2
 ) -> str | None:
-    """A warning if the disk of `folder` has no room for so many copies of what will be saved.
+    """A warning if the disk of `folder` has no room for so many copies of the tensors.
 
     Args:
         folder: of checkpoints; need not exist.
         tensors: as for `save`.
-        copies: kept at a time: two, and a fifth for whatever else a run writes.
+        copies: two are kept at a time; a fifth is for the other files of a run.
     """
     needed, free = int(copies * _size(tensors)), files.free_bytes(folder)
     if free >= needed:
@@ -338,7 +339,7 @@ def _read(path: Path, groups: tuple[str, ...] | None) -> Checkpoint | str:
     return Checkpoint(path, step, tensors, state)
 
 
-# What bytes that are not a checkpoint's make of the JSON and safetensors readers.
+# Errors of the JSON and safetensors readers on bytes that are not a checkpoint's.
 _UNREADABLE = (*tensor_file.UNREADABLE, RecursionError)
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever happens while they are written."""
+"""Atomic files: whole or absent, whatever happens while they are written."""
 
 import errno
 import fcntl
@@ -17,19 +17,19 @@ from core.errors import InputError, StorageError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BLOCK = 4096
-# Letters after these show in another order than they have.
-TURNING = "\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+# Bidirectional controls: letters after these are shown in another order than they have.
+BIDIRECTIONAL = "\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 PATIENCE = 60.0  # seconds to wait for another process that writes to the same folder
 
 
 def sync(path: Path) -> None:
-    """Have the disk hold what `path`, a file or a folder, is now."""
+    """Flush a file or a folder to the disk (fsync)."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise  # else it is a folder of a file system that can sync none, and all is done
+            raise  # the others come from file systems that cannot sync a folder
     finally:
         os.close(handle)
 
@@ -41,28 +41,28 @@ def digest(path: Path) -> str:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The path below `folder` that `name`, read from a file, means; it need not exist.
+    """The path below `folder` of a name that was read from a file; it need not exist.
 
     Raises:
-        InputError: it leads out of the folder, by a link too, or can be the name of no file.
+        InputError: it leads out of the folder, also by a link, or is not a valid file name.
     """
-    place = PurePosixPath(name)
-    strange = any(unicodedata.category(c) in ("Cc", "Cs") or c in TURNING for c in name)
-    if strange or not place.parts or place.is_absolute() or ".." in place.parts:
+    relative = PurePosixPath(name)
+    invalid = any(unicodedata.category(c) in ("Cc", "Cs") or c in BIDIRECTIONAL for c in name)
+    if invalid or not relative.parts or relative.is_absolute() or ".." in relative.parts:
         raise InputError(f"{name!r}: expected the name of a file below {folder}, relative to it")
     try:
-        found = (folder / place).resolve()
+        found = (folder / relative).resolve()
         with suppress(FileNotFoundError):
             found.lstat()
     except (OSError, RuntimeError) as error:  # a name too long, or links that go in a circle
         raise InputError(f"{name!r}: cannot be a file below {folder}: {error}") from error
     if not found.is_relative_to(folder.resolve()):
         raise InputError(f"{name!r}: leads out of {folder}")
-    return folder / place
+    return folder / relative
 
 
 def create_folder(path: Path) -> None:
-    """Make `path` and what is missing above it; the disk holds each name when this returns."""
+    """Make `path` and its missing parents; each name is synced when this returns."""
     missing = []
     while not path.exists():
         missing.append(path)
@@ -75,7 +75,7 @@ def create_folder(path: Path) -> None:
 def remove(doomed: list[Path]) -> None:
     """Remove files and folders of one parent; a half-removed one's name begins with ``.del-``.
 
-    The new names are on the disk before any content goes: a power cut cannot leave a folder with
+    The new names are synced before any content is removed: a power cut cannot leave a folder with
     its old name and half of its files.
     """
     renamed = []
@@ -94,10 +94,10 @@ def remove(doomed: list[Path]) -> None:
 
 @contextmanager
 def hold(folder: Path) -> Iterator[bool]:
-    """Be the only process that writes to a folder while the block lasts.
+    """Hold an exclusive lock on a folder while the block lasts.
 
-    The kernel frees the lock when its holder dies, so that whatever unfinished thing is found
-    under it belongs to no living process.
+    The kernel frees the lock when its holder dies, so that unfinished files found under the lock
+    belong to no living process.
 
     Yields:
         Whether the file system has locks; without them others may be writing too.
@@ -130,7 +130,7 @@ def hold(folder: Path) -> Iterator[bool]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Put `data` into a new file; the disk holds it when this returns."""
+    """Write `data` into a new file and sync it."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         rest = memoryview(data)
@@ -142,23 +142,23 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Put `text` at `path` in one step: a reader sees the old file or the new one, whole."""
-    waiting = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write `text` at `path` atomically: a reader sees the old file or the new one, whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with waiting.open("w", encoding="utf-8") as file:
+        with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(waiting, path)
+        os.replace(temporary, path)
     except OSError:
         with suppress(OSError):
-            waiting.unlink()
+            temporary.unlink()
         raise
     sync(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Put `value` as JSON at `path` in one step.
+    """Write `value` as JSON at `path` atomically.
 
     Raises:
         ValueError: a number in it is not finite.
@@ -167,37 +167,37 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def room_for(size: int) -> int:
-    """What a file of so many bytes takes on a disk, in blocks of the usual size."""
+    """Size on disk of a file of so many bytes, in whole blocks."""
     return -(-size // BLOCK) * BLOCK
 
 
 def free_bytes(folder: Path) -> int:
-    """What is free on the disk of a folder, or of the nearest one above it that exists."""
+    """Free bytes on the disk of a folder, or of its nearest parent that exists."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
 def not_written(path: Path, error: OSError, *, needed: int, remains: str) -> StorageError:
-    """The one line that says why `path` could not be written.
+    """The error of one line that states why `path` could not be written.
 
     Args:
-        path: what was to be written.
-        error: why it was not.
-        needed: bytes that it takes, about.
-        remains: what is whole nevertheless, as a sentence.
+        path: file or folder that was to be written.
+        error: the cause.
+        needed: approximate number of bytes.
+        remains: a clause about the files that are still whole.
     """
     try:
         free = f"{free_bytes(path.parent):,} are free"
     except OSError:
-        free = "its disk cannot be asked for what is free"
-    mend = "make room" if error.errno in NO_ROOM else "mend that"
-    said = StorageError(
+        free = "its free space is unknown"
+    remedy = "make room" if error.errno in NO_ROOM else "fix the cause"
+    failure = StorageError(
         f"{path}: cannot be written: {error.strerror or error}; it needs about {needed:,} bytes, "
-        f"{free}; {remains}; {mend} and run the same command again"
+        f"{free}; {remains}; {remedy} and run the same command again"
     )
-    said.errno = error.errno
-    return said
+    failure.errno = error.errno
+    return failure
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -15,24 +16,26 @@ from torch import Tensor
 from core.errors import InputError, StorageError
 from core.storage import files
 
-# What bytes that are no tensors make of the reader.
+# Errors of the reader on bytes that are not its format.
 UNREADABLE = (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError,
               RuntimeError)  # fmt: skip
 
 
-def size_of(tensors: Mapping[str, Tensor]) -> int:
+def size_of(tensors: Mapping[str, Shaped[Tensor, "..."]]) -> int:
     """Bytes of the tensors' values."""
     return sum(value.numel() * value.element_size() for value in tensors.values())
 
 
-def room_for(tensors: Mapping[str, Tensor]) -> int:
-    """About what a file of them takes on a disk: a header that says 100 bytes of each, blocks."""
+def room_for(tensors: Mapping[str, Shaped[Tensor, "..."]]) -> int:
+    """Approximate size of their file on a disk: 100 bytes of header for each, in whole blocks."""
     header = sum(100 + len(name) for name in tensors)
     return files.room_for(size_of(tensors) + header)
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str] | None = None) -> None:
-    """Put tensors, contiguous and on the CPU, into a new file; the disk holds it at the end.
+def write(
+    path: Path, tensors: Mapping[str, Shaped[Tensor, "..."]], about: dict[str, str] | None = None
+) -> None:
+    """Write tensors, contiguous and on the CPU, into a new file, and sync it.
 
     Raises:
         OSError: the disk is full or not writable.
@@ -44,14 +47,14 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str] | Non
         if code is None:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
-    # The library makes it for its owner alone; others may read it as they may enter its folder.
+    # The library makes it readable for its owner alone; give it the permissions of its folder.
     with suppress(OSError):  # some file systems have no modes
         path.chmod(path.parent.stat().st_mode & 0o666)
     files.sync(path)
 
 
-def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same values, contiguous whatever their memory format, no two in one memory."""
+def _whole(tensors: Mapping[str, Shaped[Tensor, "..."]]) -> dict[str, Shaped[Tensor, "..."]]:
+    """The same values, contiguous whatever their memory format, none sharing storage."""
     whole: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, value in tensors.items():
@@ -62,7 +65,7 @@ def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return whole
 
 
-def seal(tensors: Mapping[str, Tensor]) -> str:
+def seal(tensors: Mapping[str, Shaped[Tensor, "..."]]) -> str:
     """SHA-256 of names, types, shapes and values."""
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
@@ -71,8 +74,8 @@ def seal(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def save(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Put tensors into a file, whole or not at all, together with their seal.
+def save(path: Path, tensors: Mapping[str, Shaped[Tensor, "..."]]) -> None:
+    """Write tensors and their seal into a file, atomically.
 
     Raises:
         StorageError: the disk is full or not writable; a file that was there is untouched.
@@ -93,22 +96,22 @@ def save(path: Path, tensors: Mapping[str, Tensor]) -> None:
     except StorageError:
         raise
     except OSError as error:
-        remains = "what was there before is whole"
+        remains = "the file that was there before is whole"
         needed = room_for(tensors)
         raise files.not_written(path, error, needed=needed, remains=remains) from error
 
 
 def _leftovers(folder: Path) -> list[Path]:
-    """What a process left that died in `write`: its file, or the library's under a passing name."""
+    """Files of a process that died in `write`: its own, or the library's temporary one."""
     return [*folder.glob(".writing-*"), *folder.glob(".tmp??????")]
 
 
-def load(path: Path, *, mend: str = "remove it to go without") -> dict[str, Tensor]:
-    """What `save` put there.
+def load(path: Path, *, mend: str = "remove it to go without") -> dict[str, Shaped[Tensor, "..."]]:
+    """The tensors that `save` wrote.
 
     Args:
         path: of the file.
-        mend: what to do where it cannot be read, for the error.
+        mend: the remedy where it cannot be read, for the error.
 
     Raises:
         InputError: it cannot be read, or is not what was written.
@@ -116,13 +119,13 @@ def load(path: Path, *, mend: str = "remove it to go without") -> dict[str, Tens
     try:
         tensors = load_file(path)
         with safe_open(path, "pt") as file:
-            told = (file.metadata() or {}).get("sha256")
+            expected = (file.metadata() or {}).get("sha256")
         found = seal(tensors)
     except UNREADABLE as error:
         raise InputError(f"{path}: cannot be read: {error}; {mend}") from error
-    if found != told:
+    if found != expected:
         raise InputError(
             f"{path}: cannot be read: it is not what was written: sha256 {found[:12]}, not "
-            f"{str(told)[:12]}; {mend}"
+            f"{str(expected)[:12]}; {mend}"
         )
     return tensors

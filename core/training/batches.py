@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.utils.data
+from jaxtyping import Shaped
 from torch import Tensor
 
 from core.data import Dataset, collate, stack
@@ -18,15 +19,15 @@ from core.process.noise import derive
 
 
 def order(seed: int, length: int, batch: int, *, start: int = 0) -> Iterator[tuple[int, list[int]]]:
-    """Endless (step, indices): every epoch a new permutation, batches running across its end.
+    """Endless (step, indices): every epoch a new permutation; batches run across its end.
 
-    A pure function of (seed, step), so that a resumed run sees what an undisturbed one does.
+    A pure function of (seed, step), so that a resumed run sees the same batches.
 
     Raises:
         InputError: nothing to draw from.
     """
     if length < 1:
-        raise InputError("the dataset is empty; nothing to train on")
+        raise InputError("the dataset is empty: expected at least one item to train on")
     epoch, permutation = -1, np.empty(0, dtype=np.int64)
     step = start
     while True:
@@ -42,15 +43,15 @@ def order(seed: int, length: int, batch: int, *, start: int = 0) -> Iterator[tup
 
 
 def batches(
-    dataset: Dataset, wanted: Iterator[tuple[int, list[int]]], *, workers: int = 0
-) -> Generator[tuple[int, dict[str, Tensor]]]:
-    """The batches of (step, indices), read in this process or ahead by `workers` others.
+    dataset: Dataset, schedule: Iterator[tuple[int, list[int]]], *, workers: int = 0
+) -> Generator[tuple[int, dict[str, Shaped[Tensor, "..."]]]]:
+    """The batches of (step, indices), read in this process or prefetched by `workers` others.
 
-    The same items and the same bits whatever their number: an item is a function of its index, and
+    The batches do not depend on the number of workers: an item is a function of its index, and
     workers deliver in order.  Workers use one thread each and end with the iterator.
     """
     if workers == 0:
-        for step, indices in wanted:
+        for step, indices in schedule:
             yield step, collate(dataset, indices)
         return
     from torch.utils.data import DataLoader
@@ -58,7 +59,7 @@ def batches(
     steps: deque[int] = deque()
 
     def indices_of() -> Iterator[list[int]]:
-        for step, indices in wanted:
+        for step, indices in schedule:
             steps.append(step)
             yield indices
 
@@ -66,7 +67,7 @@ def batches(
         _Items(dataset),
         batch_sampler=_Once(indices_of()),
         num_workers=workers,
-        collate_fn=_stack_or_refusal,
+        collate_fn=_stack_or_error,
         worker_init_fn=_prepare_worker,
         generator=torch.Generator(),  # or it would draw from the global stream
     )
@@ -78,16 +79,18 @@ def batches(
             yield steps.popleft(), batch
         return
     except Exception as error:  # noqa: BLE001  (raised again below)
-        failure = error.with_traceback(None)  # it holds the reader, and that its workers
+        failure = error.with_traceback(
+            None
+        )  # the traceback holds the reader, and the reader its workers
     del reader
     raise failure
 
 
 @dataclass(frozen=True)
 class _Items(torch.utils.data.Dataset[Mapping[str, Tensor] | InputError]):
-    """A dataset as torch's loader wants it.
+    """A dataset for torch's loader.
 
-    An item that is refused is delivered as its refusal: the loader would add a traceback.
+    A refused item is delivered as its `InputError`: raised in a worker, it would get a traceback.
     """
 
     dataset: Dataset
@@ -104,7 +107,7 @@ class _Items(torch.utils.data.Dataset[Mapping[str, Tensor] | InputError]):
 
 @dataclass(frozen=True)
 class _Once:
-    """Lists of indices, as a sampler that is gone through once."""
+    """Lists of indices, as a batch sampler for one pass."""
 
     indices: Iterator[list[int]]
 
@@ -112,31 +115,31 @@ class _Once:
         return self.indices
 
 
-def _stack_or_refusal(
+def _stack_or_error(
     items: list[Mapping[str, Tensor] | InputError],
 ) -> dict[str, Tensor] | InputError:
-    whole: list[Mapping[str, Tensor]] = []
+    read: list[Mapping[str, Tensor]] = []
     for item in items:
         if isinstance(item, InputError):
             return item
-        whole.append(item)
-    return stack(whole)
+        read.append(item)
+    return stack(read)
 
 
 def _prepare_worker(worker: int) -> None:
-    """One thread; and of signals only those that its parent sends.
+    """One thread, and no signals but the parent's.
 
-    Ctrl-C and a scheduler's SIGTERM reach every process of a group; whether to stop, and when, is
-    decided by the one that reads from this worker.
+    Ctrl-C and a scheduler's SIGTERM reach every process of a group; the process that reads from
+    this worker decides whether and when to stop.
     """
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_obey_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
 
 
-def _obey_parent(parent: int) -> None:
+def _exit_with_parent(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)

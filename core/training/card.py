@@ -1,7 +1,7 @@
 """The card laid beside every checkpoint: what the network is, was trained on, and is good for.
 
-Markdown with a YAML head, as model hubs read it.  Everything a program may want to know stands in
-the head, under ``polymode``; the text below says it for people.
+Markdown with a YAML head, as model hubs read it.  The head, under ``polymode``, is for programs;
+the text below it is for people.
 """
 
 import platform
@@ -14,7 +14,8 @@ from core.parts.config import plain
 from core.parts.registry import Spec, installed_version
 from core.parts.yaml_file import parse_yaml
 from core.request import TrainRequest
-from core.training.validation import CONFIDENCE, Standing
+from core.training.state import TrainingState
+from core.training.validation import CONFIDENCE, ValidationState
 
 CARDS = Path(__file__).resolve().parents[2] / "data_cards"
 FROM_CARD = ("pretty_name", "version", "license", "origin", "personal_data")
@@ -23,15 +24,15 @@ PACKAGES = ("polymode", "torch", "numpy", "safetensors")
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card is written from.
+    """The facts of a run that its card states.
 
     Args:
         request: resolved.
         summaries: one line each on the task and the network.
         data: dataset's full name and split -> SHA-256 of its items.
         parameters: trainable numbers.
-        start: SHA-256 of the weights training began with; empty for random ones.
-        processes: that shared each batch.
+        start: SHA-256 of the initial weights; empty for random ones.
+        processes: number of data-parallel processes.
     """
 
     request: TrainRequest
@@ -42,34 +43,21 @@ class Facts:
     processes: int
 
 
-@dataclass(frozen=True)
-class State:
-    """How far training is.
+def card(facts: Facts, state: TrainingState, loss: float | None) -> str:
+    """The text of the card.
 
     Args:
-        step: taken.
+        facts: of the run.
+        state: of the checkpoint beside it.
         loss: mean of recent steps, if any counted.
-        skipped: steps left out because they were not finite.
-        rollbacks: times it went back to a checkpoint for that reason.
-        standing: of validation.
     """
-
-    step: int
-    loss: float | None
-    skipped: int
-    rollbacks: int
-    standing: Standing
-
-
-def card(facts: Facts, state: State) -> str:
-    """The text of the card."""
     import yaml
 
-    head = yaml.safe_dump(_head(facts, state), sort_keys=False, allow_unicode=True, width=100)
-    return f"---\n{head}---\n{_body(facts, state)}"
+    head = yaml.safe_dump(_head(facts, state, loss), sort_keys=False, allow_unicode=True, width=100)
+    return f"---\n{head}---\n{_body(facts, state, loss)}"
 
 
-def _head(facts: Facts, state: State) -> dict[str, Any]:
+def _head(facts: Facts, state: TrainingState, loss: float | None) -> dict[str, Any]:
     request = facts.request
     head: dict[str, Any] = {
         "library_name": "polymode",
@@ -83,11 +71,11 @@ def _head(facts: Facts, state: State) -> dict[str, Any]:
             "training": {
                 "step": state.step,
                 "steps": request.steps,
-                "loss": state.loss,
+                "loss": loss,
                 "skipped": state.skipped,
                 "rollbacks": state.rollbacks,
             },
-            "validation": _validation(request, state.standing),
+            "validation": _validation(request, state.validation),
             "data": [
                 {"name": name, "split": split, "digest": digest, **_of_card(name)}
                 for (name, split), digest in facts.data.items()
@@ -95,28 +83,28 @@ def _head(facts: Facts, state: State) -> dict[str, Any]:
             "software": software(),
         },
     }
-    if state.standing.loss is not None:
-        head["model-index"] = [_index(request, state.standing)]
+    if state.validation.loss is not None:
+        head["model-index"] = [_index(request, state.validation)]
     return head
 
 
-def _validation(request: TrainRequest, standing: Standing) -> dict[str, Any] | None:
-    if standing.loss is None:
+def _validation(request: TrainRequest, validation: ValidationState) -> dict[str, Any] | None:
+    if validation.loss is None:
         return None
     return {
-        "step": standing.step,
+        "step": validation.step,
         "dataset": held_out_spec(request).name,
         "split": "test",
-        **plain(standing.loss),
+        **plain(validation.loss),
         "confidence": CONFIDENCE,
-        "best_step": standing.best_step,
-        "best": standing.best,
+        "best_step": validation.best_step,
+        "best": validation.best,
     }
 
 
-def _index(request: TrainRequest, standing: Standing) -> dict[str, Any]:
+def _index(request: TrainRequest, validation: ValidationState) -> dict[str, Any]:
     """The measured loss in the form that model hubs show."""
-    loss, data = standing.loss, held_out_spec(request).name
+    loss, data = validation.loss, held_out_spec(request).name
     assert loss is not None
     return {
         "name": f"{request.task.name} by {request.network.name}",
@@ -142,7 +130,7 @@ def held_out_spec(request: TrainRequest) -> Spec:
 
 
 def _of_card(dataset: str) -> dict[str, Any]:
-    """What the dataset's own card says at its head."""
+    """Fields of the dataset's own card."""
     path = CARDS / f"{dataset.replace('/', '-')}.md"
     if not path.is_file():
         return {"card": None}
@@ -153,7 +141,7 @@ def _of_card(dataset: str) -> dict[str, Any]:
 
 
 def software() -> dict[str, str | None]:
-    """Versions of what computes the numbers."""
+    """Versions of the software that computes the numbers."""
     versions = {name: installed_version(name) for name in PACKAGES}
     return {"python": platform.python_version(), **versions}
 
@@ -161,31 +149,31 @@ def software() -> dict[str, str | None]:
 # --- for people ---------------------------------------------------------------------------------
 
 
-def _body(facts: Facts, state: State) -> str:
+def _body(facts: Facts, state: TrainingState, loss: float | None) -> str:
     request = facts.request
     task, network = facts.summaries
     start = "weights taken from another checkpoint" if facts.start else "random weights"
     done = "finished" if state.step >= request.steps else f"at step {state.step:,}"
-    loss = "not known yet" if state.loss is None else f"{state.loss:.4g}"
+    recent = "not known yet" if loss is None else f"{loss:.4g}"
     return "\n".join(
         [
             f"# {request.task.name} by {request.network.name}",
             f"Task: {task}. Network: {network}; {facts.parameters:,} parameters. Training from "
-            f"{start}, {done} of {request.steps:,}; loss of recent steps {loss}; "
+            f"{start}, {done} of {request.steps:,}; loss of recent steps {recent}; "
             f"{state.skipped} steps skipped, {state.rollbacks} rollbacks; seed {request.seed}.",
             "## Intended use",
-            f"What the task says: {task[0].lower() + task[1:]}, on data like the training data. "
+            f"The task: {task[0].lower() + task[1:]}, on data like the training data. "
             "`polymode sample` draws from it; `polymode evaluate` scores what was drawn.",
             "## Training data",
             *(_data_line(*which, digest) for which, digest in facts.data.items()),
             "## Evaluation",
-            _evaluation(request, state.standing),
+            _evaluation(request, state.validation),
             "## Limits",
-            "The loss above says how well noise is removed, not how good samples are: evaluate "
-            "them on the task. Nothing is known of data unlike the training data. Samples may "
+            "The loss above measures denoising, not the quality of samples: evaluate them on the "
+            "task. Results on data unlike the training data are unknown. Samples may "
             "repeat training items and carry their biases. Not for decisions about people, "
             "diagnosis included, without validation of its own.",
-            "## To get it again",
+            "## Reproducing this run",
             "The request at the head, with the same software, data, device and number of threads, "
             "gives the same weights; a rollback also depends on when checkpoints were written.",
             "",
@@ -196,21 +184,21 @@ def _body(facts: Facts, state: State) -> str:
 def _data_line(name: str, split: str, digest: str) -> str:
     found = _of_card(name)
     if found["card"] is None:
-        said = "its card is not part of this installation; see data_cards/ in the source"
+        described = "its card is not part of this installation; see data_cards/ in the source"
     else:
-        said = "; ".join(f"{key}: {found[key]}" for key in FROM_CARD[1:] if key in found)
-        said = f"{found.get('pretty_name', name)}; {said}; card {found['card']}"
-    return f"- `{name}`, split `{split}`: {said}; SHA-256 `{digest}`"
+        described = "; ".join(f"{key}: {found[key]}" for key in FROM_CARD[1:] if key in found)
+        described = f"{found.get('pretty_name', name)}; {described}; card {found['card']}"
+    return f"- `{name}`, split `{split}`: {described}; SHA-256 `{digest}`"
 
 
-def _evaluation(request: TrainRequest, standing: Standing) -> str:
-    loss = standing.loss
+def _evaluation(request: TrainRequest, validation: ValidationState) -> str:
+    loss = validation.loss
     if loss is None:
-        return "No validation was asked for (`validate_every`) or none is due yet."
+        return "No validation was requested (`validate_every`) or none is due yet."
     return (
         f"Loss of the averaged weights on {loss.n} items of the `test` split of "
-        f"`{held_out_spec(request).name}` at step {standing.step:,}: {loss.mean:.4g} "
-        f"[{loss.low:.4g}, {loss.high:.4g}] ({CONFIDENCE:.0%}, sources redrawn). Lowest so far: "
-        f"{standing.best:.4g} at step {standing.best_step:,}; having been chosen by it, it is a "
-        "little too low as an estimate of that step's loss."
+        f"`{held_out_spec(request).name}` at step {validation.step:,}: {loss.mean:.4g} "
+        f"[{loss.low:.4g}, {loss.high:.4g}] ({CONFIDENCE:.0%}, bootstrap over sources). Lowest so "
+        f"far: {validation.best:.4g} at step {validation.best_step:,}; since the step was selected "
+        "by it, it is biased low as an estimate of that step's loss."
     )

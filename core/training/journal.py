@@ -1,7 +1,7 @@
-"""What a training run writes down as it goes: ``metrics.jsonl``, and TensorBoard's files if asked.
+"""Metric logging of a training run: ``metrics.jsonl``, and TensorBoard's files on request.
 
 One JSON object a line, each written at once, so that a crash costs a line at most.  A run that
-goes on from a checkpoint forgets what was written after it.
+resumes from a checkpoint drops the lines of later steps.
 """
 
 import json
@@ -24,12 +24,12 @@ NAMES = {"loss": "train/loss", "gradient": "train/gradient", "lr": "train/lr", "
 
 
 class Journal:
-    """The open record of a run.
+    """The open metric logs of a run.
 
     Args:
         out: the run's folder.
         steps: of the whole run.
-        writes: nothing is written by a process that is not the first.
+        writes: whether this process writes; the first one does.
         tensorboard: write its files too.
     """
 
@@ -42,8 +42,8 @@ class Journal:
         self._writer: Any = None
         self._file = self._log.open("a", buffering=1)
 
-    def forget(self, step: int) -> None:
-        """Take back what was written after a step, from which the run goes on."""
+    def truncate(self, step: int) -> None:
+        """Drop the lines of steps after one from which the run resumes."""
         self.close()
         self._gathered = []
         self._recent.clear()
@@ -56,7 +56,7 @@ class Journal:
 
     @property
     def rate(self) -> float:
-        """Steps a second lately."""
+        """Recent steps a second."""
         return len(self._recent) / sum(step.seconds for step in self._recent)
 
     @property
@@ -64,8 +64,8 @@ class Journal:
         """Mean loss of recent steps that counted."""
         return _mean([step.loss for step in self._recent if not step.skipped])
 
-    def note(self, step: Step) -> None:
-        """Write a line when it is time for one."""
+    def log(self, step: Step) -> None:
+        """Record a step; write a line where one is due."""
         self._recent.append(step)
         self._gathered.append(step)
         if step.step % self._every == 0 or step.step == self._steps:
@@ -77,25 +77,25 @@ class Journal:
             self._write(_line(self._gathered, self.rate))
             self._gathered = []
 
-    def validated(self, step: int, mean: Mean) -> None:
-        """Write a validation."""
+    def log_validation(self, step: int, mean: Mean) -> None:
+        """Write the line of a validation."""
         values = {"val/loss": mean.mean, "val/low": mean.low, "val/high": mean.high}
         self._write({"step": step, **values, "val/n": mean.n})
 
-    def keep(self) -> None:
-        """Have the disk hold what was written, before a checkpoint says that it was."""
+    def sync(self) -> None:
+        """Sync the file to disk, before a checkpoint of the same step."""
         self.flush()
         os.fsync(self._file.fileno())
 
     def late_loss(self, step: int) -> float:
-        """Mean loss of the last tenth of the steps up to one; of all that counted if none did."""
+        """Mean loss of the last tenth of the steps up to `step`; of all if that has none."""
         rows = [(row["step"], row.get("loss")) for row in _rows(self._log)]
         kept = [(at, loss) for at, loss in rows if loss is not None]
         late = [loss for at, loss in kept if at > 0.9 * step] or [loss for _, loss in kept]
         return _mean(late) or 0.0
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the lines still buffered and close the files."""
         if not self._file.closed:
             self.flush()
             self._file.close()
@@ -114,20 +114,20 @@ class Journal:
 def journal(
     out: Path, steps: int, *, taken: int, tensorboard: bool = False, writes: bool = True
 ) -> Iterator[Journal]:
-    """A run's record, with what was written after step `taken` forgotten; see `Journal`."""
+    """A run's metric logs, without the lines of steps after `taken`; closed at the end."""
     record = Journal(out, steps, writes=writes, tensorboard=tensorboard)
     try:
-        record.forget(taken)
+        record.truncate(taken)
         yield record
     finally:
         record.close()
 
 
 def check_tensorboard() -> None:
-    """Say before a run starts that TensorBoard is not installed.
+    """Check before a run starts that TensorBoard is installed.
 
     Raises:
-        InputError: it is not.
+        InputError: it is not installed.
     """
     from importlib.util import find_spec
 
@@ -145,7 +145,7 @@ def _writer(folder: Path, taken: int) -> Any:
 
 
 def _line(steps: list[Step], rate: float) -> dict[str, Any]:
-    """Of several steps: means over those that counted, the last one's rate and gradient."""
+    """The line of several steps: means over those not skipped; the last one's rate and gradient."""
     counted = [step for step in steps if not step.skipped]
     last = counted[-1] if counted else None
     return {

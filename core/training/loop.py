@@ -2,12 +2,13 @@
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from jaxtyping import Float64, Shaped
 from torch import Tensor, nn
 
 from core.errors import InputError
@@ -18,22 +19,22 @@ from core.process.noise import Noise, derive
 from core.task import Example
 from core.training.distributed import Status, World
 from core.training.precision import computing
-from core.training.stopping import Asked, Stopped
+from core.training.stopping import ShouldStop, Stopped
 
-SKIPPED_IN_A_ROW = 100  # after so many a run that leaves bad steps out is going nowhere
+SKIPPED_IN_A_ROW = 100  # at most; a run that skips more steps in a row makes no progress
 
 OUT_OF_MEMORY = (
     "CUDA out of memory",
     "CUDA error: out of memory",
     "DefaultCPUAllocator: can't allocate memory",
-    "CUDNN_STATUS_NOT_SUPPORTED",  # cuDNN's word for no memory left for its workspace
+    "CUDNN_STATUS_NOT_SUPPORTED",  # cuDNN has no memory left for its workspace
     "std::bad_alloc",
 )
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one step did.
+    """The report of one optimiser step.
 
     Args:
         step: steps taken so far, this one included.
@@ -41,7 +42,7 @@ class Step:
         gradient: norm of the gradient before clipping.
         lr: learning rate used.
         seconds: it took.
-        skipped: it was not finite, or overflowed in fp16, and changed nothing.
+        skipped: it was not finite, or overflowed in fp16; no weight changed.
         micro_batch: samples computed at once in each process.
     """
 
@@ -56,11 +57,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Learner:
-    """All that changes while a network is trained: what a checkpoint has to hold.
+    """Everything that training changes, and so a checkpoint holds.
 
     Args:
-        network: what is trained.
-        objective: what is minimised; its times may learn.
+        network: being trained.
+        objective: the loss; its times may adapt.
         optimizer: of the network's parameters.
         average: the exponential average of the weights.
         powers: power-function averages, for snapshots.
@@ -74,7 +75,7 @@ class Learner:
     powers: tuple[PowerAverage, ...] = ()
     scaler: torch.amp.GradScaler | None = None
 
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
+    def tensors(self) -> dict[str, dict[str, Shaped[Tensor, "..."]]]:
         """Groups of named tensors."""
         groups = {
             "model": self.network.state_dict(),
@@ -90,10 +91,10 @@ class Learner:
             groups["scaler"] = {name: torch.tensor(state[name]) for name in SCALER}
         return groups
 
-    def load(self, groups: dict[str, dict[str, Tensor]]) -> None:
-        """Take over what `tensors` gave."""
+    def load(self, groups: Mapping[str, Mapping[str, Shaped[Tensor, "..."]]]) -> None:
+        """Restore the state that `tensors` returned."""
         self.network.load_state_dict(groups["model"])
-        self.average.load(groups["ema"])
+        self.average.load(dict(groups["ema"]))
         load_optimizer(self.optimizer, groups["optimizer"])
         for power in self.powers:
             start = f"{power.width}/"
@@ -105,34 +106,34 @@ class Learner:
             self.scaler.load_state_dict({**self.scaler.state_dict(), **saved})
 
 
-SCALER = ("scale", "_growth_tracker")  # what of a scaler's state changes
+SCALER = ("scale", "_growth_tracker")  # the entries of a scaler's state that change
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How a step is computed; what it means does not depend on this, but for rounding.
+    """How a step is computed; its result does not depend on this, up to rounding.
 
     Args:
-        world: the processes that share each batch.
-        micro_batch: samples computed at once in each of them; its whole share by default.
-        precision: what the network computes in.
-        asked: whether to stop.
-        say: told of what the user should know.
+        world: the data-parallel processes.
+        micro_batch: samples computed at once in each of them; its whole shard by default.
+        precision: number format of the network's arithmetic.
+        should_stop: whether a stop is requested.
+        notify: receives notes for the user.
     """
 
     world: World = field(default_factory=World)
     micro_batch: int | None = None
     precision: str = "fp32"
-    asked: Asked = lambda: 0
-    say: Callable[[str], None] = lambda text: None
+    should_stop: ShouldStop = lambda: 0
+    notify: Callable[[str], None] = lambda text: None
 
 
 class NotFinite(RuntimeError):
-    """The loss or its gradient is not a finite number; the weights before it are untouched."""
+    """The loss or its gradient is not finite; the weights are those before the step."""
 
 
 class OutOfMemory(InputError):
-    """One sample at a time is still too much for the machine."""
+    """Not even one sample at a time fits into memory."""
 
 
 def learning_rate(step: int, *, peak: float, warmup: int, steps: int, decay: str) -> float:
@@ -146,22 +147,22 @@ def learning_rate(step: int, *, peak: float, warmup: int, steps: int, decay: str
 
 
 def without_condition(
-    example: Example, noise: Noise, share: float, part: slice | None = None
+    example: Example, noise: Noise, probability: float, part: slice | None = None
 ) -> Example:
-    """The example with the whole condition of about `share` of its samples replaced by zeros.
+    """The example with each sample's whole condition replaced by zeros with some probability.
 
-    One draw from each sample's stream; none if share is 0.
+    One draw from each sample's stream; none if the probability is 0.
     Source: Ho and Salimans 2022, arXiv:2207.12598, algorithm 1.
 
     Args:
         example: a batch, or the part of it that is computed here.
         noise: the streams of the whole batch.
-        share: of the samples, from 0 to 1.
-        part: which of the batch the example is.
+        probability: from 0 to 1, p_uncond of the paper.
+        part: the positions of the example in the batch.
     """
-    if share == 0:
+    if probability == 0:
         return example
-    kept = noise.uniform()[part or slice(None)] >= share
+    kept = noise.uniform()[part or slice(None)] >= probability
 
     def dropped(value: Tensor) -> Tensor:
         keep = kept.to(value.device).reshape(-1, *[1] * (value.ndim - 1))
@@ -184,19 +185,19 @@ def fit(
     """Take one optimiser step per batch and report it.
 
     Args:
-        learner: what is changed by every step.
-        batches: step numbers, from 0, and what `prepare` makes examples of.
-        prepare: the examples of a step that are this process's part, and the noise streams of
-            the whole batch's draws.
+        learner: changed by every step.
+        batches: step numbers, from 0, and batches for `prepare`.
+        prepare: the examples of this process's shard of a step, and the noise streams of the whole
+            batch.
         rate: the learning rate of a step.
         clip: largest norm of the gradient.
-        skip: leave a step that is not finite out, rather than raise.
-        execution: how it is computed.
+        skip: skip a step that is not finite, rather than raise.
+        execution: processes, micro-batches and precision.
 
     Raises:
-        NotFinite: the loss or the gradient is not finite; nothing was changed by that step.
+        NotFinite: the loss or the gradient is not finite; that step changed nothing.
         OutOfMemory: not even one sample at a time fits.
-        Stopped: it was asked to; nothing was changed by the step it was in.
+        Stopped: a stop was requested; the step it was in changed nothing.
     """
     how = execution or Execution()
     optimizer, scaler, micro = learner.optimizer, learner.scaler, how.micro_batch
@@ -204,19 +205,19 @@ def fit(
     learner.network.train()
     for number, batch in batches:
         start = time.perf_counter()
-        share = _drawn(learner.objective, *prepare(number, batch), how.world, number)
-        seen, micro = _gradients(learner, share, micro, how)
-        loss = float((seen.weight * seen.loss).sum()) / share.batch
+        local = _local_batch(learner.objective, *prepare(number, batch), how.world, number)
+        batch_losses, micro = _gradients(learner, local, micro, how)
+        loss = float((batch_losses.weight * batch_losses.loss).sum()) / local.batch
         if scaler is not None:
             scaler.unscale_(optimizer)
         gradient = nn.utils.clip_grad_norm_(learner.network.parameters(), clip).item()
         lr, finite = rate(number), math.isfinite(loss) and math.isfinite(gradient)
-        # Too large for fp16 is no fault of the run: the scaler's next scale is half of this one.
+        # An fp16 overflow is expected now and then: the scaler halves its scale after it.
         overflow = scaler is not None and math.isfinite(loss) and scaler.get_scale() > 1
         if finite:
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            _step(learner, seen, number)
+            _step(learner, batch_losses, number)
         elif not (skip or overflow) or skipped == SKIPPED_IN_A_ROW:
             raise NotFinite(
                 f"step {number + 1}: loss {loss}, gradient {gradient}, lr {lr:.3g}; "
@@ -233,14 +234,14 @@ def fit(
 
 
 @dataclass(frozen=True)
-class _Share:
-    """This process's part of a step's batch, with all that is drawn for it."""
+class _LocalBatch:
+    """This rank's shard of a step's batch, with its times and noise."""
 
     example: Example
     draw: Draw
     seeds: Sequence[int]  # of each sample's streams
-    part: slice
-    batch: int
+    shard: slice
+    batch: int  # samples in all processes
     step: int
 
     def __len__(self) -> int:
@@ -248,104 +249,109 @@ class _Share:
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """Times, weights and losses of the whole batch (b,), float64."""
+class _BatchLosses:
+    """Times, weights and losses of the whole batch."""
 
-    t: Tensor
-    weight: Tensor
-    loss: Tensor
+    t: Float64[Tensor, " b"]
+    weight: Float64[Tensor, " b"]
+    loss: Float64[Tensor, " b"]
 
 
-def _drawn(objective: Objective, example: Example, noise: Noise, world: World, step: int) -> _Share:
-    part = world.shard(len(noise))
-    draw = objective.draw(example.x0, noise, part)
-    return _Share(example, draw, noise.seeds[part], part, len(noise), step)
+def _local_batch(
+    objective: Objective, example: Example, noise: Noise, world: World, step: int
+) -> _LocalBatch:
+    shard = world.shard(len(noise))
+    draw = objective.draw(example.x0, noise, shard)
+    return _LocalBatch(example, draw, noise.seeds[shard], shard, len(noise), step)
 
 
 def _gradients(
-    learner: Learner, share: _Share, micro: int | None, how: Execution
-) -> tuple[_Seen, int]:
-    """Put the gradient of the whole batch's mean loss into the network's parameters.
+    learner: Learner, local: _LocalBatch, micro: int | None, how: Execution
+) -> tuple[_BatchLosses, int]:
+    """Accumulate the gradient of the whole batch's mean loss in the network's parameters.
 
-    When memory runs out, in any process, all begin the step anew with half as many samples at
-    once: the draws are made, so that the gradient is the same.  Returns also how many it were.
+    When memory runs out in any process, all repeat the step with half the micro-batch.  The same
+    draws are reused, so the gradient is unchanged.  Also returns the micro-batch used.
     """
-    largest = -(-share.batch // how.world.size)
+    largest = -(-local.batch // how.world.size)
     micro = min(micro or largest, largest)
     while True:
         learner.optimizer.zero_grad(set_to_none=True)
-        losses, status = _attempt(learner, share, micro, how)
+        losses, status = _attempt(learner, local, micro, how)
         status = how.world.all_reduce_max(status)
         if status.not_finite:
-            raise NotFinite(f"step {share.step}: weights are not finite; lower the learning rate")
+            raise NotFinite(f"step {local.step}: weights are not finite; lower the learning rate")
         if status.stop:
             learner.optimizer.zero_grad(set_to_none=True)
-            raise Stopped(share.step, status.stop)
+            raise Stopped(local.step, status.stop)
         if not status.out_of_memory:
             break
-        micro = _smaller(micro, share.step, how)
-    seen = torch.zeros(3, share.batch, dtype=torch.float64)
-    seen[:, share.part] = torch.stack([share.draw.t, share.draw.weight, losses.double()]).cpu()
+        micro = _smaller(micro, local.step, how)
+    # Each rank fills its shard of a table of zeros, so that the sum over ranks gathers it.
+    table = torch.zeros(3, local.batch, dtype=torch.float64)
+    table[:, local.shard] = torch.stack([local.draw.t, local.draw.weight, losses.double()]).cpu()
     gradients = [p.grad for p in learner.network.parameters() if p.grad is not None]
     how.world.all_reduce_gradients(gradients)
-    return _Seen(*how.world.all_reduce_sum(seen)), micro
+    return _BatchLosses(*how.world.all_reduce_sum(table)), micro
 
 
-def _attempt(learner: Learner, share: _Share, micro: int, how: Execution) -> tuple[Tensor, Status]:
-    """Add up this process's part of the gradient, `micro` samples at a time; its losses."""
+def _attempt(
+    learner: Learner, local: _LocalBatch, micro: int, how: Execution
+) -> tuple[Tensor, Status]:
+    """Accumulate this rank's part of the gradient, `micro` samples at a time; its losses."""
     losses: list[Tensor] = []
-    nothing = share.example.x0.new_zeros(len(share))
+    nothing = local.example.x0.new_zeros(len(local))
     try:
-        for first in range(0, len(share), micro):
-            if number := how.asked():
+        for first in range(0, len(local), micro):
+            if number := how.should_stop():
                 return nothing, Status(stop=number)
-            losses.append(_backward(learner, share, slice(first, first + micro), how))
+            losses.append(_backward(learner, local, slice(first, first + micro), how))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
     else:
         return torch.cat(losses), Status()
-    # Below the handler: the traceback, which holds what filled the memory, is gone.
+    # Below the handler, where the traceback and the activations it refers to are freed.
     losses.clear()
-    if share.example.x0.is_cuda:
+    if local.example.x0.is_cuda:
         torch.cuda.empty_cache()
     return nothing, Status(out_of_memory=1)
 
 
-def _backward(learner: Learner, share: _Share, piece: slice, how: Execution) -> Tensor:
-    """The losses of some samples; their share of the batch's gradient is added to the network's."""
-    example, draw, device = share.example, share.draw, share.example.x0.device
+def _backward(learner: Learner, local: _LocalBatch, piece: slice, how: Execution) -> Tensor:
+    """The losses of some samples; their term of the batch's gradient is added to the network's."""
+    example, draw, device = local.example, local.draw, local.example.x0.device
     condition = {name: value[piece] for name, value in example.condition.items()}
     mask = None if example.mask is None else example.mask[piece]
-    # Dropout draws from the global stream, which therefore is the step's own.
+    # Dropout draws from the global stream, which is therefore seeded by the step.
     with (
-        _stream(device, derive(share.seeds[piece][0], "network")),
+        _stream(device, derive(local.seeds[piece][0], "network")),
         computing(how.precision, device),
     ):
         each = learner.objective.loss(
             learner.network, example.x0[piece], draw.t[piece], draw.eps[piece], condition, mask
         )
-    loss = (draw.weight[piece].to(each) * each).sum() / share.batch
+    loss = (draw.weight[piece].to(each) * each).sum() / local.batch
     (loss if learner.scaler is None else learner.scaler.scale(loss)).backward()
     return each.detach()
 
 
 def _smaller(micro: int, step: int, how: Execution) -> int:
-    """Half as many samples at once, told to the user."""
+    """Half the micro-batch, with a note for the user."""
     if micro == 1:
         raise OutOfMemory(
             f"step {step + 1}: out of memory with one sample at a time; lower the network's width "
             "or the size of the samples, use precision bf16, or a machine with more memory"
         )
     smaller = micro // 2
-    how.say(
+    how.notify(
         f"step {step + 1}: out of memory with {micro} samples at once; repeating it with {smaller}"
     )
     return smaller
 
 
-def _step(learner: Learner, seen: _Seen, number: int) -> None:
-    """Change the weights, their averages, and what times have learned."""
+def _step(learner: Learner, losses: _BatchLosses, number: int) -> None:
+    """Update the weights, their averages, and times that adapt."""
     try:
         if learner.scaler is None:
             learner.optimizer.step()
@@ -360,14 +366,14 @@ def _step(learner: Learner, seen: _Seen, number: int) -> None:
         ) from error
     objective = learner.objective
     if isinstance(objective.times, Adaptive):
-        objective.times.update(objective.process, seen.t, seen.loss)
+        objective.times.update(objective.process, losses.t, losses.loss)
     averages: Sequence[WeightAverage] = (learner.average, *learner.powers)
     for average in averages:
         average.update(learner.network, number)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, which torch says in several ways."""
+    """Whether an error means that memory ran out, for which torch has several messages."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
@@ -375,7 +381,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def _stream(device: torch.device, seed: int) -> Iterator[None]:
-    """The global streams follow from a seed in the block, and are as they were after it."""
+    """Seed the global streams in the block; their states are restored after it."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)
@@ -388,21 +394,23 @@ def _stream(device: torch.device, seed: int) -> Iterator[None]:
 # --- the optimizer's state ----------------------------------------------------------------------
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as named tensors: ``<parameter>.<what>``."""
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Shaped[Tensor, "..."]]:
+    """The optimizer's state as named tensors: ``<parameter>.<entry>``."""
     state = optimizer.state_dict()["state"]
     return {
-        f"{number}.{what}": torch.as_tensor(value)
+        f"{number}.{entry}": torch.as_tensor(value)
         for number, values in state.items()
-        for what, value in values.items()
+        for entry, value in values.items()
     }
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Take over what `optimizer_tensors` gave."""
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Shaped[Tensor, "..."]]
+) -> None:
+    """Restore the state that `optimizer_tensors` returned."""
     states: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
-        number, what = name.split(".", 1)
-        states.setdefault(int(number), {})[what] = value.clone()
+        number, entry = name.split(".", 1)
+        states.setdefault(int(number), {})[entry] = value.clone()
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": states, "param_groups": groups})

@@ -1,7 +1,7 @@
-"""Number formats of a network's arithmetic, and whether a device has them.
+"""Mixed precision: number formats of a network's arithmetic, and whether a device supports them.
 
-Weights, their averages and the optimizer stay in float32; `bf16` and `fp16` are what matrix
-products and convolutions compute in.  They change a run's numbers, so the request names them.
+Weights, their averages and the optimizer stay in float32; matrix products and convolutions compute
+in `bf16` or `fp16`.  The format changes a run's numbers, so the request names it.
 """
 
 import contextlib
@@ -15,25 +15,24 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Say before a run starts that a device computes in a format slowly or not at all.
+    """Check before a run starts that a device supports a format at full speed.
 
     Raises:
-        InputError: it does.
+        InputError: it does not.
     """
     if precision == "fp16" and device.type != "cuda":
         raise InputError(
-            f"precision: 'fp16' wanted on {device.type}; it needs a CUDA GPU. "
+            f"precision: 'fp16' requires a CUDA GPU, the device is {device.type}. "
             "Use --device cuda, or precision fp32"
         )
     if precision == "bf16" and device.type == "cpu" and not _cpu_has_bf16():
         raise InputError(
-            "precision: 'bf16' wanted on a CPU without AVX512-BF16 or AMX, which emulates it tens "
-            "of times slower than fp32; use precision fp32, or a GPU"
+            "precision: 'bf16' requires a CPU with AVX512-BF16 or AMX; this one emulates it, "
+            "tens of times slower than fp32; use precision fp32, or a GPU"
         )
     if precision == "bf16" and device.type == "cuda" and not _cuda_has_bf16():
         raise InputError(
-            "precision: 'bf16' wanted on a GPU older than Ampere, which has none; "
-            "use precision fp16 or fp32"
+            "precision: 'bf16' requires an Ampere GPU or newer; use precision fp16 or fp32"
         )
 
 
@@ -54,7 +53,7 @@ def computing(precision: str, device: torch.device) -> AbstractContextManager[ob
 
 
 def scaler_of(precision: str, device: torch.device) -> "torch.amp.GradScaler | None":
-    """What keeps small gradients of `fp16` from vanishing; None for other formats.
+    """The loss scaler that keeps small gradients of `fp16` from underflow; None for other formats.
 
     Source: Micikevicius et al. 2018, arXiv:1710.03740, section 3.2.
     """

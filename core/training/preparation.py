@@ -1,4 +1,4 @@
-"""From a request for training to all that the run needs; what can be refused is refused here."""
+"""From a training request to the objects of the run; wrong requests are refused here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,39 +18,38 @@ from core.parts.registry import installed
 from core.request import Emit, Machine, Note, TrainRequest
 from core.storage import checkpoint, tensor_file
 from core.storage.checkpoint import CheckpointError
-from core.storage.files import make_folder
 from core.task import Task
 from core.training.card import Facts, held_out_spec
 from core.training.distributed import World
 from core.training.journal import check_tensorboard
 from core.training.loop import Learner
 from core.training.precision import check_precision, scaler_of
-from core.training.validation import HeldOut, spread
+from core.training.validation import HeldOut, evenly_spaced
 
-# What else than the request must be as it was for a run to go on, and how it is called.
+# Besides the request, these must match for a run to resume; values are their names in messages.
 IDENTITY = {
     "data": "the data",
     "held_out": "the validation data",
-    "start": "the weights at its start",
+    "start": "the initial weights",
 }
 
 
 @dataclass(frozen=True)
 class Run:
-    """All that a run of training needs.
+    """The objects of a training run.
 
     Args:
         request: resolved.
         out: its folder.
         machine: how it is executed.
-        device: where this process computes.
-        world: the processes it shares batches with.
-        emit: hears of progress; silent but in the first process.
-        task: makes examples.
-        dataset: they are made of.
-        held_out: what it is validated on, if it is.
-        learner: what changes.
-        identity: what a checkpoint must agree with: plain values.
+        device: of this process.
+        world: the data-parallel processes.
+        emit: receives progress; silent but in the first process.
+        task: prepares examples.
+        dataset: the training split.
+        held_out: items for validation, if any.
+        learner: network, optimizer and averages.
+        identity: plain values that must equal a checkpoint's for the run to resume.
         facts: for the card.
         shape: of a sample, as the checkpoint states it; None of an empty dataset.
     """
@@ -78,18 +77,18 @@ def prepare_run(
     world: World,
     emit: Emit,
 ) -> Run:
-    """The live parts of a run, at its beginning.
+    """The objects of a run, before its first step.
 
     Raises:
-        InputError: an option is wrong, the machine lacks what it asks for, `out` is not writable,
-            or the weights to start with do not fit.
+        InputError: an option is wrong, the machine lacks what it requires, the task cannot use the
+            data, or the initial weights do not fit.
     """
     _check(request, machine, device, world)
     task: Task = configure("task", request.task)()
     objective = objective_of(request)
     network = network_of(request, task, objective.outputs)
     _check_level(network, request)
-    begun = _start(request, network, out, emit)
+    start = _load_start(request, network, out, emit)
     dataset = open_dataset(request.dataset, "train", task)
     shape = _check_first(dataset, task)
     held_out = _held_out(request, task)
@@ -109,11 +108,9 @@ def prepare_run(
         "request": plain(request),
         "data": digests["data"],
         "held_out": digests.get("held_out", ""),
-        "start": begun,
+        "start": start,
     }
-    facts = _facts(request, network, digests, begun, world)
-    make_folder(out)  # after every refusal, so that none leaves a folder behind
-    _warn_of_space(out, learner, emit)
+    facts = _facts(request, network, digests, start, world)
     return Run(
         request, out, machine, device, world, emit, task, dataset, held_out, learner,
         identity, facts, shape,
@@ -126,12 +123,12 @@ def _check(request: TrainRequest, machine: Machine, device: torch.device, world:
         check_tensorboard()
     if request.batch < world.size:
         raise InputError(
-            f"batch: {request.batch} samples for {world.size} processes; each needs one at least: "
+            f"batch: {request.batch} samples for {world.size} processes; each needs at least one: "
             "raise batch or use fewer processes"
         )
     if request.patience and not request.validate_every:
         raise InputError(
-            f"patience: {request.patience} validations wanted, but validate_every is 0; set both"
+            f"patience: {request.patience} requires validations, but validate_every is 0; set both"
         )
 
 
@@ -169,7 +166,7 @@ def _held_out(request: TrainRequest, task: Task) -> HeldOut | None:
             "`validation`, or leave validate_every at 0"
         )
     _check_first(dataset, task)
-    items = spread(len(dataset), request.validation_items)
+    items = evenly_spaced(len(dataset), request.validation_items)
     return HeldOut(dataset, items, task, objective_of(request), request.seed, request.precision)
 
 
@@ -177,7 +174,7 @@ def _facts(
     request: TrainRequest,
     network: nn.Module,
     digests: Mapping[str, str],
-    begun: str,
+    start: str,
     world: World,
 ) -> Facts:
     names = {"data": request.dataset.name, "held_out": held_out_spec(request).name}
@@ -191,7 +188,7 @@ def _facts(
         ),
         {(names[kind], splits[kind]): digest for kind, digest in digests.items()},
         sum(p.numel() for p in network.parameters()),
-        begun,
+        start,
         world.size,
     )
 
@@ -199,18 +196,18 @@ def _facts(
 def _warn_of_space(out: Path, learner: Learner, emit: Emit) -> None:
     tensors = learner.tensors()
     weights = dict(learner.network.named_parameters())
-    # The optimizer has nothing yet; it will hold two numbers for each weight.
+    # AdamW's moments do not exist yet: two numbers for each weight.
     tensors["optimizer"] = {f"{i}{name}": w for i in (0, 1) for name, w in weights.items()}
     warning = checkpoint.require_space(out / "checkpoints", tensors)
     if warning is not None:
         emit(Note(text=warning))
 
 
-# --- weights to start with ----------------------------------------------------------------------
+# --- initial weights -----------------------------------------------------------------------------
 
 
-def _start(request: TrainRequest, network: nn.Module, out: Path, emit: Emit) -> str:
-    """Put the weights of `request.start` into a network; their digest."""
+def _load_start(request: TrainRequest, network: nn.Module, out: Path, emit: Emit) -> str:
+    """Load the weights of `request.start` into a network; their digest."""
     if request.start is None:
         return ""
     try:
@@ -218,24 +215,27 @@ def _start(request: TrainRequest, network: nn.Module, out: Path, emit: Emit) -> 
     except CheckpointError as error:
         if not checkpoint.is_started(out / "checkpoints"):
             raise CheckpointError(f"start: {error}") from error
-        emit(Note(text=f"start: {error}; going on, since this run has begun already"))
+        emit(Note(text=f"start: {error}; resuming without it, since this run has checkpoints"))
         return checkpoint.load(out, groups=("ema",)).state.get("start", "")
     weights = upgraded(saved).tensors["ema"]
     wrong = _misfits(weights, network.state_dict())
     if wrong:
         raise InputError(
             f"start: the weights in {request.start} do not fit {request.network.name}: "
-            f"{'; '.join(wrong)}; give the network the options they were made with"
+            f"{'; '.join(wrong)}; give the network the options they were trained with"
         )
     network.load_state_dict(weights)
     return tensor_file.seal(saved.tensors["ema"])  # as saved: an upgrade is no other start
 
 
-def _misfits(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    missing, more = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
-    wrong = [f"{name} is missing" for name in missing] + [f"{name} is too many" for name in more]
-    return wrong + [
-        f"{name} is {tuple(given[name].shape)}, wanted {tuple(wanted[name].shape)}"
-        for name in sorted(given.keys() & wanted.keys())
-        if given[name].shape != wanted[name].shape
+def _misfits(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """Every weight that is missing, unexpected or of another shape."""
+    return [
+        *(f"missing weight {name}" for name in sorted(expected.keys() - given.keys())),
+        *(f"unexpected weight {name}" for name in sorted(given.keys() - expected.keys())),
+        *(
+            f"{name} has shape {tuple(given[name].shape)}, expected {tuple(expected[name].shape)}"
+            for name in sorted(given.keys() & expected.keys())
+            if given[name].shape != expected[name].shape
+        ),
     ]

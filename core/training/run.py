@@ -1,13 +1,13 @@
-"""One run of training: prepared, followed step by step, saved, and gone on with.
+"""One run of training: its steps, checkpoints, validations, rollbacks and resumption.
 
-The loop in `core.training.loop` reports; here it is decided what to write, when to save, validate,
-go back and end.  All that a run has learned and decided is in its checkpoints.
+The loop in `core.training.loop` reports each step; this module decides what to write, when to save
+and validate, when to roll back and when to end.  The whole state of a run is in its checkpoints.
 """
 
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
@@ -16,164 +16,130 @@ from torch import Tensor
 from core.data import check_classes
 from core.network.ema import save_snapshot
 from core.network.upgrade import upgraded
-from core.parts.config import plain
 from core.process.noise import Noise, derive
 from core.request import Note, Progress
-from core.results.metrics import Mean
 from core.storage import checkpoint
 from core.storage.checkpoint import Checkpoint, CheckpointError, NewerCheckpoint
 from core.task import Example
 from core.training.batches import batches, order
-from core.training.card import State, card
+from core.training.card import card
 from core.training.distributed import Status
 from core.training.journal import Journal
 from core.training.loop import Execution, NotFinite, Step, fit, learning_rate, without_condition
 from core.training.preparation import IDENTITY, Run
-from core.training.stopping import Asked, Stopped, obey
-from core.training.validation import Standing, validate
+from core.training.state import TrainingState
+from core.training.stopping import ShouldStop, Stopped, remove_stop_file
+from core.training.validation import validate
 
-NEWS_SECONDS = 0.25  # between two pieces of news
-ROLLBACKS = 3  # after so many a run that goes back ends
-
-
-@dataclass(frozen=True)
-class Place:
-    """How far a run is: beside the learner, all that the next step depends on.
-
-    Args:
-        step: steps taken.
-        skipped: of them, those left out.
-        rollbacks: times it went back; each draws what follows anew.
-        standing: of validation.
-    """
-
-    step: int = 0
-    skipped: int = 0
-    rollbacks: int = 0
-    standing: Standing = field(default_factory=Standing)
-
-    @classmethod
-    def of(cls, saved: Checkpoint) -> "Place":
-        """The place that `state` gave."""
-        state = saved.state
-        standing = dict(state.get("validation", {}))
-        if standing.get("loss"):
-            standing["loss"] = Mean(**standing["loss"])
-        return cls(
-            saved.step, state.get("skipped", 0), state.get("rollbacks", 0), Standing(**standing)
-        )
-
-    def state(self) -> dict[str, Any]:
-        """Plain values for a checkpoint."""
-        return {
-            "skipped": self.skipped,
-            "rollbacks": self.rollbacks,
-            "validation": plain(self.standing),
-        }
-
-    def is_last(self, run: Run) -> bool:
-        """Whether nothing is left to do."""
-        patience = run.request.patience
-        impatient = 0 < patience <= self.standing.stale
-        return self.step >= run.request.steps or impatient
+PROGRESS_SECONDS = 0.25  # between two reports of progress
+ROLLBACKS = 3  # at most; the next non-finite step ends the run
 
 
-def follow(run: Run, record: Journal, asked: Asked, place: Place) -> Place:
-    """Train to the end from a place, over rollbacks; where it ended.
+def train_to_end(
+    run: Run, record: Journal, should_stop: ShouldStop, state: TrainingState
+) -> TrainingState:
+    """Train from a state to the end, rolling back where that is requested; the last state.
 
     Raises:
-        NotFinite: as the request's `on_nan` has it; the last checkpoint is whole.
-        Stopped: it was asked to; a checkpoint of the current step is on disk.
+        NotFinite: a loss or gradient is not finite, unless `on_nan` handles it; the last checkpoint
+            is whole.
+        Stopped: a stop was requested; a checkpoint of the current step is on disk.
     """
     while True:
         try:
-            return _onwards(run, record, asked, place)
+            return _train(run, record, should_stop, state)
         except NotFinite as error:
-            what = f"{run.request.task.name} on {run.request.dataset.name}, {error}"
+            where = f"{run.request.task.name} on {run.request.dataset.name}, {error}"
             if run.request.on_nan != "rollback":
-                raise NotFinite(what) from error
-            if place.rollbacks == ROLLBACKS:
-                raise NotFinite(f"{what}; it went back {ROLLBACKS} times already") from error
-            saved = _back(run)
+                raise NotFinite(where) from error
+            if state.rollbacks == ROLLBACKS:
+                raise NotFinite(f"{where}; already rolled back {ROLLBACKS} times") from error
+            saved = _newest(run)
             run.learner.load(saved.tensors)
-            place = replace(Place.of(saved), rollbacks=place.rollbacks + 1)
-            record.forget(place.step)
+            state = replace(TrainingState.of(saved), rollbacks=state.rollbacks + 1)
+            record.truncate(state.step)
             run.emit(
                 Note(
-                    text=f"{error}; back to step {place.step}, other draws from there "
-                    f"({place.rollbacks} of {ROLLBACKS})"
+                    text=f"{error}; rolled back to step {state.step}, with other draws from there "
+                    f"({state.rollbacks} of {ROLLBACKS})"
                 )
             )
 
 
-def _onwards(run: Run, record: Journal, asked: Asked, place: Place) -> Place:
-    """Train from a place until it is the last, or an exception."""
-    request, machine, begun = run.request, run.machine, place.step
-    last_save = last_news = time.monotonic()
-    with closing(_steps(run, place, asked)) as steps:
+def _train(
+    run: Run, record: Journal, should_stop: ShouldStop, state: TrainingState
+) -> TrainingState:
+    """Train from a state until the last one, or an exception."""
+    request, machine, first = run.request, run.machine, state.step
+    last_save = last_report = time.monotonic()
+    with closing(_steps(run, state, should_stop)) as steps:
         try:
-            for step in () if place.is_last(run) else steps:
-                place = replace(place, step=step.step, skipped=place.skipped + step.skipped)
-                record.note(step)
+            for step in () if _is_last(run, state) else steps:
+                state = replace(state, step=step.step, skipped=state.skipped + step.skipped)
+                record.log(step)
                 if request.snapshots and run.world.first:
                     _snapshot(run, step.step)
-                place = _validated(run, record, place, step.micro_batch)
-                last, now = place.is_last(run), time.monotonic()
-                if last or now - last_save >= machine.save_seconds or _is_new_best(place):
-                    save(run, record, place)
+                state = _validated(run, record, state, step.micro_batch)
+                last, now = _is_last(run, state), time.monotonic()
+                if last or now - last_save >= machine.save_seconds or _is_new_best(state):
+                    save(run, record, state)
                     last_save = time.monotonic()
-                if last or now - last_news >= NEWS_SECONDS:
-                    run.emit(_news(run, record, place))
-                    last_news = now
+                if last or now - last_report >= PROGRESS_SECONDS:
+                    run.emit(_progress(run, record, state))
+                    last_report = now
                 if last:
                     break
         except Stopped as stopped:
-            if place.step > begun:
-                save(run, record, place)
+            if state.step > first:
+                save(run, record, state)
             _leave(run)
             if run.world.first:
-                obey(run.out)
-            raise Stopped(place.step, stopped.number) from None
+                remove_stop_file(run.out)
+            raise Stopped(state.step, stopped.number) from None
     _leave(run)
-    return place
+    return state
 
 
 def _leave(run: Run) -> None:
-    """Wait for the others, so that all end when what they did is saved."""
+    """Wait for the others, so that all end once the first process has saved."""
     if run.world.all_reduce_max(Status()).not_finite:
         raise NotFinite("the weights are not finite; lower the learning rate")
 
 
-def _steps(run: Run, place: Place, asked: Asked) -> Generator[Step]:
-    """The optimiser steps from a place on."""
+def _is_last(run: Run, state: TrainingState) -> bool:
+    return state.is_last(run.request.steps, run.request.patience)
+
+
+def _steps(run: Run, state: TrainingState, should_stop: ShouldStop) -> Generator[Step]:
+    """The optimiser steps from a state on."""
     request, device, world = run.request, run.device, run.world
-    part = world.shard(request.batch)
-    seed = derive(request.seed, "rollback", place.rollbacks) if place.rollbacks else request.seed
+    shard = world.shard(request.batch)
+    seed = derive(request.seed, "rollback", state.rollbacks) if state.rollbacks else request.seed
 
     def indices_of(step: int) -> list[int]:
         indices = next(order(seed, len(run.dataset), request.batch, start=step))[1]
-        return indices[part]
+        return indices[shard]
 
     def prepare(step: int, items: Mapping[str, Tensor]) -> tuple[Example, Noise]:
         batch = {name: value.to(device) for name, value in items.items()}
         noise = Noise.of(seed, "train", step, each=range(request.batch))
         example = run.task.prepare(batch)
         check_classes(example, run.task, lambda i: run.dataset.name(indices_of(step)[i]))
-        return without_condition(example, noise, request.unconditional, part), noise
+        return without_condition(example, noise, request.unconditional, shard), noise
 
-    ordered = order(seed, len(run.dataset), request.batch, start=place.step)
-    wanted = takewhile(lambda batch: batch[0] < request.steps, ordered)
+    ordered = order(seed, len(run.dataset), request.batch, start=state.step)
+    remaining = takewhile(lambda batch: batch[0] < request.steps, ordered)
     execution = Execution(
         world=world,
         micro_batch=run.machine.micro_batch,
         precision=request.precision,
-        asked=asked,
-        say=lambda text: run.emit(Note(text=text)),
+        should_stop=should_stop,
+        notify=lambda text: run.emit(Note(text=text)),
     )
     with closing(
         batches(
             run.dataset,
-            ((step, indices[part]) for step, indices in wanted),
+            ((step, indices[shard]) for step, indices in remaining),
             workers=run.machine.workers,
         )
     ) as data:
@@ -196,37 +162,38 @@ def _rate(run: Run) -> Callable[[int], float]:
 
 
 def _snapshot(run: Run, step: int) -> None:
-    """Averages are on disk before a checkpoint can say that they are."""
+    """Averages are on disk before a checkpoint that relies on them."""
     if step % run.request.snapshots == 0 or step == run.request.steps:
         save_snapshot(run.out / "averages", step, run.learner.powers)
 
 
-def _validated(run: Run, record: Journal, place: Place, micro: int) -> Place:
-    """The place once a validation that is due has been made."""
-    if run.held_out is None or place.step % run.request.validate_every:
-        return place
+def _validated(run: Run, record: Journal, state: TrainingState, micro_batch: int) -> TrainingState:
+    """The state after validation, where one is due."""
+    if run.held_out is None or state.step % run.request.validate_every:
+        return state
     learner = run.learner
-    loss = validate(run.held_out, learner.network, learner.average.weights, micro, run.world)
-    record.validated(place.step, loss)
-    place = replace(place, standing=place.standing.after(place.step, loss))
-    if place.is_last(run) and place.step < run.request.steps:
+    loss = validate(run.held_out, learner.network, learner.average.weights, micro_batch, run.world)
+    record.log_validation(state.step, loss)
+    state = replace(state, validation=state.validation.updated(state.step, loss))
+    if _is_last(run, state) and state.step < run.request.steps:
         run.emit(
             Note(
-                text=f"ending at step {place.step}: {place.standing.stale} validations without "
-                f"improvement since step {place.standing.best_step}"
+                text=f"ending at step {state.step}: {state.validation.stale} validations without "
+                f"improvement since step {state.validation.best_step}"
             )
         )
-    return place
+    return state
 
 
-def _is_new_best(place: Place) -> bool:
-    return place.standing.best is not None and place.standing.best_step == place.step
+def _is_new_best(state: TrainingState) -> bool:
+    return state.validation.best is not None and state.validation.best_step == state.step
 
 
-def _news(run: Run, record: Journal, place: Place) -> Progress:
-    figures = {"loss": record.loss, "val": place.standing.loss and place.standing.loss.mean}
+def _progress(run: Run, record: Journal, state: TrainingState) -> Progress:
+    validation = state.validation.loss
+    figures = {"loss": record.loss, "val": validation and validation.mean}
     return Progress(
-        done=place.step,
+        done=state.step,
         total=run.request.steps,
         unit="step",
         rate=record.rate,
@@ -237,11 +204,11 @@ def _news(run: Run, record: Journal, place: Place) -> Progress:
 # --- checkpoints --------------------------------------------------------------------------------
 
 
-def save(run: Run, record: Journal, place: Place) -> None:
-    """Write a checkpoint, with the card beside it; the first process does.
+def save(run: Run, record: Journal, state: TrainingState) -> None:
+    """Write a checkpoint, with the card beside it, in the first process.
 
     Raises:
-        NotFinite: something in it is not, so that it is not written.
+        NotFinite: a weight is not finite; nothing is written.
         StorageError: the disk is full or not writable; older checkpoints are untouched.
     """
     if not run.world.first:
@@ -249,17 +216,16 @@ def save(run: Run, record: Journal, place: Place) -> None:
     tensors = run.learner.tensors()
     if not _is_finite(tensors):
         run.world.all_reduce_max(Status(not_finite=1))
-        raise NotFinite(f"step {place.step}: weights are not finite; lower the learning rate")
-    record.keep()
-    standing = place.standing
-    state = State(place.step, record.loss, place.skipped, place.rollbacks, standing)
+        raise NotFinite(f"step {state.step}: weights are not finite; lower the learning rate")
+    record.sync()
+    validation = state.validation
     checkpoint.save(
         run.out / "checkpoints",
-        place.step,
+        state.step,
         tensors,
-        {**run.identity, "shape": run.shape, **place.state()},
-        also=(standing.best_step,) if standing.best is not None else (),
-        documents={"README.md": card(run.facts, state)},
+        {**run.identity, "shape": run.shape, **state.document()},
+        also=(validation.best_step,) if validation.best is not None else (),
+        documents={"README.md": card(run.facts, state, record.loss)},
     )
 
 
@@ -268,8 +234,8 @@ def _is_finite(groups: Mapping[str, Mapping[str, Tensor]]) -> bool:
     return all(bool(value.isfinite().all()) for value in tensors if value.is_floating_point())
 
 
-def resume(run: Run) -> Place:
-    """Where the run in the output folder was, with the learner put there; the start if it is new.
+def resume(run: Run) -> TrainingState:
+    """Restore the learner from the run in the output folder, if there is one; its state.
 
     The first process chooses the checkpoint; all read it.
 
@@ -277,17 +243,17 @@ def resume(run: Run) -> Place:
         CheckpointError: the folder holds a run of another request, or of other data or weights.
     """
     first = run.world.first
-    found = run.world.barrier_after(lambda: _continued(run) if first else None)
+    found = run.world.barrier_after(lambda: _to_resume(run) if first else None)
     if not run.world.broadcast(0 if found is None else 1):
-        return Place()
-    saved = _chosen(run, found)
+        return TrainingState()
+    saved = _read_by_all(run, found)
     run.learner.load(saved.tensors)
-    run.emit(Note(text=f"going on from step {saved.step} ({saved.path.name})"))
-    return Place.of(saved)
+    run.emit(Note(text=f"resuming from step {saved.step} ({saved.path.name})"))
+    return TrainingState.of(saved)
 
 
-def _continued(run: Run) -> Checkpoint | None:
-    """The newest whole checkpoint of this very run, if there is one."""
+def _to_resume(run: Run) -> Checkpoint | None:
+    """The newest whole checkpoint of this run, if there is one."""
     folder = run.out / "checkpoints"
     if not checkpoint.is_started(folder):
         return None
@@ -306,11 +272,11 @@ def _continued(run: Run) -> Checkpoint | None:
 
 def _check_same(run: Run, state: Mapping[str, Any]) -> None:
     before, now = state.get("request", {}), run.identity["request"]
-    # Of `start` the weights count, which are compared below, not where they lie.
+    # `start` is a path: its weights are compared below by their digest.
     changed = sorted(n for n in now if n != "start" and before.get(n) != now[n])
-    for name, what in IDENTITY.items():
+    for name, label in IDENTITY.items():
         if state.get(name, "") != run.identity[name]:
-            changed.append(what)
+            changed.append(label)
     if changed:
         raise CheckpointError(
             f"{run.out}: holds a run that differs in {', '.join(changed)}; "
@@ -318,20 +284,20 @@ def _check_same(run: Run, state: Mapping[str, Any]) -> None:
         )
 
 
-def _back(run: Run) -> Checkpoint:
+def _newest(run: Run) -> Checkpoint:
     """The newest whole checkpoint, in every process."""
     folder = run.out / "checkpoints"
     found = run.world.barrier_after(lambda: checkpoint.load(folder) if run.world.first else None)
-    return _chosen(run, found)
+    return _read_by_all(run, found)
 
 
-def _chosen(run: Run, found: Checkpoint | None) -> Checkpoint:
-    """What the first process found, read by the others too."""
+def _read_by_all(run: Run, found: Checkpoint | None) -> Checkpoint:
+    """The checkpoint that the first process found, read by the others too."""
     step = run.world.broadcast(found.step if found else 0)
     try:
         saved = run.world.barrier_after(lambda: found or checkpoint.load(run.out, step=step))
         return upgraded(saved)
     except CheckpointError as error:
         raise CheckpointError(
-            f"{error}\nEvery process of a run has to see the same output folder"
+            f"{error}\nEvery process of a run must see the same output folder"
         ) from error

@@ -1,4 +1,4 @@
-"""Asking a long run to end: signals, a file named STOP, or whatever the caller looks at."""
+"""Requests to stop a long run: signals, a file named STOP, or a function of the caller's."""
 
 import signal
 import threading
@@ -8,21 +8,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-Asked = Callable[[], int]
-"""Whether to stop: a signal's number, 1 without one, or 0 to go on."""
+ShouldStop = Callable[[], int]
+"""Whether to stop: a signal's number, 1 without one, or 0 to continue."""
 
 FILE = "STOP"
-LOOK_SECONDS = 0.5  # between two looks for the file: cheap on a network file system
+POLL_SECONDS = 0.5  # between two looks for the file: cheap on a network file system
 
 
 class Stopped(BaseException):
-    """A run was asked to end, and all it did is saved; the same command goes on.
+    """A run was asked to stop and has saved its work; the same command resumes it.
 
-    No `Exception`, as `KeyboardInterrupt` is none: it is no failure, and whoever counts or retries
-    failures must let it pass.
+    Not an `Exception`, like `KeyboardInterrupt`: code that counts or retries failures must let it
+    pass.
 
     Args:
-        step: where it ended.
+        step: optimiser steps taken.
         number: of the signal; 1 if there was none.
     """
 
@@ -37,62 +37,64 @@ class Stopped(BaseException):
 
 
 @contextmanager
-def signals_asked() -> Iterator[Asked]:
-    """Have the first SIGINT or SIGTERM ask for a stop while the block lasts.
+def catch_signals() -> Iterator[ShouldStop]:
+    """Have the first SIGINT or SIGTERM request a stop while the block lasts.
 
-    A second one does at once what it did before the block.  Handlers are put back at the end.
-    Off the main thread, where Python allows no handlers, signals do what they always do.
+    A second one invokes the handler that was installed before the block, at once.  Handlers are
+    restored at the end.  Off the main thread, where Python allows no handlers, signals keep theirs.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: 0
         return
-    came = 0
+    received = 0
 
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal came
-        if came:
-            put_back()
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal received
+        if received:
+            restore()
             signal.raise_signal(number)
-        came = number
+        received = number
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def put_back() -> None:
+    def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
     try:
-        yield lambda: came
+        yield lambda: received
     finally:
-        put_back()
+        restore()
 
 
-def asked_by(signals: Asked, folder: Path, caller: Callable[[], bool] | None) -> Asked:
-    """A stop asked for by a signal, by a file named STOP in a folder, or by the caller."""
+def stop_request(
+    signals: ShouldStop, folder: Path, caller: Callable[[], bool] | None
+) -> ShouldStop:
+    """A stop requested by a signal, by a file named STOP in a folder, or by the caller."""
     last, found = 0.0, 0
 
-    def asked() -> int:
+    def should_stop() -> int:
         nonlocal last, found
         if number := signals():
             return number
         if caller is not None and caller():
             return 1
-        if time.monotonic() - last >= LOOK_SECONDS:
+        if time.monotonic() - last >= POLL_SECONDS:
             last, found = time.monotonic(), int((folder / FILE).exists())
         return found
 
-    return asked
+    return should_stop
 
 
-def obey(folder: Path) -> None:
-    """Remove the file, so that the next run goes on."""
+def remove_stop_file(folder: Path) -> None:
+    """Remove the file named STOP, so that the next run continues."""
     (folder / FILE).unlink(missing_ok=True)
 
 
-def deliver(stopped: Stopped) -> None:
-    """Let a signal that was held back do now what it does by default or by the caller's handler.
+def raise_caught_signal(stopped: Stopped) -> None:
+    """Raise again the signal that stopped a run, for the default or the caller's handler.
 
-    Returns if there was none or if that lets the program go on.
+    Returns if there was none or if that handler does.
     """
     on_main = threading.current_thread() is threading.main_thread()
     if stopped.number > 1 and on_main:

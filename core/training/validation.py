@@ -1,12 +1,14 @@
-"""The loss on held-out items while a network is trained: which step was best, and when to end.
+"""The loss on held-out items during training: the best step, and early stopping.
 
 Items, times and noise follow from the request, so that two validations differ by the weights alone.
 """
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from core.data import Dataset, check_classes, collate
@@ -23,7 +25,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What is measured on.
+    """The held-out items that a validation uses, and how.
 
     Args:
         dataset: none of its items were trained on.
@@ -31,7 +33,7 @@ class HeldOut:
         task: makes examples of them.
         objective: its loss; a fresh one, since times that have learned would change the measure.
         seed: of times and noise.
-        precision: what the network computes in.
+        precision: number format of the network's arithmetic.
     """
 
     dataset: Dataset
@@ -43,14 +45,14 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How validation stands: plain values, saved with every checkpoint.
+class ValidationState:
+    """The results of validation so far: plain values, saved with every checkpoint.
 
     Args:
         loss: of the last validation, with its interval; None before the first.
         step: of the last validation.
         best: the lowest mean so far.
-        best_step: where it was.
+        best_step: its step.
         stale: validations since without improvement.
     """
 
@@ -60,56 +62,60 @@ class Standing:
     best_step: int = 0
     stale: int = 0
 
-    def after(self, step: int, loss: Mean) -> "Standing":
-        """The standing once `step` has been measured."""
+    def updated(self, step: int, loss: Mean) -> "ValidationState":
+        """The state with the loss of one more step."""
         if self.best is None or loss.mean < self.best:
-            return Standing(loss, step, loss.mean, step, 0)
+            return ValidationState(loss, step, loss.mean, step, 0)
         return replace(self, loss=loss, step=step, stale=self.stale + 1)
 
 
-def spread(count: int, wanted: int) -> tuple[int, ...]:
-    """`wanted` of `count` indices, all if there are fewer, spread evenly over them."""
-    wanted = min(count, wanted)
-    return tuple(place * count // wanted for place in range(wanted))
+def evenly_spaced(count: int, number: int) -> tuple[int, ...]:
+    """`number` of `count` indices, evenly spaced; all if there are fewer."""
+    number = min(count, number)
+    return tuple(i * count // number for i in range(number))
 
 
 @torch.no_grad()
 def validate(
-    held_out: HeldOut, network: nn.Module, weights: dict[str, Tensor], micro: int, world: World
+    held_out: HeldOut,
+    network: nn.Module,
+    weights: Mapping[str, Shaped[Tensor, "..."]],
+    micro_batch: int,
+    world: World,
 ) -> Mean:
-    """The mean loss of some weights with its interval, sources redrawn first.
+    """The mean loss of some weights with its bootstrap interval over sources.
 
-    A copy of the network is made for it, and gone afterwards.
+    It is computed on a temporary copy of the network.
 
     Args:
-        held_out: what to measure on.
-        network: its shape.
-        weights: put in the place of its own.
-        micro: items computed at once.
-        world: processes that share the items.
+        held_out: the items.
+        network: the architecture.
+        weights: of the copy.
+        micro_batch: items computed at once.
+        world: processes that the items are distributed over.
     """
     copy = deepcopy(network).eval()
     copy.load_state_dict(weights)
-    part, losses = world.shard(len(held_out.items)), torch.zeros(len(held_out.items)).double()
-    for first in range(part.start, part.stop, micro):
-        piece = slice(first, min(first + micro, part.stop))
+    shard, losses = world.shard(len(held_out.items)), torch.zeros(len(held_out.items)).double()
+    for first in range(shard.start, shard.stop, micro_batch):
+        piece = slice(first, min(first + micro_batch, shard.stop))
         losses[piece] = _losses(held_out, copy, piece).double().cpu()
     world.all_reduce_max(Status())
-    losses = world.all_reduce_sum(losses)
+    losses = world.all_reduce_sum(losses)  # each rank filled its shard of a vector of zeros
     if not losses.isfinite().all():
         raise NotFinite("the loss on held-out items is not finite; lower the learning rate")
     sources = [held_out.dataset.source(index) for index in held_out.items]
     return interval(losses.tolist(), sources, confidence=CONFIDENCE)
 
 
-def _losses(held_out: HeldOut, network: nn.Module, piece: slice) -> Tensor:
+def _losses(held_out: HeldOut, network: nn.Module, piece: slice) -> Float[Tensor, " b"]:
     """The weighted losses of some of the items."""
     objective, device = held_out.objective, next(network.parameters()).device
     batch = collate(held_out.dataset, list(held_out.items[piece]))
     example = held_out.task.prepare({name: value.to(device) for name, value in batch.items()})
     indices = held_out.items[piece]
     check_classes(example, held_out.task, lambda i: held_out.dataset.name(indices[i]))
-    # Times look at the whole set, so each piece is cut from the same draw for all of it.
+    # Stratified times depend on the whole set: each piece is cut from the one draw for all items.
     noise = Noise.of(held_out.seed, "validate", each=held_out.items)
     t, weight, eps = objective.draw(example.x0, noise, piece)
     with computing(held_out.precision, device):

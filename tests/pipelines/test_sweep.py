@@ -558,9 +558,9 @@ def test_a_search_goes_on_after_its_command_is_ended(tmp_path, number, status):
     (folder,) = out.glob("store/sweep-*")
     rows = json.loads((folder / "trials.json").read_text())["trials"]
     assert [(row["state"], row["steps"]) for row in rows] == [("finished", 200)] * 4
-    resumed = [at for at in folder.glob("trials/*") if any("going on" in e for e in events(at))]
+    resumed = [at for at in folder.glob("trials/*") if any("resuming" in e for e in events(at))]
     assert resumed
     assert not set(resumed) & set(before)
     if number == signal.SIGTERM:  # the step it was at, which no validation and no clock chose
-        notes = [e for at in resumed for e in events(at) if "going on from step" in e]
+        notes = [e for at in resumed for e in events(at) if "resuming from step" in e]
         assert any(int(re.search(r"step (\d+)", note)[1]) % 100 for note in notes), notes

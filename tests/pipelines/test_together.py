@@ -96,7 +96,7 @@ def test_a_killed_worker_costs_an_attempt_and_changes_no_bit(ray_here, tmp_path)
     assert killed
     assert outcome.state == "done", shown
     assert outcome.attempts == 2
-    assert "going on from step" in shown
+    assert "resuming from step" in shown
     one, two = weights(whole, steps), weights(folder, steps)
     assert one
     for name, tensors in one.items():

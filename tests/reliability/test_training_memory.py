@@ -50,7 +50,7 @@ def step_of(network, dtype, micro=None, said=None, batch=10):
         mask = (Noise.of(9, each=range(batch)).normal((4,), dtype) > 0).to(dtype)
         return without_condition(Example(x0, {"side": x0[:, :1]}, mask), noise, 0.3), noise
 
-    how = Execution(micro_batch=micro, say=(said if said is not None else []).append)
+    how = Execution(micro_batch=micro, notify=(said if said is not None else []).append)
     (report,) = fit(learner, [(0, None)], prepare, lambda step: 1e-3, clip=1e9, execution=how)
     return [p.grad.clone() for p in network.parameters()], report
 

@@ -108,7 +108,7 @@ def test_rollback_goes_back_and_on_with_other_draws(spoil, tmp_path):
     trained(wanted, tmp_path / "clean")
     spoil(13)
     notes = trained(wanted, tmp_path / "spoiled", save_seconds=1000.0)
-    (note,) = (n for n in notes if "back to step 0, other draws from there (1 of 3)" in n)
+    (note,) = (n for n in notes if "back to step 0, with other draws from there (1 of 3)" in n)
     assert note.startswith("step 14: loss nan")
     assert checkpoint.load(tmp_path / "spoiled").state["rollbacks"] == 1
     assert [row["step"] for row in rows(tmp_path / "spoiled")] == list(range(1, 31))
@@ -133,7 +133,7 @@ def test_a_run_that_went_back_resumes_to_the_same_bits(spoil, tmp_path):
 def test_a_fourth_rollback_is_a_stop(spoil, tmp_path):
     for rollbacks in range(4):
         spoil(5 + rollbacks, rollbacks=rollbacks)
-    message = "step 9: loss nan.*; it went back 3 times already"
+    message = "step 9: loss nan.*; already rolled back 3 times"
     with pytest.raises(NotFinite, match=message):
         trained(request(on_nan="rollback"), tmp_path, save_seconds=1000.0)
     assert checkpoint.load(tmp_path).step == 0

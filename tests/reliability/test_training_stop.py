@@ -11,7 +11,7 @@ import pytest
 from small_runs import After, request, rows, sums, trained
 
 from core.storage import checkpoint
-from core.training.stopping import Stopped, signals_asked
+from core.training.stopping import Stopped, catch_signals
 
 pytestmark = pytest.mark.usefixtures("toys")
 
@@ -76,7 +76,7 @@ def test_a_stop_saves_the_step_it_is_at_and_the_rerun_ends_with_the_same_bits(wa
     assert 40 <= saved.step < STEPS
     assert [row["step"] for row in rows(out)] == list(range(1, saved.step + 1))
     assert not (out / "STOP").exists()
-    assert f"going on from step {saved.step} " in trained(wanted(0.01), out)[0]
+    assert f"resuming from step {saved.step} " in trained(wanted(0.01), out)[0]
     assert sums(out) == undisturbed(ends, tmp_path / "whole", 0.01)
 
 
@@ -141,14 +141,14 @@ def test_the_callers_handler_hears_of_the_signal_once_all_is_saved(tmp_path):
 
 def test_a_second_signal_acts_at_once_and_handlers_are_put_back():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with signals_asked() as asked:
+    with catch_signals() as asked:
         assert asked() == 0
         signal.raise_signal(signal.SIGTERM)
         assert asked() == signal.SIGTERM
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
     def twice():
-        with signals_asked():
+        with catch_signals():
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGINT)
             pytest.fail("the second signal was held back")

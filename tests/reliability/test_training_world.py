@@ -61,8 +61,10 @@ def together(folder, runs, size, *, group=False, limit=120, **environment):
 
 
 def read(log, size, batch):
-    """The indices of each step, put together from what each rank read."""
-    lines = [Path(f"{log}.{rank}").read_text().split() for rank in range(size)]
+    """The indices of each step, joined from the ranks' logs; each tried item 0 before training."""
+    logs = [Path(f"{log}.{rank}").read_text().split() for rank in range(size)]
+    assert [one[0] for one in logs] == ["0"] * size
+    lines = [one[1:] for one in logs]
     ends = [rank * batch // size for rank in range(size + 1)]
     widths = [ends[rank + 1] - ends[rank] for rank in range(size)]
     steps = min(len(one) // width for one, width in zip(lines, widths, strict=True))
@@ -162,7 +164,7 @@ def test_the_first_process_writes_and_a_folder_that_the_others_do_not_see_is_nam
     ]  # fmt: skip
     said = [json.loads(p.communicate(timeout=120)[0])[1] for p in processes]
     assert said[0].startswith("PeerError")
-    assert said[1].endswith("Every process of a run has to see the same output folder")
+    assert said[1].endswith("Every process of a run must see the same output folder")
     assert checkpoint.load(tmp_path / "0" / "run").step == 3
 
 

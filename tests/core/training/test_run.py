@@ -25,8 +25,9 @@ from core.process.noise import derive
 from core.request import Machine, TrainRequest
 from core.runs import train
 from core.storage import checkpoint
-from core.training import precision, run
+from core.training import precision
 from core.training.loop import NotFinite
+from core.training.state import TrainingState
 from core.training.stopping import Stopped
 
 
@@ -123,7 +124,9 @@ def test_validation_looks_at_another_dataset_where_one_is_named(tmp_path):
     other = Spec("toy/cloud", {"count": 100})
     trained(request(**STILL, validate_every=12, validation=other), tmp_path)
     assert validations(tmp_path)[0]["val/n"] == 25
-    with pytest.raises(InputError, match="patience: 2 validations wanted, but validate_every is 0"):
+    with pytest.raises(
+        InputError, match="patience: 2 requires validations, but validate_every is 0"
+    ):
         trained(request(patience=2), tmp_path / "none")
     empty = Spec("toy/cloud", {"count": 3})
     with pytest.raises(InputError, match="the test split of toy/cloud is empty; name another"):
@@ -155,10 +158,13 @@ def test_another_start_is_refused_and_a_lost_one_is_not_needed_any_more(tmp_path
     with pytest.raises(InputError, match=r"^start: .*first: "):
         trained(tuned, tmp_path / "new")
     trained(request(seed=2), tmp_path / "first")
-    with pytest.raises(InputError, match="differs in the weights at its start; choose another"):
+    with pytest.raises(InputError, match="differs in the initial weights; choose another"):
         trained(tuned, tmp_path / "tuned")
     shutil.rmtree(tmp_path / "first")
-    assert "going on, since this run has begun" in trained(tuned, tmp_path / "tuned")[0]
+    assert (
+        "resuming without it, since this run has checkpoints"
+        in trained(tuned, tmp_path / "tuned")[0]
+    )
     assert sums(tmp_path / "tuned") == sums(tmp_path / "whole")
     moved = request(start=tmp_path / "kept")  # the same weights elsewhere
     trained(moved, tmp_path / "tuned")
@@ -170,9 +176,9 @@ def test_weights_that_do_not_fit_are_listed_at_once(tmp_path):
     with pytest.raises(InputError) as refused:
         trained(wider, tmp_path / "wider")
     said = str(refused.value)
-    assert "into.weight is (16, 10), wanted (20, 10)" in said
-    assert "into.bias is (16,), wanted (20,)" in said
-    assert "out.weight is (8, 16), wanted (8, 20)" in said
+    assert "into.weight has shape (16, 10), expected (20, 10)" in said
+    assert "into.bias has shape (16,), expected (20,)" in said
+    assert "out.weight has shape (8, 16), expected (8, 20)" in said
     assert not (tmp_path / "wider").exists()
 
 
@@ -213,7 +219,7 @@ def test_every_field_of_the_card_is_the_runs(tmp_path):
     }
     (result,) = head["model-index"][0]["results"]
     assert result["metrics"][0]["value"] == last["val/loss"]
-    for title in ("Intended use", "Training data", "Evaluation", "Limits", "To get it again"):
+    for title in ("Intended use", "Training data", "Evaluation", "Limits", "Reproducing this run"):
         assert f"\n## {title}\n" in text
     assert "its card is not part of this installation" in text
 
@@ -229,9 +235,9 @@ def test_every_field_of_the_card_is_the_runs(tmp_path):
 
 def test_what_a_processor_lacks_is_refused_before_the_start(tmp_path, monkeypatch):
     monkeypatch.setattr(precision, "_cpu_has_bf16", lambda: False)
-    with pytest.raises(InputError, match="'bf16' wanted on a CPU without AVX512-BF16 or AMX"):
+    with pytest.raises(InputError, match="'bf16' requires a CPU with AVX512-BF16 or AMX"):
         trained(request(precision="bf16"), tmp_path / "run")
-    with pytest.raises(InputError, match="'fp16' wanted on cpu; it needs a CUDA GPU"):
+    with pytest.raises(InputError, match="'fp16' requires a CUDA GPU, the device is cpu"):
         trained(request(precision="fp16"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -334,9 +340,9 @@ def test_a_stopped_run_forgets_lines_after_its_checkpoint(tmp_path):
 def test_a_place_survives_its_plain_form(tmp_path):
     trained(request(validate_every=5), tmp_path)
     saved = checkpoint.load(tmp_path)
-    place = run.Place.of(saved)
-    assert place.standing.step == 10
-    assert run.Place.of(replace(saved, state={**saved.state, **place.state()})) == place
+    place = TrainingState.of(saved)
+    assert place.validation.step == 10
+    assert TrainingState.of(replace(saved, state={**saved.state, **place.document()})) == place
 
 
 def test_a_compiled_network_keeps_its_names_and_its_numbers(tmp_path):
