@@ -207,7 +207,9 @@ def output_folder(out: Path) -> Iterator[Path]:
     Raises:
         InputError: it cannot be made or written to.
     """
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    made: list[Path] = []
+    with suppress(OSError):  # of a path that cannot be looked at, which `make_folder` refuses
+        made += [folder for folder in (out, *out.parents) if not folder.exists()]
     make_folder(out)
     try:
         yield out
