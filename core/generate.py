@@ -1,6 +1,6 @@
-"""Generation from nothing, from a class or from a smaller sample: the task of published networks.
+"""Unconditional, class-conditional and super-resolving generation, as of published networks.
 
-The dataset here has items that tell shapes and classes and no more: what sampling needs of data.
+`Blank` is a dataset of zeros: sampling needs the shapes and classes of items, not their values.
 """
 
 import hashlib
@@ -22,24 +22,24 @@ LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 @dataclass(frozen=True, kw_only=True)
 class Generate:
-    """Samples in [-1, 1] like those of the data: signals, pictures or volumes.
+    """Samples in [-1, 1] like those of the data: signals, images or volumes.
 
     A batch holds ``image`` (b, channels, *space); ``class`` (b,) where there are classes; and
-    ``low`` (b, image, *smaller) where the network is given a picture, which is enlarged to the
-    size of the sample.  Without ``low`` the data's own means over blocks are given.
+    ``low`` (b, image, *smaller) where the condition is an image, which is enlarged to the size of
+    the sample.  Without ``low``, block means of the data are used.
 
-    Scores look at the values of a sample and not at where they are: a sample with its pixels
-    shuffled scores the same.  They find a network whose weights or schedule were read wrongly, and
-    say nothing of whether samples look like anything.  With `core/blank` the data are zeros, and
-    the first figure says how far from mid-grey a sample's values are, no more.
+    Scores compare distributions of values, not positions: a sample with its pixels shuffled scores
+    the same.  They detect weights or schedules that were read wrongly; they do not measure image
+    quality.  With `core/blank` the data are zeros, and the first figure is the distance of a
+    sample's values from mid-grey.
 
-    Source: the picture that is given, Dhariwal and Nichol 2021, arXiv:2105.05233, section 6.
+    Source: the image condition, Dhariwal and Nichol 2021, arXiv:2105.05233, section 6.
 
     Args:
         channels: of a sample.
-        classes: how many there are; 0 for none.
-        image: channels of the picture that the network is given; 0 for none.
-        factor: how much larger a sample is than the picture that is given.
+        classes: number of classes; 0 for none.
+        image: channels of the image condition; 0 for none.
+        factor: ratio of the sample's size to the image condition's.
     """
 
     channels: int = 3
@@ -67,12 +67,12 @@ class Generate:
 
     @property
     def conditions(self) -> Mapping[str, int]:
-        """Channels of the given picture and number of classes, where there are some."""
+        """Channels of the image condition and number of classes, where there are any."""
         named = {"image": self.image, "class": self.classes}
         return {name: number for name, number in named.items() if number}
 
     def prepare(self, batch: Batch) -> Example:
-        """The samples, with their classes and the enlarged picture.
+        """The samples, with their classes and the enlarged image condition.
 
         Raises:
             InputError: the dataset gives no classes, or samples of other channels.
@@ -89,29 +89,28 @@ class Generate:
         if self.classes:
             if "class" not in batch:
                 raise InputError(
-                    f"class: this model wants one of {self.classes} classes for each item and the "
-                    "dataset has none; use core/blank with classes, or a dataset with labels"
+                    f"class: expected one of {self.classes} classes for each item, the dataset has "
+                    "none; use core/blank with classes, or a dataset with labels"
                 )
             condition["class"] = batch["class"]
         return Example(x0, condition)
 
     def low(self, batch: Batch) -> Float[Tensor, " b c *smaller"]:
-        """The smaller picture that comes with the data, or means over blocks of theirs."""
+        """The smaller image that comes with the data, or block means of theirs."""
         if "low" in batch:
             return batch["low"]
         x0 = batch["image"]
         return F.interpolate(x0, [max(1, s // self.factor) for s in x0.shape[2:]], mode="area")
 
-    def finish(self, x0: Tensor, batch: Batch) -> Tensor:
-        """The draws as they are: what leaves [-1, 1] is scored, not hidden."""
+    def finish(self, x0: Float[Tensor, " b *shape"], batch: Batch) -> Float[Tensor, " b *shape"]:
+        """The draws, not clipped to [-1, 1]: values outside are scored."""
         return x0
 
     def score(self, results: Float[Tensor, " b k c *space"], batch: Batch) -> Scores:
-        """How far the values of an item's draws are from the item's own, and how many stray.
+        """Distance between the values of an item's draws and the item's, and values out of range.
 
-        The first is the Wasserstein distance between the two distributions of values, the mean over
-        channels: |difference of quantiles| on average.  The reference is a sample that is 0
-        everywhere.
+        The first is the Wasserstein-1 distance of the two distributions of values, int |F_a^-1 -
+        F_b^-1|, averaged over channels.  The reference is a sample that is 0 everywhere.
         """
         truth, draws = batch["image"].double().flatten(2), results.double().flatten(3)
         drawn = draws.transpose(1, 2).flatten(2).sort(-1).values  # b c (k n)
@@ -123,8 +122,10 @@ class Generate:
             "samples": {"values": apart, "outside": 100 * outside},
         }
 
-    def show(self, results: Tensor, batch: Batch, titles: list[str]) -> list[Panel]:
-        """What was given and up to eight draws, where they are pictures; else nothing."""
+    def show(
+        self, results: Float[Tensor, " b k c *space"], batch: Batch, titles: list[str]
+    ) -> list[Panel]:
+        """The image condition and up to eight draws, if they are images; else nothing."""
         if results.ndim != 5:
             return []
         given = self.low(batch) if self.image else None
@@ -138,11 +139,11 @@ class Generate:
 
 
 class Blank:
-    """Items of zeros: they tell the shape of a sample and its class, and hold no data.
+    """Items of zeros, with a shape and a class and no data.
 
     Args:
         shape: of an item: channels, then space.
-        count: how many items, in each split.
+        count: number of items in each split.
         classes: item i has class i mod `classes`; 0 for none.
         first: class of the first item.
     """
@@ -176,7 +177,7 @@ class Blank:
         return item
 
     def source(self, index: int) -> str:
-        """Nothing: every item is its own."""
+        """A name for each item: none shares a source with another."""
         return f"blank {self.split} {index}"
 
     def name(self, index: int) -> str:
@@ -185,6 +186,6 @@ class Blank:
         return f"blank {index}{label}"
 
     def digest(self) -> str:
-        """Of what the options say: there is nothing else."""
-        said = repr((self.split, self.shape, self.count, self.classes, self.first))
-        return hashlib.sha256(said.encode()).hexdigest()
+        """SHA-256 of the options, which determine the items."""
+        options = repr((self.split, self.shape, self.count, self.classes, self.first))
+        return hashlib.sha256(options.encode()).hexdigest()

@@ -57,7 +57,7 @@ def train(
     emit: Emit = silent,
     stop: Callable[[], bool] | None = None,
 ) -> TrainResult:
-    """Train, going on from the newest whole checkpoint in `out` if there is one.
+    """Train, resuming from the newest whole checkpoint in `out` if there is one.
 
     The same request in another folder gives the same weights, bit for bit, on the same device and
     number of threads, however often it was interrupted.  Under ``torchrun``, or inside a process
@@ -148,7 +148,7 @@ def sample(
         emit: hears of progress.
 
     Raises:
-        InputError: as `load_model`; or the dataset has fewer items than wanted.
+        InputError: as `load_model`; or the dataset has too few items.
         StorageError: the disk is full or not writable.
     """
     start = time.perf_counter()
@@ -283,8 +283,8 @@ def _pictures(
     out: Path,
 ) -> list[dict[str, Any]]:
     """Panels of items spread evenly over the set, written as files."""
-    wanted = min(request.pictures, len(results))
-    chosen = [round(i * (len(results) - 1) / max(1, wanted - 1)) for i in range(wanted)]
+    count = min(request.pictures, len(results))
+    chosen = [round(i * (len(results) - 1) / max(1, count - 1)) for i in range(count)]
     if not chosen:
         return []
     titles = [about["items"][i]["name"] for i in chosen]

@@ -1,7 +1,7 @@
-"""Distances between two sets of features, (n, d) and (m, d): of their laws, not of their items.
+"""Distances between the distributions of two sets of features, (n, d) and (m, d).
 
-All are computed in float64.  What the features are is the caller's affair, and part of a figure's
-name: a Frechet distance of other features than Inception's is no FID of the literature.
+All are computed in float64.  The features are the caller's, and part of a figure's name: a Frechet
+distance of other features than Inception's is not the FID of the literature.
 """
 
 import math
@@ -30,10 +30,11 @@ def frechet(a: Float[Tensor, " n d"], b: Float[Tensor, " m d"]) -> float:
         InputError: fewer than two items.
     """
     _check(a, b)
-    apart = (a.double().mean(0) - b.double().mean(0)).square().sum()
-    first, second = _scatter(a), _scatter(b)
-    roots = torch.linalg.svdvals(first @ second.T).sum()
-    return float(apart + first.square().sum() + second.square().sum() - 2 * roots)
+    means = (a.double().mean(0) - b.double().mean(0)).square().sum()  # |mu_a - mu_b|^2
+    root_a, root_b = _scatter(a), _scatter(b)
+    # tr (S_a S_b)^(1/2) = the sum of the singular values of A B^T
+    trace = torch.linalg.svdvals(root_a @ root_b.T).sum()
+    return float(means + root_a.square().sum() + root_b.square().sum() - 2 * trace)
 
 
 def _scatter(x: Float[Tensor, " n d"]) -> Float[Tensor, " k d"]:
@@ -62,7 +63,7 @@ def kernel_distance(a: Float[Tensor, " n d"], b: Float[Tensor, " m d"]) -> float
 def block_distances(
     a: Float[Tensor, " n d"], b: Float[Tensor, " m d"], *, size: int, blocks: int
 ) -> Float[np.ndarray, " blocks"]:
-    """The kernel distance of random blocks of the two sets; their mean and deviation are published.
+    """The kernel distance of random blocks of both sets; their mean and std are what papers report.
 
     Source: Binkowski et al. 2018, arXiv:1801.01401, section 4.
 
@@ -70,7 +71,7 @@ def block_distances(
         a: one set.
         b: the other.
         size: items of a block, drawn without replacement from each set.
-        blocks: how many; fixed stream.
+        blocks: number of blocks; the stream is fixed.
 
     Raises:
         InputError: as `kernel_distance`, or blocks larger than a set.
@@ -97,10 +98,10 @@ def redrawn_kernel_distances(
 ) -> Float[np.ndarray, " draws"]:
     """The kernel distance of sets whose groups count several times or not at all.
 
-    With `apart`, groups of one number in both sets are the same thing (parts of one picture, or a
-    picture and what a method made of it), and no pair within one counts.  Without, an item is
-    never paired with itself.  Nor with copies of it: a bootstrap would be biased by them.  A draw
-    that leaves no pair is NaN.
+    With `apart`, groups of one number in both sets belong together (patches of one image, or an
+    image and a method's result), and no pair within one counts.  Without, an item is never paired
+    with itself, nor with copies of it, which would bias a bootstrap.  A draw that leaves no pair is
+    NaN.
 
     Args:
         a: one set.
@@ -112,6 +113,7 @@ def redrawn_kernel_distances(
     _check(a, b)
     first, second = (torch.from_numpy(np.ascontiguousarray(w)).double() for w in weights)
     total = torch.zeros(len(first), dtype=torch.float64)
+    # MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y) (Gretton et al., eq. 3)
     for x, y, i, j, u, v, sign in (
         (a, a, groups[0], groups[0], first, first, 1),
         (b, b, groups[1], groups[1], second, second, 1),
@@ -128,15 +130,15 @@ def redrawn_kernel_distances(
 def _pairs(
     x: Tensor, y: Tensor, i: Tensor, j: Tensor, shape: tuple[int, int], same: bool
 ) -> tuple[Float[Tensor, " g h"], Float[Tensor, " g h"]]:
-    """Sums of the kernel over the pairs of two groups, and how many; none of an item with itself.
+    """Sums of the kernel over the pairs of two groups, and numbers of pairs; none with itself.
 
-    `x` is gone through in pieces: the memory is that of 1024 rows.
+    `x` is processed in pieces of 1024 rows, which bounds the memory.
     """
     sums = torch.zeros(shape, dtype=torch.float64)
     pairs = torch.zeros(shape, dtype=torch.float64)
     for begin in range(0, len(x), 1024):
         rows = slice(begin, min(begin + 1024, len(x)))
-        kernel = (x[rows] @ y.T / x.shape[1] + 1) ** 3
+        kernel = (x[rows] @ y.T / x.shape[1] + 1) ** 3  # (x.y / d + 1)^3
         counted = torch.ones_like(kernel)
         if same:
             counted[torch.arange(len(kernel)), torch.arange(rows.start, rows.stop)] = 0
@@ -146,16 +148,17 @@ def _pairs(
     return sums, pairs
 
 
-# --- where one set lies in the other -------------------------------------------------------------
+# --- precision and recall, density and coverage -------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Support:
-    """Which items of one set lie where the other has some; means of all are the figures.
+    """Item by item, whether each set covers the other; the figures are means over items.
 
     Args:
         precise: of each item of the second set, whether it lies in a ball of the first.
-        dense: in how many, over the number of neighbours; its mean is 1 on average for one law.
+        dense: number of such balls over the number of neighbours; of mean 1 for equal
+            distributions.
         recalled: of each item of the first, whether it lies in a ball of the second.
         covered: of each ball of the first, whether an item of the second lies in it.
     """
@@ -176,8 +179,8 @@ def support(
     arXiv:2002.09797, eq. 3 and 4.
 
     Args:
-        real: the set that is to be met.
-        other: the set that is judged.
+        real: the reference set.
+        other: the set to be scored.
         neighbours: k; 3 and 5 in the papers.
 
     Raises:
@@ -186,21 +189,21 @@ def support(
     _check(real, other)
     if not 1 <= neighbours < min(len(real), len(other)):
         raise InputError(
-            f"neighbours: expected 1 to {min(len(real), len(other)) - 1}, less than the items of "
+            f"neighbours: expected 1 to {min(len(real), len(other)) - 1}, below the items of "
             f"the smaller set, got {neighbours}"
         )
     real, other = real.double(), other.double()
-    apart = torch.cdist(real, other)
-    inside = (apart <= _reach(real, neighbours)[:, None]).double()
+    distances = torch.cdist(real, other)
+    inside = (distances <= _radius(real, neighbours)[:, None]).double()
     return Support(
         precise=(inside.sum(0) > 0).double(),
         dense=inside.sum(0) / neighbours,
-        recalled=(apart <= _reach(other, neighbours)).any(1).double(),
+        recalled=(distances <= _radius(other, neighbours)).any(1).double(),
         covered=(inside.sum(1) > 0).double(),
     )
 
 
-def _reach(x: Float[Tensor, " n d"], neighbours: int) -> Float[Tensor, " n"]:
+def _radius(x: Float[Tensor, " n d"], neighbours: int) -> Float[Tensor, " n"]:
     """The distance of each item to the k-th nearest of the others."""
     return torch.cdist(x, x).fill_diagonal_(math.inf).kthvalue(neighbours, dim=1).values
 

@@ -24,7 +24,7 @@ def psnr(
 def ssim(
     output: Float[Tensor, " b c h w"], target: Float[Tensor, " b c h w"]
 ) -> Float[Tensor, " b"]:
-    """Structural similarity of pictures in [-1, 1], mean over channels and the valid window.
+    """Structural similarity of images in [-1, 1], mean over channels and the valid window.
 
     11x11 Gaussian window of sigma 1.5 on values in [0, 1], no padding: scikit-image's
     ``gaussian_weights=True, use_sample_covariance=False``.

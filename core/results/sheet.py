@@ -14,7 +14,7 @@ from core.task import Panel, ShownTogether, Task
 
 ITEMS = 16  # shown at most
 TOGETHER = 4096  # items shown at most in one scatter plot
-GAP = 2  # pixels between pictures
+GAP = 2  # pixels between images
 GROUND = 128
 
 
@@ -77,7 +77,7 @@ def scatter(
 
 
 def contact_sheet(panels: Sequence[Panel]) -> np.ndarray:
-    """A row for each panel; a square where every panel has one picture.  uint8 (h, w, 3)."""
+    """A row for each panel; a square where every panel has one image.  uint8 (h, w, 3)."""
     rows = [list(panel.images.values()) for panel in panels]
     if all(len(row) == 1 for row in rows):
         across = math.ceil(math.sqrt(len(rows)))
