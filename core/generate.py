@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from core.errors import InputError
 from core.results.sheet import to_bytes
-from core.task import Batch, Example, Figure, Panel, Scores
+from core.task import Batch, Example, Figure, Item, Panel, Scores
 
 LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -170,7 +170,7 @@ class Blank:
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def __getitem__(self, index: int) -> Item:
         item = {"image": torch.zeros(self.shape)}
         if self.classes:
             item["class"] = torch.tensor((self.first + index) % self.classes)
