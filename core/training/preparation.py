@@ -111,6 +111,7 @@ def prepare_run(
         "start": start,
     }
     facts = _facts(request, network, digests, start, world)
+    _warn_of_space(out, learner, emit)
     return Run(
         request, out, machine, device, world, emit, task, dataset, held_out, learner,
         identity, facts, shape,
