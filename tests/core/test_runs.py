@@ -91,7 +91,7 @@ def test_killed_training_goes_on_and_ends_with_the_same_weights(tmp_path):
         kills += 1
     assert kills == 2, "training ended before it could be killed"
     done = subprocess.run([*COMMAND, "-o", killed], check=True, capture_output=True, text=True)
-    assert "going on from step" in done.stderr
+    assert "resuming from step" in done.stderr
     assert weights(killed) == weights(undisturbed)
     steps = [json.loads(line)["step"] for line in (killed / "metrics.jsonl").open()]
     assert steps == list(range(1, 91))
@@ -107,7 +107,7 @@ def test_a_truncated_checkpoint_falls_back_and_the_end_is_the_same(trained, tmp_
     assert "step-00000005" in load_model(tmp_path).notes[-1]
     train(request(), tmp_path, emit=lambda event: notes.append(getattr(event, "text", "")))
     assert any("passed over a damaged checkpoint: step-00000006" in note for note in notes)
-    assert any("going on from step 5" in note for note in notes)
+    assert any("resuming from step 5" in note for note in notes)
     assert weights(tmp_path) == weights(trained)
 
 
@@ -128,7 +128,7 @@ def stopped_and_resumed(wanted, folder, after, monkeypatch):
             train(wanted, folder, machine=Machine(save_seconds=1e-6))
     notes = []
     train(wanted, folder, emit=lambda event: notes.append(getattr(event, "text", "")))
-    assert any(f"going on from step {after} " in note for note in notes)
+    assert any(f"resuming from step {after} " in note for note in notes)
 
 
 def files_of(folder):

@@ -145,7 +145,7 @@ def test_all_decide_alike_and_leave_together(tmp_path):
 
 
 def test_the_first_process_writes_and_a_folder_that_the_others_do_not_see_is_named(tmp_path):
-    """The first process goes on from step 3; the second finds nothing in its own folder."""
+    """The first process resumes from step 3; the second finds nothing in its own folder."""
     (tmp_path / "0").mkdir()
     (tmp_path / "1").mkdir()
     with pytest.raises(Stopped):
