@@ -452,7 +452,7 @@ FAULTS = (
           "core/objective/test_objective.py", "rectified"),
     Fault("signature: inputs are options", "core/parts/signature.py",
           "fields[marks[0] + 1 :] if marks else fields", "fields", "core/parts/test_config.py",
-          "text"),
+          "torch"),
     Fault("formats: a newer one is read", "core/storage/formats.py", "if number > newest:",
           "if False:", "core/storage/test_formats.py"),
     Fault("formats: a run of a newer version begins anew", "core/training/run.py",
