@@ -20,8 +20,8 @@ def group_norm(
 ) -> nn.GroupNorm:
     """Group normalisation.
 
-    Source: Wu and He 2018, arXiv:1803.08494; the number of groups Karras et al. 2022,
-    arXiv:2206.00364, whose networks have min(32, channels // 4).
+    Source: Wu and He 2018, arXiv:1803.08494, section 3.1; the number of groups by the networks of
+    Karras et al. 2022, arXiv:2206.00364 (in their code), min(32, channels // 4).
 
     Args:
         channels: of the input.
@@ -260,7 +260,7 @@ class ResidualBlock(nn.Module):
 class Attention(nn.Module):
     """Attention of all positions to each other, or to a sequence that is given.
 
-    Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2; on pictures Ho et al. 2020,
+    Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2; on images Ho et al. 2020,
     arXiv:2006.11239, appendix B; to a sequence Rombach et al. 2022, arXiv:2112.10752, section 3.3.
 
     Args:

@@ -77,7 +77,7 @@ class Transformer(nn.Module):
     last element, by reflection, to whole patches, and outputs cropped; positions are sinusoids of
     coordinates, so that a size it was not trained on is accepted, with no promise of quality.
     Layers are named ``block.0``, ...; see `core.network.taps`.
-    Source: Peebles and Xie 2023, arXiv:2212.09748.
+    Source: Peebles and Xie 2023, arXiv:2212.09748, section 3.2 and figure 3.
 
     Args:
         dims: axes of space: 1 for signals, 2 for images, 3 for volumes and clips.
