@@ -102,6 +102,11 @@ PLUGIN = Plugin(
             "core.process.schedules:zero_terminal_snr",
             "Zero terminal SNR of another process",
         ),
+        sampler(
+            "adaptive_sde",
+            "core.sampler.adaptive_sde:AdaptiveSDE",
+            "Reverse SDE with error control, adaptive steps",
+        ),
         sampler("ancestral", "core.sampler.ancestral:Ancestral", "Ancestral sampling (DDPM)"),
         sampler("churn", "core.sampler.runge_kutta:Churn", "EDM's stochastic sampler"),
         sampler("ddim", "core.sampler.ancestral:DDIM", "Order 1; eta adds noise"),
@@ -123,13 +128,14 @@ PLUGIN = Plugin(
             "core.sampler.composed:PredictorCorrector",
             "Any solver with Langevin corrector steps",
         ),
+        sampler("sa_solver", "core.sampler.unipc:SASolver", "Stochastic Adams (SA-Solver)"),
         sampler("singlestep", "core.sampler.exponential:Singlestep", "DPM-Solver(++) 2S and 3S"),
         sampler(
             "stochastic_then_ode",
             "core.sampler.composed:StochasticThenODE",
             "SDE solver at high noise, ODE solver at low",
         ),
-        sampler("unipc", "core.sampler.exponential:UniPC", "Predictor-corrector, one call a step"),
+        sampler("unipc", "core.sampler.unipc:UniPC", "Predictor-corrector, one call a step"),
         task("generate", "core.generate:Generate", "Unconditional or class-conditional samples"),
         task("points", "core.points:Plane", "Points of the plane, free or of a class"),
         times(

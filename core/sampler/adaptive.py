@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from core.errors import InputError
 from core.process.gaussian import GaussianPath, over
 from core.process.noise import Source
 from core.process.rows import row_mean
-from core.sampler.solver import Affine, Ends, Estimate, affine, ends, euler
+from core.sampler.solver import Affine, Ends, Estimate, affine, check_grid, ends, euler
 
 # Dormand and Prince 1980, table 2 (RK5(4)7M): nodes, stages and the error's weights.
 NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
@@ -36,35 +36,62 @@ Slope = Callable[[Tensor, Tensor], Tensor]
 
 
 class Solution(NamedTuple):
-    """Where an ODE went.
+    """The end of an ODE.
 
     Args:
-        y: at the end (b, n).
-        evaluations: of the slope, by every sample (b,).
+        y: at the end.
+        evaluations: of the slope, by every sample.
     """
 
-    y: Tensor
-    evaluations: Tensor
+    y: Float64[Tensor, " b n"]
+    evaluations: Int[Tensor, " b"]
 
 
-def _norm(values: Tensor) -> Tensor:
+def _norm(values: Float[Tensor, " b n"]) -> Float[Tensor, " b"]:
+    """Root mean square over a sample."""
     return row_mean(values.square()).sqrt()
 
 
 def _first_step(
-    slope: Slope, y: Tensor, f: Tensor, at: Tensor, length: float, scale: Tensor
-) -> Tensor:
-    """Source: Hairer, Norsett and Wanner, Solving ODEs I, section II.4."""
+    slope: Slope,
+    y: Float64[Tensor, " b n"],
+    f: Float64[Tensor, " b n"],
+    at: Float64[Tensor, " b"],
+    length: float,
+    scale: Float64[Tensor, " b n"],
+) -> Float64[Tensor, " b"]:
+    """Source: Hairer, Norsett and Wanner, Solving ODEs I, section II.4, steps a to f."""
+    # a, b: a guess by which Euler's step is small against y.
     d0, d1 = _norm(y / scale), _norm(f / scale)
     guess = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
     # A slope that starts near zero allows any step; none may leave the interval.
     guess = guess.clamp(max=abs(length))
     way = math.copysign(1.0, length)
+    # c, d: the second derivative from one such step.
     there = slope(y + (way * guess)[:, None] * f, at + way * guess)
     d2 = _norm((there - f) / scale) / guess
+    # e, f: the step whose error of order 5 would be a hundredth of the tolerance.
     steep = torch.maximum(d1, d2)
     fine = torch.where(steep <= 1e-15, (1e-3 * guess).clamp(min=1e-6), (0.01 / steep) ** 0.2)
     return torch.minimum(100 * guess, fine)
+
+
+def _next_size(
+    step: Float64[Tensor, " b"],
+    ratio: Float64[Tensor, " b"],
+    rejected: Bool[Tensor, " b"],
+    active: Bool[Tensor, " b"],
+    good: Bool[Tensor, " b"],
+    size: Float64[Tensor, " b"],
+) -> Float64[Tensor, " b"]:
+    """h 0.9 err^(-1/5), at least h / 5 and at most 10 h; no more than h just after a rejection.
+
+    Source: Hairer, Norsett and Wanner, Solving ODEs I, eq. 4.13.
+    """
+    growth = (0.9 * ratio.clamp(min=1e-30) ** -0.2).clamp(max=10)
+    growth = torch.where(rejected, growth.clamp(max=1), growth)
+    shrunk = torch.where(active, step * growth.clamp(min=0.2), size)
+    return torch.where(good, step * growth, shrunk)
 
 
 def dormand_prince(
@@ -112,24 +139,25 @@ def dormand_prince(
         step = torch.where(active, torch.minimum(size, left), 0.0)
         lasts = step >= left
         h = (way * step)[:, None]
-        k, inner = [f], y
+        # The stages k_i = f(y + h sum_j a_ij k_j, t + c_i h); k_1 is the last stage of the step
+        # before.  The last row of the tableau equals b, so the last stage is taken at the solution
+        # of order 5 itself: `ahead` after the loop.
+        k, ahead = [f], y
         for node, weights in zip(NODES, STAGES, strict=True):
-            inner = y.clone()
+            ahead = y.clone()
             for weight, value in zip(weights, k, strict=True):
                 if weight:
-                    inner += weight * h * value
-            k.append(slope(inner, at + node * way * step))
+                    ahead += weight * h * value
+            k.append(slope(ahead, at + node * way * step))
+        # Error estimate: the solution of order 5 less the embedded one of order 4, in units of the
+        # tolerance (Hairer et al., eq. 4.10 and 4.11).
         error = sum(weight * value for weight, value in zip(ERROR, k, strict=True) if weight)
-        bound = atol + rtol * torch.maximum(y.abs(), inner.abs())
+        scale = atol + rtol * torch.maximum(y.abs(), ahead.abs())
         # A sample that has arrived has no error, and the norm of 0 no gradient.
-        ratio = _norm(torch.where(active[:, None], h * error / bound, 1.0))
+        ratio = _norm(torch.where(active[:, None], h * error / scale, 1.0))
         good = active & (ratio < 1)
-        growth = (0.9 * ratio.clamp(min=1e-30) ** -0.2).clamp(max=10)
-        growth = torch.where(rejected, growth.clamp(max=1), growth)
-        size = torch.where(
-            good, step * growth, torch.where(active, step * growth.clamp(min=0.2), size)
-        )
-        y = torch.where(good[:, None], inner, y)
+        size = _next_size(step, ratio, rejected, active, good, size)
+        y = torch.where(good[:, None], ahead, y)
         f = torch.where(good[:, None], k[-1], f)
         at = torch.where(good, torch.where(lasts, end, at + way * step), at)
         rejected = active & ~good
@@ -138,16 +166,16 @@ def dormand_prince(
 
 
 class Angle(NamedTuple):
-    """A time seen as an angle: theta, and what belongs to it, all (b,)."""
+    """A time, the cosine and sine of its angle theta, and sqrt(alpha^2 + sigma^2) there."""
 
-    t: Tensor
-    cos: Tensor
-    sin: Tensor
-    scale: Tensor
+    t: Float64[Tensor, " b"]
+    cos: Float64[Tensor, " b"]
+    sin: Float64[Tensor, " b"]
+    scale: Float64[Tensor, " b"]
 
 
 def angle_of(process: GaussianPath, t: float) -> float:
-    """Theta = atan(sigma / alpha)."""
+    """`theta` = atan(sigma / alpha)."""
     alpha, sigma = process.alpha_sigma(torch.tensor(t, dtype=torch.float64))
     return float(torch.atan2(sigma, alpha))
 
@@ -161,9 +189,12 @@ def at_angle(process: GaussianPath, theta: Float64[Tensor, " b"]) -> Angle:
 
 
 def velocity(
-    process: GaussianPath, estimate: Estimate, z: Float[Tensor, " b *shape"], theta: Tensor
-) -> tuple[Tensor, Angle, Tensor]:
-    """dz/dtheta = (cos(theta) z - x0) / sin(theta), the angle, and x there."""
+    process: GaussianPath,
+    estimate: Estimate,
+    z: Float[Tensor, " b *shape"],
+    theta: Float64[Tensor, " b"],
+) -> tuple[Float[Tensor, " b *shape"], Angle, Float[Tensor, " b *shape"]]:
+    """`dz/dtheta` = (cos(theta) z - x0) / sin(theta), the angle, and x there."""
     angle = at_angle(process, theta)
     x = over(angle.scale, z) * z
     x0 = estimate(x, angle.t).x0
@@ -173,16 +204,18 @@ def velocity(
 class _Whole(NamedTuple):
     process: GaussianPath
     ends: Ends
-    last: Affine | None  # into the clean end, where v cannot be asked for
+    last: Affine | None  # into the clean end, where there is no v to evaluate
 
 
 @dataclass(frozen=True, kw_only=True)
 class DormandPrince:
     """Dormand-Prince 5(4) on the probability-flow ODE, a step size of its own for every sample.
 
-    Runs from the first to the last time of a grid and takes no notice of those between; the last
-    bit, from the smallest time that networks know to the clean end, is one Euler step.  A sample
-    does not depend on its batch; a batch takes as many calls as its hardest sample.
+    Runs from the first to the last time of a grid and ignores those between; from the smallest
+    trained time to the clean end it takes one Euler step.  Steps do not depend on the batch, and a
+    sample is the same alone and in a batch but for rounding (1e-11 in float64): elementary
+    functions round otherwise at other places of a vector.  A batch takes as many calls as its
+    hardest sample.
     Source: Dormand and Prince 1980; used for this ODE by Song et al. 2021, arXiv:2011.13456,
     appendix D.4.
 
@@ -203,7 +236,7 @@ class DormandPrince:
 
     def plan(self, process: GaussianPath, grid: Float64[Tensor, " n"]) -> list[_Whole]:
         """One row, from the first time to the last."""
-        list(ends(process, grid))  # the times between must run one way too
+        grid = check_grid(process, grid)
         first, last = float(grid[0]), float(grid[-1])
         turn = max(last, process.t_first) if last < first else last
         (whole,) = ends(process, torch.tensor([first, turn], dtype=torch.float64))
@@ -213,9 +246,14 @@ class DormandPrince:
         return [_Whole(process, whole, euler(tail))]
 
     def step(
-        self, x: Tensor, row: _Whole, state: None, estimate: Estimate, noise: Source
-    ) -> tuple[Tensor, None]:
-        """The whole way; in float64, as small errors of float32 would be taken for curvature."""
+        self,
+        x: Float[Tensor, " b *shape"],
+        row: _Whole,
+        state: None,
+        estimate: Estimate,
+        noise: Source,
+    ) -> tuple[Float[Tensor, " b *shape"], None]:
+        """The whole way; in float64, as rounding errors of float32 would be taken for curvature."""
         e, process = row.ends, row.process
 
         def slope(y: Tensor, theta: Tensor) -> Tensor:

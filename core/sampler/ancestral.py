@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from core.denoiser.variance import step_variance
@@ -31,8 +31,8 @@ class Ancestral:
 
     Args:
         variance: of each step: small, the posterior's for a known x0; large, the forward step's;
-            learned, between the two as the network says; analytic, small plus what is not known
-            of x0, for denoisers that say it (`core.denoiser.variance`).
+            learned, the network's interpolation between the two; analytic, small plus the
+            uncertainty of x0, for denoisers that predict it (`core.denoiser.variance`).
     """
 
     convergence = 1
@@ -46,6 +46,7 @@ class Ancestral:
         posterior = torch.stack(process.posterior_coefficients(times[:-1], times[1:]), dim=1)
         steps = ends(process, grid, falls=True)
         for e, (a, b, small) in zip(steps, posterior.tolist(), strict=True):
+            # q(x_t | x_u) has variance sigma_t^2 - (alpha_t / alpha_u)^2 sigma_u^2.
             forward = 1 - (e.alpha_t * e.sigma_u / (e.alpha_u * e.sigma_t)) ** 2
             # No noise into the last, clean level: the chain's result is its mean.
             large = forward * e.sigma_t**2 if e.sigma_u > 0 else 0.0
@@ -55,28 +56,33 @@ class Ancestral:
         return rows
 
     def step(
-        self, x: Tensor, row: _Chain, state: None, estimate: Estimate, noise: Source
-    ) -> tuple[Tensor, None]:
+        self,
+        x: Float[Tensor, " b *shape"],
+        row: _Chain,
+        state: None,
+        estimate: Estimate,
+        noise: Source,
+    ) -> tuple[Float[Tensor, " b *shape"], None]:
         """One draw of the chain; one call.
 
         Raises:
-            InputError: the denoiser does not say the variance that is asked for.
+            InputError: the denoiser does not predict that variance.
         """
-        said = estimate(x, row.mean.t)
+        prediction = estimate(x, row.mean.t)
         if self.variance in ("small", "large"):
-            return affine(x, said.x0, row.mean, noise), None
-        mean = affine(x, said.x0, row.mean._replace(noise=0.0), noise)
+            return affine(x, prediction.x0, row.mean, noise), None
+        mean = affine(x, prediction.x0, row.mean._replace(noise=0.0), noise)
         if row.large == 0:
             return mean, None
         variance = step_variance(
-            said, self.variance, x, small=row.small, large=row.large, of_x0=row.mean.x0
+            prediction, self.variance, x, small=row.small, large=row.large, of_x0=row.mean.x0
         )
         return mean + variance.sqrt().to(x) * noise.between(x, *row.mean.clock), None
 
 
 @dataclass(frozen=True, kw_only=True)
 class DDIM:
-    """x_u = alpha_u x0 + sqrt(sigma_u^2 - s^2) eps + s z, s = eta times the posterior's deviation.
+    """x_u = alpha_u x0 + sqrt(sigma_u^2 - s^2) eps + s z, s = eta times the posterior's std.
 
     Order 1 for eta = 0, where it is Euler's rule on the probability-flow ODE in sigma / alpha.
     Source: Song et al. 2021, arXiv:2010.02502, eq. 12 and 16.
@@ -101,15 +107,22 @@ class DDIM:
             if self.eta == 0:
                 rows.append(euler(e))
                 continue
+            # eq. 16: the posterior's standard deviation, times eta.
             kept = e.alpha_t * e.sigma_u / (e.alpha_u * e.sigma_t)
             s = self.eta * e.sigma_u * math.sqrt(max(1 - kept**2, 0.0))
+            # eq. 12, with eps = (x_t - alpha_t x0) / sigma_t.
             direction = math.sqrt(max(e.sigma_u**2 - s**2, 0.0)) / e.sigma_t
             rows.append(Affine(e.t, direction, e.alpha_u - direction * e.alpha_t, s, e.clock))
         return rows
 
     def step(
-        self, x: Tensor, row: Affine, state: None, estimate: Estimate, noise: Source
-    ) -> tuple[Tensor, None]:
+        self,
+        x: Float[Tensor, " b *shape"],
+        row: Affine,
+        state: None,
+        estimate: Estimate,
+        noise: Source,
+    ) -> tuple[Float[Tensor, " b *shape"], None]:
         """One step; one call."""
         return affine(x, estimate(x, row.t).x0, row, noise), None
 
@@ -145,6 +158,7 @@ class EulerMaruyama:
             if e.alpha_t == 0 or e.alpha_u == 0:
                 rows.append(_exponential(e, self.eta))
                 continue
+            # score = (alpha x0 - x) / sigma^2: -(1 + eta) / 2 g^2 score dt pulls x to alpha x0.
             length = e.u - e.t
             pull = (1 + self.eta) / 2 * g2 * length / e.sigma_t**2
             spread = math.sqrt(self.eta * g2 * abs(length)) if e.sigma_u > 0 else 0.0
@@ -152,12 +166,17 @@ class EulerMaruyama:
         return rows
 
     def step(
-        self, x: Tensor, row: Affine, state: None, estimate: Estimate, noise: Source
-    ) -> tuple[Tensor, None]:
+        self,
+        x: Float[Tensor, " b *shape"],
+        row: Affine,
+        state: None,
+        estimate: Estimate,
+        noise: Source,
+    ) -> tuple[Float[Tensor, " b *shape"], None]:
         """One step; one call."""
         return affine(x, estimate(x, row.t).x0, row, noise), None
 
 
 def _exponential(e: Ends, eta: float) -> Affine:
-    """The step from pure noise: nothing of x is kept but, for eta = 0, its direction."""
+    """The step from pure noise: of x only its direction is kept, and that for eta = 0 alone."""
     return euler(e) if eta == 0 else Affine(e.t, 0.0, e.alpha_u, e.sigma_u, e.clock)

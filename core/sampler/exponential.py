@@ -1,15 +1,18 @@
-"""Exponential integrators in half the log-SNR: multistep, singlestep and UniPC.
+"""Exponential integrators in lambda = log(alpha / sigma): multistep and singlestep.
 
-With lambda = log(alpha / sigma), h its rise over a step and strength eta of the noise,
+With h the rise of lambda over a step and eta the strength of the noise,
 
     x_u = (sigma_u / sigma_t) e^(-eta h) x_t + sigma_u sqrt(1 - e^(-2 eta h)) z
-          + alpha_u (1 + eta) int_0^h e^(-(1 + eta)(h - s)) x0(lambda_t + s) ds
+          + alpha_u (1 + eta) int_0^h e^(-(1 + eta)(h - s)) x0(lambda_t + s) ds            (A)
 
 is exact; a rule replaces x0 by a polynomial in s.  eta = 0 is the probability-flow ODE, 1 the
 reverse SDE.  The same integral with rate -1 in place of 1 + eta, over eps, serves predictions of
-the noise:  x_u = (alpha_u / alpha_t) x_t + sigma_u (-1) int_0^h e^(h - s) eps ds.
-Source: Lu et al. 2022, arXiv:2206.00927, eq. 3.4, and arXiv:2211.01095, eq. 8 and 12; the family in
-eta is Xue et al. 2023 (SA-Solver), arXiv:2305.14267, eq. 9.
+the noise:
+
+    x_u = (alpha_u / alpha_t) x_t + sigma_u (-1) int_0^h e^(h - s) eps(lambda_t + s) ds    (B)
+
+Source: Lu et al. 2022, arXiv:2206.00927, eq. 3.4 (B), and arXiv:2211.01095, eq. 8 and 12; the
+family in eta is Xue et al. 2023 (SA-Solver), arXiv:2305.14267, eq. 9.
 """
 
 import math
@@ -18,7 +21,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from core.denoiser.parameterization import Prediction
@@ -43,6 +46,7 @@ def phis(count: int, z: float) -> list[float]:
             values[k - 1] = value
             value = value * z + INVERSE_FACTORIALS[k - 1]
         return values
+    # phi_(k+1) = (phi_k - 1/k!) / z, from phi_0 = e^z.
     value = math.exp(z)
     for k in range(count):
         value = (value - INVERSE_FACTORIALS[k]) / z
@@ -51,7 +55,7 @@ def phis(count: int, z: float) -> list[float]:
 
 
 def moments(count: int, rate: float, h: float) -> list[float]:
-    """Rate int_0^h e^(-rate (h - s)) (s / h)^k ds for k = 0 to `count` - 1."""
+    """`rate` int_0^h e^(-rate (h - s)) (s / h)^k ds = rate h k! phi_(k+1)(-rate h), k < `count`."""
     found, factor = phis(count, -rate * h), rate * h
     for k in range(count):
         found[k] *= factor
@@ -59,30 +63,65 @@ def moments(count: int, rate: float, h: float) -> list[float]:
     return found
 
 
+# (nodes, rate, h) -> weights of the values at `nodes`, rises of lambda from the step's start, in
+# the integral of (A) or (B): 0 for the value there, negative for those before it.
+Rule = Callable[[Sequence[float], float, float], list[float]]
+
+
 def adams_weights(nodes: Sequence[float], rate: float, h: float) -> list[float]:
-    """Weights of the values at `nodes` (rises of lambda from the step's start) in that integral."""
+    """The rule that integrates the polynomial through all `nodes` exactly."""
     return polynomial_weights([node / h for node in nodes], moments(len(nodes), rate, h))
 
 
-def _noise(e: Ends, eta: float) -> tuple[float, tuple[float, float]]:
-    """Deviation of the noise over a step, and the clock of its Brownian motion."""
+def _midpoint_weights(nodes: Sequence[float], rate: float, h: float) -> list[float]:
+    """Of two nodes: M0 (x0 + h / 2 slope); DPM-Solver++(2M), arXiv:2211.01095, algorithm 2."""
+    if len(nodes) != 2:
+        return adams_weights(nodes, rate, h)
+    gain = moments(1, rate, h)[0]
+    slope = gain * h / (2 * -nodes[1])
+    return [gain + slope, -slope]
+
+
+def _published_weights(nodes: Sequence[float], rate: float, h: float) -> list[float]:
+    """Of three nodes: the integral of the square at half its value."""
+    m = moments(len(nodes), rate, h)
+    if len(nodes) == 3:
+        # D2 of the source is h^2 x0'' / 2, and phi_3, of which M2 is twice, multiplies it.
+        m[2] /= 2
+    return polynomial_weights([node / h for node in nodes], m)
+
+
+RULES: dict[str, Rule] = {
+    "exact": adams_weights,
+    "midpoint": _midpoint_weights,
+    "published": _published_weights,
+}
+
+
+def step_noise(e: Ends, eta: float) -> tuple[float, tuple[float, float]]:
+    """sigma_u sqrt(1 - e^(-2 eta h)), 0 into the clean end, and the clock of its Brownian path."""
     if eta == 0 or e.sigma_u == 0:
         return 0.0, (0.0, 0.0)
     start, end = e.clock
-    spread = e.sigma_u * math.sqrt(-math.expm1(-2 * eta * e.h))
-    return spread, (eta * start, eta * end)
+    std = e.sigma_u * math.sqrt(-math.expm1(-2 * eta * e.h))
+    return std, (eta * start, eta * end)
 
 
-def _first_order(e: Ends, eta: float) -> Affine:
-    """The rule for a constant x0."""
+def first_order(e: Ends, eta: float) -> Affine:
+    """(A) for a constant x0: the integral is 1 - e^(-(1 + eta) h); finite at every end."""
     if eta == 0:
         return euler(e)
-    spread, clock = _noise(e, eta)
+    std, clock = step_noise(e, eta)
     kept = e.sigma_u / e.sigma_t * math.exp(-eta * e.h)
-    return Affine(e.t, kept, e.alpha_u * -math.expm1(-(1 + eta) * e.h), spread, clock)
+    return Affine(e.t, kept, e.alpha_u * -math.expm1(-(1 + eta) * e.h), std, clock)
 
 
-def _check(prediction: str, eta: float, order: int, highest: int) -> None:
+def check_options(prediction: str, eta: float, order: int, highest: int) -> None:
+    """Refuse orders above `highest`, and noise with predictions of eps.
+
+    Raises:
+        InputError: either.
+    """
     if not 1 <= order <= highest:
         raise InputError(f"order: expected 1 to {highest}, got {order}")
     if eta < 0 or (eta > 0 and prediction == "eps"):
@@ -91,62 +130,87 @@ def _check(prediction: str, eta: float, order: int, highest: int) -> None:
         )
 
 
-class _Row(NamedTuple):
+class AdamsRow(NamedTuple):
+    """A step of an exponential Adams rule.
+
+    Args:
+        ends: its ends.
+        affine: what is kept of x, the noise, and, where there are no weights, the whole step.
+        weights: of the last values, latest first; none at a singular end.
+    """
+
     ends: Ends
     affine: Affine
     weights: tuple[float, ...]
 
 
-# (h, rise before, rate) -> weights of the last two estimates.
-Rule2 = Callable[[float, float, float], list[float]]
-
-
-def _midpoint(h: float, last: float, rate: float) -> list[float]:
-    """The slope taken at half the step: M0 (1 + h / 2 last), -M0 h / 2 last."""
-    gain = moments(1, rate, h)[0]
-    slope = gain * h / (2 * last)
-    return [gain + slope, -slope]
-
-
-def _plan(
+def adams_rows(
     process: GaussianPath,
-    grid: Tensor,
+    grid: Float64[Tensor, " n"],
     order: int,
     *,
     eta: float = 0.0,
     prediction: str = "x0",
-    rule2: Rule2 | None = None,
-) -> Iterator[tuple[_Row, list[float]]]:
-    """Adams-Bashforth rows, and the rises of lambda from each start to the estimates known then."""
+    rule: Rule = adams_weights,
+) -> Iterator[tuple[AdamsRow, list[float]]]:
+    """Adams-Bashforth rows, each with the nodes of its polynomial: rises of lambda from its start.
+
+    Args:
+        process: the forward process.
+        grid: times that run one way.
+        order: values in the polynomial, where so many are known.
+        eta: strength of the noise.
+        prediction: what the polynomial approximates, x0 or eps.
+        rule: the weights of the values at the nodes.
+    """
     rate = 1 + eta if prediction == "x0" else -1.0
     nodes: list[float] = []
     for e in ends(process, grid, falls=eta > 0):
-        step = _first_order(e, eta)
+        step = first_order(e, eta)
         if e.singular:
             # Pure noise has no finite lambda: its estimate supports no polynomial.
-            yield _Row(e, step, ()), []
+            yield AdamsRow(e, step, ()), []
             nodes = []
             continue
         nodes = [0.0, *nodes][:order]
-        if rule2 is not None and len(nodes) == 2:
-            found = rule2(e.h, -nodes[1], rate)
-        else:
-            found = adams_weights(nodes, rate, e.h)
+        weights = rule(nodes, rate, e.h)
         scale = e.alpha_u if prediction == "x0" else e.sigma_u
         if prediction == "eps":
             step = step._replace(x=e.alpha_u / e.alpha_t)
-        yield _Row(e, step, tuple(scale * w for w in found)), nodes
+        yield AdamsRow(e, step, tuple(scale * w for w in weights)), nodes
+        # Seen from the start of the next step the nodes lie h further back.
         nodes = [node - e.h for node in nodes]
+
+
+def predicted(
+    prediction: Prediction, x: Float[Tensor, " b *shape"], e: Ends, kind: str
+) -> Float[Tensor, " b *shape"]:
+    """x0, or eps = (x - alpha_t x0) / sigma_t, of a prediction at the start of a step."""
+    if kind == "x0":
+        return prediction.x0
+    return (x - e.alpha_t * prediction.x0) / e.sigma_t
+
+
+def weighted_sum(
+    kept: float,
+    x: Float[Tensor, " b *shape"],
+    weights: Sequence[float],
+    values: Sequence[Float[Tensor, " b *shape"]],
+) -> Float[Tensor, " b *shape"]:
+    """`kept` x + sum_j weights_j values_j, over as many as there are of both."""
+    total = kept * x
+    for weight, value in zip(weights, values, strict=False):
+        total.add_(value, alpha=weight)
+    return total
 
 
 @dataclass(frozen=True, kw_only=True)
 class Multistep:
     """Exponential Adams-Bashforth: the polynomial through the last `order` estimates; one call.
 
-    eta = 0 is DPM-Solver++ (x0) or DEIS in log-SNR (eps), eta = 1 SDE-DPM-Solver++.  The weights
-    integrate the polynomial exactly, so order 3 is of order 3; the published third-order rule
-    counts a second difference twice and is of order 2.  First steps use what estimates there are;
-    steps from pure noise and into the clean end are of order 1.
+    eta = 0 is DPM-Solver++ (x0), DPM-Solver or DEIS in log-SNR (eps), eta = 1 SDE-DPM-Solver++.
+    Exact weights integrate the polynomial, so order 3 is of order 3.  First steps use what
+    estimates there are; steps from pure noise and into the clean end are of order 1.
     Source: Lu et al. 2022, arXiv:2211.01095, algorithm 2; Zhang and Chen 2023, arXiv:2204.13902,
     section 3.3; Xue et al. 2023, arXiv:2305.14267, eq. 14.
 
@@ -154,154 +218,70 @@ class Multistep:
         order: estimates in the polynomial, 1 to 4; 1 to 3 with noise.
         eta: strength of the noise: 0 is the ODE, 1 the reverse SDE.
         prediction: what the polynomial approximates: x0 or eps.
-        weights: exact, or, for order 2, the published rule with the slope at the midpoint.
+        weights: exact; midpoint, for order 2, the published rule with the slope at the midpoint;
+            published, for order 3, the third-order rule of DPM-Solver and DPM-Solver++, which takes
+            the second difference at half its weight: of order 2, but it extrapolates less, which
+            long steps can reward.
     """
+
+    restarts = False
 
     order: int = 2
     eta: float = 0.0
     prediction: Literal["x0", "eps"] = "x0"
-    weights: Literal["exact", "midpoint"] = "exact"
+    weights: Literal["exact", "midpoint", "published"] = "exact"
 
     def __post_init__(self) -> None:
-        _check(self.prediction, self.eta, self.order, 3 if self.eta else 4)
+        check_options(self.prediction, self.eta, self.order, 3 if self.eta else 4)
         if self.weights == "midpoint" and self.order > 2:
             raise InputError(f"weights: midpoint is a rule of order 2, got order {self.order}")
-
-    restarts = False
+        if self.weights == "published" and self.order != 3:
+            raise InputError(f"weights: published is a rule of order 3, got order {self.order}")
 
     @property
     def convergence(self) -> int:
         """The order of the trajectory; of the variance, at most 2, with noise."""
-        return min(self.order, 2) if self.eta else self.order
+        return min(self.order, 2) if self.eta or self.weights == "published" else self.order
 
-    def plan(self, process: GaussianPath, grid: Float64[Tensor, " n"]) -> list[_Row]:
+    def plan(self, process: GaussianPath, grid: Float64[Tensor, " n"]) -> list[AdamsRow]:
         """The weights of the last estimates for every step."""
-        rows = _plan(
+        rows = adams_rows(
             process,
             grid,
             self.order,
             eta=self.eta,
             prediction=self.prediction,
-            rule2=_midpoint if self.weights == "midpoint" else None,
+            rule=RULES[self.weights],
         )
         return [row for row, _ in rows]
 
     def step(
         self,
-        x: Tensor,
-        row: _Row,
+        x: Float[Tensor, " b *shape"],
+        row: AdamsRow,
         state: tuple[Tensor, ...] | None,
         estimate: Estimate,
         noise: Source,
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    ) -> tuple[Float[Tensor, " b *shape"], tuple[Tensor, ...]]:
         """One step; one call; the state is the last estimates, latest first."""
-        said = estimate(x, row.affine.t)
+        prediction = estimate(x, row.affine.t)
         if not row.weights:
-            return affine(x, said.x0, row.affine, noise), ()
-        known = (_value(said, x, row.ends, self.prediction), *(state or ()))[: self.order]
-        return _combine(x, row, known, noise), known
-
-
-def _value(said: Prediction, x: Tensor, e: Ends, prediction: str) -> Tensor:
-    if prediction == "x0":
-        return said.x0
-    return (x - e.alpha_t * said.x0) / e.sigma_t
-
-
-def _combine(x: Tensor, row: _Row, known: Sequence[Tensor], noise: Source) -> Tensor:
-    moved = row.affine.x * x
-    for weight, value in zip(row.weights, known, strict=False):
-        moved.add_(value, alpha=weight)
-    if row.affine.noise:
-        moved.add_(noise.between(x, *row.affine.clock), alpha=row.affine.noise)
-    return moved
-
-
-class _Corrected(NamedTuple):
-    predict: _Row
-    kept: float  # of x at the start of the step that led here
-    weights: tuple[float, ...]  # of the estimate made here and of those before it
-
-
-@dataclass(frozen=True, kw_only=True)
-class UniPC:
-    """Predictor and corrector that share one call a step; order of convergence `order` + 1.
-
-    The predictor is `Multistep`'s; the estimate made at its end corrects the step that led there
-    before it serves the next one.  The last step is not corrected.
-    Source: Zhao et al. 2023, arXiv:2302.04867, algorithms 1 to 4.  Their coefficients solve for the
-    polynomial's weights, where B(h) cancels; it stays where one coefficient is set to 1/2: in the
-    predictor of order 2 and the corrector of order 1.
-
-    Args:
-        order: of the predictor, 1 to 3.
-        variant: their B(h): h (bh1) or e^h - 1 (bh2).
-    """
-
-    order: int = 2
-    variant: Literal["bh1", "bh2"] = "bh2"
-
-    def __post_init__(self) -> None:
-        _check("x0", 0.0, self.order, 3)
-
-    restarts = True
-
-    @property
-    def convergence(self) -> int:
-        """One more than the predictor's."""
-        return self.order + 1
-
-    def _scale(self, h: float) -> float:
-        return h if self.variant == "bh1" else -math.expm1(-h)
-
-    def plan(self, process: GaussianPath, grid: Float64[Tensor, " n"]) -> list[_Corrected]:
-        """For every step the predictor's row and the correction of the step before."""
-
-        def rule2(h: float, last: float, rate: float) -> list[float]:
-            slope = self._scale(h) * h / (2 * last)
-            return [moments(1, rate, h)[0] + slope, -slope]
-
-        rows: list[_Corrected] = []
-        kept, correct = 0.0, ()
-        for row, nodes in _plan(process, grid, self.order, rule2=rule2):
-            rows.append(_Corrected(row, kept, correct))
-            kept, correct = row.affine.x, ()
-            if len(nodes) == 1:
-                half = self._scale(row.ends.h) / 2
-                correct = (half, -math.expm1(-row.ends.h) - half)
-            elif nodes:
-                correct = tuple(adams_weights([row.ends.h, *nodes], 1.0, row.ends.h))
-            correct = tuple(row.ends.alpha_u * w for w in correct)
-        return rows
-
-    def step(
-        self,
-        x: Tensor,
-        row: _Corrected,
-        state: tuple[Tensor, tuple[Tensor, ...]] | None,
-        estimate: Estimate,
-        noise: Source,
-    ) -> tuple[Tensor, tuple[Tensor, tuple[Tensor, ...]]]:
-        """One step; one call; the state is x before it and the last estimates."""
-        x0 = estimate(x, row.predict.affine.t).x0
-        start, known = state if state is not None else (x, ())
-        if row.weights:
-            x = row.kept * start
-            for weight, value in zip(row.weights, (x0, *known), strict=False):
-                x.add_(value, alpha=weight)
-        if not row.predict.weights:
-            return affine(x, x0, row.predict.affine, noise), (x, ())
-        known = (x0, *known)[: self.order]
-        return _combine(x, row.predict, known, noise), (x, known)
+            return affine(x, prediction.x0, row.affine, noise), ()
+        value = predicted(prediction, x, row.ends, self.prediction)
+        known = (value, *(state or ()))[: self.order]
+        x_u = weighted_sum(row.affine.x, x, row.weights, known)
+        if row.affine.noise:
+            x_u.add_(noise.between(x, *row.affine.clock), alpha=row.affine.noise)
+        return x_u, known
 
 
 class _Stage(NamedTuple):
     """A point inside a step, reached from the step's start."""
 
-    asked: Ends  # its start is where the denoiser is asked
+    at: Ends  # its start is where the denoiser is called
     kept: float
     weights: tuple[float, ...]
-    noise: float  # deviation of what is drawn since the stage before
+    noise: float  # standard deviation of the draw since the stage before
     carry: float  # factor on the noise drawn up to the stage before
     clock: tuple[float, float]
 
@@ -327,7 +307,7 @@ class Singlestep:
     prediction: Literal["x0", "eps"] = "x0"
 
     def __post_init__(self) -> None:
-        _check(self.prediction, self.eta, self.order, 2 if self.eta else 3)
+        check_options(self.prediction, self.eta, self.order, 2 if self.eta else 3)
         if self.order < 2:
             raise InputError("order: expected 2 or 3; order 1 is core/multistep with order 1")
 
@@ -343,62 +323,70 @@ class Singlestep:
         rows = []
         for e in ends(process, grid, falls=self.eta > 0):
             if e.singular:
-                step = _first_order(e, self.eta)
+                step = first_order(e, self.eta)
                 rows.append([_Stage(e, step.x, (step.x0,), step.noise, 0.0, step.clock)])
             else:
                 rows.append(self._stages(process, e))
         return rows
 
     def _stages(self, process: GaussianPath, e: Ends) -> list[_Stage]:
+        """The stages at r1 h (and r2 h) and the end, each from the values at those before it."""
         rate = 1 + self.eta if self.prediction == "x0" else -1.0
-        shares = (1 / 2, 1.0) if self.order == 2 else (1 / 3, 2 / 3, 1.0)
-        reached = [*(_until(process, e, share) for share in shares[:-1]), e]
+        r = (1 / 2,) if self.order == 2 else (1 / 3, 2 / 3)
+        reached = [*(_until(process, e, fraction) for fraction in r), e]
         m0 = [moments(1, rate, to.h)[0] for to in reached]
         if self.order == 2:
+            # Algorithm 1: u from the value at the start, the end from the value at u alone.
             weights = [(m0[0],), (0.0, m0[1])]
-        else:  # a difference over r of the step, its slope integrated over the stage
+        else:
+            # Algorithm 2: differences D1, D2 to the value at the start over r1 and r2; their slope
+            # is integrated over the stage, M1 of its own length times r2 / r1 and 1 / r2.
             second = moments(2, rate, reached[1].h)[1] * 2
             third = moments(2, rate, e.h)[1] * 3 / 2
             weights = [(m0[0],), (m0[1] - second, second), (m0[2] - third, 0.0, third)]
-        stages, asked, clock = [], e, self.eta * e.clock[0]
+        stages, at, clock = [], e, self.eta * e.clock[0]
         for to, weight in zip(reached, weights, strict=True):
-            step = _first_order(to, self.eta)
+            step = first_order(to, self.eta)
             kept = step.x if self.prediction == "x0" else to.alpha_u / to.alpha_t
             scale = to.alpha_u if self.prediction == "x0" else to.sigma_u
+            # One Brownian path: the noise so far decays, and what the stage adds is drawn.
             end = self.eta * to.clock[1]
             fresh = to.sigma_u * math.sqrt(-math.expm1(clock - end))
-            carry = to.sigma_u / asked.sigma_t * math.exp((clock - end) / 2)
-            weighed = tuple(scale * w for w in weight)
-            stages.append(_Stage(asked, kept, weighed, fresh, carry, (clock, end)))
-            # The next stage asks where this one leads.
-            asked = to._replace(t=to.u, alpha_t=to.alpha_u, sigma_t=to.sigma_u)
+            carry = to.sigma_u / at.sigma_t * math.exp((clock - end) / 2)
+            scaled = tuple(scale * w for w in weight)
+            stages.append(_Stage(at, kept, scaled, fresh, carry, (clock, end)))
+            # The denoiser is called next where this stage leads.
+            at = to._replace(t=to.u, alpha_t=to.alpha_u, sigma_t=to.sigma_u)
             clock = end
         return stages
 
     def step(
-        self, x: Tensor, row: list[_Stage], state: None, estimate: Estimate, noise: Source
-    ) -> tuple[Tensor, None]:
+        self,
+        x: Float[Tensor, " b *shape"],
+        row: list[_Stage],
+        state: None,
+        estimate: Estimate,
+        noise: Source,
+    ) -> tuple[Float[Tensor, " b *shape"], None]:
         """One step; `order` calls, one where an end is singular."""
         known: list[Tensor] = []
-        at, drawn = x, None
+        y, drawn = x, None
         for stage in row:
-            said = estimate(at, stage.asked.t)
             kind = self.prediction if len(row) > 1 else "x0"
-            known.append(_value(said, at, stage.asked, kind))
-            at = stage.kept * x
-            for weight, value in zip(stage.weights, known, strict=True):
-                at.add_(value, alpha=weight)
+            known.append(predicted(estimate(y, stage.at.t), y, stage.at, kind))
+            # Every stage starts at x, not at the stage before.
+            y = weighted_sum(stage.kept, x, stage.weights, known)
             if stage.noise:
                 fresh = stage.noise * noise.between(x, *stage.clock)
                 drawn = fresh if drawn is None else fresh.add_(drawn, alpha=stage.carry)
-                at.add_(drawn)
-        return at, None
+                y.add_(drawn)
+        return y, None
 
 
-def _until(process: GaussianPath, e: Ends, share: float) -> Ends:
-    """The first `share` of a step, in lambda."""
+def _until(process: GaussianPath, e: Ends, fraction: float) -> Ends:
+    """The first `fraction` of a step, in lambda."""
     start, end = e.clock
-    middle = torch.tensor(start + share * (end - start), dtype=torch.float64)
-    s = process.time_of_log_snr(middle)
+    log_snr = torch.tensor(start + fraction * (end - start), dtype=torch.float64)
+    s = process.time_of_log_snr(log_snr)
     alpha, sigma = process.alpha_sigma(s)
     return Ends(e.t, float(s), e.alpha_t, e.sigma_t, float(alpha), float(sigma))

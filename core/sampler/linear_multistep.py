@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from core.errors import InputError
@@ -15,8 +15,8 @@ from core.sampler.solver import Ends, Estimate, affine, ends, euler, polynomial_
 
 class _LinearRow(NamedTuple):
     ends: Ends
-    kept: float
-    weights: tuple[float, ...]
+    kept: float  # alpha_u / alpha_t
+    weights: tuple[float, ...]  # of the last slopes, latest first; none at pure noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,33 +50,33 @@ class LinearMultistep:
         levels: list[float] = []
         for e in ends(process, grid):
             if e.alpha_t == 0 or e.alpha_u == 0:
-                step = euler(e)
-                rows.append(_LinearRow(e, step.x, ()))
+                rows.append(_LinearRow(e, euler(e).x, ()))
                 levels = []
                 continue
-            now, then = e.sigma_t / e.alpha_t, e.sigma_u / e.alpha_u
-            levels = [now, *levels][: self.order]
-            nodes = [(level - now) / (then - now) for level in levels]
-            found = polynomial_weights(nodes, [1 / (k + 1) for k in range(len(nodes))])
-            length = e.alpha_u * (then - now)
-            rows.append(_LinearRow(e, e.alpha_u / e.alpha_t, tuple(length * w for w in found)))
+            levels = [e.s_t, *levels][: self.order]
+            # On r = (s - s_t) / (s_u - s_t) the integral of r^k over the step is 1 / (k + 1).
+            nodes = [(level - e.s_t) / (e.s_u - e.s_t) for level in levels]
+            weights = polynomial_weights(nodes, [1 / (k + 1) for k in range(len(nodes))])
+            # x_u / alpha_u = x_t / alpha_t + (s_u - s_t) sum_j w_j eps_j
+            length = e.alpha_u * (e.s_u - e.s_t)
+            rows.append(_LinearRow(e, e.alpha_u / e.alpha_t, tuple(length * w for w in weights)))
         return rows
 
     def step(
         self,
-        x: Tensor,
+        x: Float[Tensor, " b *shape"],
         row: _LinearRow,
         state: tuple[Tensor, ...] | None,
         estimate: Estimate,
         noise: Source,
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    ) -> tuple[Float[Tensor, " b *shape"], tuple[Tensor, ...]]:
         """One step; one call; the state is the last slopes, latest first."""
         x0 = estimate(x, row.ends.t).x0
         if not row.weights:
             return affine(x, x0, euler(row.ends), noise), ()
-        slope = torch.sub(x, x0, alpha=row.ends.alpha_t).div_(row.ends.sigma_t)
-        known = (slope, *(state or ()))[: self.order]
-        moved = row.kept * x
-        for weight, value in zip(row.weights, known, strict=False):
-            moved.add_(value, alpha=weight)
-        return moved, known
+        eps = torch.sub(x, x0, alpha=row.ends.alpha_t).div_(row.ends.sigma_t)  # dz/ds
+        slopes = (eps, *(state or ()))[: self.order]
+        x_u = row.kept * x
+        for weight, slope in zip(row.weights, slopes, strict=False):
+            x_u.add_(slope, alpha=weight)
+        return x_u, slopes

@@ -174,18 +174,40 @@ def draws_noise(solver: Solver, process: GaussianPath) -> bool:
     return not torch.equal(ends[0], ends[1])
 
 
+def _check_draws(solver: Solver, process: GaussianPath, world: Gaussian) -> None:
+    """Mean and standard deviation of 4,000 draws, each of a sample of its own.
+
+    Raises:
+        AssertionError: further off than 5 % and four standard errors.
+    """
+    count, grid = 4000, to_noisy_level(process, 4)
+    noise, first, last = Noise(range(count)), float(grid[0]), float(grid[-1])
+    z = noise.like(torch.zeros(count, 1, dtype=torch.float64))
+    x = world.mean_at(process, first) + world.std_at(process, first) * z
+    x = sample(world.denoiser(process), grid, solver, x, noise)
+    std = world.std_at(process, last)
+    mean_off = abs(float(x.mean()) - world.mean_at(process, last)) / std
+    std_off = abs(float(x.std()) / std - 1)
+    assert mean_off < 0.05 + 4 / count**0.5, f"the mean is off by {mean_off:.3f} deviations"
+    assert std_off < 0.05 + 4 / (2 * count) ** 0.5, f"the deviation is off by {std_off:.3f}"
+
+
 def check_solver(solver: Solver, process: GaussianPath) -> None:
     """Assert that a solver has the order it states.
 
     Of the trajectory on a mixture, where it is deterministic (a Gaussian's symmetry would cancel
     leading terms); of the variance on a Gaussian where it draws noise, whose mean must then follow
     the flow's as well.  One that states order 0 must come near: the variance to 5 %.  An adaptive
-    one, which takes the whole way in one row, must come as near as its order 5 promises, 1e-3.
+    one takes the whole way in one row: without noise it must come to 1e-3, with noise its draws
+    must have the mean and, to 5 %, the standard deviation of a Gaussian.
 
     Raises:
         AssertionError: another order, or a mean that goes astray.
     """
     world, order = Gaussian(mean=0.3, std=0.5), solver.convergence
+    if draws_noise(solver, process) and len(solver.plan(process, to_noisy_level(process, 4))) == 1:
+        _check_draws(solver, process, world)
+        return
     if not draws_noise(solver, process):
         if len(solver.plan(process, to_noisy_level(process, 4))) == 1:
             assert mixture_error(solver, process, 4) < 1e-3, "an adaptive solver goes astray"

@@ -28,10 +28,11 @@ from core.process.noise import Noise
 from core.process.schedules import edm
 from core.sampler.adaptive import DormandPrince
 from core.sampler.ancestral import DDIM
-from core.sampler.exponential import Multistep, Singlestep, UniPC
+from core.sampler.exponential import Multistep, Singlestep
 from core.sampler.linear_multistep import LinearMultistep
 from core.sampler.runge_kutta import Heun
 from core.sampler.sample import conditioned, sample
+from core.sampler.unipc import UniPC
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "parity"))
 

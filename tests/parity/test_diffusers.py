@@ -32,10 +32,11 @@ from core.process import schedules
 from core.process.noise import Noise
 from core.sampler import grids
 from core.sampler.ancestral import DDIM, Ancestral
-from core.sampler.exponential import Multistep, Singlestep, UniPC
+from core.sampler.exponential import Multistep, Singlestep
 from core.sampler.linear_multistep import LinearMultistep
 from core.sampler.runge_kutta import Heun
 from core.sampler.sample import sample
+from core.sampler.unipc import UniPC
 
 pytestmark = pytest.mark.parity
 

@@ -36,8 +36,9 @@ from core.process.schedules import edm
 from core.sampler import grids
 from core.sampler.adaptive import DormandPrince
 from core.sampler.ancestral import DDIM, Ancestral
-from core.sampler.exponential import Multistep, Singlestep, UniPC
+from core.sampler.exponential import Multistep, Singlestep
 from core.sampler.sample import sample
+from core.sampler.unipc import UniPC
 from core.testing.orders import slope
 
 pytestmark = pytest.mark.parity
@@ -338,4 +339,6 @@ def test_an_adaptive_sample_of_theirs_depends_on_its_batch_and_ours_does_not(k, 
         f"a sample alone and in a batch of 16 differ by {theirs:.1e}",
     )
     assert theirs > 1e-4
-    assert torch.equal(dopri(x)[:1], dopri(x[:1]))
+    found = float((dopri(x)[:1] - dopri(x[:1])).abs().max())
+    note("DormandPrince", f"by {found:.1e}")
+    assert found < 1e-12  # rounding of elementary functions at other places of a vector

@@ -27,11 +27,12 @@ from core.process.gaussian import over
 from core.process.noise import Brownian, Noise
 from core.sampler.adaptive import DormandPrince
 from core.sampler.ancestral import DDIM, Ancestral
-from core.sampler.exponential import Multistep, Singlestep, UniPC
+from core.sampler.exponential import Multistep, Singlestep
 from core.sampler.grids import uniform_log_snr
 from core.sampler.runge_kutta import Heun
 from core.sampler.sample import conditioned, prior, sample
 from core.sampler.solver import Ends
+from core.sampler.unipc import UniPC
 from core.testing.distributions import Gaussian, Mixture
 
 PATHS = {

@@ -101,15 +101,16 @@ def test_error_and_work_follow_the_tolerance():
 
 
 @pytest.mark.parametrize("path", ["vp_linear", "edm", "flow"])
-def test_a_sample_is_the_same_bits_alone_and_in_a_batch(path):
+def test_a_sample_takes_the_same_steps_alone_and_in_a_batch(path):
+    """And ends in the same place but for the rounding of elementary functions in a vector."""
     path = PATHS[path]
-    slope, y = angle_slope(path), normal(7, 3)
+    slope, y = angle_slope(path), normal(64, 3)
     ends = angle_of(path, path.t_max), angle_of(path, path.t_first)
     together = dormand_prince(slope, y, *ends, rtol=1e-4, atol=1e-4)
     assert len(set(together.evaluations.tolist())) > 1  # else they could share their steps
-    for i in range(7):
+    for i in range(0, 64, 5):
         alone = dormand_prince(slope, y[i : i + 1], *ends, rtol=1e-4, atol=1e-4)
-        assert torch.equal(alone.y[0], together.y[i])
+        assert (alone.y[0] - together.y[i]).abs().max() < 1e-10
         assert alone.evaluations[0] == together.evaluations[i]
 
 

@@ -14,9 +14,10 @@ from core.sampler import grids
 from core.sampler.adaptive import DormandPrince
 from core.sampler.ancestral import DDIM, Ancestral
 from core.sampler.composed import PredictorCorrector
-from core.sampler.exponential import Multistep, Singlestep, UniPC
+from core.sampler.exponential import Multistep, Singlestep
 from core.sampler.runge_kutta import Heun
 from core.sampler.sample import edit, encode, interpolate, prior, sample
+from core.sampler.unipc import UniPC
 from core.testing.distributions import Gaussian
 from core.testing.orders import slope, three_modes
 

@@ -14,13 +14,15 @@ from core.process import schedules
 from core.process.noise import Noise
 from core.sampler import grids
 from core.sampler.adaptive import DormandPrince
+from core.sampler.adaptive_sde import AdaptiveSDE, Path
 from core.sampler.ancestral import DDIM, Ancestral, EulerMaruyama
 from core.sampler.composed import PredictorCorrector, StochasticThenODE
-from core.sampler.exponential import Multistep, Singlestep, UniPC, moments, phis
+from core.sampler.exponential import Multistep, Singlestep, moments, phis
 from core.sampler.linear_multistep import LinearMultistep
 from core.sampler.runge_kutta import Churn, Heun
 from core.sampler.sample import prior, sample
 from core.sampler.solver import check_grid
+from core.sampler.unipc import SASolver, UniPC
 from core.testing.distributions import Gaussian, Mixture
 from core.testing.orders import (
     check_solver,
@@ -50,10 +52,13 @@ DETERMINISTIC = [
     *(LinearMultistep(order=order) for order in (2, 3, 4)),
     *(Multistep(order=order) for order in (1, 2, 3, 4)),
     Multistep(weights="midpoint"),
+    *(Multistep(order=3, weights="published", prediction=kind) for kind in ("x0", "eps")),
     *(Multistep(order=order, prediction="eps") for order in (1, 2, 3, 4)),
     *(Singlestep(order=order, prediction=kind) for order in (2, 3) for kind in ("x0", "eps")),
     *(UniPC(order=order) for order in (1, 2, 3)),
     *(UniPC(order=order, variant="bh1") for order in (1, 2)),
+    *(UniPC(order=order, prediction="eps") for order in (1, 2, 3)),
+    *(SASolver(order=order, corrector=order, eta=0.0) for order in (1, 2, 3)),
     EulerMaruyama(eta=0.0),
     DormandPrince(),
 ]
@@ -67,17 +72,15 @@ STOCHASTIC = [
     Multistep(eta=1.0, weights="midpoint"),
     Singlestep(eta=1.0),
     Singlestep(eta=0.4),
+    *(SASolver(order=order, corrector=order, eta=eta) for order in (1, 3) for eta in (0.5, 1.0)),
     Churn(),
     StochasticThenODE(),
     PredictorCorrector(),
+    AdaptiveSDE(),
 ]
+ADAPTIVE = (DormandPrince, AdaptiveSDE)
 SOLVERS = DETERMINISTIC + STOCHASTIC
 CORRECTED_UNIPC = PredictorCorrector(predictor=Spec("core/unipc"))
-
-
-def silent(x, t):
-    """An estimate of 0, with all that a solver may ask for."""
-    return Prediction(0 * x, variance_fraction=0 * x, x0_variance=0 * x)
 
 
 # --- T1, T4: orders ---------------------------------------------------------------------------
@@ -129,7 +132,7 @@ def test_rules_that_state_it_keep_going_into_the_clean_end(solver):
     [
         solver
         for solver in SOLVERS
-        if not isinstance(solver, (EulerMaruyama, DormandPrince))
+        if not isinstance(solver, (EulerMaruyama, *ADAPTIVE))
         and solver != Ancestral(variance="large")
     ],
     ids=str,
@@ -229,18 +232,24 @@ def test_a_sample_does_not_depend_on_its_batch(solver):
 
 
 @pytest.mark.parametrize(
-    "solver", [s for s in SOLVERS if not isinstance(s, DormandPrince)] + [CORRECTED_UNIPC], ids=str
+    "solver", [s for s in SOLVERS if not isinstance(s, ADAPTIVE)] + [CORRECTED_UNIPC], ids=str
 )
 def test_a_solver_that_loses_a_change_of_x_restarts(solver):
-    """The second step from x and from x + 1, where every estimate is 0: equal or not."""
+    """The second step from x and from x + 1, where all that is predicted is 0: equal or not."""
     path = PATHS["vp_linear"]
     first, second, *_ = solver.plan(path, to_noisy_level(path, 4))
+
+    def estimate(x, t):
+        alpha, _ = path.alpha_sigma(torch.tensor(t, dtype=torch.float64))
+        x0 = x / alpha if getattr(solver, "prediction", "x0") == "eps" else 0 * x
+        return Prediction(x0, variance_fraction=0 * x, x0_variance=0 * x)
+
     ends = []
     for change in (0.0, 1.0):
-        x, noise = torch.zeros(1, 2, dtype=torch.float64), Noise([0])
-        x, state = solver.step(x, first, None, silent, noise)
-        ends.append(solver.step(x + change, second, state, silent, noise)[0])
-    assert solver.restarts == torch.equal(*ends)
+        x, noise = torch.ones(1, 2, dtype=torch.float64), Noise([0])
+        x, state = solver.step(x, first, None, estimate, noise)
+        ends.append(solver.step(x + change, second, state, estimate, noise)[0])
+    assert solver.restarts == bool((ends[0] - ends[1]).abs().max() < 1e-12)
 
 
 # --- T14: gradients -----------------------------------------------------------------------------
@@ -251,8 +260,8 @@ def test_sampling_can_be_differentiated(solver):
     """T14: the gradient of a sample by its start against finite differences."""
     path = PATHS["vp_linear"]
     grid = to_noisy_level(path, 3)
-    if isinstance(solver, DormandPrince):
-        solver = DormandPrince(rtol=1e-2, atol=1e-2)
+    if isinstance(solver, ADAPTIVE):
+        solver = type(solver)(rtol=1e-2, atol=1e-2)
     start = torch.tensor([[0.3, -0.8]], dtype=torch.float64, requires_grad=True)
 
     def run(x):
@@ -285,8 +294,11 @@ KINDS = [
     Singlestep(order=3, prediction="eps"),
     UniPC(order=3, variant="bh1"),
     UniPC(order=2, variant="bh2"),
+    UniPC(order=3, prediction="eps"),
+    SASolver(),
     EulerMaruyama(eta=0.0),
     DormandPrince(rtol=1e-3, atol=1e-3),
+    AdaptiveSDE(rtol=0.5, atol=0.1),
     Ancestral(variance="large"),
     DDIM(eta=1.0),
     EulerMaruyama(),
@@ -331,7 +343,7 @@ def test_nothing_stops_being_a_number(path, name):
         assert len(grid) == steps + 1
         assert float(grid[-1]) == process.t_min
         for solver in KINDS:
-            if isinstance(solver, DormandPrince) and steps != 2:
+            if isinstance(solver, ADAPTIVE) and steps != 2:
                 continue  # takes no notice of the times between
             noise = Noise(range(len(rows)))
             x = prior(process, grid, like, noise)
@@ -345,8 +357,8 @@ def test_nothing_stops_being_a_number(path, name):
 # --- statistics ---------------------------------------------------------------------------------
 
 
-# Not Dormand-Prince: its steps depend on the sample, so that it is not affine.
-@pytest.mark.parametrize("solver", [s for s in KINDS if not isinstance(s, DormandPrince)], ids=str)
+# Not the adaptive ones: their steps depend on the sample, so that they are not affine.
+@pytest.mark.parametrize("solver", [s for s in KINDS if not isinstance(s, ADAPTIVE)], ids=str)
 @pytest.mark.parametrize(
     ("name", "path"),
     [("uniform_time", "vp_linear"), ("uniform_log_snr", "flow"), ("karras", "edm")],
@@ -518,6 +530,65 @@ def test_composed_solvers_take_the_steps_of_the_named_ones():
     assert draws_noise(StochasticThenODE(then=Spec("core/heun")), PATHS["edm"])
 
 
+def same_end(a, b, steps=9):
+    """Largest difference of two solvers' ends from one start, in units of the data."""
+    path = PATHS["vp_linear"]
+    grid, denoise = to_noisy_level(path, steps), three_modes().denoiser(path)
+    x = torch.tensor([[0.3, -1.0], [1.1, 0.2]], dtype=torch.float64)
+    ends = [sample(denoise, grid, solver, x, Noise([3, 4])) for solver in (a, b)]
+    return float((ends[0] - ends[1]).abs().max())
+
+
+def test_sa_solver_without_noise_is_unipc_where_its_scale_cancels():
+    """Both correct by the polynomial through the newest estimate (Xue et al. 2023, section 5.2).
+
+    UniPC's B(h) stays in the first steps, which have fewer than three estimates.
+    """
+    path, sa = PATHS["vp_linear"], SASolver(order=3, corrector=3, eta=0.0)
+    grid = grids.karras(path, steps=9)
+    for a, b in list(zip(sa.plan(path, grid), UniPC(order=3).plan(path, grid), strict=True))[3:]:
+        assert a.predict == b.predict
+        assert a.weights == pytest.approx(b.weights, rel=1e-12)
+        assert a.kept == b.kept
+
+
+def test_unipc_on_eps_is_unipc_on_x0_to_their_order():
+    """Both follow one flow: twice the steps bring them together by 2^4 at order 3."""
+    apart = [same_end(UniPC(order=3, prediction="eps"), UniPC(order=3), n) for n in (80, 160, 320)]
+    assert slope((80, 160, 320), apart) > 2.6
+
+
+@pytest.mark.parametrize("path", ["vp_linear", "edm", "flow"])
+def test_the_adaptive_sde_draws_a_gaussian_to_its_tolerance(path):
+    """4,000 values: mean and standard deviation within 4 standard errors, 2 % for the tolerance."""
+    path, world, noise = PATHS[path], Gaussian(0.3, 0.5), Noise(range(500))
+    grid = grids.uniform_time(path, steps=2)
+    x = prior(path, grid, torch.zeros(500, 8, dtype=torch.float64), noise)
+    reached = sample(world.denoiser(path), grid, AdaptiveSDE(rtol=0.1, atol=0.02), x, noise)
+    assert float(reached.mean()) == pytest.approx(0.3, abs=4 * 0.5 / 4000**0.5 + 0.01)
+    assert float(reached.std()) == pytest.approx(0.5, rel=4 / 8000**0.5 + 0.02)
+
+
+def test_a_path_that_is_halved_keeps_its_increments_and_their_variance():
+    """Halves add up to the whole and are independent, each of variance half its length."""
+    n = 20_000
+    path = Path(torch.zeros(n, 1, dtype=torch.float64), 0.0, 1.0, Noise(range(n)), 1)
+    (length, whole), every = path.top(), torch.ones(n, dtype=torch.bool)
+    path.halve(every)
+    path.halve(every)
+    quarter = path.top()[1]
+    path.advance(every)
+    other = path.top()[1]
+    path.advance(every)
+    assert float(path.top()[0][0]) == 0.5 * float(length[0])
+    assert (quarter + other + path.top()[1] - whole).abs().max() < 1e-12
+    for increment in (quarter, other):  # a variance has a standard error of sqrt(2 / n) of itself
+        assert float(increment.var()) == pytest.approx(0.25, rel=4 * (2 / n) ** 0.5)
+    assert abs(float((quarter * other).mean())) < 4 * 0.25 / n**0.5
+    path.advance(every)
+    assert bool(path.ended().all())
+
+
 # --- what is refused ----------------------------------------------------------------------------
 
 
@@ -560,6 +631,10 @@ def test_float32_times_at_the_ends_of_a_process_are_taken():
         (Singlestep, {"order": 3, "eta": 0.5}),
         (UniPC, {"order": 4}),
         (LinearMultistep, {"order": 0}),
+        (Multistep, {"order": 2, "weights": "published"}),
+        (SASolver, {"corrector": 0}),
+        (SASolver, {"eta": -1.0}),
+        (AdaptiveSDE, {"atol": 0.0}),
         (Churn, {"s_min": 3.0, "s_max": 1.0}),
         (DormandPrince, {"rtol": 0.0}),
         (PredictorCorrector, {"corrections": 0}),
