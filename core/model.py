@@ -19,6 +19,7 @@ from core.denoiser.parameterization import (
 )
 from core.denoiser.variance import analytic, score_norms
 from core.errors import InputError
+from core.network.conditioning import null_condition
 from core.network.ema import reconstruct
 from core.network.upgrade import upgraded
 from core.objective.denoising import Objective
@@ -185,7 +186,13 @@ def load_model(
     if ema_width is not None:
         folder = saved.path.parent.parent / "averages"
         name = request.network.name
-        last, weights = reconstruct(folder, ema_width, until=saved.step, network=name)
+        last, weights = reconstruct(
+            folder,
+            ema_width,
+            until=saved.step,
+            network=name,
+            classes=built.conditions.get("class", 0),
+        )
         if last < saved.step:
             notes += (f"the average is of step {last}, the newest snapshot before {saved.step}",)
     try:
@@ -256,7 +263,7 @@ def guided(model: Model, request: SampleRequest, emit: Emit) -> Denoiser:
         denoise = _knowing_its_variance(model, request, emit)
     if request.guidance is None:
         return denoise
-    inputs = {"denoise": denoise, "without": empty}
+    inputs = {"denoise": denoise, "without": null_condition}
     build = installed().load("guidance", request.guidance.name)
     parameters = inspect.signature(build).parameters.values()
     names = [one.name for one in parameters if one.kind is not one.KEYWORD_ONLY]
@@ -279,11 +286,6 @@ def corrected(denoise: Denoiser, task: Task, batch: Batch) -> Denoiser:
         return replace(prediction, x0=task.correct(prediction.x0, batch))
 
     return FunctionDenoiser(denoise.process, ask)
-
-
-def empty(condition: Condition | None) -> Condition:
-    """The condition of nothing: zeros, as in training with `unconditional`."""
-    return {name: torch.zeros_like(value) for name, value in (condition or {}).items()}
 
 
 def _knowing_its_variance(model: Model, request: SampleRequest, emit: Emit) -> Denoiser:

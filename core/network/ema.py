@@ -18,7 +18,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from core.errors import InputError
-from core.network.upgrade import renamed
+from core.network.upgrade import renamed, with_null_class
 from core.storage import tensor_file
 
 WIDTHS = (0.05, 0.10)  # of the averages that snapshots hold
@@ -192,7 +192,7 @@ def snapshots(folder: Path, *, until: int) -> dict[int, Path]:
 
 
 def reconstruct(
-    folder: Path, width: float, *, until: int, network: str = ""
+    folder: Path, width: float, *, until: int, network: str = "", classes: int = 0
 ) -> tuple[int, Weights]:
     """The step of the newest snapshot, and the power-function average of that width there.
 
@@ -202,6 +202,7 @@ def reconstruct(
         until: step of the last snapshot that is read.
         network: full name of the part whose weights they are; names of format 1 are read as
             today's.
+        classes: of the network; embeddings without a row for no class get one.
 
     Raises:
         InputError: no snapshot, one that cannot be read, or a width out of range.
@@ -222,6 +223,7 @@ def reconstruct(
         for label, value in tensor_file.load(path).items():
             kind, name = label.split("/", 1)
             name = renamed(network, name)
+            value = with_null_class(name, value, classes + 1)
             dtypes[name] = value.dtype
             if value.is_floating_point():
                 part = coefficients[step, float(kind)] * value.double()

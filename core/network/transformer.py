@@ -90,6 +90,8 @@ class Transformer(nn.Module):
         dropout: in the linear layers.
         recompute: keep only the inputs of layers in training and compute them again for the
             gradient.
+        null: of an image, a vector or a sequence where a sample has no condition: zeros, or
+            learned; a class always has a learned one.
 
     Raises:
         InputError: options that do not fit together, all at once.
@@ -110,6 +112,7 @@ class Transformer(nn.Module):
         ratio: float = 4.0,
         dropout: float = 0.0,
         recompute: bool = False,
+        null: Literal["zero", "learned"] = "zero",
     ) -> None:
         super().__init__()
         checks = [
@@ -120,7 +123,8 @@ class Transformer(nn.Module):
             *head_checks([width], heads, head_channels),
         ]
         conditioning.check(conditions, checks)
-        self.patch, self.conditions, self.width = patch, dict(conditions), width
+        self.patch, self.width = patch, width
+        self.null_condition = conditioning.NullCondition(conditions, null)
         self.recompute = recompute
         whole = channels + conditions.get("image", 0)
         self.level_embedding = LevelEmbedding(width, width)
@@ -140,7 +144,7 @@ class Transformer(nn.Module):
         level: Float[Tensor, " b"],
         condition: conditioning.Condition | None = None,
     ) -> Float[Tensor, " b k *space"]:
-        given = conditioning.required(self.conditions, condition)
+        given = self.null_condition(condition)
         size, multiples = x.shape[2:], [self.patch] * (x.ndim - 2)
         cells = fold(pad_to_multiple(conditioning.concatenated(x, given), multiples), self.patch)
         grid = cells.shape[2:]

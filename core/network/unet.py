@@ -313,6 +313,8 @@ class UNet(nn.Module):
             far less memory; or nothing, which second derivatives require.
         patch: side of the cubes of elements folded into channels before the first layer; in
             images 2 costs a quarter of 1.
+        null: of an image, a vector or a sequence where a sample has no condition: zeros, or
+            learned; a class always has a learned one.
 
     Raises:
         InputError: options that do not fit together, all at once.
@@ -348,6 +350,7 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         recompute: Literal["nothing", "norms", "blocks"] = "norms",
         patch: int = 1,
+        null: Literal["zero", "learned"] = "zero",
     ) -> None:
         super().__init__()
         stages = _stages(width, multipliers, patch, attention)
@@ -356,7 +359,8 @@ class UNet(nn.Module):
         checks += _layout_checks(stages, dims, halved, attention)
         checks += head_checks(_attending(stages, middle_attention), heads, head_channels)
         conditioning.check(conditions, checks)
-        self.patch, self.conditions, self.octaves = patch, dict(conditions), input_octaves
+        self.patch, self.octaves = patch, input_octaves
+        self.null_condition = conditioning.NullCondition(conditions, null)
         halving = tuple(2 if halved == "all" or dims - i <= 2 else 1 for i in range(dims))
         self.multiples = tuple(patch * f ** (len(stages) - 1) for f in halving)
         self.level_embedding = LevelEmbedding(
@@ -390,7 +394,7 @@ class UNet(nn.Module):
         level: Float[Tensor, " b"],
         condition: conditioning.Condition | None = None,
     ) -> Float[Tensor, " b k *space"]:
-        given = conditioning.required(self.conditions, condition)
+        given = self.null_condition(condition)
         size, sequence = x.shape[2:], given.get("sequence")
         # Inputs: fine detail and the image condition are channels; padded, folded into patches.
         x = conditioning.concatenated(fine_detail(x, self.octaves) if self.octaves else x, given)

@@ -4,6 +4,10 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
 from core.storage import formats
 from core.storage.checkpoint import Checkpoint
 
@@ -36,8 +40,17 @@ FORMER: dict[str, tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]] 
         (r"(block\.\d+\.)cross\.", r"\1cross_out."),
     ),
 }
-# Network -> options that format 1 did not have, with the values that keep what it computed.
-FORMER_OPTIONS = {"core/unet": {"group_channels": None}}
+# Format -> network -> options that it did not have, with the values that keep what it computed.
+FORMER_OPTIONS = {
+    1: {
+        "core/unet": {"group_channels": None, "null": "zero"},
+        "core/transformer": {"null": "zero"},
+    },
+    2: {"core/unet": {"null": "zero"}, "core/transformer": {"null": "zero"}},
+}
+LABEL = "condition_embedding.label.weight"
+WEIGHTS = {"model", "ema", "averages"}  # groups of a checkpoint whose tensors are a network's
+LABEL_NUMBER = 4  # among the parameters: behind the two linear layers of the level's embedding
 
 
 def renamed(network: str, name: str) -> str:
@@ -53,6 +66,22 @@ def renamed(network: str, name: str) -> str:
     return name
 
 
+def with_null_class(name: str, value: Shaped[Tensor, "..."], rows: int) -> Shaped[Tensor, "..."]:
+    """The tensor `value`, of an embedding of classes with a row for no class.
+
+    Up to format 2 no class was class 0, in training and in guidance, so the new row is a copy of
+    that of class 0: guidance computes what it did.
+
+    Args:
+        name: of the tensor.
+        value: the tensor.
+        rows: of the embedding today, the classes and one more.
+    """
+    if name == LABEL and value.ndim == 2 and len(value) == rows - 1:
+        return torch.cat([value, value[:1]])
+    return value
+
+
 def upgraded(saved: Checkpoint) -> Checkpoint:
     """The checkpoint in today's format: what it computes, and the order of its weights, stay.
 
@@ -63,20 +92,38 @@ def upgraded(saved: Checkpoint) -> Checkpoint:
             pass
         case _:
             return saved
-    options = FORMER_OPTIONS.get(network, {}) | request["network"]
+    number = saved.state.get("format", 1)
+    options = FORMER_OPTIONS[number].get(network, {}) | request["network"]
     request = {**request, "network": options}
     state = {**saved.state, "format": formats.CHECKPOINT_STATE, "request": request}
-    tensors = dict(saved.tensors)
-    for group in ("model", "ema"):
-        if group in tensors:
-            tensors[group] = {renamed(network, k): v for k, v in tensors[group].items()}
-    if "averages" in tensors:  # <width>/<name>
-        tensors["averages"] = {
-            f"{width}/{renamed(network, name)}": value
-            for key, value in tensors["averages"].items()
-            for width, _, name in [key.partition("/")]
-        }
+    tensors = {
+        group: {_key(network, key): value for key, value in named.items()}
+        if group in WEIGHTS
+        else dict(named)
+        for group, named in saved.tensors.items()
+    }
+    if network in FORMER:
+        _add_null_class(tensors)
     return replace(saved, state=state, tensors=tensors)
+
+
+def _key(network: str, key: str) -> str:
+    width, slash, name = key.rpartition("/")  # <width>/<name> in averages
+    return f"{width}{slash}{renamed(network, name)}"
+
+
+def _add_null_class(tensors: dict[str, dict[str, Tensor]]) -> None:
+    """Give the embedding of classes, if there is one, and its moments a row for no class."""
+    labelled = False
+    for group in WEIGHTS & tensors.keys():
+        for key, value in tensors[group].items():
+            name = key.rpartition("/")[2]
+            if name == LABEL and value.ndim == 2:
+                tensors[group][key] = with_null_class(name, value, len(value) + 1)
+                labelled = True
+    for key, value in tensors.get("optimizer", {}).items() if labelled else ():
+        if key.startswith(f"{LABEL_NUMBER}.") and value.ndim == 2:  # a step's count has no axes
+            tensors["optimizer"][key] = torch.cat([value, torch.zeros_like(value[:1])])
 
 
 def _is_earlier(saved: Checkpoint) -> bool:

@@ -10,8 +10,9 @@ from typing import Any
 from core.errors import InputError
 
 CHECKPOINT_MANIFEST = 2  # ``MANIFEST.json``; format 1 had no seal
-# ``state.json`` and the names of the tensors beside it; `core.network.upgrade` reads format 1.
-CHECKPOINT_STATE = 2
+# ``state.json`` and the names and shapes of the tensors beside it: format 1 had other names, and 1
+# and 2 no row for no class; `core.network.upgrade` reads both.
+CHECKPOINT_STATE = 3
 SAMPLES = 1  # ``samples.json``, and ``part.json``, which holds one
 METRICS = 1  # ``metrics.json``, as `core.results.summary` lays it out and reports read it
 

@@ -14,6 +14,7 @@ from core.denoiser.parameterization import Condition, Denoiser, FunctionDenoiser
 from core.inverse.measurement import Measurement, dot, residual
 from core.inverse.operators import Average
 from core.inverse.posterior import Guided
+from core.network.conditioning import null_condition, takes_null
 from core.objective.denoising import Objective
 from core.objective.times import Adaptive, uniform
 from core.objective.weighting import simple
@@ -80,6 +81,11 @@ def _network(build: Build, *, options: Mapping[str, Any], shape: tuple[int, ...]
         assert (ask(x, level + 20) - output).abs().max() > 1e-4, "the level is not heard"
         other = network(x, level, {"image": x * 0})
         assert (other - output).abs().max() > 1e-4, "the condition is not heard"
+        if takes_null(network):
+            first, second = (
+                network(x, level, null_condition({"image": image})) for image in (x, x.flip(0))
+            )
+            assert torch.equal(first, second), "samples without condition depend on it"
     network.train()
     ask(torch.randn(2, *shape, generator=generator), level).square().sum().backward()
     idle = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]

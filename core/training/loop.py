@@ -12,6 +12,7 @@ from jaxtyping import Float64, Shaped
 from torch import Tensor, nn
 
 from core.errors import InputError
+from core.network.conditioning import null_condition
 from core.network.ema import ExponentialAverage, PowerAverage, WeightAverage, by_width
 from core.objective.denoising import Draw, Objective
 from core.objective.times import Adaptive
@@ -146,10 +147,10 @@ def learning_rate(step: int, *, peak: float, warmup: int, steps: int, decay: str
     return peak * (1 + math.cos(math.pi * min(1.0, done))) / 2
 
 
-def without_condition(
+def drop_conditions(
     example: Example, noise: Noise, probability: float, part: slice | None = None
 ) -> Example:
-    """The example with each sample's whole condition replaced by zeros with some probability.
+    """The example with each sample marked as having no condition with some probability.
 
     One draw from each sample's stream; none if the probability is 0.
     Source: Ho and Salimans 2022, arXiv:2207.12598, algorithm 1.
@@ -162,14 +163,8 @@ def without_condition(
     """
     if probability == 0:
         return example
-    kept = noise.uniform()[part or slice(None)] >= probability
-
-    def dropped(value: Tensor) -> Tensor:
-        keep = kept.to(value.device).reshape(-1, *[1] * (value.ndim - 1))
-        return torch.where(keep, value, 0)  # keeps the dtype: a condition may be a class
-
-    condition = {name: dropped(value) for name, value in example.condition.items()}
-    return replace(example, condition=condition)
+    dropped = noise.uniform()[part or slice(None)] < probability
+    return replace(example, condition=null_condition(example.condition, dropped))
 
 
 def fit(

@@ -25,7 +25,7 @@ from core.training.batches import batches, order
 from core.training.card import card
 from core.training.distributed import Status
 from core.training.journal import Journal
-from core.training.loop import Execution, NotFinite, Step, fit, learning_rate, without_condition
+from core.training.loop import Execution, NotFinite, Step, drop_conditions, fit, learning_rate
 from core.training.preparation import IDENTITY, Run
 from core.training.state import TrainingState
 from core.training.stopping import ShouldStop, Stopped, remove_stop_file
@@ -125,7 +125,7 @@ def _steps(run: Run, state: TrainingState, should_stop: ShouldStop) -> Generator
         noise = Noise.of(seed, "train", step, each=range(request.batch))
         example = run.task.prepare(batch)
         check_classes(example, run.task, lambda i: run.dataset.name(indices_of(step)[i]))
-        return without_condition(example, noise, request.unconditional, shard), noise
+        return drop_conditions(example, noise, request.unconditional, shard), noise
 
     ordered = order(seed, len(run.dataset), request.batch, start=state.step)
     remaining = takewhile(lambda batch: batch[0] < request.steps, ordered)

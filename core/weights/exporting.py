@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from core.errors import InputError
 from core.network.layers import HEAD, heads_of
-from core.network.upgrade import upgraded
+from core.network.upgrade import LABEL, upgraded
 from core.parts.config import bind, configure
 from core.parts.registry import Spec
 from core.process.gaussian import GaussianPath
@@ -50,6 +50,8 @@ def export_weights(place: Path, out: Path, *, ema: bool = True) -> Path:
     naming = diffusers.naming(configs["unet/config.json"]["layers_per_block"])
     tensors: dict[str, Tensor] = {}
     for name, value in saved.tensors[group].items():
+        if name == LABEL:  # without the row for no class where it was never trained
+            value = value[: configs["unet/config.json"]["num_class_embeds"]]
         tensors |= diffusers.split(naming(name), value)
     aside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
@@ -80,6 +82,8 @@ def configs_of(request: TrainRequest, task: Task) -> dict[str, dict[str, Any]]:
         )
     outputs = 2 if request.objective.name == "core/hybrid" else 1
     problems, model = _model(request.network.options, task, outputs)
+    if classes := task.conditions.get("class"):  # "no class" is the last where it was trained
+        model["num_class_embeds"] = classes + (request.unconditional > 0)
     groups = _groups(request, task, outputs)
     model["norm_num_groups"] = min(groups)
     if model["attn_norm_num_groups"] is not None:
@@ -142,7 +146,6 @@ def _model(given: Mapping[str, Any], task: Task, outputs: int) -> tuple[list[str
         "norm_eps": given["epsilon"],
         "resnet_time_scale_shift": ADAPTIVE[given["adaptive"]],
         "add_attention": given["middle_attention"],
-        "num_class_embeds": task.conditions.get("class"),
     }
 
 

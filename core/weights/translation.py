@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from core.errors import InputError
+from core.network.upgrade import LABEL
 from core.parts.config import bind, configure
 from core.parts.registry import Spec
 from core.request import TrainRequest
@@ -127,7 +128,10 @@ def translated(
             value = joining(name, parts)
         except (RuntimeError, IndexError):  # sizes that cannot even be concatenated
             value = parts[0][:0]
+        if name == LABEL:  # theirs has no row for no class
+            shape = (shape[0] - 1, *shape[1:])
         if tuple(value.shape) == shape:
+            value = with_mean_row(value) if name == LABEL else value
             made[name] = value.to(torch.float32).contiguous()
         else:
             found = " and ".join(
@@ -138,6 +142,16 @@ def translated(
     if problems:
         raise InputError(_report(source, "has tensors of other shapes", problems))
     return made
+
+
+def with_mean_row(label: Float[Tensor, " classes d"]) -> Float[Tensor, " rows d"]:
+    """An embedding of classes with one row more for no class, the mean of the others.
+
+    As far as its file tells, the network was never trained without a class; zeros may be far from
+    all that it was trained with.
+    """
+    rows = label.to(torch.float32)
+    return torch.cat([rows, rows.mean(0, keepdim=True)])
 
 
 def ratio(channels: int, width: int) -> float:

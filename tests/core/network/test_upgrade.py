@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from core.errors import InputError
 from core.model import load_model
+from core.network.conditioning import null_condition
 from core.network.ema import reconstruct
 from core.network.unet import UNet
 from core.network.upgrade import renamed, upgraded
@@ -24,7 +25,7 @@ MACHINE = Machine(threads=1, device="cpu", save_seconds=1e9)
 ROUNDING = 1e-5
 
 
-@pytest.fixture(params=["unet", "transformer"])
+@pytest.fixture(params=["unet", "transformer", "classes"])
 def run(request, tmp_path):
     """A copy of the run and the outputs that the code of its time computed."""
     folder = shutil.copytree(FOLDER / request.param, tmp_path / "run")
@@ -32,8 +33,9 @@ def run(request, tmp_path):
 
 
 def is_output(network, outputs, kind):
+    given = {"class": torch.tensor([2, 0])} if network.condition_embedding.label else None
     with torch.no_grad():
-        found = network(outputs["x"], outputs["level"])
+        found = network(outputs["x"], outputs["level"], given)
     return float((found - outputs[kind]).abs().max()) < ROUNDING
 
 
@@ -57,6 +59,16 @@ def test_a_run_of_format_1_resumes_and_its_averages_span_both_formats(run):
     assert checkpoint.load(folder).state["format"] == formats.CHECKPOINT_STATE
     assert is_output(load_model(folder).network, outputs, "resumed")
     assert is_output(load_model(folder, ema_width=0.2).network, outputs, "wide")
+
+
+def test_no_class_of_format_1_is_what_guidance_took_for_it_then(tmp_path):
+    """That is class 0, whose output `outputs.safetensors` has for the second sample."""
+    outputs = load_file(FOLDER / "classes" / "outputs.safetensors")
+    folder = shutil.copytree(FOLDER / "classes", tmp_path / "run")
+    given = null_condition({"class": torch.tensor([2, 1])}, torch.tensor([False, True]))
+    with torch.no_grad():
+        found = load_model(folder).network(outputs["x"], outputs["level"], given)
+    assert float((found - outputs["ema"]).abs().max()) < ROUNDING
 
 
 def test_another_layout_of_norms_does_not_resume_a_run_of_format_1(tmp_path):

@@ -17,11 +17,11 @@ from core.training.batches import order
 from core.training.loop import (
     Learner,
     NotFinite,
+    drop_conditions,
     fit,
     learning_rate,
     load_optimizer,
     optimizer_tensors,
-    without_condition,
 )
 
 
@@ -100,19 +100,21 @@ def test_times_that_learn_are_told_of_every_step_but_not_of_a_spoiled_one():
     assert bool(aware.tensors()["losses"].isfinite().all())
 
 
-def test_conditions_are_dropped_whole_for_about_their_share():
+def test_conditions_are_dropped_whole_for_about_their_fraction():
+    """Values stay, so that class 0 differs from no class; samples without condition are marked."""
     n, ones = 2000, torch.ones(2000, 1, 2)
-    example = Example(ones, {"image": 3 * ones, "class": 5 * ones[:, 0, 0].long()})
-    found = without_condition(example, Noise(range(n)), 0.2)
-    image, label = found.condition["image"], found.condition["class"]
-    kept = label != 0
-    assert torch.equal(image, 3 * ones * kept[:, None, None])
-    assert torch.equal(label, 5 * kept.long())
-    assert abs(float(kept.float().mean()) - 0.8) < 4 * (0.2 * 0.8 / n) ** 0.5
-    alone = without_condition(Example(ones[:1], {"class": label[7:8] * 0 + 5}), Noise([7]), 0.2)
-    assert bool(alone.condition["class"][0] != 0) == bool(kept[7])
+    example = Example(ones, {"image": 3 * ones, "class": torch.arange(n) % 3})
+    found = drop_conditions(example, Noise(range(n)), 0.2).condition
+    assert torch.equal(found["image"], 3 * ones)
+    assert torch.equal(found["class"], torch.arange(n) % 3)
+    null = found["null"]
+    assert abs(float(null.double().mean()) - 0.2) < 4 * (0.2 * 0.8 / n) ** 0.5
+    assert torch.equal(null, Noise(range(n)).uniform() < 0.2)
+    part = Example(ones[7:9], {"class": torch.zeros(2).long()})
+    alone = drop_conditions(part, Noise(range(n)), 0.2, slice(7, 9))
+    assert torch.equal(alone.condition["null"], null[7:9])
     used, fresh = Noise([1]), Noise([1])
-    without_condition(Example(ones[:1], {"image": ones[:1]}), used, 0.0)
+    drop_conditions(Example(ones[:1], {"image": ones[:1]}), used, 0.0)
     assert torch.equal(used.uniform(), fresh.uniform())  # no draw where nothing is dropped
 
 

@@ -17,6 +17,7 @@ from core.inverse.measurement import Measurement
 from core.inverse.operators import Average
 from core.inverse.posterior import Guided, ddnm
 from core.model import load_model, network_of, objective_of
+from core.network.upgrade import LABEL
 from core.parts.config import bind, configure, plain
 from core.parts.registry import Spec
 from core.process.noise import Noise
@@ -50,6 +51,8 @@ def their_folder(folder, *, chain=None, **changes):
     config, naming, shapes = TINY | changes, diffusers.naming(TINY["layers_per_block"]), {}
     for name, shape in skeleton(diffusers.describe(config, chain or {})).items():
         theirs = naming(name)
+        if name == LABEL:  # theirs has no row for no class
+            shape = (config["num_class_embeds"], *shape[1:])
         shapes |= {one: (shape[0] // len(theirs), *shape[1:]) for one in theirs}
     state = {k: torch.from_numpy(v) for k, v in weights(shapes).items()}
     folder.mkdir(exist_ok=True)
@@ -155,6 +158,10 @@ def test_class_conditional_samples_follow_their_class(tmp_path):
     usual, again, other = drawn(0, "a"), drawn(0, "b"), drawn(1, "c")
     assert torch.equal(usual, again)
     assert all(not torch.equal(usual[i], other[i]) for i in range(3))
+    theirs = load_file(folder / "diffusion_pytorch_model.safetensors")["class_embedding.weight"]
+    ours = load_model(tmp_path / "run").network.condition_embedding.label.weight
+    assert torch.equal(ours[:3], theirs)
+    assert (ours[3] - theirs.mean(0)).abs().max() < 1e-7
 
 
 # --- what cannot be exported ---------------------------------------------------------------------

@@ -28,14 +28,15 @@ NETWORKS = {
         {"width": 2, "multipliers": [1, 2], "blocks": 1, "attention": [2], "heads": 2},
     ),
     "transformer": Spec("core/transformer", {"width": 8, "depth": 1, "heads": 2, "patch": 4}),
+    "classes": Spec("core/transformer", {"width": 8, "depth": 1, "heads": 2, "patch": 4}),
 }
 
 
-def request(network: Spec) -> TrainRequest:
+def request(network: Spec, classes: int) -> TrainRequest:
     """A run of four steps on zeros."""
     return TrainRequest(
-        task=Spec("core/generate", {"channels": 1}),
-        dataset=Spec("core/blank", {"shape": [1, 8, 8]}),
+        task=Spec("core/generate", {"channels": 1, "classes": classes}),
+        dataset=Spec("core/blank", {"shape": [1, 8, 8], "classes": classes}),
         network=network,
         steps=4,
         batch=2,
@@ -50,13 +51,15 @@ def make(out: Path) -> None:
     """Write the two runs and their outputs."""
     machine = Machine(threads=1, device="cpu", save_seconds=1e9)
     for name, network in NETWORKS.items():
-        asked = count()
+        asked, classes = count(), 3 if name == "classes" else 0
+        wanted = request(network, classes)
         with suppress(Stopped):
-            train(request(network), out / name, machine=machine, stop=lambda n=asked: next(n) >= 2)
+            train(wanted, out / name, machine=machine, stop=lambda n=asked: next(n) >= 2)
         resumed = shutil.copytree(out / name, out / f"{name} resumed")
-        train(request(network), resumed, machine=machine)
+        train(wanted, resumed, machine=machine)
         x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
         found = {"x": x, "level": torch.tensor([3.0, -100.0])}
+        condition = {"class": torch.tensor([2, 0])} if classes else None
         for kind, place, options in (
             ("ema", out / name, {}),
             ("model", out / name, {"ema": False}),
@@ -65,7 +68,7 @@ def make(out: Path) -> None:
         ):
             network = load_model(place, **options).network
             with torch.no_grad():
-                found[kind] = network(x, found["level"])
+                found[kind] = network(x, found["level"], condition)
         save_file(found, out / name / "outputs.safetensors")
         shutil.rmtree(resumed)
 
