@@ -18,7 +18,7 @@ from core.process.noise import Noise
 from core.process.schedules import vp_cosine
 from core.storage import checkpoint
 from core.task import Example
-from core.training.loop import Execution, Learner, OutOfMemory, fit, without_condition
+from core.training.loop import Execution, Learner, OutOfMemory, drop_conditions, fit
 
 
 class Small(nn.Module):
@@ -35,7 +35,8 @@ class Small(nn.Module):
         if len(x) > self.fits:
             raise self.error
         self.seen.append(x.detach().clone())
-        return self.b(torch.tanh(self.a(torch.cat([x, condition["side"]], 1))))
+        side = torch.where(condition["null"][:, None], 0, condition["side"])
+        return self.b(torch.tanh(self.a(torch.cat([x, side], 1))))
 
 
 def step_of(network, dtype, micro=None, said=None, batch=10):
@@ -48,7 +49,7 @@ def step_of(network, dtype, micro=None, said=None, batch=10):
         noise = Noise.of(7, step, each=range(batch))
         x0 = Noise.of(8, each=range(batch)).normal((4,), dtype)
         mask = (Noise.of(9, each=range(batch)).normal((4,), dtype) > 0).to(dtype)
-        return without_condition(Example(x0, {"side": x0[:, :1]}, mask), noise, 0.3), noise
+        return drop_conditions(Example(x0, {"side": x0[:, :1]}, mask), noise, 0.3), noise
 
     how = Execution(micro_batch=micro, notify=(said if said is not None else []).append)
     (report,) = fit(learner, [(0, None)], prepare, lambda step: 1e-3, clip=1e9, execution=how)

@@ -19,13 +19,13 @@ pytestmark = pytest.mark.usefixtures("toys")
 @pytest.fixture
 def spoil(monkeypatch):
     """Make the examples of some draws no numbers; a draw is known by its seed and step."""
-    whole, bad = run.without_condition, {}
+    whole, bad = run.drop_conditions, {}
 
     def spoiled(example, noise, share, part):
         value = bad.get(noise.seeds[0], 1.0)
         return whole(type(example)(example.x0 * value, example.condition), noise, share, part)
 
-    monkeypatch.setattr(run, "without_condition", spoiled)
+    monkeypatch.setattr(run, "drop_conditions", spoiled)
 
     def at(step, value=torch.nan, rollbacks=0):
         seed = derive(0, "rollback", rollbacks) if rollbacks else 0
