@@ -1,6 +1,7 @@
 """A residual network of linear layers, for vectors such as points of the plane."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -54,6 +55,8 @@ class MLP(nn.Module):
         width: of the layers.
         depth: residual layers, of two linear ones each.
         dropout: in the residual layers.
+        null: of an image or a vector where a sample has no condition: zeros, or learned; a class
+            always has a learned one.
 
     Raises:
         InputError: options that do not fit together, all at once.
@@ -68,6 +71,7 @@ class MLP(nn.Module):
         width: int = 128,
         depth: int = 4,
         dropout: float = 0.0,
+        null: Literal["zero", "learned"] = "zero",
     ) -> None:
         super().__init__()
         checks = [
@@ -75,7 +79,8 @@ class MLP(nn.Module):
             (not 0 <= dropout < 1, f"dropout: expected 0 to 1, got {dropout}"),
         ]
         conditioning.check(conditions, checks, CONDITIONS)
-        self.channels, self.conditions = channels, dict(conditions)
+        self.channels = channels
+        self.null_condition = conditioning.NullCondition(conditions, null)
         self.level_embedding = LevelEmbedding(width, width)
         self.condition_embedding = conditioning.ConditionEmbedding(conditions, width)
         self.linear_in = nn.Linear(channels + conditions.get("image", 0), width)
@@ -93,7 +98,7 @@ class MLP(nn.Module):
                 f"network: core/mlp expects vectors of {self.channels} numbers, got samples of "
                 f"shape {tuple(x.shape[1:])}; use core/unet or core/transformer for axes of space"
             )
-        given = conditioning.required(self.conditions, condition)
+        given = self.null_condition(condition)
         embedding = F.silu(self.condition_embedding(self.level_embedding(level), given))
         # No norm at the end: far from the data the output grows with x, as every F does.
         h = self.linear_in(conditioning.concatenated(x, given))

@@ -46,7 +46,7 @@ FORMER_OPTIONS = {
         "core/unet": {"group_channels": None, "null": "zero"},
         "core/transformer": {"null": "zero"},
     },
-    2: {"core/unet": {"null": "zero"}, "core/transformer": {"null": "zero"}},
+    2: {name: {"null": "zero"} for name in ("core/unet", "core/transformer", "core/mlp")},
 }
 LABEL = "condition_embedding.label.weight"
 WEIGHTS = {"model", "ema", "averages"}  # groups of a checkpoint whose tensors are a network's
@@ -102,7 +102,7 @@ def upgraded(saved: Checkpoint) -> Checkpoint:
         else dict(named)
         for group, named in saved.tensors.items()
     }
-    if network in FORMER:
+    if network in FORMER_OPTIONS[2]:
         _add_null_class(tensors)
     return replace(saved, state=state, tensors=tensors)
 
