@@ -273,7 +273,7 @@ def _to_resume(run: Run) -> Checkpoint | None:
 def _check_same(run: Run, state: Mapping[str, Any]) -> None:
     before, now = state.get("request", {}), run.identity["request"]
     # `start` is a path: its weights are compared below by their digest.
-    changed = sorted(n for n in now if n != "start" and before.get(n) != now[n])
+    changed = [name for name in _differing(before, now) if name != "start"]
     for name, label in IDENTITY.items():
         if state.get(name, "") != run.identity[name]:
             changed.append(label)
@@ -282,6 +282,17 @@ def _check_same(run: Run, state: Mapping[str, Any]) -> None:
             f"{run.out}: holds a run that differs in {', '.join(changed)}; "
             "choose another output folder or remove this one"
         )
+
+
+def _differing(before: Any, now: Any, at: str = "") -> list[str]:
+    """Dotted names of the options that differ between two requests."""
+    if not (isinstance(before, Mapping) and isinstance(now, Mapping)):
+        return [] if before == now else [at]
+    if before.get("name") != now.get("name"):
+        return [at]  # another part: its options are not comparable
+    names = sorted(now.keys() | before.keys())
+    each = ((f"{at}.{n}" if at else n, before.get(n), now.get(n)) for n in names)
+    return [found for name, a, b in each for found in _differing(a, b, name)]
 
 
 def _newest(run: Run) -> Checkpoint:

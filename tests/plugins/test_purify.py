@@ -442,7 +442,7 @@ def test_a_picture_of_any_size_is_purified_into_a_file(prior, tmp_path, monkeypa
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (4, 4), (3, 50)])
 def test_a_picture_smaller_than_two_coarsest_cells_is_purified(tmp_path, size):
-    """Where a channel's one value has no variance, which torch refuses to normalise."""
+    """Where norms of single channels see one value, whose variance torch refuses."""
     from core.model import load_model
     from core.runs import train
 
@@ -450,7 +450,8 @@ def test_a_picture_smaller_than_two_coarsest_cells_is_purified(tmp_path, size):
         task=Spec("core/generate", {"channels": 3}),
         dataset=Spec("image2image/photos", {"size": 16, "patches": 4}),
         network=Spec("core/unet", {"width": 8, "multipliers": [1, 1], "blocks": 1, "patch": 2,
-                                   "attention": [], "middle_attention": False}),
+                                   "group_channels": None, "attention": [],
+                                   "middle_attention": False}),
         steps=1,
         batch=1,
     )  # fmt: skip
