@@ -78,7 +78,7 @@ def test_another_layout_of_norms_does_not_resume_a_run_of_format_1(tmp_path):
     assert wanted.network.options["group_channels"] is None
     options = {**wanted.network.options, "group_channels": 4}
     other = replace(wanted, network=replace(wanted.network, options=options))
-    with pytest.raises(InputError, match="differs in network.group_channels;"):
+    with pytest.raises(InputError, match=r"differs in network\.group_channels;"):
         train(other, folder, machine=MACHINE)
 
 
