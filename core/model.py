@@ -205,10 +205,9 @@ def load_model(
     network.to(device).eval().requires_grad_(False)
     if machine is not None and machine.compile:
         compile_network(network, device)
-    process: GaussianPath = configure("process", request.process)()
-    meaning = configure("parameterization", request.parameterization)()
     count = sum(p.numel() for p in network.parameters())
-    denoise = NetworkDenoiser(network, process, meaning)
+    parts = [configure(k, getattr(request, k))() for k in ("process", "parameterization")]
+    denoise = NetworkDenoiser(network, *parts)
     shape = saved.state.get("shape")
     return Model(
         denoise, network, built, request, device, notes, count, saved.path, saved.step,
@@ -238,7 +237,7 @@ def _passed_over(saved: Checkpoint) -> tuple[str, ...]:
 
 
 def objective_of(request: TrainRequest) -> Objective:
-    """What a request asks to be minimised."""
+    """The training objective of a request."""
     kinds = ("process", "parameterization", "weighting", "times")
     parts = [configure(kind, getattr(request, kind))() for kind in kinds]
     return configure("objective", request.objective)(*parts)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from core.errors import InputError
@@ -57,7 +57,7 @@ class Points:
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Shaped[Tensor, "..."]]:
         stream = torch.Generator().manual_seed(derive(self.seed, "points", self.split, index))
         component = torch.randint(CLASSES[self.density], (), generator=stream)
         uniform = torch.rand(2, generator=stream, dtype=torch.float64)
@@ -154,7 +154,9 @@ class Plane:
             energy = energy - pairs / 2
         return {"origin": {"energy": truth.norm(dim=-1)}, "samples": {"energy": energy}}
 
-    def show(self, results: Tensor, batch: Batch, titles: list[str]) -> list[Panel]:
+    def show(
+        self, results: Float[Tensor, " b k 2"], batch: Batch, titles: list[str]
+    ) -> list[Panel]:
         """Nothing of single points; see `show_together`."""
         return []
 

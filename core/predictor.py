@@ -1,4 +1,4 @@
-"""What makes one file of another by a trained model: the contract of predictors."""
+"""Predictors: a trained model applied to one file after another."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ class Predictor(Protocol):
 
     A predictor is a class built from a `core.request.Machine` and the path of a checkpoint; its
     options are keyword-only.  Its constructor raises `InputError` for what no file could be done
-    with.  The checkpoint is no option, since in a job it is another step's result.
+    with.  The checkpoint is not an option, since in a job it is another step's result.
     """
 
     suffixes: ClassVar[tuple[str, ...]]
@@ -18,7 +18,7 @@ class Predictor(Protocol):
 
     @staticmethod
     def result_name(name: str) -> str:
-        """What the result of a file of that name is called; a name, not a path."""
+        """The name of the result of a file of that name; not a path."""
         ...
 
     def __call__(self, source: Path, target: Path) -> Mapping[str, Any] | None:

@@ -70,14 +70,14 @@ def train(
         request: what to train.
         out: ``checkpoints/``, ``averages/`` and ``metrics.jsonl`` go there.
         machine: where to run.
-        emit: hears of progress.
+        emit: called with progress.
         stop: asked at every micro-batch whether to stop.
 
     Raises:
         InputError: any part or option is wrong, `out` is not writable, it holds a run of another
             request, or one sample is too much for the memory.
         NotFinite: the loss is no longer a number; the last checkpoint is whole.
-        Stopped: asked to stop, without a signal or with a handler that let it go on.
+        Stopped: asked to stop, without a signal or with a handler that returned.
     """
     start, machine = time.perf_counter(), machine or Machine()
     request = bind(TrainRequest, plain(request))  # every option stated and checked
@@ -145,7 +145,7 @@ def sample(
         out: ``samples.safetensors`` and ``samples.json`` go there, and ``sheet.png`` where the task
             shows pictures.
         machine: where to run.
-        emit: hears of progress.
+        emit: called with progress.
 
     Raises:
         InputError: as `load_model`; or the dataset has too few items.
@@ -228,7 +228,7 @@ def evaluate(
         request: what to score.
         out: ``metrics.json`` and ``pictures/`` go there.
         machine: where to run.
-        emit: hears of progress.
+        emit: called with progress.
 
     Raises:
         InputError: no samples there, or the dataset has changed since they were drawn.

@@ -1,10 +1,12 @@
 """What must be true of the whole: light listing, directions of import, names that are ours."""
 
+import re
 import resource
 import subprocess
 import sys
 from pathlib import Path
 
+import figures
 import pytest
 
 import core
@@ -88,3 +90,72 @@ def test_modules_stay_readable():
         if (lines := len(file.read_text().splitlines())) > 560
     }
     assert not long, "split by topic"
+
+
+def map_of_core():
+    """The rows of the two tables in core/README: folders and files, and questions."""
+    text = (ROOT / "core" / "README.md").read_text()
+    text = text.split("## Where things are", 1)[1].split("\n## ", 1)[0]
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if "`" in line]
+    return [row for row in rows if len(row) == 2], [row for row in rows if len(row) == 3]
+
+
+def test_the_map_of_core_names_every_folder_and_file_and_fits_on_a_screen():
+    rows, _ = map_of_core()
+    named = {name for row in rows for name in re.findall(r"`([^`]+)`", row[0])}
+    there = {f.stem for f in (ROOT / "core").glob("*.py")} - {"__init__"}
+    there |= {f"{f.parent.name}/" for f in (ROOT / "core").glob("*/__init__.py")}
+    assert named == there
+    assert len(rows) <= 24
+
+
+def test_twenty_questions_are_answered_by_the_file_that_the_map_names():
+    _, questions = map_of_core()
+    assert len(questions) == 20
+    for question, file, name in questions:
+        text = (ROOT / "core" / f"{file.strip('`')}.py").read_text()
+        wanted = rf"^ *(def|class) {name.strip('`')}\b"
+        assert re.search(wanted, text, re.M), f"{question}: {file} does not define {name}"
+
+
+REACHED = ("long",)
+"""Figures of `figures.py` that hold over `core`."""
+
+
+@pytest.mark.parametrize("kind", ["long", "kwargs", "what", "bare_tensors", "bare_fields"])
+def test_figures_of_core(kind):
+    found = getattr(figures.count("core"), kind)
+    if kind not in REACHED:
+        pytest.skip(f"{len(found)} left")
+    assert not found
+
+
+def test_numerical_code_is_commented():
+    shares = {folder: figures.count(folder).comment_share for folder in figures.NUMERICAL}
+    if "comments" not in REACHED:
+        pytest.skip(", ".join(f"{folder} {share:.1%}" for folder, share in shares.items()))
+    assert min(shares.values()) >= 0.05, shares
+
+
+def test_the_figures_are_counted_as_they_say(tmp_path, monkeypatch):
+    """A file with one of each, counted by hand."""
+    (tmp_path / "one.py").write_text(
+        '"""What a module is."""\n'
+        "from torch import Tensor  # a comment beside code\n"
+        "# a comment of its own\n"
+        "x = 1  # noqa: E501\n"
+        'def f(x: Tensor, y: Float[Tensor, " b"], **kwargs: int) -> list[Tensor]:\n'
+        '    """Result."""\n'
+        "    return [\n        x\n    ]\n"
+        "@dataclass(frozen=True)\nclass A:\n"
+        '    a: Tensor\n    b: Int[Tensor, ""] | None\n'
+        "def _g(x: Tensor) -> None: ...\n"
+        "def long():\n" + "    pass\n" * 60
+    )
+    monkeypatch.setattr(figures, "ROOT", tmp_path)
+    found = figures.count("one.py")
+    assert (found.code, found.comments) == (11 + 61, 2)
+    assert (found.signature_tensors, len(found.bare_tensors)) == (3, 2)
+    assert (found.field_tensors, len(found.bare_fields)) == (2, 1)
+    assert len(found.kwargs) == len(found.what) == len(found.long) == 1
+    assert found.long == ["one.py:15  long, 61 lines"]
