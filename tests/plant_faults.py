@@ -38,6 +38,7 @@ LOOK = {
     "exponential": "Multistep",
     "multistep": "Multistep",
     "grid": "outside",
+    "graded_start": "graded_start",
     "phi": "phi",
     "moment": "moments",
     "singlestep": "Singlestep",
@@ -195,6 +196,8 @@ FAULTS = (
     _solver("stochastic_then_ode: turns on the wrong side", "composed",
             "process.log_snr(grid) < self.log_snr",
             "process.log_snr(grid) > self.log_snr"),
+    _solver("graded_start: cuts of order 2 for every order", "composed",
+            "h ** (order / (k + 1) - 1)", "h ** (2 / (k + 1) - 1)"),
     # Adaptive.
     Fault("dopri5: a stage's coefficient", "core/sampler/adaptive.py",
           "44 / 45, -56 / 15, 32 / 9", "44 / 45, -56 / 15, 31 / 9",

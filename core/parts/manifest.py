@@ -115,6 +115,11 @@ PLUGIN = Plugin(
             "euler_maruyama", "core.sampler.ancestral:EulerMaruyama", "Order 1 on the reverse SDE"
         ),
         sampler(
+            "graded_start",
+            "core.sampler.composed:GradedStart",
+            "Multistep rules that keep their order from the middle",
+        ),
+        sampler(
             "heun", "core.sampler.runge_kutta:Heun", "EDM's Heun rule, order 2, two calls a step"
         ),
         sampler(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, NamedTuple
 
+import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
@@ -151,3 +152,65 @@ class StochasticThenODE:
     ) -> tuple[Float[Tensor, " b *shape"], Any]:
         """A step of the one or the other; each begins without a history."""
         return row.solver.step(x, row.row, None if row.begins else state, estimate, noise)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradedStart:
+    """A multistep solver whose first step is cut so that a start in the middle keeps its order.
+
+    A rule of order p takes its first steps with rules of order 1, 2, ..., whose errors stay: from
+    the middle of a process (an edit, an encoding) the result is of order 2, whatever p.  Steps that
+    end at h^(p / (k + 1)), k = 1, ..., p - 1, for a first step of h, make those errors of order p.
+    Costs p - 1 calls more.  From pure noise, where x0 hardly changes at first, the calls are better
+    spent on the whole grid: at equal calls results are 5 to 50 % worse.
+    Source: for one-step starts of multistep rules, Hairer, Norsett and Wanner, Solving ODEs I,
+    section III.1; the grading equates local errors h_k^(k + 1) = h^p.
+
+    Args:
+        solver: a solver that keeps its last estimates, such as core/multistep.
+    """
+
+    solver: Annotated[Spec, "sampler"] = Spec("core/multistep", {"order": 3, "prediction": "eps"})
+
+    @cached_property
+    def _solver(self) -> Solver:
+        return configure("sampler", self.solver)()
+
+    @property
+    def convergence(self) -> int:
+        """That of the solver, also from the middle of a process."""
+        return self._solver.convergence
+
+    @property
+    def restarts(self) -> bool:
+        """Whether the solver does."""
+        return self._solver.restarts
+
+    def plan(self, process: GaussianPath, grid: Float64[Tensor, " n"]) -> list[Any]:
+        """The solver's rows on the grid with its first step cut."""
+        grid = check_grid(process, grid)
+        steps, order = list(ends(process, grid)), self.convergence
+        regular = [number for number, e in enumerate(steps) if not e.singular]
+        if not regular:
+            return self._solver.plan(process, grid)
+        first, e = regular[0], steps[regular[0]]
+        h = abs(e.h)
+        # Fractions of the step, at most 1/2, 1/4, ... of it from its end backwards, so that a long
+        # step is halved and not cut into slivers.
+        fractions = [min(h ** (order / (k + 1) - 1), 2.0 ** (k - order)) for k in range(1, order)]
+        start, end = e.clock
+        log_snr = [start + fraction * (end - start) for fraction in fractions]
+        cuts = process.time_of_log_snr(torch.tensor(log_snr, dtype=torch.float64))
+        finer = torch.cat([grid[: first + 1], cuts, grid[first + 1 :]])
+        return self._solver.plan(process, finer)
+
+    def step(
+        self,
+        x: Float[Tensor, " b *shape"],
+        row: Any,
+        state: Any,
+        estimate: Estimate,
+        noise: Source,
+    ) -> tuple[Float[Tensor, " b *shape"], Any]:
+        """The solver's step."""
+        return self._solver.step(x, row, state, estimate, noise)

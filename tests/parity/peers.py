@@ -164,6 +164,67 @@ def k_ends(sampler, levels, x, world=WORLD, **options):
     return sampler(k_model(world), x, grid, disable=True, **options)
 
 
+# --- azula and skrample ---------------------------------------------------------------------------
+
+
+def azula():
+    """Its samplers, if it is installed."""
+    return pytest.importorskip("azula.sample", reason=f"azula {INSTALL}")
+
+
+def azula_ends(name, levels, x, world=WORLD, **options):
+    """Where a sampler of azula ends on these levels: its time is sigma here."""
+    kind = getattr(azula(), name)
+    levels = torch.as_tensor(levels, dtype=torch.float64)
+
+    class Model:
+        @staticmethod
+        def schedule(t):
+            return torch.ones_like(t), t
+
+        def __call__(self, x, t):
+            return types.SimpleNamespace(mean=world.x0(x, 1.0, t).to(x))
+
+    on = type(name, (kind,), {"timesteps": levels})  # in place of its even times
+    return on(Model(), steps=len(levels) - 1, silent=True, **options)(x)
+
+
+def skrample():
+    """The package's samplers, if it is installed; it needs Python 3.12."""
+    return pytest.importorskip("skrample.sampling.structured", reason=f"skrample {INSTALL}")
+
+
+def skrample_ends(name, levels, x, world=WORLD, *, noise=False, **options):
+    """Where a sampler of skrample ends on these levels, computing on eps if `noise`."""
+    structured = skrample()
+    models = importlib.import_module("skrample.sampling.models")
+    scheduling = importlib.import_module("skrample.scheduling")
+    numpy = importlib.import_module("numpy")
+    table = numpy.asarray(levels, dtype=numpy.float64)
+    count = len(table) - 1
+
+    class On(scheduling.SkrampleSchedule):
+        space = None
+
+        def _points(self, t):  # 1 is the first level
+            sigma = table[numpy.rint((1 - numpy.asarray(t)) * count).astype(int)]
+            return numpy.stack([sigma, sigma, numpy.ones_like(sigma)], axis=1)
+
+    transform = models.NoiseModel() if noise else models.DataModel()
+    sampler = getattr(structured, name)(derivative_transform=transform, **options)
+    step_of = importlib.import_module("skrample.common").Step
+    schedule, previous = On(), []
+    for i in range(count):
+        x0 = world.x0(x, 1.0, float(table[i])).to(x)
+        step = step_of.from_int(i, count)
+        found = sampler.sample(x, x0, step, models.DataModel(), schedule, previous=previous)
+        previous = (
+            [*previous, found][-sampler.require_previous :] if sampler.require_previous else []
+        )
+        x = found.final
+    return x
+
+
 # --- diffusers -----------------------------------------------------------------------------------
 
 

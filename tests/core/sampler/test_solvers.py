@@ -9,6 +9,7 @@ import torch
 from core.denoiser import parameterization
 from core.denoiser.parameterization import FunctionDenoiser, Prediction
 from core.errors import InputError
+from core.parts.config import configure
 from core.parts.registry import Spec
 from core.process import schedules
 from core.process.noise import Noise
@@ -16,7 +17,7 @@ from core.sampler import grids
 from core.sampler.adaptive import DormandPrince
 from core.sampler.adaptive_sde import AdaptiveSDE, Path
 from core.sampler.ancestral import DDIM, Ancestral, EulerMaruyama
-from core.sampler.composed import PredictorCorrector, StochasticThenODE
+from core.sampler.composed import GradedStart, PredictorCorrector, StochasticThenODE
 from core.sampler.exponential import Multistep, Singlestep, moments, phis
 from core.sampler.linear_multistep import LinearMultistep
 from core.sampler.runge_kutta import Churn, Heun
@@ -60,6 +61,9 @@ DETERMINISTIC = [
     *(UniPC(order=order, prediction="eps") for order in (1, 2, 3)),
     *(SASolver(order=order, corrector=order, eta=0.0) for order in (1, 2, 3)),
     EulerMaruyama(eta=0.0),
+    GradedStart(),
+    GradedStart(solver=Spec("core/linear_multistep")),
+    GradedStart(solver=Spec("core/unipc", {"order": 3})),
     DormandPrince(),
 ]
 STOCHASTIC = [
@@ -297,6 +301,7 @@ KINDS = [
     UniPC(order=3, prediction="eps"),
     SASolver(),
     EulerMaruyama(eta=0.0),
+    GradedStart(),
     DormandPrince(rtol=1e-3, atol=1e-3),
     AdaptiveSDE(rtol=0.5, atol=0.1),
     Ancestral(variance="large"),
@@ -550,6 +555,41 @@ def test_sa_solver_without_noise_is_unipc_where_its_scale_cancels():
         assert a.predict == b.predict
         assert a.weights == pytest.approx(b.weights, rel=1e-12)
         assert a.kept == b.kept
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "order"),
+    [
+        ("core/multistep", {"order": 3}, 3),
+        ("core/multistep", {"order": 4, "prediction": "eps"}, 4),
+        ("core/linear_multistep", {"order": 4}, 4),
+    ],
+)
+@pytest.mark.parametrize("rising", [False, True], ids=["sampling", "encoding"])
+def test_a_graded_start_keeps_the_order_from_the_middle(name, options, order, rising):
+    """Between log-SNR -2 and 5, either way, against Dormand-Prince at 1e-11."""
+    path, inner = PATHS["vp_linear"], Spec(name, options)
+    denoise = three_modes().denoiser(path)
+    noisy = torch.tensor([[0.3, -1.0], [1.1, 0.2], [-0.4, 0.9]], dtype=torch.float64)
+
+    def run(solver, x, steps):
+        span = (5.0, -2.0) if rising else (-2.0, 5.0)
+        grid = path.time_of_log_snr(torch.linspace(*span, steps + 1, dtype=torch.float64))
+        return sample(denoise, grid, solver, x, Noise(range(3)))
+
+    reference = DormandPrince(rtol=1e-11, atol=1e-12)
+    x = noisy
+    if rising:
+        falling = path.time_of_log_snr(torch.tensor([-2.0, 5.0], dtype=torch.float64))
+        x = sample(denoise, falling, reference, noisy, Noise(range(3)))
+    exact, steps = run(reference, x, 1), (64, 128, 256)
+    plain, graded = (
+        [float((run(solver, x, n) - exact).norm(dim=1).median()) for n in steps]
+        for solver in (configure("sampler", inner)(), GradedStart(solver=inner))
+    )
+    assert slope(steps, plain) < 2.4
+    assert slope(steps, graded) > order - 0.4
+    assert graded[-1] < plain[-1] / 4
 
 
 def test_unipc_on_eps_is_unipc_on_x0_to_their_order():
