@@ -82,19 +82,25 @@ def list_parts(
     if kind is not None and kind not in (*KINDS, "verb"):
         registry.find(kind, "")  # raises: the message lists the kinds
     rows = [
-        (part.kind, name, part.summary, registry.missing(part))
+        (part.kind, name, part.summary, _state(registry.missing(part), part.inputs))
         for name, part in registry.names(kind)
     ]
     if kind in (None, "verb"):
-        rows += [("verb", name, verb.summary, ()) for name, verb in _verbs().items()]
+        rows += [("verb", name, verb.summary, "ready") for name, verb in _verbs().items()]
     rows = [row for row in rows if fnmatchcase(row[1], pattern)]
     if not rows:
         raise InputError(f"no name matches {pattern!r}; `polymode list` prints all names")
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
-    for its_kind, name, summary, missing in rows:
-        state = f"needs {', '.join(missing)}" if missing else "ready"
+    for its_kind, name, summary, state in rows:
         print(f"{its_kind:<{widths[0]}}  {name:<{widths[1]}}  {summary:<{widths[2]}}  {state}")
     _note_broken()
+
+
+def _state(missing: tuple[str, ...], inputs: tuple[str, ...]) -> str:
+    """Whether a part can be used as it is: the last column of `list`."""
+    if missing:
+        return f"needs {', '.join(missing)}"
+    return f"from Python, with {', '.join(inputs)}" if inputs else "ready"
 
 
 @app.command("show")

@@ -1,5 +1,6 @@
 """Samples of a trained model in one call, for notebooks and programs."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from core.model import Model, guided
 from core.parts.config import bind, configure, plain
 from core.parts.registry import Spec
 from core.process.noise import Brownian, Noise
-from core.request import SampleRequest, silent
+from core.request import Note, Progress, SampleRequest
 from core.sampler.sample import prior, sample
 from core.sampler.solver import Solver
 from core.task import Example
@@ -49,7 +50,8 @@ def draw(
             `SampleRequest`.
         grid: the times, likewise; by default that of `SampleRequest`.
         steps: steps of the grid, the same as its option of that name.
-        guidance: a guidance part, or several that are applied in order.
+        guidance: a guidance part, or several that are applied in order; None for the checkpoint's
+            default, [] for none.
         condition: for each condition of the task a tensor with one row per seed, or one integer
             (a class) for all seeds.
         shape: of a sample; by default the shape of the data that the model was trained on.
@@ -66,7 +68,7 @@ def draw(
         raise InputError(f"batch: expected at least 1, got {batch}")
     given = _conditions(model, condition, len(numbers))
     request = _request(model, sampler, grid, steps, guidance)
-    denoise = guided(model, request, silent)
+    denoise = guided(model, request, _warn)
     solver = sampler if isinstance(sampler, Solver) else configure("sampler", request.sampler)()
     times = configure("grid", request.grid)(model.process)
     like = torch.empty((len(numbers), *(model.shape if shape is None else shape)))
@@ -79,6 +81,12 @@ def draw(
         x = prior(model.process, times, like[rows].to(model.device), draws)
         drawn.append(sample(denoise, times, solver, x, draws, chunk))
     return torch.cat(drawn)
+
+
+def _warn(event: Progress | Note) -> None:
+    """A note of guidance as a warning at the caller of `draw`."""
+    if isinstance(event, Note):
+        warnings.warn(event.text, stacklevel=5)
 
 
 def _seeds(seeds: Any) -> list[int]:

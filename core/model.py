@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor, nn
 
 from core.data import collate, open_dataset
+from core.denoiser import guidance
 from core.denoiser.parameterization import (
     Condition,
     Denoiser,
@@ -19,11 +21,11 @@ from core.denoiser.parameterization import (
 )
 from core.denoiser.variance import analytic, score_norms
 from core.errors import InputError
-from core.network.conditioning import null_condition
+from core.network.conditioning import null_condition, takes_null
 from core.network.ema import reconstruct
 from core.network.upgrade import upgraded
 from core.objective.denoising import Objective
-from core.parts.config import bind, configure
+from core.parts.config import bind, configure, plain
 from core.parts.registry import Spec, installed
 from core.process.gaussian import GaussianPath
 from core.process.noise import Noise, derive
@@ -184,17 +186,8 @@ def load_model(
     network = network_of(request, built, objective_of(request).outputs)
     weights, notes = saved.tensors[group], _passed_over(saved)
     if ema_width is not None:
-        folder = saved.path.parent.parent / "averages"
-        name = request.network.name
-        last, weights = reconstruct(
-            folder,
-            ema_width,
-            until=saved.step,
-            network=name,
-            classes=built.conditions.get("class", 0),
-        )
-        if last < saved.step:
-            notes += (f"the average is of step {last}, the newest snapshot before {saved.step}",)
+        weights, more = _average(saved, request, built, ema_width)
+        notes += more
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
@@ -215,11 +208,27 @@ def load_model(
     )  # fmt: skip
 
 
+def _average(
+    saved: Checkpoint, request: TrainRequest, task: Task, width: float
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The power-function average of that width at a checkpoint's step, and notes."""
+    last, weights = reconstruct(
+        saved.path.parent.parent / "averages",
+        width,
+        until=saved.step,
+        network=request.network.name,
+        classes=task.conditions.get("class", 0),
+    )
+    if last < saved.step:
+        return weights, (f"the average is of step {last}, the newest snapshot before {saved.step}",)
+    return weights, ()
+
+
 def for_task(model: Model, spec: Spec) -> Model:
     """The model used for another task than it was trained for.
 
     Raises:
-        InputError: an option is wrong, or the task wants other channels or conditions.
+        InputError: an option is wrong, or the task has other channels or conditions.
     """
     task: Task = configure("task", spec)()
     trained = model.task
@@ -245,50 +254,177 @@ def objective_of(request: TrainRequest) -> Objective:
 
 # --- guidance ----------------------------------------------------------------------------------
 
+BOUNDED = ("core/clip", "core/dynamic_threshold")  # guidance whose x0 has a range
+GAIN = 1000.0  # of a network's error; above it an error of 0.1 % is as large as the data
+
+
+def guidance_of(model: Model, request: SampleRequest) -> tuple[Spec, ...]:
+    """The guidance parts of a request, in order; where it states none, the checkpoint's default."""
+    chosen = model.request.guidance if request.guidance is None else request.guidance
+    if chosen is None:
+        return ()
+    return (chosen,) if isinstance(chosen, Spec) else tuple(chosen)
+
 
 def guided(model: Model, request: SampleRequest, emit: Emit) -> Denoiser:
-    """The model's denoiser, knowing the variance its sampler asks for, guided as wanted.
+    """The model's denoiser with the variance that the sampler requires and the request's guidance.
 
     Args:
         model: trained.
-        request: its `sampler` and `guidance` are looked at.
-        emit: hears that variances are being measured.
+        request: its `sampler`, `grid` and `guidance` are used.
+        emit: receives notes: a default that was taken, a model that guidance was not trained for.
 
     Raises:
-        InputError: a guidance with inputs that only a program can supply.
+        InputError: a guidance that does not fit the model, or inputs that only a program can
+            supply; or no guidance where the network's errors are amplified beyond use.
     """
+    parts = guidance_of(model, request)
+    if parts and request.guidance is None:
+        names = ", ".join(spec.name for spec in parts)
+        emit(Note(text=f"guidance: {names}, the checkpoint's default; [] draws without it"))
+    _check_gain(model, request, parts, emit)
     denoise = model.denoise
     if request.sampler.options.get("variance") == "analytic":
-        denoise = _knowing_its_variance(model, request, emit)
-    if request.guidance is None:
-        return denoise
-    inputs = {"denoise": denoise, "without": null_condition}
-    build = installed().load("guidance", request.guidance.name)
+        denoise = _with_analytic_variance(model, request, emit)
+    listed = not isinstance(request.guidance, Spec)
+    for number, spec in enumerate(parts):
+        at = f"guidance[{number}]" if listed else "guidance"
+        denoise = _guided_by(spec, at, model, denoise, emit)
+    return denoise
+
+
+def _guided_by(spec: Spec, at: str, model: Model, denoise: Denoiser, emit: Emit) -> Denoiser:
+    """The denoiser guided by one part of a request."""
+    inputs = {"denoise": denoise, "without": null_condition, "model": model}
+    build = installed().load("guidance", spec.name)
     parameters = inspect.signature(build).parameters.values()
     names = [one.name for one in parameters if one.kind is not one.KEYWORD_ONLY]
-    if strange := [name for name in names if name not in inputs]:
+    if missing := [name for name in names if name not in inputs]:
         raise InputError(
-            f"guidance: {request.guidance.name} wants {', '.join(strange)}, which only a program "
-            "can supply; call it from Python"
+            f"{at}: {spec.name} requires {', '.join(missing)}, which only a program can supply; "
+            "call it from Python"
         )
-    guide = configure("guidance", request.guidance, at="guidance")
-    return guide(*(inputs[name] for name in names))
+    if "without" in names:
+        _check_null(model, f"{at}: {spec.name}", emit)
+    return configure("guidance", spec, at=at)(*(inputs[name] for name in names))
+
+
+def _check_null(model: Model, part: str, emit: Emit) -> None:
+    """Refuse, or note, guidance by the estimate without condition that a model does not have."""
+    request = model.request
+    if not model.task.conditions:
+        raise InputError(
+            f"{part} requires a model with conditions; task {request.task.name} has none: leave it "
+            "out, or train a task with conditions and unconditional=0.1"
+        )
+    if not takes_null(model.network):
+        raise InputError(
+            f"{part} requires a network with a null condition; {request.network.name} has no "
+            "core.network.conditioning.NullCondition"
+        )
+    if request.unconditional == 0:
+        emit(
+            Note(
+                text=f"{part}: the model was never trained without its condition, so its estimate "
+                "without one is arbitrary; train with unconditional=0.1"
+            )
+        )
+
+
+def _check_gain(model: Model, request: SampleRequest, parts: tuple[Spec, ...], emit: Emit) -> None:
+    """Refuse, or note, draws that begin where an error of the network is far larger in x0."""
+    grid = configure("grid", request.grid)(model.process)
+    noisy = grid[:-1] if len(grid) > 1 else grid
+    gain = gain_of(model.request, model.process, noisy)
+    if gain <= GAIN or any(spec.name in BOUNDED for spec in parts):
+        return
+    says = f"{model.request.parameterization.name} on {model.request.process.name}"
+    problem = (
+        f"guidance: {says}: an error of the network is {gain:.0f} times as large in x0 at the "
+        "noisy end"
+    )
+    if request.guidance is None:
+        raise InputError(
+            f"{problem}; set guidance=core/clip for data in [-1, 1], or core/dynamic_threshold, "
+            "or guidance=[] for samples as they are"
+        )
+    emit(Note(text=f"{problem}; core/clip or core/dynamic_threshold would bound it"))
+
+
+def gain_of(request: TrainRequest, process: GaussianPath, times: Float64[Tensor, " n"]) -> float:
+    """The largest of `Parameterization.gain` at some times, for a network trained by a request."""
+    alpha, sigma = process.alpha_sigma(times.double())
+    gain = configure("parameterization", request.parameterization)().gain(alpha, sigma)
+    return float(gain.nan_to_num(0.0).max())  # a row that divides by sigma has none at sigma = 0
+
+
+def autoguidance(
+    denoise: Denoiser,
+    model: Model,
+    *,
+    weaker: Path,
+    ema: bool = True,
+    ema_width: float | None = None,
+    scale: float = 2.0,
+    log_snr_min: float | None = None,
+    log_snr_max: float | None = None,
+) -> Denoiser:
+    """x0' = w + scale (x0 - w) between two noise levels and x0 outside, w from a weaker model.
+
+    In a program `core.denoiser.guidance.autoguidance` takes the weaker model as a denoiser.
+    Source: Karras et al. 2024, arXiv:2406.02507, section 4.
+
+    Args:
+        denoise: the denoiser to guide.
+        model: the model that it is of.
+        weaker: checkpoint of a smaller or less trained model of the same data, conditions and
+            process: a run's folder, its checkpoints or one step's folder.
+        ema: use the averaged weights of the weaker model.
+        ema_width: use its power-function average of this relative width, reconstructed from its
+            run's snapshots.
+        scale: 1 is the model alone, above 1 guides away from the weaker one.
+        log_snr_min: lowest log-SNR that is guided; no limit where null.
+        log_snr_max: highest log-SNR that is guided; no limit where null.
+
+    Raises:
+        InputError: an empty interval, or a weaker model of other channels, conditions or process.
+        CheckpointError: no whole checkpoint there.
+    """
+    machine = Machine(device=str(model.device))
+    other = load_model(weaker, machine=machine, ema=ema, ema_width=ema_width)
+    pairs = {
+        "channels": (model.task.channels, other.task.channels),
+        "conditions": (dict(model.task.conditions), dict(other.task.conditions)),
+        "process": (plain(model.request.process), plain(other.request.process)),
+    }
+    if problems := [
+        f"expected {name} {wanted}, as of the model that is guided, got {found}"
+        for name, (wanted, found) in pairs.items()
+        if wanted != found
+    ]:
+        raise InputError(f"guidance.weaker: {weaker}: {'; '.join(problems)}")
+    return guidance.autoguidance(
+        denoise, other.denoise, scale=scale, log_snr_min=log_snr_min, log_snr_max=log_snr_max
+    )
 
 
 def corrected(denoise: Denoiser, task: Task, batch: Batch) -> Denoiser:
-    """The denoiser with each estimate brought to agree with what the task was given."""
+    """The denoiser with each estimate made consistent with the task's measurement."""
     if not isinstance(task, Correcting):
         return denoise
 
-    def ask(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
+    def predict(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
         prediction = denoise(x, t, condition)
         return replace(prediction, x0=task.correct(prediction.x0, batch))
 
-    return FunctionDenoiser(denoise.process, ask)
+    return FunctionDenoiser(denoise.process, predict)
 
 
-def _knowing_its_variance(model: Model, request: SampleRequest, emit: Emit) -> Denoiser:
-    """Bao et al.'s table, measured on the first training items."""
+def _with_analytic_variance(model: Model, request: SampleRequest, emit: Emit) -> Denoiser:
+    """The denoiser with x0's variance given x_t, measured on the first training items.
+
+    Source: Bao et al. 2022, arXiv:2201.06503, theorem 1.
+    """
     spec: Spec = request.dataset or model.request.dataset
     dataset = open_dataset(spec, "train", model.task)
     size = min(request.batch, len(dataset), CALIBRATION)

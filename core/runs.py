@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core.data import Dataset, check_classes, collate, open_dataset
-from core.model import Model, corrected, device_of, for_task, guided, load_model
+from core.model import Model, corrected, device_of, for_task, guidance_of, guided, load_model
 from core.parts.config import bind, configure, plain
 from core.process.noise import Brownian, Noise, derive
 from core.request import (
@@ -167,6 +167,7 @@ def sample(
         "seed": request.seed,
         "sampler": plain(request.sampler),
         "grid": plain(request.grid),
+        "guidance": plain(guidance_of(model, request)),
         "checkpoint_step": model.step,
     }
     items = range(len(about["items"]))

@@ -1,7 +1,8 @@
 """Guidance: a denoiser made from a denoiser.
 
-A change g of the score, grad log p(x_t) + g, is the change (sigma^2 / alpha) g of E[x0 | x_t]
-(Tweedie), so every method here bends `x0` and serves every solver and process.  All work under
+With the score s = (alpha E[x0 | x_t] - x_t) / sigma^2 (Tweedie), a change g of the score is the
+change (sigma^2 / alpha) g of x0, so every method here changes `x0` and serves every solver and
+process.  Methods compose: the denoiser of one is the input of the next.  All work under
 `torch.no_grad()`; where gradients are on, the result can be differentiated.
 """
 
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from core.denoiser.parameterization import Condition, Denoiser, FunctionDenoiser, Prediction
@@ -18,58 +19,61 @@ from core.errors import InputError
 from core.process.gaussian import GaussianPath, over
 from core.process.rows import row_mean
 
-# (x_t, t, condition) -> log p(c | x_t) of each sample (b,).
-LogProb = Callable[[Tensor, Tensor, Condition | None], Tensor]
-# (x0, condition) -> how good each sample is (b,).
-Reward = Callable[[Tensor, Condition | None], Tensor]
-# condition -> the condition of the unconditional call.
+LogProb = Callable[
+    [Float[Tensor, " b *shape"], Float[Tensor, "..."], Condition | None], Float[Tensor, " b"]
+]
+"""(x_t, t, condition) -> log p(c | x_t) of each sample."""
+Reward = Callable[[Float[Tensor, " b *shape"], Condition | None], Float[Tensor, " b"]]
+"""(x0, condition) -> the reward of each sample."""
 Without = Callable[[Condition | None], Condition | None]
+"""condition -> the condition of the unconditional estimate."""
 
 
-def score_gain(process: GaussianPath, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+def score_gain(process: GaussianPath, t: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     """sigma^2 / alpha, from a change of the score to one of x0; 0 at alpha = 0."""
     alpha, sigma = process.alpha_sigma(t.double())
     return torch.where(alpha > 0, sigma**2 / torch.where(alpha > 0, alpha, 1.0), 0.0)
 
 
 def gradient(
-    of: Callable[[Tensor], Float[Tensor, " b"]], x: Float[Tensor, " b *shape"]
+    of: Callable[[Float[Tensor, " b *shape"]], Float[Tensor, " b"]],
+    x: Float[Tensor, " b *shape"],
 ) -> Float[Tensor, " b *shape"]:
     """The gradient of of(x) with respect to x, sample by sample.
 
     Works with gradients off; with gradients on, the result is differentiable itself.
     """
-    keep = torch.is_grad_enabled()
+    differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
-        at = x if keep and x.requires_grad else x.detach().requires_grad_()
-        value = of(at)
-    return _grad(value, at, torch.ones_like(value), keep)
+        x = x if differentiable and x.requires_grad else x.detach().requires_grad_()
+        value = of(x)
+    return _vjp(value, x, torch.ones_like(value), differentiable)
 
 
 def with_pull(
-    ask: Callable[[Tensor], Prediction], x: Float[Tensor, " b *shape"]
-) -> tuple[Prediction, Callable[[Tensor], Tensor]]:
+    predict: Callable[[Float[Tensor, " b *shape"]], Prediction], x: Float[Tensor, " b *shape"]
+) -> tuple[Prediction, Callable[[Float[Tensor, " b *shape"]], Float[Tensor, " b *shape"]]]:
     """The prediction at x, and v -> J^T v with J = d x0 / d x; the second may be called once.
 
     Works with gradients off; with gradients on, both are differentiable.
     """
-    keep = torch.is_grad_enabled()
+    differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
-        at = x if keep and x.requires_grad else x.detach().requires_grad_()
-        prediction = ask(at)
-    return prediction if keep else prediction.detached(), lambda v: _grad(
-        prediction.x0, at, v, keep
-    )
+        x = x if differentiable and x.requires_grad else x.detach().requires_grad_()
+        prediction = predict(x)
+    result = prediction if differentiable else prediction.detached()
+    return result, lambda v: _vjp(prediction.x0, x, v, differentiable)
 
 
-def _grad(value: Tensor, at: Tensor, v: Tensor, keep: bool) -> Tensor:
-    if not value.requires_grad:  # does not depend on x at all
-        return torch.zeros_like(at)
-    if keep:
-        return torch.autograd.grad(value, at, v, create_graph=True, materialize_grads=True)[0]
+def _vjp(value: Tensor, x: Tensor, v: Tensor, differentiable: bool) -> Tensor:
+    """v^T d value / d x; 0 where the value does not depend on x."""
+    if not value.requires_grad:
+        return torch.zeros_like(x)
+    if differentiable:
+        return torch.autograd.grad(value, x, v, create_graph=True, materialize_grads=True)[0]
     with torch.enable_grad():  # as a sum: PyTorch imports hundreds of modules when it is given v
-        whole = (value * v).sum()
-    return torch.autograd.grad(whole, at, materialize_grads=True)[0]
+        total = (value * v).sum()
+    return torch.autograd.grad(total, x, materialize_grads=True)[0]
 
 
 def classifier(denoise: Denoiser, log_prob: LogProb, *, scale: float = 1.0) -> Denoiser:
@@ -77,7 +81,8 @@ def classifier(denoise: Denoiser, log_prob: LogProb, *, scale: float = 1.0) -> D
 
     Scale 1 with the exact classifier is the conditional model.  Other scales follow
     p(x) p(c|x)^scale at low noise only: the scores of higher levels belong to no diffusion of it.
-    Source: Dhariwal and Nichol 2021, arXiv:2105.05233, section 4 and algorithm 2.
+    Source: Dhariwal and Nichol 2021, arXiv:2105.05233, section 4.2, eq. 14 and algorithm 2, whose
+    eps' = eps - sigma grad log p(c | x_t) this is in x0.
 
     Args:
         denoise: the model to guide.
@@ -87,34 +92,30 @@ def classifier(denoise: Denoiser, log_prob: LogProb, *, scale: float = 1.0) -> D
 
     def guided(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
         prediction = denoise(x, t, condition)
-        slope = gradient(lambda at: log_prob(at, t, condition), x)
-        return replace(
-            prediction, x0=prediction.x0 + scale * over(score_gain(denoise.process, t), x) * slope
-        )
+        g = scale * gradient(lambda x: log_prob(x, t, condition), x)  # eq. 14, the score's change
+        return replace(prediction, x0=prediction.x0 + over(score_gain(denoise.process, t), x) * g)
 
     return FunctionDenoiser(denoise.process, guided)
 
 
 def reward(denoise: Denoiser, reward: Reward, *, scale: float = 1.0) -> Denoiser:
-    """x0' = x0 + scale (sigma^2 / alpha) grad_x r, the reward r = r(x0(x)) seen from x_t.
+    """x0' = x0 + scale (sigma^2 / alpha) grad_x r(x0(x)), with the gradient through the denoiser.
 
-    For rewards of clean samples: a similarity to a text (CLIP), a classifier of clean pictures, a
+    For rewards of clean samples: a similarity to a text (CLIP), a classifier of clean images, a
     physical penalty.  No shift at alpha = 0.
-    Source: Bansal et al. 2023, arXiv:2302.07121; the gradient through the denoiser is that of
-    Chung et al. 2023, arXiv:2209.14687.
+    Source: Bansal et al. 2023, arXiv:2302.07121, section 3.2 (forward universal guidance).
 
     Args:
         denoise: the model to guide; differentiable.
-        reward: how good each sample is (b,), from (x0, condition); differentiable in x0.
+        reward: of each sample (b,), from (x0, condition); differentiable in x0.
         scale: weight of the reward, in nats of log-density for one of its units.
     """
 
     def guided(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
-        prediction, pull = with_pull(lambda at: denoise(at, t, condition), x)
-        slope = pull(gradient(lambda x0: reward(x0, condition), prediction.x0))
-        return replace(
-            prediction, x0=prediction.x0 + scale * over(score_gain(denoise.process, t), x) * slope
-        )
+        prediction, pull = with_pull(lambda x: denoise(x, t, condition), x)
+        # Chain rule: grad_x r(x0(x)) = J^T grad_x0 r, J = d x0 / d x.
+        g = scale * pull(gradient(lambda x0: reward(x0, condition), prediction.x0))
+        return replace(prediction, x0=prediction.x0 + over(score_gain(denoise.process, t), x) * g)
 
     return FunctionDenoiser(denoise.process, guided)
 
@@ -130,18 +131,20 @@ def classifier_free(
 ) -> Denoiser:
     """x0' = u + scale (c - u) between two noise levels and c outside, u without the condition.
 
-    Two calls; one where no sample is inside, or at scale 1.
+    Two calls; one where no sample is inside, or at scale 1.  The model has to be trained with and
+    without its condition (`unconditional`).
     Source: Ho and Salimans 2022, arXiv:2207.12598, eq. 6, with scale = 1 + their w; the interval
-    is Kynkaanniemi et al. 2024, arXiv:2404.07724; rescaling is Lin et al. 2023, arXiv:2305.08891,
-    section 3.4, on x0.
+    is Kynkaanniemi et al. 2024, arXiv:2404.07724; rescaling is Lin et al. 2023,
+    arXiv:2305.08891, eq. 15 and 16, on x0.
 
     Args:
         denoise: the model to guide, trained with and without its condition.
-        without: the condition of the unconditional call, from the condition.
+        without: the condition of the unconditional estimate, from the condition;
+            `core.network.conditioning.null_condition` for networks trained here.
         scale: 0 is unconditional, 1 conditional, above 1 guided.
-        log_snr_min: lowest log-SNR that is guided; none where null.
-        log_snr_max: highest log-SNR that is guided; none where null.
-        rescale: how far each sample's deviation is brought back to that of c, 0 to 1.
+        log_snr_min: lowest log-SNR that is guided; no limit where null.
+        log_snr_max: highest log-SNR that is guided; no limit where null.
+        rescale: weight of x0' scaled to the standard deviation of c, per sample, 0 to 1.
 
     Raises:
         InputError: an empty interval, or rescale not in [0, 1].
@@ -154,7 +157,7 @@ def classifier_free(
 
     other = FunctionDenoiser(denoise.process, unconditional)
     inside = _interval(denoise.process, log_snr_min, log_snr_max)
-    return _away_from(denoise, other, inside, scale, rescale)
+    return _extrapolated(denoise, other, inside, scale, rescale)
 
 
 def autoguidance(
@@ -167,26 +170,27 @@ def autoguidance(
 ) -> Denoiser:
     """x0' = w + scale (x0 - w) between two noise levels and x0 outside, w from a weaker model.
 
-    Source: Karras et al. 2024, arXiv:2406.02507.
+    Source: Karras et al. 2024, arXiv:2406.02507, section 4.
 
     Args:
         denoise: the model to guide.
         weaker: a smaller or less trained model of the same data and conditions.
-        scale: 1 is the model alone, above 1 leads away from the weaker one.
-        log_snr_min: lowest log-SNR that is guided; none where null.
-        log_snr_max: highest log-SNR that is guided; none where null.
+        scale: 1 is the model alone, above 1 guides away from the weaker one.
+        log_snr_min: lowest log-SNR that is guided; no limit where null.
+        log_snr_max: highest log-SNR that is guided; no limit where null.
 
     Raises:
         InputError: an empty interval.
     """
-    return _away_from(
-        denoise, weaker, _interval(denoise.process, log_snr_min, log_snr_max), scale, 0.0
-    )
+    inside = _interval(denoise.process, log_snr_min, log_snr_max)
+    return _extrapolated(denoise, weaker, inside, scale, 0.0)
 
 
-def _interval(
-    process: GaussianPath, low: float | None, high: float | None
-) -> Callable[[Tensor], Tensor]:
+Inside = Callable[[Float[Tensor, "*n"]], Bool[Tensor, "*n"]]
+
+
+def _interval(process: GaussianPath, low: float | None, high: float | None) -> Inside:
+    """t -> whether its log-SNR is between two bounds."""
     least, most = -math.inf if low is None else low, math.inf if high is None else high
     if least >= most:
         raise InputError(f"expected log_snr_min < log_snr_max, got {low} and {high}")
@@ -198,40 +202,42 @@ def _interval(
     return inside
 
 
-def _away_from(
-    denoise: Denoiser,
-    other: Denoiser,
-    inside: Callable[[Tensor], Tensor],
-    scale: float,
-    rescale: float,
+def _extrapolated(
+    denoise: Denoiser, other: Denoiser, inside: Inside, scale: float, rescale: float
 ) -> Denoiser:
+    """x0' = u + scale (c - u) where `inside` and c elsewhere, c of `denoise` and u of `other`."""
+
     def guided(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
         prediction, within = denoise(x, t, condition), inside(t)
         if scale == 1 or not within.any():
             return prediction
-        x0 = prediction.x0 + (scale - 1) * (prediction.x0 - other(x, t, condition).x0)
+        c, u = prediction.x0, other(x, t, condition).x0
+        # Ho and Salimans eq. 6: (1 + w) c - w u with w = scale - 1
+        x0 = c + (scale - 1) * (c - u)
         if rescale:
-            wanted, found = _std(prediction.x0), _std(x0)
-            ratio = torch.where(found > 0, wanted / torch.where(found > 0, found, 1.0), 1.0)
+            # Lin et al. eq. 15: x0 scaled to the standard deviation of c; eq. 16: mixed with x0
+            std_c, std_x0 = _std(c), _std(x0)
+            ratio = torch.where(std_x0 > 0, std_c / torch.where(std_x0 > 0, std_x0, 1.0), 1.0)
             x0 = over(1 + rescale * (ratio - 1), x0) * x0
-        return replace(prediction, x0=torch.where(over(within.double(), x) > 0, x0, prediction.x0))
+        return replace(prediction, x0=torch.where(over(within.double(), x) > 0, x0, c))
 
     return FunctionDenoiser(denoise.process, guided)
 
 
-def _std(x: Tensor) -> Tensor:
+def _std(x: Float[Tensor, " b *shape"]) -> Float[Tensor, " b"]:
+    """Standard deviation over a sample's elements."""
     return row_mean((x - over(row_mean(x), x)) ** 2).sqrt()
 
 
 def clip(denoise: Denoiser, *, low: float = -1.0, high: float = 1.0) -> Denoiser:
     """x0 clipped to the range of the data.
 
-    Source: Ho et al. 2020, arXiv:2006.11239, section 3.2 (static thresholding).
+    Source: Saharia et al. 2022, arXiv:2205.11487, section 2.3 (static thresholding).
 
     Args:
         denoise: the model.
-        low: least value of the data.
-        high: greatest value of the data.
+        low: lowest value of the data.
+        high: highest value of the data.
 
     Raises:
         InputError: an empty range.
@@ -251,13 +257,15 @@ def dynamic_threshold(
 ) -> Denoiser:
     """x0 clipped to [-s, s] and scaled by floor / s, s = max(floor, quantile of |x0|), per sample.
 
-    Keeps strong guidance from saturating.  Values that are infinite count as the largest finite.
-    Source: Saharia et al. 2022, arXiv:2205.11487, section 2.3.
+    Keeps strong guidance from saturating; in a list it comes after that guidance.  Values that are
+    infinite count as the largest finite.
+    Source: Saharia et al. 2022, arXiv:2205.11487, section 2.3 (dynamic thresholding), where the
+    floor is 1.
 
     Args:
         denoise: the model, usually guided already.
-        quantile: share of a sample's elements that are not clipped, 0 to 1.
-        floor: greatest magnitude of the data, positive; a sample within it is left as it is.
+        quantile: fraction of a sample's elements that are not clipped, 0 to 1.
+        floor: largest magnitude of the data, positive; a sample within it stays as it is.
 
     Raises:
         InputError: quantile not in [0, 1], or floor not positive.
@@ -270,7 +278,8 @@ def dynamic_threshold(
     def thresholded(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
         prediction = denoise(x, t, condition)
         most = torch.finfo(prediction.x0.dtype).max
-        x0 = prediction.x0.clamp(-most, most)  # infinity over infinity would not be a number
+        x0 = prediction.x0.clamp(-most, most)  # infinity / infinity is NaN
+        # s: the quantile of |x0| in each sample, at least the floor
         s = torch.stack([_quantile(row.abs().flatten(), quantile) for row in x0]).clamp(min=floor)
         s = over(s, x0)
         return replace(prediction, x0=x0.clamp(-s, s) * (floor / s))
@@ -278,10 +287,10 @@ def dynamic_threshold(
     return FunctionDenoiser(denoise.process, thresholded)
 
 
-def _quantile(values: Tensor, share: float) -> Tensor:
+def _quantile(values: Float[Tensor, " n"], fraction: float) -> Float[Tensor, ""]:
     """The quantile with linear interpolation; `torch.quantile` refuses more than 2^24 values."""
-    place = share * (len(values) - 1)
-    below = math.floor(place)
-    upper = values.topk(len(values) - below, sorted=True).values  # greatest first
+    position = fraction * (len(values) - 1)
+    below = math.floor(position)
+    upper = values.topk(len(values) - below, sorted=True).values  # descending
     low, high = upper[-1], upper[max(len(upper) - 2, 0)]
-    return low + (place - below) * (high - low)
+    return low + (position - below) * (high - low)

@@ -185,6 +185,17 @@ class Parameterization:
         scale = torch.ones_like(alpha) if self.scale is None else self.scale(alpha, sigma)
         return Coefficients(-b * inverse, sigma * inverse, scale, a, b)
 
+    def gain(
+        self, alpha: Float[Tensor, " *shape"], sigma: Float[Tensor, " *shape"]
+    ) -> Float[Tensor, " *shape"]:
+        """The error of x0 for an error of the network's output in units of the output's size.
+
+        |out| sqrt(a^2 + b^2), with the size of F* = a x0 + b eps for data of unit size: for eps
+        sigma / alpha, for v and flow at most 1.5.
+        """
+        row = self.coefficients(alpha, sigma)
+        return row.out.abs() * (row.a**2 + row.b**2).sqrt()
+
     def to_x0(
         self,
         output: Float[Tensor, " b *shape"],

@@ -38,10 +38,10 @@ _EXPECTED = {
 
 
 def _kind_of(annotation: Any) -> str | None:
-    """The kind of part in ``Annotated[Spec, "network"]``; None of another type."""
+    """The kind of part in ``Annotated[Spec, "network"]``, or in a list; None of another type."""
     if get_origin(annotation) is Annotated and get_args(annotation)[0] is Spec:
         return str(get_args(annotation)[1])
-    if get_origin(annotation) in (Union, types.UnionType):
+    if get_origin(annotation) in (Union, types.UnionType, tuple):
         kinds = [kind for part in get_args(annotation) if (kind := _kind_of(part))]
         return kinds[0] if kinds else None
     return None
@@ -54,16 +54,14 @@ def _dotted(at: str, location: tuple[Any, ...]) -> str:
 
 
 def _located(location: tuple[Any, ...], value: Any) -> tuple[tuple[Any, ...], Any]:
-    """The part of a pydantic location that is in the input, without a union's label; its value."""
+    """The part of a pydantic location that is in the input, without labels of unions; its value."""
     kept: list[Any] = []
     for key in location:
         if (isinstance(value, Mapping) and key in value) or (
             isinstance(value, (list, tuple)) and isinstance(key, int) and key < len(value)
         ):
             value = value[key]
-        else:
-            break
-        kept.append(key)
+            kept.append(key)
     return tuple(kept), value
 
 
@@ -88,8 +86,11 @@ def _messages(
     errors: list[Any], given: Mapping[str, Any], known: list[str], at: str
 ) -> Iterator[str]:
     wrong: dict[str, tuple[list[str], Any]] = {}
-    for error in errors:
-        location, value = _located(error["loc"], given)
+    located = [_located(error["loc"], given) for error in errors]
+    for error, (location, value) in zip(errors, located, strict=True):
+        # Of a union's alternatives, the one that reaches furthest into the value is the one meant.
+        if any(other[: len(location)] == location != other for other, _ in located):
+            continue
         path = _dotted(at, location)
         if error["type"] == "extra_forbidden":
             yield f"{path}: unknown option{nearest(str(location[-1]), known)}"
@@ -132,12 +133,27 @@ def check(
         kind, value = _kind_of(option.annotation), values.get(option.name)
         if kind and value is not None and value is not REQUIRED:
             path = _dotted(at, (option.name,))
-            try:
-                values[option.name], more = resolve(kind, Spec.parse(value), path, registry)
-                problems += more
-            except InputError as error:
-                problems.append(f"{path}: {error}")
+            values[option.name], more = _resolved(kind, value, path, registry)
+            problems += more
     return values, problems
+
+
+def _resolved(kind: str, value: Any, path: str, registry: Registry | None) -> tuple[Any, list[str]]:
+    """A part that a request names, or a list of parts, with every option stated; all problems."""
+    if isinstance(value, (list, tuple)):
+        each = [_resolved(kind, one, f"{path}[{i}]", registry) for i, one in enumerate(value)]
+        return tuple(spec for spec, _ in each), [one for _, problems in each for one in problems]
+    try:
+        spec = Spec.parse(value)
+        part = (registry or installed()).find(kind, spec.name)
+        if part.inputs:
+            return spec, [
+                f"{path}: {spec.name} requires {', '.join(part.inputs)}, which only a program can "
+                f"supply; call {part.target} from Python"
+            ]
+        return resolve(kind, spec, path, registry)
+    except InputError as error:
+        return value, [f"{path}: {error}"]
 
 
 def _with_default_parts(options: tuple[Option, ...], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -106,7 +106,10 @@ def describe_part(kind: str, name: str, registry: Registry | None = None) -> str
     options = part_options(kind, name, registry)
     given = "".join(f", {o.name}: {_default_text(o)}" for o in options)
     lines = [f"{kind} {name}  (version {part.version})", "", _about(document, part.summary), ""]
-    lines.append(f"  YAML: {{name: {name}{given}}}")
+    if part.inputs:
+        lines.append(f"  from Python: {part.target}, with {', '.join(part.inputs)}")
+    else:
+        lines.append(f"  YAML: {{name: {name}{given}}}")
     lines += ["", *_listed("options", options)]
     missing = registry.missing(part)
     if missing:

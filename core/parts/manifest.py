@@ -33,18 +33,18 @@ PLUGIN = Plugin(
         grid("karras", "core.sampler.grids:karras", "Karras's rho schedule of sigma (EDM)"),
         grid("uniform_log_snr", "core.sampler.grids:uniform_log_snr", "Uniform in log-SNR"),
         grid("uniform_time", "core.sampler.grids:uniform_time", "Uniform in time"),
-        guidance(
-            "autoguidance", "core.denoiser.guidance:autoguidance", "Autoguidance by a weaker model"
-        ),
+        guidance("autoguidance", "core.model:autoguidance", "Autoguidance by a weaker model"),
         guidance(
             "classifier",
             "core.denoiser.guidance:classifier",
             "Classifier guidance, gradient of log p(c | x_t)",
+            inputs=("log_prob",),
         ),
         guidance(
             "classifier_free",
             "core.denoiser.guidance:classifier_free",
             "Classifier-free guidance (CFG)",
+            version="2",
         ),
         guidance("clip", "core.denoiser.guidance:clip", "Clip x0 to the range of the data"),
         guidance(
@@ -52,7 +52,12 @@ PLUGIN = Plugin(
             "core.denoiser.guidance:dynamic_threshold",
             "Dynamic thresholding of x0 (Imagen)",
         ),
-        guidance("reward", "core.denoiser.guidance:reward", "Gradient of a reward of x0"),
+        guidance(
+            "reward",
+            "core.denoiser.guidance:reward",
+            "Gradient of a reward of x0",
+            inputs=("reward",),
+        ),
         metric("psnr", "core.results.metrics:psnr", "Peak signal-to-noise ratio, dB"),
         metric("ssim", "core.results.metrics:ssim", "Structural similarity, 11x11 Gaussian window"),
         network("mlp", "core.network.mlp:MLP", "Residual MLP for vectors and points"),

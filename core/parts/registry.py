@@ -54,6 +54,8 @@ class Part:
         needs: optional packages, by import name.
         version: raised when the part's results change for the same options; results of another
             version are made again by pipelines.
+        inputs: parameters that only a program can supply, such as a classifier; a request cannot
+            name a part that has some.
     """
 
     kind: Kind
@@ -62,6 +64,7 @@ class Part:
     summary: str
     needs: tuple[str, ...] = ()
     version: str = "1"
+    inputs: tuple[str, ...] = ()
 
 
 dataset, grid, metric = partial(Part, "dataset"), partial(Part, "grid"), partial(Part, "metric")

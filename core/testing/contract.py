@@ -54,6 +54,9 @@ def check_part(registry: Registry, kind: str, name: str, **inputs: Any) -> None:
     for option in options_of(build):
         assert option.annotation is not Any, f"{name}: option {option.name!r} has no annotation"
         assert option.meaning, f"{name}: option {option.name!r} has no line under Args"
+    if kind == "guidance":
+        unknown = tuple(n for n in _positional(build) if n not in ("denoise", "without", "model"))
+        assert unknown == part.inputs, f"{name}: inputs are {part.inputs}, expected {unknown}"
     check = _CHECKS.get(kind)
     if check is not None:
         check(build, **inputs)
@@ -311,6 +314,12 @@ def _told(process: GaussianPath) -> Denoiser:
     return FunctionDenoiser(process, denoise)
 
 
+def _positional(build: Build) -> list[str]:
+    """The names of a part's inputs."""
+    parameters = inspect.signature(build).parameters.values()
+    return [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+
+
 def _guidance(build: Build, *, given: Mapping[str, Any] | None = None) -> None:
     """Each sample by itself, finite at both ends, nothing else lost, gradients on and off.
 
@@ -326,11 +335,7 @@ def _guidance(build: Build, *, given: Mapping[str, Any] | None = None) -> None:
             "weaker": Gaussian(0.0, 1.0).denoiser(process),
             "without": lambda condition: None,
         } | dict(given or {})
-        wanted = [
-            p.name
-            for p in inspect.signature(build).parameters.values()
-            if p.kind is not p.KEYWORD_ONLY
-        ]
+        wanted = _positional(build)
         assert wanted[:1] == ["denoise"], "expected denoise as the first input"
         assert known.keys() >= set(wanted), "an input that nobody gives; name it in `given`"
         guided: Denoiser = build(*(known[name] for name in wanted))

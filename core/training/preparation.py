@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from core.data import Dataset, check_classes, collate, open_dataset
 from core.errors import InputError
-from core.model import compile_network, network_of, objective_of
+from core.model import GAIN, compile_network, gain_of, network_of, objective_of
+from core.network.conditioning import takes_null
 from core.network.ema import WIDTHS, ExponentialAverage, PowerAverage
 from core.network.upgrade import upgraded
 from core.parts.config import configure, plain
 from core.parts.registry import installed
+from core.process.gaussian import GaussianPath
 from core.request import Emit, Machine, Note, TrainRequest
 from core.storage import checkpoint, tensor_file
 from core.storage.checkpoint import CheckpointError
@@ -88,6 +90,8 @@ def prepare_run(
     objective = objective_of(request)
     network = network_of(request, task, objective.outputs)
     _check_level(network, request)
+    _check_unconditional(request, task, network)
+    _note_gain(request, objective.process, emit)
     start = _load_start(request, network, out, emit)
     dataset = open_dataset(request.dataset, "train", task)
     shape = _check_first(dataset, task)
@@ -130,6 +134,39 @@ def _check(request: TrainRequest, machine: Machine, device: torch.device, world:
     if request.patience and not request.validate_every:
         raise InputError(
             f"patience: {request.patience} requires validations, but validate_every is 0; set both"
+        )
+
+
+def _check_unconditional(request: TrainRequest, task: Task, network: nn.Module) -> None:
+    if not request.unconditional:
+        return
+    if not task.conditions:
+        raise InputError(
+            f"unconditional: {request.unconditional} requires a task with conditions to drop; "
+            f"{request.task.name} has none: set unconditional=0"
+        )
+    if not takes_null(network):
+        raise InputError(
+            f"unconditional: {request.unconditional} requires a network with a null condition; "
+            f"{request.network.name} has no core.network.conditioning.NullCondition"
+        )
+
+
+def _note_gain(request: TrainRequest, process: GaussianPath, emit: Emit) -> None:
+    """Note a parameterization whose samples need guidance that bounds them."""
+    if request.guidance is not None:
+        return
+    # Just before t_max too: where alpha is 0, x0 is 0 whatever the network's output.
+    ahead = process.t_max - 1e-4 * (process.t_max - process.t_first)
+    times = torch.tensor([ahead, process.t_max], dtype=torch.float64)
+    gain = gain_of(request, process, times)
+    if gain > GAIN:
+        emit(
+            Note(
+                text=f"parameterization {request.parameterization.name} on {request.process.name}: "
+                f"an error of the network is {gain:.0f} times as large in x0 at the noisy end; set "
+                "guidance=core/clip for data in [-1, 1], or parameterization=core/v"
+            )
         )
 
 

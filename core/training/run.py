@@ -272,8 +272,9 @@ def _to_resume(run: Run) -> Checkpoint | None:
 
 def _check_same(run: Run, state: Mapping[str, Any]) -> None:
     before, now = state.get("request", {}), run.identity["request"]
-    # `start` is a path: its weights are compared below by their digest.
-    changed = [name for name in _differing(before, now) if name != "start"]
+    # `start` is a path: its weights are compared below by their digest; `guidance` is of samples.
+    found = _differing(before, now)
+    changed = [name for name in found if name.partition(".")[0] not in ("start", "guidance")]
     for name, label in IDENTITY.items():
         if state.get(name, "") != run.identity[name]:
             changed.append(label)

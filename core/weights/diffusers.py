@@ -7,6 +7,7 @@ schedulers/scheduling_ddpm.py.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,6 +181,7 @@ def describe(config: Mapping[str, Any], scheduler: Mapping[str, Any] | None) -> 
         parameterization=Spec(chain.parameterization, {"level": "index", "chain": chain.steps}),
         classes=given["num_class_embeds"] or 0,
         chain=chain.steps,
+        guidance=_guidance(scheduler or {}),
         notes=notes,
     )
 
@@ -351,6 +353,26 @@ def _chain(scheduler: Mapping[str, Any]) -> Chain:
         process = Spec("core/beta_table", {"steps": steps, **ends, "shape": shape, **zero})
     learned = given["variance_type"] == "learned_range"
     return Chain(process, PREDICTIONS[given["prediction_type"]], steps, learned)
+
+
+def _guidance(scheduler: Mapping[str, Any]) -> Spec | None:
+    """What the scheduler does to each estimate of x0: clipping, by default to [-1, 1], or nothing.
+
+    Dynamic thresholding there caps its quantile by `sample_max_value`, 1 by default, which is
+    clipping; with another cap it is taken without one.
+    """
+    clips = scheduler.get("_class_name", "DDPMScheduler").startswith(("DDPM", "DDIM"))
+    most = scheduler.get("clip_sample_range", 1.0)
+    if scheduler.get("thresholding") is True:
+        ratio = scheduler.get("dynamic_thresholding_ratio", 0.995)
+        if scheduler.get("sample_max_value", 1.0) != 1.0:
+            return Spec("core/dynamic_threshold", {"quantile": ratio})
+        most = 1.0
+    elif not scheduler.get("clip_sample", clips):
+        return None
+    if type(most) not in (int, float) or not 0 < most < math.inf:
+        most = 1.0
+    return Spec("core/clip", {"low": -float(most), "high": float(most)})
 
 
 # --- names -------------------------------------------------------------------------------------

@@ -179,6 +179,8 @@ def _card(
     count = sum(value.numel() for value in tensors.values())
     parts = ("network", "process", "parameterization", "objective")
     listed = "\n".join(f"- {name}: `{getattr(request, name).name}`" for name in parts)
+    default = described.guidance
+    guidance = "none" if default is None else f"`{default.name}`, each estimate of x0 clipped"
     shape = " x ".join(map(str, described.size))
     same = hashlib.sha256("".join(sorted(tensors)).encode()).hexdigest()[:12]
     return f"""# Imported weights
@@ -190,7 +192,7 @@ Samples are {shape}, in [-1, 1]; classes: {described.classes or "none"}; names o
 The request beside this page states every option. Steps of training: unknown, counted here as 0.
 ## Intended use
 As their makers intended; their licence and model card hold. Sampling, fine-tuning, and as a prior
-for measurements. The originals clip each estimate of x0 to [-1, 1]: `--set guidance=core/clip`.
+for measurements. Samples take the guidance of the original by default: {guidance}.
 ## Limits
 Nothing was measured here. Training data, their licences and biases are not in the file.
 """

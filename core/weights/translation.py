@@ -36,6 +36,7 @@ class Described:
         image: channels of the image condition; 0 for none.
         factor: how much smaller that image is.
         chain: steps of the chain.
+        guidance: that its samples are drawn with there; None for none.
         notes: sentences for the user.
     """
 
@@ -48,6 +49,7 @@ class Described:
     image: int = 0
     factor: int = 4
     chain: int = 1000
+    guidance: Spec | None = Spec("core/clip")
     notes: tuple[str, ...] = field(default=())
 
 
@@ -74,6 +76,7 @@ def request_of(it: Described) -> TrainRequest:
             "parameterization": it.parameterization,
             "objective": objective,
             "times": "core/uniform",
+            "guidance": it.guidance,
         },
         at="imported",
     )
