@@ -71,6 +71,30 @@ def test_no_class_of_format_1_is_what_guidance_took_for_it_then(tmp_path):
     assert float((found - outputs["ema"]).abs().max()) < ROUNDING
 
 
+def test_a_checkpoint_of_format_2_gets_a_row_for_no_class_and_nothing_else():
+    """Format 2 had the names of today; the moments of the new row begin at zero."""
+    first = checkpoint.load(FOLDER / "classes")
+    network = first.request["network"]["name"]
+    weights = {renamed(network, name): value for name, value in first.tensors["ema"].items()}
+    moments = first.tensors["optimizer"]
+    second = replace(
+        first,
+        state={**first.state, "format": 2},
+        tensors={"ema": weights, "optimizer": moments},
+    )
+    found = upgraded(second)
+    label = found.tensors["ema"].pop("condition_embedding.label.weight")
+    assert torch.equal(label, weights["condition_embedding.label.weight"][[0, 1, 2, 0]])
+    assert all(torch.equal(value, weights[k]) for k, value in found.tensors["ema"].items())
+    grown = {k for k, v in found.tensors["optimizer"].items() if v.shape != moments[k].shape}
+    assert grown == {"4.exp_avg", "4.exp_avg_sq"}
+    for name in grown:
+        after, before = found.tensors["optimizer"][name], moments[name]
+        assert torch.equal(after[:3], before)
+        assert not after[3].any()
+    assert found.request["network"]["null"] == "zero"
+
+
 def test_another_layout_of_norms_does_not_resume_a_run_of_format_1(tmp_path):
     folder = shutil.copytree(FOLDER / "unet", tmp_path / "run")
     saved = checkpoint.load(folder)
