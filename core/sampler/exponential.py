@@ -152,6 +152,7 @@ def adams_rows(
     eta: float = 0.0,
     prediction: str = "x0",
     rule: Rule = adams_weights,
+    lower_order_final: bool = False,
 ) -> Iterator[tuple[AdamsRow, list[float]]]:
     """Adams-Bashforth rows, each with the nodes of its polynomial: rises of lambda from its start.
 
@@ -162,17 +163,20 @@ def adams_rows(
         eta: strength of the noise.
         prediction: what the polynomial approximates, x0 or eps.
         rule: the weights of the values at the nodes.
+        lower_order_final: whether the last steps use no more values than there are steps left.
     """
     rate = 1 + eta if prediction == "x0" else -1.0
     nodes: list[float] = []
-    for e in ends(process, grid, falls=eta > 0):
+    for left, e in zip(
+        range(len(grid) - 1, 0, -1), ends(process, grid, falls=eta > 0), strict=True
+    ):
         step = first_order(e, eta)
         if e.singular:
             # Pure noise has no finite lambda: its estimate supports no polynomial.
             yield AdamsRow(e, step, ()), []
             nodes = []
             continue
-        nodes = [0.0, *nodes][:order]
+        nodes = [0.0, *nodes][: min(order, left) if lower_order_final else order]
         weights = rule(nodes, rate, e.h)
         scale = e.alpha_u if prediction == "x0" else e.sigma_u
         if prediction == "eps":

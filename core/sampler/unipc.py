@@ -84,6 +84,8 @@ class UniPC:
         order: of the predictor, 1 to 3.
         variant: their B(h): h (bh1), or e^h - 1 for eps and 1 - e^-h for x0 (bh2).
         prediction: what the polynomial approximates: x0 or eps.
+        lower_order_final: lower the order of the last steps to 3, 2, 1, as published samplers of
+            large models do: of order 2 as a whole, at times more exact in few steps.
     """
 
     restarts = True
@@ -91,14 +93,15 @@ class UniPC:
     order: int = 2
     variant: Literal["bh1", "bh2"] = "bh2"
     prediction: Literal["x0", "eps"] = "x0"
+    lower_order_final: bool = False
 
     def __post_init__(self) -> None:
         check_options(self.prediction, 0.0, self.order, 3)
 
     @property
     def convergence(self) -> int:
-        """One more than the predictor's."""
-        return self.order + 1
+        """One more than the predictor's; 2 where the last step, uncorrected, is of order 1."""
+        return 2 if self.lower_order_final else self.order + 1
 
     def _scale(self, rate: float, h: float) -> float:
         """B(h) with the sign of the integral: `rate` h, or the integral of a constant."""
@@ -124,7 +127,12 @@ class UniPC:
         rows: list[_Row] = []
         kept, correct = 0.0, ()
         predictor = adams_rows(
-            process, grid, self.order, prediction=self.prediction, rule=self._predictor_weights
+            process,
+            grid,
+            self.order,
+            prediction=self.prediction,
+            rule=self._predictor_weights,
+            lower_order_final=self.lower_order_final,
         )
         for row, nodes in predictor:
             rows.append(_Row(row, kept, correct))

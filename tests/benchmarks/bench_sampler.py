@@ -161,10 +161,11 @@ def of_ours():
         Multistep(weights="midpoint"),
         *(Multistep(order=3, weights="published", prediction=kind) for kind in ("x0", "eps")),
         *(
-            UniPC(order=o, variant=v, prediction=kind)
+            UniPC(order=o, variant=v, prediction=kind, lower_order_final=late)
             for o in (1, 2, 3)
             for v in ("bh1", "bh2")
             for kind in ("x0", "eps")
+            for late in (False, True)
         ),
         *(LinearMultistep(order=order) for order in (2, 3, 4)),
     ]

@@ -36,7 +36,7 @@ from core.sampler.exponential import Multistep, Singlestep
 from core.sampler.linear_multistep import LinearMultistep
 from core.sampler.runge_kutta import Heun
 from core.sampler.sample import sample
-from core.sampler.unipc import UniPC
+from core.sampler.unipc import SASolver, UniPC
 
 pytestmark = pytest.mark.parity
 
@@ -182,6 +182,31 @@ IN_DOUBLE = [
         FINAL,
         Multistep(weights="midpoint"),
     ),
+    *(
+        (
+            "UniPCMultistepScheduler",
+            PRESERVING,
+            {"solver_order": order, "solver_type": variant, "predict_x0": False, **EVEN},
+            UniPC(order=order, variant=variant, prediction="eps"),
+        )
+        for order in (1, 2, 3)
+        for variant in ("bh1", "bh2")
+    ),
+    *(
+        (
+            "UniPCMultistepScheduler",
+            PRESERVING,
+            {"solver_order": 3, "predict_x0": kind == "x0"},
+            UniPC(order=3, prediction=kind, lower_order_final=True),
+        )
+        for kind in ("x0", "eps")
+    ),
+    (
+        "DPMSolverMultistepScheduler",
+        PRESERVING,
+        {"solver_order": 2, "algorithm_type": "dpmsolver", "solver_type": "heun", **FINAL},
+        Multistep(prediction="eps"),
+    ),
 ]
 
 
@@ -194,9 +219,50 @@ def test_schedulers_given_float64_levels_agree_to_rounding(
     scheduler = on_levels(getattr(peer, name)(**says, **options), levels)
     theirs = diffusers_ends(scheduler, kind, 80 * x)
     within = 1e-9 if name.startswith("DEIS") else DOUBLE  # its coefficients cancel
+    within = SINGLE if options.get("algorithm_type") else within  # its table of alphas is float32
     told = ", ".join(f"{key}={value}" for key, value in options.items() if key not in FINAL)
     pair = f"{title(solver)} = diffusers {name}({told})"
     agree(pair, "float64, Karras 80 to 0.002", ours(solver, levels, 80 * x), theirs, within)
+
+
+@pytest.mark.parametrize("kind", ["x0", "eps"])
+def test_the_published_third_order_is_theirs(peer, x, agree, kind):
+    """Its table of alphas is float32."""
+    levels = karras_levels(STEPS)
+    algorithm = {"algorithm_type": "dpmsolver++" if kind == "x0" else "dpmsolver"}
+    options = {"solver_order": 3, "solver_type": "heun", **algorithm, **FINAL}
+    scheduler = on_levels(peer.DPMSolverMultistepScheduler(**SAYS, **options), levels)
+    theirs = diffusers_ends(scheduler, PRESERVING, 80 * x)
+    solver = Multistep(order=3, weights="published", prediction=kind)
+    pair = f"{title(solver)} = diffusers DPMSolverMultistepScheduler(solver_order=3)"
+    agree(pair, "float64, Karras 80 to 0.002", ours(solver, levels, 80 * x), theirs, SINGLE)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_sa_solver_is_theirs(peer, x, agree, eta):
+    """Their corrector counts the newest estimate.
+
+    Their rules of order 2 add a term of order 3 by choice: the first steps, which have but two
+    estimates, differ by some 1e-6 of the result.
+    """
+    levels, noise = karras_levels(STEPS), draws(STEPS, x)
+    scheduler = peer.SASolverScheduler(
+        **SAYS,
+        predictor_order=3,
+        corrector_order=4,
+        tau_func=lambda t: eta**0.5,
+        lower_order_final=False,
+    )
+    theirs = diffusers_ends(on_levels(scheduler, levels), PRESERVING, 80 * x, noise)
+    solver = SASolver(eta=eta)
+    found = ours(solver, levels, 80 * x, Tape(noise))
+    agree(
+        f"{title(solver)} = diffusers SASolverScheduler",
+        "float64, Karras 80 to 0.002",
+        found,
+        theirs,
+        CANCELLING,
+    )
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ DETERMINISTIC = [
     *(UniPC(order=order) for order in (1, 2, 3)),
     *(UniPC(order=order, variant="bh1") for order in (1, 2)),
     *(UniPC(order=order, prediction="eps") for order in (1, 2, 3)),
+    UniPC(order=3, lower_order_final=True),
     *(SASolver(order=order, corrector=order, eta=0.0) for order in (1, 2, 3)),
     EulerMaruyama(eta=0.0),
     GradedStart(),
