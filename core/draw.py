@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from core.errors import InputError
 from core.model import Model, guided
 from core.parts.config import bind, configure, plain
 from core.parts.registry import Spec
-from core.process.noise import Brownian, Noise
+from core.process.noise import SourceName, source
 from core.request import Note, Progress, SampleRequest
 from core.sampler.sample import prior, sample
 from core.sampler.solver import Solver
@@ -35,7 +35,7 @@ def draw(
     guidance: PartLike | Sequence[PartLike] | None = None,
     condition: Mapping[str, Shaped[Tensor, "..."] | Sequence[int] | int] | None = None,
     shape: Sequence[int] | None = None,
-    noise: Literal["fresh", "brownian"] = "fresh",
+    noise: SourceName = "fresh",
     batch: int = 16,
 ) -> Float[Tensor, " n *shape"]:
     """One sample x0 for each seed, on the model's device.
@@ -55,7 +55,8 @@ def draw(
         condition: for each condition of the task a tensor with one row per seed, or one integer
             (a class) for all seeds.
         shape: of a sample; by default the shape of the data that the model was trained on.
-        noise: of stochastic samplers: fresh draws, or one Brownian path that more steps refine.
+        noise: of the start and of stochastic samplers: fresh draws, or one Brownian path that more
+            steps refine; with ``counter``, other numbers, faster for many small samples.
         batch: samples that are computed at once.
 
     Raises:
@@ -72,12 +73,11 @@ def draw(
     solver = sampler if isinstance(sampler, Solver) else configure("sampler", request.sampler)()
     times = configure("grid", request.grid)(model.process)
     like = torch.empty((len(numbers), *(model.shape if shape is None else shape)))
-    stream = Brownian if noise == "brownian" else Noise
     drawn = []
     for first in range(0, len(numbers), batch):
         rows = slice(first, first + batch)
         chunk = {name: value[rows] for name, value in given.items()}
-        draws = stream(numbers[rows])
+        draws = source(noise, numbers[rows])
         x = prior(model.process, times, like[rows].to(model.device), draws)
         drawn.append(sample(denoise, times, solver, x, draws, chunk))
     return torch.cat(drawn)

@@ -16,7 +16,7 @@ from torch import Tensor
 from core.data import Dataset, check_classes, collate, open_dataset
 from core.model import Model, corrected, device_of, for_task, guidance_of, guided, load_model
 from core.parts.config import bind, configure, plain
-from core.process.noise import Brownian, Noise, derive
+from core.process.noise import derive, source
 from core.request import (
     Emit,
     EvaluateRequest,
@@ -204,7 +204,7 @@ def _draw(
         batch = collate(dataset, [item for item, _ in chunk])
         batch = {name: value.to(model.device) for name, value in batch.items()}
         seeds = [derive(request.seed, "sample", f"{item}/{draw}") for item, draw in chunk]
-        noise = Brownian(seeds) if request.noise == "brownian" else Noise(seeds)
+        noise = source(request.noise, seeds)
         example = model.task.prepare(batch)
         check_classes(example, model.task, lambda i, chunk=chunk: dataset.name(chunk[i][0]))
         x = prior(model.process, grid, example.x0, noise)

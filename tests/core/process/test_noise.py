@@ -1,17 +1,21 @@
 """Draws depend on their seed alone; a Brownian path does not depend on who looks at it."""
 
+import ast
 import math
 from itertools import combinations, pairwise
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from core.errors import InputError
-from core.process import schedules
+from core.process import noise, schedules
+from core.process.counter import philox
 from core.process.noise import Brownian, Noise, derive
 from core.sampler.ancestral import Ancestral
 from core.sampler.exponential import Multistep
-from core.sampler.sample import sample
+from core.sampler.sample import prior, sample
 from core.testing.distributions import Gaussian
 from core.testing.orders import slope, to_noisy_level
 
@@ -165,3 +169,143 @@ def test_more_steps_refine_a_sample_of_a_brownian_path_and_redraw_one_of_fresh_n
 def test_an_interval_that_is_none_is_refused(start, end):
     with pytest.raises(InputError, match="expected"):
         Brownian([0]).between(torch.zeros(1, 2), start, end)
+
+
+# --- keys, seeds and batches -------------------------------------------------------------------
+
+
+def test_numpy_keys_are_the_same_keys_and_derived_seeds_stay_what_they_were():
+    """The last three were derived before there were NumPy keys."""
+    assert derive(np.int64(3), np.str_("order")) == derive(3, "order")
+    assert derive(np.uint8(3)) == derive(3) != derive("3")
+    assert derive(True) != derive(1)
+    assert derive(3) == 5335423348579534804
+    assert derive(0, "order", 1) == 5288543681127824561
+    assert derive("fresh", 7) == 8963840291270169187
+
+
+def test_every_name_that_the_core_derives_seeds_by_is_in_the_table():
+    """Two uses of one name would share draws; the table is where that would be seen."""
+    used = set()
+    for file in sorted(Path(noise.__file__).parents[1].rglob("*.py")):
+        for call in ast.walk(ast.parse(file.read_text())):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) in ("derive", "Noise.of"):
+                names = [a.value for a in call.args if isinstance(a, ast.Constant)]
+                used |= {name for name in names if isinstance(name, str)}
+    assert used == set(noise.STREAMS)
+
+
+@pytest.mark.parametrize("seeds", [4, 1.5, "12", [0.5], None])
+def test_what_is_not_a_sequence_of_integers_is_refused_as_seeds(seeds):
+    with pytest.raises(InputError, match=r"seeds: expected an integer for each sample"):
+        noise._checked(seeds)  # of `Noise` and `Brownian`, whose annotations tests enforce
+
+
+def test_seeds_may_come_from_numpy_or_a_tensor():
+    expected = Noise([0, 1]).normal((3,))
+    assert torch.equal(Noise(np.arange(2)).normal((3,)), expected)
+    assert torch.equal(Noise(iter(range(2))).normal((3,)), expected)
+
+
+@pytest.mark.parametrize("streams", ["generator", "counter"])
+def test_a_batch_that_does_not_match_its_noise_is_refused(streams):
+    x = torch.zeros(4, 3)
+    two, path = Noise(range(2), streams=streams), Brownian(range(2), streams=streams)
+    draws = (two.like, two.uniform_like, path.like, lambda x: path.between(x, -1.0, 0.0))
+    for draw in draws:
+        with pytest.raises(InputError, match=r"a batch of 2 samples.*\(4, 3\)"):
+            draw(x)
+    process = schedules.edm()
+    with pytest.raises(InputError, match="a batch of 2 samples"):
+        prior(process, to_noisy_level(process, 4), x, two)
+
+
+def test_silence_is_zero():
+    x = torch.ones(2, 3)
+    assert not noise.Silence().like(x).any()
+    assert not noise.Silence().between(x, -1.0, 0.0).any()
+
+
+# --- counters ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "words"),
+    [
+        ("00000000 00000000 00000000 00000000", "00000000 00000000",
+         "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+        ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff",
+         "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+        ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0",
+         "d16cfe09 94fdcceb 5001e420 24126ea1"),
+    ],
+)  # fmt: skip
+def test_philox_gives_the_known_answers_of_its_authors(counter, key, words):
+    """Philox4x32-10 in kat_vectors of Random123 (Salmon et al. 2011)."""
+    counter, key = ([np.uint64(int(w, 16)) for w in text.split()] for text in (counter, key))
+    assert [f"{int(w):08x}" for w in philox(counter, key)] == words.split()
+
+
+def counters(seeds):
+    return Noise(seeds, streams="counter")
+
+
+def test_counter_streams_depend_on_their_seed_alone():
+    """Bit for bit, odd sizes and the order of draws included; parts share their streams."""
+    x = torch.zeros(5, 3, 7)
+    whole, alone = counters(range(10, 15)), counters([12])
+    for _ in range(3):
+        assert torch.equal(alone.like(x[:1])[0], whole.like(x)[2])
+    assert torch.equal(alone.uniform(), whole.uniform()[2:3])
+    noise = counters([1, 2, 3])
+    first = noise.part(slice(1, 3)).normal((4,))
+    second = noise.normal((4,))
+    assert torch.equal(first, counters([2, 3]).normal((4,)))
+    assert torch.equal(second[0], counters([1]).normal((4,))[0])
+    fresh = counters([2])
+    fresh.normal((4,))
+    assert torch.equal(second[1], fresh.normal((4,))[0])
+    assert torch.equal(
+        counters([5]).normal((9,), torch.float64).float(), counters([5]).normal((9,))
+    )
+
+
+def test_counter_draws_are_standard_and_unrelated():
+    """4 standard errors: moments, distribution function, correlation over seeds, draws, places."""
+    n = 200_000
+    z = counters([3]).normal((n,), torch.float64)[0]
+    assert abs(float(z.mean())) < 4 / n**0.5
+    assert abs(float(z.var()) - 1) < 4 * (2 / n) ** 0.5
+    assert abs(float((z**4).mean()) - 3) < 4 * (96 / n) ** 0.5
+    at = torch.linspace(-2.5, 2.5, 11, dtype=torch.float64)
+    below = (z[:, None] <= at).double().mean(0)
+    p = torch.special.ndtr(at)
+    assert ((below - p).abs() < 4 * (p * (1 - p) / n).sqrt()).all()
+    source = counters(range(4))
+    rows = torch.cat([source.normal((10_000,)) for _ in range(2)]).double()
+    rows = torch.cat([rows, rows[:, torch.arange(10_000).roll(1)]])
+    assert (torch.corrcoef(rows) - torch.eye(len(rows))).abs().max() < 0.045
+    u = torch.stack([source.uniform() for _ in range(2000)])
+    assert 0 <= float(u.min()) < float(u.max()) < 1
+    assert abs(float(u.mean()) - 0.5) < 4 * (1 / 12 / u.numel()) ** 0.5
+
+
+def test_a_brownian_path_of_counters_is_one_path():
+    """Independent unit increments that add up, bit for bit the same alone and in a batch."""
+    n = 40_000
+    x, path = torch.zeros(1, n, dtype=torch.float64), Brownian([1], streams="counter")
+    clocks = (-math.inf, *CLOCKS)
+    rows = torch.cat([path.between(x, a, b) for a, b in pairwise(clocks)])
+    rows = torch.cat([rows, path.like(x)])
+    wanted = torch.eye(len(rows), dtype=torch.float64)
+    assert ((rows @ rows.T / n - wanted).abs() / (1 + wanted).sqrt()).max() < 4.5 / n**0.5
+    x = torch.zeros(5, 13, dtype=torch.float64)
+    together = Brownian(range(5), streams="counter")
+    for a, b in pairwise(CLOCKS):
+        found = together.between(x, a, b)
+        for i in range(5):
+            alone = Brownian([i], streams="counter").between(x[:1], a, b)
+            assert torch.equal(alone[0], found[i])
+    whole = increment(Brownian(range(5), streams="counter"), x, CLOCKS[0], CLOCKS[-1])
+    parts = sum(increment(together, x, a, b) for a, b in pairwise(CLOCKS))
+    assert (whole - parts).abs().max() < 1e-13
