@@ -2,7 +2,7 @@
 
 Everything is per sample: sums run over rows, and conjugate gradients stop for each sample by
 itself, so that a result does not depend on its batch.  Measurements may be complex; products are
-Re <a, b> and norms |.|^2, and A* is whatever the operator says, real for real samples.
+Re <a, b> and norms |.|^2, and A* is the operator's adjoint for them, real for real samples.
 """
 
 from collections.abc import Callable
@@ -22,30 +22,30 @@ from core.process.rows import row_sum
 class LinearOperator(Protocol):
     """A linear map and its adjoint: Re <A x, y> = Re <x, A* y>."""
 
-    def forward(self, x: Tensor) -> Tensor: ...
+    def forward(self, x: Float[Tensor, " b *shape"]) -> Inexact[Tensor, " b *measured"]: ...
 
-    def adjoint(self, y: Tensor) -> Tensor: ...
+    def adjoint(self, y: Inexact[Tensor, " b *measured"]) -> Float[Tensor, " b *shape"]: ...
 
 
 @runtime_checkable
 class Invertible(LinearOperator, Protocol):
     """An operator that knows its pseudo-inverse: A A+ A = A and A+ A A+ = A+."""
 
-    def pseudo_inverse(self, y: Tensor) -> Tensor: ...
+    def pseudo_inverse(self, y: Inexact[Tensor, " b *measured"]) -> Float[Tensor, " b *shape"]: ...
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured: y = A x0 + n, n of deviation `noise_std` in each element.
+    """A measurement y = A x0 + n, n normal with standard deviation `noise_std` in each element.
 
     Args:
         operator: A.
         y: the measurements, one for each sample (b, ...); real or complex.
-        noise_std: deviation of an element of n, in units of y; of the real and of the imaginary
-            part each where y is complex; 0 for exact measurements.
+        noise_std: standard deviation of an element of n, in units of y; of the real and of the
+            imaginary part each where y is complex; 0 for exact measurements.
 
     Raises:
-        InputError: a negative deviation.
+        InputError: a negative standard deviation.
     """
 
     operator: LinearOperator
@@ -60,7 +60,7 @@ class Measurement:
 def residual(
     measurement: Measurement, x: Float[Tensor, " b *shape"]
 ) -> Inexact[Tensor, " b *measured"]:
-    """What the samples leave unexplained: y - A x.
+    """The residual y - A x.
 
     Raises:
         InputError: A x has another shape than y.
@@ -90,7 +90,7 @@ def solve(
 
     M is self-adjoint and positive semi-definite; where it is singular and b is in its range, the
     solution is the one of least norm.
-    Source: Hestenes and Stiefel 1952.
+    Source: Hestenes and Stiefel 1952, J. Res. Nat. Bur. Standards 49, section 3.
 
     Args:
         apply: x -> M x, sample by sample.
@@ -102,22 +102,25 @@ def solve(
     def column(a: Tensor) -> Tensor:  # (b,) over the axes of b, which may be complex
         return a.reshape(-1, *[1] * (b.ndim - 1))
 
+    # x_0 = 0, r_0 = p_0 = b; rho = |r|^2
     x, r, p = torch.zeros_like(b), b, b
     rho = dot(r, r)
-    target, going = tolerance**2 * rho, torch.ones_like(rho, dtype=torch.bool)
+    target, active = tolerance**2 * rho, torch.ones_like(rho, dtype=torch.bool)
     for _ in range(iterations):
-        going = going & (rho > target)
-        if not going.any():
+        active = active & (rho > target)
+        if not active.any():
             break
         q = apply(p)
-        bend = dot(p, q)
-        going = going & (bend > 0)  # nothing more to be had along p
+        curvature = dot(p, q)
+        active = active & (curvature > 0)  # M is singular along p
         # Denominators are made safe before dividing, so that gradients are as well.
-        step = torch.where(going, rho, 0.0) / torch.where(going, bend, 1.0)
+        # step = |r|^2 / <p, M p>; x <- x + step p; r <- r - step M p
+        step = torch.where(active, rho, 0.0) / torch.where(active, curvature, 1.0)
         x, r = x + column(step) * p, r - column(step) * q
-        ahead = torch.where(going, dot(r, r), rho)
-        turn = torch.where(going, ahead, 0.0) / torch.where(going, rho, 1.0)
-        p, rho = r + column(turn) * p, ahead
+        # p <- r + (|r_new|^2 / |r|^2) p, conjugate to the directions before
+        rho_new = torch.where(active, dot(r, r), rho)
+        turn = torch.where(active, rho_new, 0.0) / torch.where(active, rho, 1.0)
+        p, rho = r + column(turn) * p, rho_new
     return x
 
 
@@ -129,12 +132,13 @@ def update(
     *,
     iterations: int = 100,
     tolerance: float = 1e-6,
-) -> Tensor:
+) -> Float[Tensor, " b *shape"]:
     """The d = R A* (A R A* + c)^-1 r that minimises |r - A d|^2 / c + d R^-1 d.
 
-    What a residual r says of a sample whose own uncertainty is R: the mean's shift in a Gaussian
-    world.  Solved as d = S u, (S A* A S + c) u = S A* r with S^2 = R, which is consistent for every
-    A; c = 0 gives the least d of those nearest to r.  Only the ratio of R to c counts.
+    The shift of the posterior mean by a residual r, of a Gaussian sample with covariance R and
+    noise of variance c.  Solved as d = S u, (S A* A S + c) u = S A* r with S^2 = R, which is
+    consistent for every A; c = 0 gives the least d of those nearest to r.  Only the ratio of R to
+    c counts.
 
     Args:
         operator: A.
@@ -145,15 +149,17 @@ def update(
         tolerance: of conjugate gradients.
     """
     back = operator.adjoint(r)
-    spread, c = over(variance.sqrt(), back), over(noise_variance, back)
+    s, c = over(variance.sqrt(), back), over(noise_variance, back)
 
-    def apply(u: Tensor) -> Tensor:
-        return spread * operator.adjoint(operator.forward(spread * u)) + c * u
+    def apply(u: Tensor) -> Tensor:  # S A* A S u + c u
+        return s * operator.adjoint(operator.forward(s * u)) + c * u
 
-    return spread * solve(apply, spread * back, iterations=iterations, tolerance=tolerance)
+    return s * solve(apply, s * back, iterations=iterations, tolerance=tolerance)
 
 
-def pseudo_inverse(measurement: Measurement, r: Inexact[Tensor, " b *measured"]) -> Tensor:
+def pseudo_inverse(
+    measurement: Measurement, r: Inexact[Tensor, " b *measured"]
+) -> Float[Tensor, " b *shape"]:
     """A+ r: the operator's own where it has one, otherwise A* A d = A* r by conjugate gradients.
 
     By conjugate gradients with the defaults of `solve`.
@@ -162,6 +168,3 @@ def pseudo_inverse(measurement: Measurement, r: Inexact[Tensor, " b *measured"])
     if isinstance(operator, Invertible):
         return operator.pseudo_inverse(r)
     return solve(lambda d: operator.adjoint(operator.forward(d)), operator.adjoint(r))
-
-
-# --- operators ---------------------------------------------------------------------------------

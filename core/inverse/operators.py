@@ -1,10 +1,10 @@
-"""Linear operators of the core: masks, matrices, block averages, and rows weighted."""
+"""Linear operators of the core: masks, matrices, block averages, weighted measurements."""
 
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Inexact
+from jaxtyping import Float, Inexact, Shaped
 from torch import Tensor
 
 from core.errors import InputError
@@ -13,30 +13,30 @@ from core.inverse.measurement import LinearOperator
 
 @dataclass(frozen=True)
 class Weighted:
-    """w A: measurements of unequal noise brought to noise of one deviation.
+    """`w A`: measurements of unequal noise scaled to noise of one standard deviation.
 
     Args:
         operator: A.
-        weights: w, inverse to the deviation of each measurement, of a shape that broadcasts over
-            them.
+        weights: w, inverse to the standard deviation of each measurement, of a shape that
+            broadcasts over them.
     """
 
     operator: LinearOperator
-    weights: Tensor
+    weights: Float[Tensor, "..."]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """W A x."""
-        seen = self.operator.forward(x)
-        return self.weights.to(seen) * seen
+    def forward(self, x: Float[Tensor, " b *shape"]) -> Inexact[Tensor, " b *measured"]:
+        """`w A x`."""
+        y = self.operator.forward(x)
+        return self.weights.to(y) * y
 
-    def adjoint(self, y: Tensor) -> Tensor:
-        """A* w y."""
+    def adjoint(self, y: Inexact[Tensor, " b *measured"]) -> Float[Tensor, " b *shape"]:
+        """`A* w y`."""
         return self.operator.adjoint(self.weights.to(y) * y)
 
 
 @dataclass(frozen=True)
 class Mask:
-    """y = m x in the shape of x: known elements kept, the others zero; its own pseudo-inverse.
+    """`y = m x` in the shape of x: known elements kept, the others zero; its own pseudo-inverse.
 
     Args:
         mask: m, ones and zeros, of a shape that broadcasts over x.
@@ -45,7 +45,7 @@ class Mask:
         InputError: an element that is neither one nor zero.
     """
 
-    mask: Tensor
+    mask: Shaped[Tensor, "..."]
 
     def __post_init__(self) -> None:
         if not bool(((self.mask == 0) | (self.mask == 1)).all()):
@@ -75,7 +75,7 @@ class Matrix:
         shape: of a sample.
 
     Raises:
-        InputError: as many columns as elements are wanted.
+        InputError: the matrix has not as many columns as a sample has elements.
     """
 
     matrix: Inexact[Tensor, " m n"]

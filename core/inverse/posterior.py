@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from core.denoiser.guidance import with_pull
@@ -30,7 +30,7 @@ from core.sampler.solver import Ends, Estimate, Solver, ends
 
 
 class Guided(NamedTuple):
-    """What `sample` takes in place of a denoiser and a solver."""
+    """A denoiser and a solver that draw from p(x0 | y); `sample` runs the pair."""
 
     denoise: Denoiser
     solver: Solver
@@ -38,7 +38,20 @@ class Guided(NamedTuple):
 
 Method = Callable[[Measurement, Denoiser, Solver], Guided]
 
+# (prediction, t, x) -> what is added to its x0; the result is in the shape of x.
+Shift = Callable[[Prediction, Tensor, Tensor], Tensor]
+
 # --- methods that act on x0 --------------------------------------------------------------------
+
+
+def _shifted(denoise: Denoiser, shift: Shift) -> Denoiser:
+    """`denoise` with x0' = x0 + shift."""
+
+    def predict(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
+        prediction = denoise(x, t, condition)
+        return replace(prediction, x0=prediction.x0 + shift(prediction, t, x))
+
+    return FunctionDenoiser(denoise.process, predict)
 
 
 def pigdm(
@@ -52,8 +65,8 @@ def pigdm(
 ) -> Guided:
     """x0' = x0 + (sigma^2 / alpha) J^T A* (A R A* + noise_std^2)^-1 (y - A x0), J = d x0 / d x_t.
 
-    R is the variance of x0 given x_t: the denoiser's `x0_variance` where it says one, otherwise
-    sigma^2 d^2 / (alpha^2 d^2 + sigma^2) of Gaussian data with deviation d.  The shift is
+    R is the variance of x0 given x_t: the denoiser's `x0_variance` where it has one, otherwise
+    sigma^2 d^2 / (alpha^2 d^2 + sigma^2) of Gaussian data with standard deviation d.  The shift is
     (sigma^2 / alpha) grad log N(y; A x0, A R A* + noise_std^2) with R held fixed; (sigma^2 / alpha)
     J^T is the covariance of x0 given x_t, so that for Gaussian data x0' is exactly E[x0 | x_t, y].
     At alpha = 0, where J vanishes with alpha, that covariance is taken to be R.
@@ -65,7 +78,7 @@ def pigdm(
         measurement: y, A and the noise of y.
         denoise: the model of p(x0).
         solver: the rule of a step.
-        data_std: d, deviation of an element of the data.
+        data_std: d, standard deviation of an element of the data.
         iterations: of conjugate gradients, at most.
         tolerance: of conjugate gradients, relative.
 
@@ -75,12 +88,14 @@ def pigdm(
     if data_std <= 0:
         raise InputError(f"data_std: expected a positive number, got {data_std}")
 
-    def guided(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
+    def predict(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
         prediction, pull = with_pull(lambda at: denoise(at, t, condition), x)
-        alpha, sigma = denoise.process.alpha_sigma(t.double())
+        alpha, sigma = denoise.process.alpha_sigma(t)
+        # R, the variance of x0 given x_t
         r = prediction.x0_variance
         if r is None:
             r = sigma**2 * data_std**2 / (alpha**2 * data_std**2 + sigma**2)
+        # R A* (A R A* + noise_std^2)^-1 (y - A x0)
         shift = update(
             measurement.operator,
             residual(measurement, prediction.x0),
@@ -88,14 +103,15 @@ def pigdm(
             torch.full_like(r, measurement.noise_std**2),
             iterations=iterations,
             tolerance=tolerance,
-        )  # R A* (A R A* + noise_std^2)^-1 (y - A x0)
+        )
+        # (sigma^2 / alpha) J^T R^-1 of it; where alpha = 0 the covariance is R itself
         r, alpha, sigma = (over(value, x) for value in (r.double(), alpha, sigma))
         known = (r > 0) & (alpha > 0)
         ratio = torch.where(known, sigma**2 / torch.where(known, alpha * r, 1.0), 0.0)
-        bent = pull(ratio * shift)
-        return replace(prediction, x0=prediction.x0 + torch.where(alpha > 0, bent, shift))
+        pulled = pull(ratio * shift)
+        return replace(prediction, x0=prediction.x0 + torch.where(alpha > 0, pulled, shift))
 
-    return Guided(FunctionDenoiser(denoise.process, guided), solver)
+    return Guided(FunctionDenoiser(denoise.process, predict), solver)
 
 
 def ddnm(
@@ -120,7 +136,7 @@ def ddnm(
         denoise: the model of p(x0).
         solver: the rule of a step.
         noise_gain: factor by which A+ enlarges noise, 1 over the singular values of A: 1 for
-            masks, the factor for block means; not looked at where noise_std is 0.
+            masks, the factor for block means; of no effect where noise_std is 0.
 
     Raises:
         InputError: a gain that is not positive.
@@ -128,16 +144,16 @@ def ddnm(
     if noise_gain <= 0:
         raise InputError(f"noise_gain: expected a positive number, got {noise_gain}")
 
-    def guided(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
-        prediction = denoise(x, t, condition)
+    def shift(prediction: Prediction, t: Tensor, x: Tensor) -> Tensor:
+        # x0' = A+ y + (I - A+ A) x0
         shift = pseudo_inverse(measurement, residual(measurement, prediction.x0))
-        if measurement.noise_std:
-            alpha, sigma = denoise.process.alpha_sigma(t.double())
+        if measurement.noise_std:  # l = s^2 / (s^2 + (noise_gain noise_std)^2)
+            alpha, sigma = denoise.process.alpha_sigma(t)
             noise = alpha * noise_gain * measurement.noise_std
             shift = over(sigma**2 / (sigma**2 + noise**2), x) * shift
-        return replace(prediction, x0=prediction.x0 + shift)
+        return shift
 
-    return Guided(FunctionDenoiser(denoise.process, guided), solver)
+    return Guided(_shifted(denoise, shift), solver)
 
 
 def diffpir(
@@ -152,7 +168,7 @@ def diffpir(
     """x0' = argmin |y - A z|^2 / (2 noise_std^2) + prior_weight alpha^2 / (2 sigma^2) |z - x0|^2.
 
     By conjugate gradients.  Without noise x0' is the limit noise_std -> 0, the z nearest to x0 of
-    those that fit y best.  What noise a step adds is the solver's choice (the paper's zeta is
+    those that fit y best.  The noise that a step adds is the solver's choice (the paper's zeta is
     DDIM's eta).
     Source: Zhu et al. 2023, arXiv:2305.08995, algorithm 1.
 
@@ -170,10 +186,10 @@ def diffpir(
     if prior_weight <= 0:
         raise InputError(f"prior_weight: expected a positive number, got {prior_weight}")
 
-    def guided(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
-        prediction = denoise(x, t, condition)
-        alpha, sigma = denoise.process.alpha_sigma(t.double())
-        shift = update(
+    def shift(prediction: Prediction, t: Tensor, x: Tensor) -> Tensor:
+        # variances of x0 and of y, both times alpha^2: only their ratio counts
+        alpha, sigma = denoise.process.alpha_sigma(t)
+        return update(
             measurement.operator,
             residual(measurement, prediction.x0),
             sigma**2,
@@ -181,9 +197,8 @@ def diffpir(
             iterations=iterations,
             tolerance=tolerance,
         )
-        return replace(prediction, x0=prediction.x0 + shift)
 
-    return Guided(FunctionDenoiser(denoise.process, guided), solver)
+    return Guided(_shifted(denoise, shift), solver)
 
 
 def dds(
@@ -217,19 +232,18 @@ def dds(
             f"noise_gain={noise_gain}"
         )
 
-    def guided(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
-        prediction = denoise(x, t, condition)
+    def shift(prediction: Prediction, t: Tensor, x: Tensor) -> Tensor:
+        # conjugate gradients on (A* A + c) d = A* (y - A x0), begun at d = 0
         one = torch.ones(len(x), dtype=torch.float64, device=x.device)
-        shift = update(
+        return update(
             measurement.operator,
             residual(measurement, prediction.x0),
             one,
             one * (noise_gain * measurement.noise_std) ** 2,
             iterations=iterations,
         )
-        return replace(prediction, x0=prediction.x0 + shift)
 
-    return Guided(FunctionDenoiser(denoise.process, guided), solver)
+    return Guided(_shifted(denoise, shift), solver)
 
 
 # --- methods that act on x_t -------------------------------------------------------------------
@@ -294,18 +308,18 @@ def repaint(
     resamples: int = 5,
     jump: int = 1,
 ) -> Guided:
-    """`ilvr` to the clean end, every stretch of `jump` steps walked `resamples` times.
+    """`ilvr` to the clean end, every stretch of `jump` steps taken `resamples` times.
 
-    After a stretch noise is added back, x_t drawn from q(x_t | x_u), so that what is free can
-    agree with what was put in.  The step into the clean end is walked once.  A solver begins each
-    stretch without a history.  Takes y as exact; costs `resamples` times the calls.
+    After a stretch noise is added back, x_t drawn from q(x_t | x_u), so that unmeasured elements
+    can agree with the measured ones.  The step into the clean end is taken once.  A solver begins
+    each stretch without a history.  Takes y as exact; costs `resamples` times the calls.
     Source: Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1.
 
     Args:
         measurement: y, A and the noise of y.
         denoise: the model of p(x0).
         solver: the rule of a step.
-        resamples: times that each stretch is walked, at least 1.
+        resamples: times that each stretch is taken, at least 1.
         jump: steps of the grid in a stretch, at least 1.
 
     Raises:
@@ -336,7 +350,7 @@ def dps(
         measurement: y, A and the noise of y.
         denoise: the model of p(x0).
         solver: the rule of a step.
-        scale: the paper's zeta', about 0.1 to 1 for pictures in [-1, 1]; 0 is the model alone.
+        scale: the paper's zeta', about 0.1 to 1 for images in [-1, 1]; 0 is the model alone.
 
     Raises:
         InputError: a negative scale.
@@ -366,48 +380,19 @@ def _legs(solver: Solver, process: GaussianPath, grid: Tensor) -> list[_Leg]:
     if len(rows) != len(steps):
         raise InputError(
             f"{name} takes {len(rows)} steps on a grid of {len(steps)}; this posterior method "
-            "wants one for each: take another sampler, or core/pigdm, core/ddnm or core/diffpir"
+            "requires one for each: take another sampler, or core/pigdm, core/ddnm or core/diffpir"
         )
-    _check_builds_on_x(solver, rows, steps, name)
+    if solver.restarts:
+        raise InputError(
+            f"{name} steps again from an earlier x and would lose what this posterior method "
+            "changes; take core/multistep, core/ddim or core/heun"
+        )
     pairs = enumerate(zip(steps, rows, strict=True))
     return [_Leg(e, row, number == 0) for number, (e, row) in pairs]
 
 
-class _Zero:
-    """A source of silence."""
-
-    def like(self, x: Tensor) -> Tensor:
-        return torch.zeros_like(x)
-
-    def between(self, x: Tensor, start: float, end: float) -> Tensor:
-        return torch.zeros_like(x)
-
-
-def _check_builds_on_x(solver: Solver, rows: list[Any], steps: list[Ends], name: str) -> None:
-    """Refuse solvers such as UniPC, which take a step again from where the one before began.
-
-    What a method did to x in between would be lost without a word, so a step is tried from two x.
-    """
-    zero = torch.zeros(1, 1, dtype=torch.float64)
-    prediction, silent, state = (
-        Prediction(zero, variance_fraction=zero, x0_variance=zero),
-        _Zero(),
-        None,
-    )
-    for row, e in zip(rows, steps, strict=True):
-        here, after = solver.step(zero, row, state, lambda x, t: prediction, silent)
-        there, _ = solver.step(zero + 1, row, state, lambda x, t: prediction, silent)
-        # A step into the clean end or from pure noise may keep nothing of x with every solver.
-        if state is not None and e.sigma_u > 0 and e.alpha_t > 0 and torch.equal(here, there):
-            raise InputError(
-                f"{name} steps again from an earlier x and would lose what this posterior method "
-                "changes; take core/multistep, core/ddim or core/heun"
-            )
-        state = after
-
-
 class _Fresh:
-    """Draws that forget intervals: a stretch walked again must not hear the same noise again."""
+    """Fresh draws for every interval: a stretch that is taken again gets other noise."""
 
     def __init__(self, noise: Source) -> None:
         self._noise = noise
@@ -421,11 +406,11 @@ class _Fresh:
 
 @dataclass(frozen=True)
 class Replacing:
-    """A solver between whose steps what is measured is put in place: see the three methods.
+    """A solver with measured elements replaced between its steps: projection, ILVR, RePaint.
 
     Args:
         solver: takes the steps.
-        measurement: what is put in place.
+        measurement: y, noised to the level of x, replaces A x.
         strength: see `projection`.
         before: whether before a step (and at the clean end), or after it.
         log_snr_max: see `ilvr`.
@@ -449,7 +434,8 @@ class Replacing:
         if self.resamples == 1:
             return _legs(self.solver, process, grid)
         steps = list(ends(process, grid, falls=True))
-        last = len(steps) - (steps[-1].sigma_u == 0)  # the step into the clean end stands alone
+        # The step into the clean end is taken once: nothing is noised back from there.
+        last = len(steps) - 1 if steps[-1].sigma_u == 0 else len(steps)
         legs: list[_Leg] = []
         for first in range(0, last, self.jump):
             part = grid[first : min(first + self.jump, last) + 1]
@@ -459,14 +445,19 @@ class Replacing:
         return legs + (_legs(self.solver, process, grid[last:]) if last < len(steps) else [])
 
     def step(
-        self, x: Tensor, row: _Leg, state: Any, estimate: Estimate, noise: Source
-    ) -> tuple[Tensor, Any]:
+        self,
+        x: Float[Tensor, " b *shape"],
+        row: _Leg,
+        state: Any,
+        estimate: Estimate,
+        noise: Source,
+    ) -> tuple[Float[Tensor, " b *shape"], Any]:
         """A step with x replaced before or after it, or a jump back."""
         e = row.ends
-        if row.row is None:  # q(x_u | x_t) towards the noise
-            kept = e.alpha_u / e.alpha_t
-            spread = math.sqrt(max(e.sigma_u**2 - (kept * e.sigma_t) ** 2, 0.0))
-            return (kept * x).add_(noise.like(x), alpha=spread), None
+        if row.row is None:  # towards the noise, q(x_u | x_t) = N(ratio x_t, std^2)
+            ratio = e.alpha_u / e.alpha_t
+            std = math.sqrt(max(e.sigma_u**2 - (ratio * e.sigma_t) ** 2, 0.0))
+            return (ratio * x).add_(noise.like(x), alpha=std), None
         if self.before:
             x = self._replaced(x, e.alpha_t, e.sigma_t, noise)
         source = noise if self.resamples == 1 else _Fresh(noise)
@@ -476,20 +467,22 @@ class Replacing:
         return x, state
 
     def _replaced(self, x: Tensor, alpha: float, sigma: float, noise: Source) -> Tensor:
+        # y_t = alpha y + sigma A z
         operator = self.measurement.operator
         level = replace(self.measurement, y=alpha * self.measurement.y)
         if sigma > 0:
             level = replace(level, y=level.y + sigma * operator.forward(noise.like(x)))
+        # x + strength A+ (y_t - A x)
         return x + self.strength * pseudo_inverse(level, residual(level, x))
 
 
 @dataclass(frozen=True)
 class Descending:
-    """A solver after whose steps x goes down the gradient of the residual: see `dps`.
+    """A solver with a gradient step on the residual after each of its steps: see `dps`.
 
     Args:
         solver: takes the steps.
-        measurement: whose residual falls.
+        measurement: gives the residual.
         scale: see `dps`.
     """
 
@@ -505,20 +498,29 @@ class Descending:
         return _legs(self.solver, process, grid)
 
     def step(
-        self, x: Tensor, row: _Leg, state: Any, estimate: Estimate, noise: Source
-    ) -> tuple[Tensor, Any]:
+        self,
+        x: Float[Tensor, " b *shape"],
+        row: _Leg,
+        state: Any,
+        estimate: Estimate,
+        noise: Source,
+    ) -> tuple[Float[Tensor, " b *shape"], Any]:
         """A step, and the descent; one pass backwards through the denoiser."""
-        slopes: list[Tensor] = []
+        gradients: list[Tensor] = []
 
-        def watched(at: Tensor, t: float | Tensor) -> Prediction:
-            if slopes:
+        def with_gradient(at: Tensor, t: float | Tensor) -> Prediction:
+            if gradients:  # later stages of a step
                 return estimate(at, t)
             prediction, pull = with_pull(lambda at: estimate(at, t), at)
+            # grad_x |y - A x0(x)|^2 = -2 J^T A* (y - A x0)
             r = residual(self.measurement, prediction.x0)
+            gradient = pull(-2 * self.measurement.operator.adjoint(r))
+            # over |y - A x0|; where that is 0 the gradient is too
             square = dot(r, r)
-            norm = torch.where(square > 0, square, 1.0).sqrt()  # nothing to descend at 0
-            slopes.append(pull(-2 * self.measurement.operator.adjoint(r)) / over(norm, at))
+            norm = torch.where(square > 0, square, 1.0).sqrt()
+            gradients.append(gradient / over(norm, at))
             return prediction
 
-        x, state = self.solver.step(x, row.row, None if row.begins else state, watched, noise)
-        return x - self.scale * slopes[0], state
+        begun = None if row.begins else state
+        x, state = self.solver.step(x, row.row, begun, with_gradient, noise)
+        return x - self.scale * gradients[0], state

@@ -121,9 +121,9 @@ class Noise:
     Args:
         seeds: one for each sample of the batch.
         streams: ``generator``, a torch generator for each sample; or ``counter``, other numbers
-            with the same guarantees, drawn for all samples in one pass.  Of 4,000 samples of two numbers
-            they take 420 and 13 times as long as one `torch.randn`, of 16 images of 3 x 64 x 64 1.2
-            and 12 times (`tests/benchmarks/bench_noise.py`).
+            with the same guarantees, drawn for all samples in one pass.  For 4,000 samples of two
+            numbers they take 420 and 13 times as long as one `torch.randn`, for 16 images of
+            3 x 64 x 64 1.2 and 12 times (`tests/benchmarks/bench_noise.py`).
 
     Raises:
         InputError: seeds that are not a sequence of integers.
