@@ -1,4 +1,4 @@
-"""What a denoiser does not know: the variance of x0 given x_t.
+"""The variance of x0 given x_t, and of an ancestral step.
 
 By Tweedie's formula of second order Cov[x0 | x_t] = (sigma^2 / alpha) d x0_hat / d x_t.  Its mean
 over the elements makes the best variance of an ancestral step,
@@ -34,7 +34,7 @@ def step_variance(
     *,
     small: float,
     large: float,
-    of_x0: float,
+    b: float,
 ) -> Float64[Tensor, " b *shape"]:
     """The variance of every element of a reverse step.
 
@@ -42,15 +42,15 @@ def step_variance(
     arXiv:2102.09672, eq. 15 (learned); Bao et al. 2022, arXiv:2201.06503, theorem 1 (analytic).
 
     Args:
-        prediction: what the denoiser prediction of `x`.
-        kind: which of the four.
-        x: at the step's start; its shape and device are looked at.
+        prediction: of the denoiser at `x`.
+        kind: of the variance.
+        x: at the step's start; gives shape and device.
         small: variance of q(x_u | x_t, x0).
         large: variance of q(x_t | x_u).
-        of_x0: coefficient b of x0 in the mean of q(x_u | x_t, x0).
+        b: coefficient of x0 in the mean of q(x_u | x_t, x0).
 
     Raises:
-        InputError: the denoiser does not say the variance that is asked for.
+        InputError: the prediction lacks what this kind needs.
     """
     if kind == "learned":
         if prediction.variance_fraction is None:
@@ -58,15 +58,17 @@ def step_variance(
                 "variance: the network learned none; train with core/hybrid, or choose small, "
                 "large or analytic"
             )
+        # Nichol and Dhariwal, eq. 15: log variance = v log large + (1 - v) log small
         low, high = math.log(small), math.log(large)
         return (low + prediction.variance_fraction.double() * (high - low)).exp()
     if kind == "analytic":
         if prediction.x0_variance is None:
             raise InputError(
-                "variance: analytic wants a denoiser that says the variance of x0; see "
+                "variance: analytic requires a denoiser with the variance of x0; see "
                 "core.denoiser.variance.analytic"
             )
-        return (small + of_x0**2 * over(prediction.x0_variance, x.double())).expand(x.shape)
+        # Bao et al., theorem 1: small + b^2 Var[x0 | x_t]
+        return (small + b**2 * over(prediction.x0_variance, x.double())).expand(x.shape)
     chosen = small if kind == "small" else large
     return torch.full_like(x, chosen, dtype=torch.float64)
 
@@ -88,13 +90,13 @@ def jacobian_trace(
     Source: Grathwohl et al. 2019, arXiv:1810.01367, eq. 7.
 
     Args:
-        predict: x -> what the denoiser says; no sample may look at another.
-        x: where.
+        predict: x -> the denoiser's prediction; samples must not depend on one another.
+        x: the point.
         probes: random directions with the identity as covariance; with another, C, the result is
             tr(C d x0 / d x).
 
     Raises:
-        InputError: the denoiser answers without a graph.
+        InputError: the prediction has no graph.
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_()
@@ -102,16 +104,16 @@ def jacobian_trace(
         x0 = prediction.x0
         if not x0.requires_grad:
             raise InputError(
-                "the trace of a denoiser's Jacobian wants gradients, and this one answered without "
-                "a graph; remove what switches gradients off inside it"
+                "the trace of a denoiser's Jacobian requires gradients, and this prediction has no "
+                "graph; remove the no_grad or detach inside the denoiser"
             )
         total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        if probes is not None:
+        if probes is not None:  # Hutchinson: the mean of e^T J e
             for probe in probes:
                 (pulled,) = torch.autograd.grad(x0, x, probe.to(x0), retain_graph=True)
                 total = total + row_sum(pulled.double() * probe)
             total = total / len(probes)
-        else:
+        else:  # the diagonal of J, an element at a time
             flat = x0.flatten(1)
             for i in range(flat.shape[1]):
                 (pulled,) = torch.autograd.grad(flat[:, i].sum(), x, retain_graph=True)
@@ -120,20 +122,20 @@ def jacobian_trace(
 
 
 def by_trace(denoise: Denoiser, noise: Source) -> Denoiser:
-    """`denoise` that also says x0_variance = (sigma^2 / alpha) tr(d x0 / d x) / d of each sample.
+    """`denoise` with x0_variance = (sigma^2 / alpha) tr(d x0 / d x) / d of each sample.
 
     One random probe a call: unbiased for an exact denoiser, at the price of a backward pass.
 
     Args:
-        denoise: to be asked.
+        denoise: the denoiser.
         noise: draws the probes, one stream per sample.
 
     Raises:
-        InputError: when asked at pure noise, where x says nothing.
+        InputError: when called at pure noise, where x does not depend on x0.
     """
 
     def with_variance(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
-        alpha, sigma = denoise.process.alpha_sigma(t.double())
+        alpha, sigma = denoise.process.alpha_sigma(t)
         if bool((alpha == 0).any()):
             raise InputError(
                 "by_trace: alpha is 0 at the noisy end of this process; start the grid at a time "
@@ -149,11 +151,11 @@ def by_trace(denoise: Denoiser, noise: Source) -> Denoiser:
 
 @dataclass(frozen=True)
 class ScoreNorms:
-    """What a data set says of a denoiser at nodes of log-SNR.
+    """Mean squares of a denoiser's noise and of its error over a data set, at nodes of log-SNR.
 
     Args:
         log_snr: the nodes, rising.
-        norm: E|eps_hat|^2 / d; 1 in pure noise, lower where the data is known to be noisy.
+        norm: E|eps_hat|^2 / d; 1 in pure noise, lower where eps is uncertain.
         error: E|eps - eps_hat|^2 / d; 1 - norm for an exact denoiser.
     """
 
@@ -174,7 +176,7 @@ def score_norms(
     Source: Bao et al. 2022, arXiv:2201.06503, section 3.1 (their Gamma, times sigma^2).
 
     Args:
-        denoise: to be asked.
+        denoise: the denoiser.
         batches: clean samples with their conditions; every batch of the size of `noise`.
         noise: draws eps, one stream per sample.
         log_snrs: nodes, rising, within the process.
@@ -214,30 +216,30 @@ def analytic(
     *,
     of: Literal["norm", "error"] = "norm",
 ) -> Denoiser:
-    """`denoise` that also says x0_variance = (sigma^2 / alpha^2) (1 - E|eps_hat|^2 / d) at t.
+    """`denoise` with x0_variance = (sigma^2 / alpha^2) (1 - E|eps_hat|^2 / d) at t.
 
     Between the nodes log((1 - norm) / norm) is linear in log-SNR, which is exact for Gaussian
-    data; beyond them it goes on as for Gaussian data.  A norm outside (0, 1), as too few samples
+    data; beyond them it continues as for Gaussian data.  A norm outside (0, 1), as too few samples
     give at low log-SNR, is taken to be at its end.
     Source: Bao et al. 2022, arXiv:2201.06503, theorem 1, for the norm; with the error it is the
     best variance for a denoiser that is not exact (Bao et al. 2022, arXiv:2206.07309), and needs
     fewer samples.
 
     Args:
-        denoise: to be asked.
+        denoise: the denoiser.
         table: from `score_norms`.
-        of: what of the table to use: the norm, as in the first source, or the error.
+        of: column of the table: the norm, as in the first source, or the error.
     """
+    # E|eps - eps_hat|^2 / d; of Gaussian data with variance v it is v SNR / (1 + v SNR)
     unknown = (1 - table.norm if of == "norm" else table.error).clamp(1e-12, 1 - 1e-12)
-    # The variance of Gaussian data of which as much would be unknown: the odds over the SNR.
-    log_data = unknown.log() - torch.log1p(-unknown) - table.log_snr
+    log_data = unknown.log() - torch.log1p(-unknown) - table.log_snr  # log v
 
     def with_variance(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
-        alpha, sigma = denoise.process.alpha_sigma(t.double())
+        alpha, sigma = denoise.process.alpha_sigma(t)
         value = _interpolated(2 * (alpha.log() - sigma.log()), table.log_snr, log_data).exp()
         # v sigma^2 / (alpha^2 v + sigma^2): finite where alpha or sigma is 0.
-        known = value * sigma**2 / (alpha**2 * value + sigma**2)
-        variance = known if t.ndim == 1 else over(known, x)
+        of_x0 = value * sigma**2 / (alpha**2 * value + sigma**2)
+        variance = of_x0 if t.ndim == 1 else over(of_x0, x)
         return replace(denoise(x, t, condition), x0_variance=variance)
 
     return FunctionDenoiser(denoise.process, with_variance)
@@ -250,5 +252,5 @@ def _interpolated(at: Tensor, nodes: Tensor, values: Tensor) -> Tensor:
         return values.expand(at.shape)
     at = at.clamp(nodes[0], nodes[-1])
     right = torch.searchsorted(nodes, at).clamp(1, len(nodes) - 1)
-    share = (at - nodes[right - 1]) / (nodes[right] - nodes[right - 1])
-    return torch.lerp(values[right - 1], values[right], share)
+    weight = (at - nodes[right - 1]) / (nodes[right] - nodes[right - 1])
+    return torch.lerp(values[right - 1], values[right], weight)

@@ -75,7 +75,7 @@ class Ancestral:
         if row.large == 0:
             return mean, None
         variance = step_variance(
-            prediction, self.variance, x, small=row.small, large=row.large, of_x0=row.mean.x0
+            prediction, self.variance, x, small=row.small, large=row.large, b=row.mean.x0
         )
         return mean + variance.sqrt().to(x) * noise.between(x, *row.mean.clock), None
 

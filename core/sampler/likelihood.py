@@ -1,6 +1,6 @@
-"""How likely data is: the density of the probability-flow ODE, and the two variational bounds.
+"""Likelihoods of data: the density of the probability-flow ODE, and two variational bounds.
 
-All are in nats of a sample, to be turned into bits by `bits_per_dim`.  The prior is the sampler's:
+All are in nats of a sample; `bits_per_dim` converts them.  The prior is the sampler's,
 N(0, sigma^2) at the noisy end.
 """
 
@@ -10,10 +10,10 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from core.denoiser.parameterization import Condition, Denoiser
+from core.denoiser.parameterization import Condition, Denoiser, Prediction
 from core.denoiser.variance import Variance, jacobian_trace, rademacher, step_variance
 from core.errors import InputError
 from core.process.gaussian import GaussianPath, over
@@ -24,7 +24,7 @@ from core.sampler.ancestral import Ancestral
 from core.sampler.sample import conditioned
 from core.sampler.solver import Estimate
 
-# Exact traces cost a backward pass for every element: beyond this, days.
+# Exact traces cost a backward pass for every element: above this, days.
 MOST_ELEMENTS = 4096
 # Log-SNR below which a process that ends in pure noise is cut: e^-20 of the signal is left.
 LOWEST_LOG_SNR = -20.0
@@ -36,15 +36,15 @@ LogDensity = Callable[[Tensor], Tensor]
 
 
 class Likelihood(NamedTuple):
-    """What `nll` found.
+    """Negative log densities.
 
     Args:
-        nats: negative log density of each sample (b,).
-        evaluations: of the denoiser, by every sample (b,).
+        nats: negative log density of each sample.
+        evaluations: calls of the denoiser that each sample took.
     """
 
-    nats: Tensor
-    evaluations: Tensor
+    nats: Float64[Tensor, " b"]
+    evaluations: Int[Tensor, " b"]
 
 
 def nll(
@@ -77,42 +77,42 @@ def nll(
         probes: random signs per estimate, averaged.
         fixed_steps: of the classical Runge-Kutta rule, with fresh probes in every step, which
             makes the estimate more exact for the same work; None adapts the steps to `rtol` and
-            keeps the probes, as fresh ones would look like errors.
+            keeps the probes, since fresh ones would count as errors.
         rtol: relative tolerance of adapted steps.
         atol: absolute tolerance of adapted steps.
-        prior: log density of x at t_max (b,), where another than N(0, sigma^2) is wanted.
+        prior: log density of x at t_max (b,); that of N(0, sigma^2) where None.
 
     Raises:
-        InputError: no noise for Hutchinson's estimate, fewer than one probe or step, or more
-            elements than exact traces can be had for.
+        InputError: no noise for Hutchinson's estimate, fewer than one probe or step, or too many
+            elements for an exact trace.
     """
     elements = x0[0].numel()
     _check_nll(trace, noise, probes, fixed_steps, elements)
     process, estimate = denoise.process, conditioned(denoise, condition)
+    first, last = _floats(process, process.t_first), _floats(process, process.t_max)
     start, end = angle_of(process, process.t_first), angle_of(process, process.t_max)
-    (alpha, sigma), last = _floats(process, process.t_first), _floats(process, process.t_max)
-    scale_first, scale_last = math.hypot(alpha, sigma), math.hypot(*last)
 
-    def draw() -> list[Tensor] | None:
-        if trace == "exact":
-            return None
-        assert noise is not None
-        return [rademacher(noise, x0) for _ in range(probes)]
-
-    def slope(signs: list[Tensor] | None) -> Slope:
+    def slope() -> Slope:
+        """The slope of (z, int div), with fresh probes."""
+        signs = None
+        if trace == "hutchinson":
+            assert noise is not None
+            signs = [rademacher(noise, x0) for _ in range(probes)]
         return lambda y, theta: _flow_and_divergence(process, estimate, y, theta, x0, signs)
 
-    z = alpha / scale_first * x0.flatten(1).double()
+    # z = x / scale at t_first, where x = alpha x0, and the integral so far
+    z = first.alpha / first.scale * x0.flatten(1).double()
     y = torch.cat([z, torch.zeros_like(z[:, :1])], dim=1)
     if fixed_steps is None:
-        y, evaluations = dormand_prince(slope(draw()), y, start, end, rtol=rtol, atol=atol)
+        y, evaluations = dormand_prince(slope(), y, start, end, rtol=rtol, atol=atol)
     else:
         for now, then in pairwise(_angles(start, end, fixed_steps)):
-            y = _runge_kutta(slope(draw()), y, now, then)
+            y = _runge_kutta(slope(), y, now, then)
         evaluations = torch.full((len(x0),), 4 * fixed_steps, device=x0.device)
-    x = (scale_last * y[:, :-1]).reshape(x0.shape)
-    log_prior = _log_normal(x, last[1]) if prior is None else prior(x).double()
-    log_p = log_prior + y[:, -1] + elements * math.log(alpha * scale_last / scale_first)
+    # eq. 39: log p(x0) = log p_T(x_T) + int div + log |d (x_T, x0) / d (z_T, z_0)|
+    x = (last.scale * y[:, :-1]).reshape(x0.shape)
+    log_prior = _log_normal(x, last.sigma) if prior is None else prior(x).double()
+    log_p = log_prior + y[:, -1] + elements * math.log(first.alpha * last.scale / first.scale)
     return Likelihood(-log_p, evaluations)
 
 
@@ -140,18 +140,20 @@ def _flow_and_divergence(
 ) -> Tensor:
     """The slope of (z, int div) at every sample's angle."""
     angle = at_angle(process, theta)
+    # x = scale z, so tr(d x0 / d z) = scale tr(d x0 / d x), eq. 40 by probes
     z = y[:, :-1].reshape(like.shape)
     x = (over(angle.scale, z) * z).to(like.dtype)
-    said, trace = jacobian_trace(lambda x: estimate(x, angle.t), x, signs)
-    v = (over(angle.cos, z) * z - said.x0.double()) / over(angle.sin, z)
+    prediction, trace = jacobian_trace(lambda x: estimate(x, angle.t), x, signs)
+    # dz/dtheta = v = (cos z - x0) / sin, and div v
+    v = (over(angle.cos, z) * z - prediction.x0.double()) / over(angle.sin, z)
     divergence = (like[0].numel() * angle.cos - angle.scale * trace) / angle.sin
     return torch.cat([v.flatten(1), divergence[:, None]], dim=1)
 
 
 def _angles(start: float, end: float, steps: int) -> list[float]:
     """Angles from `start` to `end` that crowd towards `start`, where sharp data bends the flow."""
-    share = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-    return (start + (end - start) * share**2).tolist()
+    ramp = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    return (start + (end - start) * ramp**2).tolist()
 
 
 def _runge_kutta(slope: Slope, y: Tensor, now: float, then: float) -> Tensor:
@@ -169,29 +171,41 @@ def _log_normal(x: Tensor, std: float) -> Tensor:
     return row_sum(-((x.double() / std) ** 2) / 2 - math.log(std) - math.log(2 * math.pi) / 2)
 
 
-def _floats(process: GaussianPath, t: float) -> tuple[float, float]:
-    alpha, sigma = process.alpha_sigma(torch.tensor(t, dtype=torch.float64))
-    return float(alpha), float(sigma)
+class _Level(NamedTuple):
+    """A noise level as floats."""
+
+    alpha: float
+    sigma: float
+
+    @property
+    def scale(self) -> float:
+        """sqrt(alpha^2 + sigma^2)."""
+        return math.hypot(self.alpha, self.sigma)
+
+
+def _floats(process: GaussianPath, t: float) -> _Level:
+    alpha, sigma = process.alpha_sigma(t)
+    return _Level(float(alpha), float(sigma))
 
 
 # --- bounds ------------------------------------------------------------------------------------
 
 
-class Bound(NamedTuple):
-    """The terms of an upper bound on the negative log-likelihood, nats of each sample (b,).
+class VariationalBound(NamedTuple):
+    """The terms of an upper bound on the negative log-likelihood, in nats of each sample.
 
     Args:
         prior: KL of the noisy end from the prior.
-        diffusion: of everything between.
+        diffusion: the terms between the two ends.
         reconstruction: of the data given the cleanest level.
     """
 
-    prior: Tensor
-    diffusion: Tensor
-    reconstruction: Tensor
+    prior: Float64[Tensor, " b"]
+    diffusion: Float64[Tensor, " b"]
+    reconstruction: Float64[Tensor, " b"]
 
     @property
-    def total(self) -> Tensor:
+    def total(self) -> Float64[Tensor, " b"]:
         """The bound."""
         return self.prior + self.diffusion + self.reconstruction
 
@@ -206,7 +220,7 @@ def continuous_bound(
     nodes: int = 64,
     draws: int = 1,
     levels: int | None = None,
-) -> Bound:
+) -> VariationalBound:
     """The bound of continuous time: (1/2) int E|eps - eps_hat|^2 d log-SNR, and both its ends.
 
     The integral is Gauss and Legendre's over log-SNR from the noisy end, or -20 where that is
@@ -228,29 +242,32 @@ def continuous_bound(
     Raises:
         InputError: fewer than one node or draw, or data that has other values than the levels.
     """
-    _check_bound(x0, nodes, draws, levels)
+    _check_draws(x0, nodes, draws, levels)
     process, estimate = denoise.process, conditioned(denoise, condition)
     ends = torch.tensor([process.t_max, process.t_first], dtype=torch.float64)
     low, high = process.log_snr(ends).tolist()
     low = max(low, LOWEST_LOG_SNR)
     points, weights = _gauss_legendre(nodes, low, high)
+    # eq. 15 to 18: 1/2 int SNR E|x0 - x0_hat|^2 d log-SNR, which is the error of eps
     diffusion = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
     for t, weight in zip(process.time_of_log_snr(points).tolist(), weights.tolist(), strict=True):
         alpha, sigma = _floats(process, t)
         for _ in range(draws):
             x = alpha * x0 + sigma * noise.like(x0)
-            apart = x0.double() - estimate(x, t).x0.double()
-            diffusion += weight / (2 * draws) * (alpha / sigma) ** 2 * row_sum(apart**2)
+            error = x0.double() - estimate(x, t).x0.double()
+            diffusion += weight / (2 * draws) * (alpha / sigma) ** 2 * row_sum(error**2)
+    # KL(N(alpha x0, sigma^2), N(0, sigma^2)) = SNR |x0|^2 / 2 at the noisy end
     prior = math.exp(low) / 2 * row_sum(x0.double() ** 2)
+    # the entropy of x / alpha given x0, or -log p(x0 | x) among the levels
     if levels is None:
         each = (math.log(2 * math.pi * math.e) - high) / 2
-        return Bound(prior, diffusion, torch.full_like(prior, x0[0].numel() * each))
+        return VariationalBound(prior, diffusion, torch.full_like(prior, x0[0].numel() * each))
     alpha, sigma = _floats(process, process.t_first)
-    said = torch.zeros_like(prior)
+    reconstruction = torch.zeros_like(prior)
     for _ in range(draws):
         centre = x0.double() + sigma / alpha * noise.like(x0)
-        said += _surprise_of_value(x0, centre, sigma / alpha, levels) / draws
-    return Bound(prior, diffusion, said)
+        reconstruction += _nats_of_level(x0, centre, sigma / alpha, levels) / draws
+    return VariationalBound(prior, diffusion, reconstruction)
 
 
 @torch.no_grad()
@@ -264,12 +281,12 @@ def discrete_bound(
     variance: Variance = "small",
     draws: int = 1,
     levels: int | None = None,
-) -> Bound:
+) -> VariationalBound:
     """The bound of a chain: L_T + sum KL(q(x_u | x_t, x0) | p(x_u | x_t)) + L_0.
 
-    The last step, into the clean level, is the decoder: N(x0_hat, s^2), with s^2 the variance of
-    x0 where the denoiser says it and variance is analytic, (sigma / alpha)^2 otherwise; for data
-    with `levels` values the mass of that normal in each value's bin, the outer bins open.
+    The last step, into the clean level, is the decoder: N(x0_hat, s^2), with s^2 the denoiser's
+    variance of x0 where `variance` is analytic, (sigma / alpha)^2 otherwise; for data with `levels`
+    values the mass of that normal in each value's bin, the outer bins open.
     Source: Ho et al. 2020, arXiv:2006.11239, eq. 5 and 13; the variances as in
     `core.sampler.ancestral.Ancestral`.
 
@@ -284,10 +301,10 @@ def discrete_bound(
         levels: number of values 2 k / (levels - 1) - 1 that the data has; None for continuous.
 
     Raises:
-        InputError: a grid that does not end clean, a variance that the denoiser does not say,
+        InputError: a grid that does not end clean, a variance that the denoiser does not have,
             fewer than one draw, or data that has other values than the levels.
     """
-    _check_bound(x0, 1, draws, levels)
+    _check_draws(x0, 1, draws, levels)
     process, estimate = denoise.process, conditioned(denoise, condition)
     alpha, sigma = _floats(process, float(grid[-1]))
     if sigma > 0 or len(grid) < 2:
@@ -295,37 +312,51 @@ def discrete_bound(
             f"grid: expected falling times that end clean, at t = {process.t_min}, got "
             f"{len(grid)} times down to {float(grid[-1])}"
         )
-    rows = Ancestral(variance=variance).plan(process, grid)
+    *steps, decoder = Ancestral(variance=variance).plan(process, grid)
     diffusion = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
     reconstruction = torch.zeros_like(diffusion)
-    for row in rows:
-        alpha, sigma = _floats(process, row.mean.t)
+    for row in (*steps, decoder):
+        level = _floats(process, row.mean.t)
         for _ in range(draws):
-            prediction = estimate(alpha * x0 + sigma * noise.like(x0), row.mean.t)
-            apart = x0.double() - prediction.x0.double()
-            if row is not rows[-1]:
-                b = row.mean.x0
-                wide = step_variance(
-                    prediction, variance, x0, small=row.small, large=row.large, of_x0=b
+            prediction = estimate(level.alpha * x0 + level.sigma * noise.like(x0), row.mean.t)
+            if row is decoder:
+                nats = _decoder_nats(prediction, x0, level, variance, levels)
+                reconstruction += nats / draws
+            else:
+                p_variance = step_variance(
+                    prediction, variance, x0, small=row.small, large=row.large, b=row.mean.x0
                 )
-                kl = (wide / row.small).log() + (row.small + (b * apart) ** 2) / wide - 1
-                diffusion += row_sum(kl) / (2 * draws)
-                continue
-            known = (sigma / alpha) ** 2 if alpha > 0 else math.inf  # of x0 from x alone
-            kind: Variance = "analytic" if variance == "analytic" else "small"
-            least = 0.0 if kind == "analytic" else known
-            wide = step_variance(prediction, kind, x0, small=least, large=0.0, of_x0=1.0)
-            reconstruction += _surprise(x0, apart, wide.sqrt(), levels) / draws
+                error = row.mean.x0 * (x0.double() - prediction.x0.double())
+                diffusion += _divergence(error, row.small, p_variance) / draws
+    # L_T = KL(N(alpha x0, sigma^2), N(0, sigma^2))
     alpha, sigma = _floats(process, float(grid[0]))
     prior = (alpha / sigma) ** 2 / 2 * row_sum(x0.double() ** 2)
-    return Bound(prior, diffusion, reconstruction)
+    return VariationalBound(prior, diffusion, reconstruction)
 
 
-def _check_bound(x0: Tensor, nodes: int, draws: int, levels: int | None) -> None:
+def _divergence(error: Tensor, q_variance: float, p_variance: Tensor) -> Tensor:
+    """KL(q, p) of each sample: two diagonal normals with means `error` apart."""
+    ratio = (q_variance + error**2) / p_variance
+    return row_sum((p_variance / q_variance).log() + ratio - 1) / 2
+
+
+def _decoder_nats(
+    prediction: Prediction, x0: Tensor, level: _Level, variance: Variance, levels: int | None
+) -> Tensor:
+    """L_0 = -log p(x0 | x_t) of each sample at the last step."""
+    known = (level.sigma / level.alpha) ** 2 if level.alpha > 0 else math.inf  # of x0 from x alone
+    if variance == "analytic":
+        s2 = step_variance(prediction, "analytic", x0, small=0.0, large=0.0, b=1.0)
+    else:
+        s2 = step_variance(prediction, "small", x0, small=known, large=0.0, b=1.0)
+    return _nats(x0, x0.double() - prediction.x0.double(), s2.sqrt(), levels)
+
+
+def _check_draws(x0: Tensor, nodes: int, draws: int, levels: int | None) -> None:
     if nodes < 1 or draws < 1:
         raise InputError(f"expected nodes and draws >= 1, got {nodes} and {draws}")
     if levels is not None:
-        _numbers(x0, levels)
+        _level_numbers(x0, levels)
 
 
 def _gauss_legendre(nodes: int, low: float, high: float) -> tuple[Tensor, Tensor]:
@@ -334,36 +365,40 @@ def _gauss_legendre(nodes: int, low: float, high: float) -> tuple[Tensor, Tensor
     Source: Golub and Welsch 1969, Math. Comp. 23.
     """
     k = torch.arange(1, nodes, dtype=torch.float64)
-    beside = k / (4 * k**2 - 1).sqrt()
-    points, vectors = torch.linalg.eigh(torch.diag(beside, 1) + torch.diag(beside, -1))
+    off_diagonal = k / (4 * k**2 - 1).sqrt()
+    jacobi = torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1)
+    points, vectors = torch.linalg.eigh(jacobi)
     half = (high - low) / 2
     return low + half * (points + 1), 2 * half * vectors[0] ** 2
 
 
-def _surprise(x0: Tensor, apart: Tensor, std: Tensor, levels: int | None) -> Tensor:
-    """-log N(apart; 0, std^2) of each sample, or of the mass in the bin around each value."""
+def _nats(x0: Tensor, error: Tensor, std: Tensor, levels: int | None) -> Tensor:
+    """-log N(error; 0, std^2) of each sample, or of the mass in the bin around each value."""
     if levels is None:
-        return row_sum((apart / std) ** 2 / 2 + (2 * math.pi * std**2).log() / 2)
+        return row_sum((error / std) ** 2 / 2 + (2 * math.pi * std**2).log() / 2)
+    # Ho et al. 2020, eq. 13: the mass between half a level below and above
     half = 1 / (levels - 1)
-    upper, lower = (apart + half) / std, (apart - half) / std
-    # In the tail where both are far above, their difference would vanish: mirror it.
-    mirror = apart > 0
+    upper, lower = (error + half) / std, (error - half) / std
+    # In the upper tail the difference of two values near 1 would vanish: mirror it.
+    mirror = error > 0
     upper, lower = torch.where(mirror, -lower, upper), torch.where(mirror, -upper, lower)
+    # The outer bins are open.
     last, first = x0 > 1 - half, x0 < half - 1
     upper = torch.where(torch.where(mirror, first, last), math.inf, upper)
     lower = torch.where(torch.where(mirror, last, first), -math.inf, lower)
+    # log(Phi(upper) - Phi(lower))
     top, bottom = torch.special.log_ndtr(upper), torch.special.log_ndtr(lower)
     return -row_sum(top + torch.log1p(-(bottom - top).exp()))
 
 
-def _surprise_of_value(x0: Tensor, centre: Tensor, std: float, levels: int) -> Tensor:
-    """-log of p(x0 | centre) among the values, in proportion to N(centre; value, std^2)."""
+def _nats_of_level(x0: Tensor, centre: Tensor, std: float, levels: int) -> Tensor:
+    """-log p(x0 | centre) among the levels, in proportion to N(centre; level, std^2)."""
     values = torch.linspace(-1, 1, levels, dtype=torch.float64, device=x0.device)
     rows = []
     for row, at in zip(x0.double(), centre, strict=True):  # a sample at a time, for memory
-        far = -((at[..., None] - values) ** 2) / (2 * std**2)
-        mine = -((at - row) ** 2) / (2 * std**2)
-        rows.append((far.logsumexp(-1) - mine).reshape(1, -1))
+        log_all = -((at[..., None] - values) ** 2) / (2 * std**2)
+        log_own = -((at - row) ** 2) / (2 * std**2)
+        rows.append((log_all.logsumexp(-1) - log_own).reshape(1, -1))
     return row_sum(torch.cat(rows))
 
 
@@ -387,12 +422,12 @@ def dequantise(
     Raises:
         InputError: fewer than two levels, or a value that is none of them.
     """
-    k = _numbers(x, levels)
+    k = _level_numbers(x, levels)
     u = torch.special.ndtr(noise.like(x.double())).clamp(max=1 - 1e-12)
     return (2 * (k + u) / levels - 1).to(x.dtype)
 
 
-def _numbers(x: Tensor, levels: int) -> Tensor:
+def _level_numbers(x: Tensor, levels: int) -> Tensor:
     """The k of values 2 k / (levels - 1) - 1, float64.
 
     Raises:
@@ -414,7 +449,7 @@ def _numbers(x: Tensor, levels: int) -> Tensor:
 def bits_per_dim(
     nats: Float[Tensor, " *b"], dims: int | Sequence[int], *, levels: int | None = 256
 ) -> Float[Tensor, " *b"]:
-    """Bits for an element: nats / (n log 2) + log2(levels / 2).
+    """Bits per element: nats / (n log 2) + log2(levels / 2).
 
     The offset turns a density over [-1, 1] into the probability of a bin of width 2 / levels, as
     `dequantise` makes them: a uniform density costs log2(levels) bits.
@@ -422,8 +457,8 @@ def bits_per_dim(
     Args:
         nats: negative log-likelihood of each sample, over all its elements.
         dims: number of elements of a sample, or their shape.
-        levels: number of values; None where `nats` is of a probability already, or the density of
-            data that was never quantised is wanted.
+        levels: number of values; None where `nats` is of a probability already, or of the density
+            of data that was never quantised.
     """
     elements = dims if isinstance(dims, int) else math.prod(dims)
     offset = 0.0 if levels is None else math.log2(levels / 2)
