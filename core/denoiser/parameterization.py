@@ -64,6 +64,10 @@ class Denoiser(Protocol):
     ) -> Prediction: ...
 
 
+# (x_t, t, condition) -> `Prediction`; t is float64, (b,) or per element.
+Predict = Callable[[Tensor, Tensor, Condition | None], Prediction]
+
+
 @dataclass(frozen=True, eq=False)
 class FunctionDenoiser:
     """A denoiser computed by a function: a guided one, or a closed form.
@@ -74,7 +78,7 @@ class FunctionDenoiser:
     """
 
     process: GaussianPath
-    predict: Callable[[Tensor, Tensor, Condition | None], Prediction]
+    predict: Predict
 
     def __call__(
         self, x: Float[Tensor, " b *shape"], t: Time, condition: Condition | None = None
@@ -151,6 +155,10 @@ def _level(kind: LevelName, chain: int | None, unit: float | None) -> Level:
 
 # (alpha, sigma) -> a and b of the target F* = a x0 + b eps.
 Target = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+# (alpha, sigma) -> the scale of the network's input.
+Scale = Callable[[Tensor, Tensor], Tensor]
+# (t, alpha, sigma) -> the scalar that the network embeds.
+LevelOf = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -166,8 +174,8 @@ class Parameterization:
 
     name: str
     target: Target
-    level: Callable[[Tensor, Tensor, Tensor], Tensor]
-    scale: Callable[[Tensor, Tensor], Tensor] | None = None
+    level: LevelOf
+    scale: Scale | None = None
 
     def __repr__(self) -> str:
         return f"{self.name}(level={self.level})"

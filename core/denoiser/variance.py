@@ -27,6 +27,10 @@ from core.process.rows import row_mean, row_sum
 Variance = Literal["small", "large", "learned", "analytic"]
 
 
+# x -> the prediction at x, its time and condition fixed.
+Predict = Callable[[Tensor], Prediction]
+
+
 def step_variance(
     prediction: Prediction,
     kind: Variance,
@@ -79,7 +83,7 @@ def rademacher(noise: Source, x: Float[Tensor, " b *shape"]) -> Float[Tensor, " 
 
 
 def jacobian_trace(
-    predict: Callable[[Tensor], Prediction],
+    predict: Predict,
     x: Float[Tensor, " b *shape"],
     probes: Sequence[Float[Tensor, " b *shape"]] | None = None,
 ) -> tuple[Prediction, Float64[Tensor, " b"]]:

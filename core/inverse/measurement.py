@@ -57,6 +57,10 @@ class Measurement:
             raise InputError(f"noise_std: expected at least 0, got {self.noise_std}")
 
 
+# x -> M x, sample by sample.
+Linear = Callable[[Tensor], Tensor]
+
+
 def residual(
     measurement: Measurement, x: Float[Tensor, " b *shape"]
 ) -> Inexact[Tensor, " b *measured"]:
@@ -80,7 +84,7 @@ def dot(a: Inexact[Tensor, " b *shape"], b: Inexact[Tensor, " b *shape"]) -> Flo
 
 
 def solve(
-    apply: Callable[[Tensor], Tensor],
+    apply: Linear,
     b: Inexact[Tensor, " b *shape"],
     *,
     iterations: int = 100,

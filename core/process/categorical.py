@@ -1,9 +1,10 @@
 """Categorical forward processes: each element of x is one of K states and jumps at random.
 
-Steps are integers, 0 (clean) to T.  `Transitions` states q(x_t | x_u) as rows, as columns and as
-what it makes of a law; uniform and absorbing chains are a multiple of the identity plus a matrix of
-rank one and need no K x K table.  Marginals, draws, the posterior and the terms of the variational
-bound are derived here, once, in float64::
+Steps are integers, 0 (clean) to T.  `core.process.transitions` states q(x_t | x_u) by rows, by
+columns and as a map of laws; uniform and absorbing chains are a multiple of the identity plus a
+matrix of rank one and need no K x K table.  Marginals, draws, the posterior and the terms of the
+variational bound are derived here, once, in float64.  Library only: no registered objective trains
+such a chain, and `core.sampler.categorical` samples it::
 
     process = absorbing(28, mutual_information_betas(steps=256), mask=27)
     x = process.diffuse(x0, t, noise)
@@ -13,9 +14,7 @@ Source: Austin et al. 2021 (D3PM), arXiv:2107.03006.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Float64, Int64, Real
@@ -23,8 +22,9 @@ from torch import Tensor
 
 from core.errors import InputError
 from core.process.noise import Noise
+from core.process.transitions import RankOne, Table, Transitions
 
-# Below this a state is taken to be out of reach: dividing by it could leave the float64 numbers.
+# Below this a state is taken to be out of reach: dividing by it could overflow.
 REACH = 1e-250
 
 
@@ -34,9 +34,9 @@ REACH = 1e-250
 def cosine_betas(
     *, steps: int = 1000, offset: float = 0.008, beta_max: float = 0.999
 ) -> Float64[Tensor, " t"]:
-    """Rates under which the share of states never drawn anew falls as a cosine, for `uniform`.
+    """Rates under which the probability never to jump falls as a cosine, for `uniform`.
 
-    Source: Hoogeboom et al. 2021, arXiv:2102.05379, in the form that D3PM takes.
+    Source: Hoogeboom et al. 2021, arXiv:2102.05379, section 4, in the form of D3PM.
 
     Args:
         steps: T.
@@ -57,9 +57,9 @@ def cosine_betas(
 
 
 def mutual_information_betas(*, steps: int = 1000) -> Float64[Tensor, " t"]:
-    """beta_t = 1 / (T - t + 1), for `absorbing`: the share kept falls evenly, 1 - t / T, to 0.
+    """`beta_t = 1 / (T - t + 1)`, for `absorbing`: the unmasked fraction falls evenly, 1 - t / T.
 
-    Each step then loses the same share of the information on x0.
+    Each step then loses the same fraction of the information on x0.
     Source: D3PM, section 3.3.
 
     Args:
@@ -94,115 +94,6 @@ def linear_betas(
             f"{steps}, {first} and {last}"
         )
     return torch.linspace(first, last, steps, dtype=torch.float64)
-
-
-# --- transitions -------------------------------------------------------------------------------
-
-
-@runtime_checkable
-class Transitions(Protocol):
-    """q(x_t | x_u) for 0 <= u <= t <= T; u and t are long and broadcast over the elements of x."""
-
-    def row(self, x: Tensor, u: Tensor, t: Tensor) -> Tensor:
-        """q(x_t = . | x_u = x), (b, *shape, k)."""
-        ...
-
-    def column(self, x: Tensor, u: Tensor, t: Tensor) -> Tensor:
-        """q(x_t = x | x_u = .), (b, *shape, k)."""
-        ...
-
-    def ahead(self, law: Tensor, u: Tensor, t: Tensor) -> Tensor:
-        """sum_i law_i q(x_t = . | x_u = i), (b, *shape, k)."""
-        ...
-
-
-@dataclass(frozen=True)
-class RankOne:
-    """q(x_t | x_u) = kept 1[x_t = x_u] + (1 - kept) limit(x_t), kept = kept_t / kept_u.
-
-    Args:
-        log_kept: log of the share never drawn anew by steps 0 to T, from 0.
-        limit: the law that an element is drawn anew from.
-    """
-
-    log_kept: Float64[Tensor, " steps"]
-    limit: Float64[Tensor, " k"]
-
-    def _shares(self, u: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        table = self.log_kept.to(t.device)
-        of_step = torch.where(t == u, 0.0, table[t] - table[u])  # the last may be -inf
-        return of_step.exp()[..., None], -torch.expm1(of_step)[..., None]
-
-    def row(self, x: Tensor, u: Tensor, t: Tensor) -> Tensor:
-        """See `Transitions`."""
-        kept, lost = self._shares(u, t)
-        jumped = (lost * self.limit.to(x.device)).expand(*x.shape, len(self.limit))
-        return jumped.scatter_add(-1, x[..., None], kept.expand(*x.shape, 1))
-
-    def column(self, x: Tensor, u: Tensor, t: Tensor) -> Tensor:
-        """See `Transitions`."""
-        kept, lost = self._shares(u, t)
-        jumped = (lost * self.limit.to(x.device)[x][..., None]).expand(*x.shape, len(self.limit))
-        return jumped.scatter_add(-1, x[..., None], kept.expand(*x.shape, 1))
-
-    def ahead(self, law: Tensor, u: Tensor, t: Tensor) -> Tensor:
-        """See `Transitions`."""
-        kept, lost = self._shares(u, t)
-        return kept * law + lost * self.limit.to(law.device) * law.sum(-1, keepdim=True)
-
-
-@dataclass(frozen=True)
-class Table:
-    """Transitions without structure: Q_1 ... Q_t kept for every t, longer steps multiplied.
-
-    Args:
-        one_step: Q_t for a t from 1 to T.
-        reached: the products from step 0 to 0, 1, ..., T.
-    """
-
-    one_step: Callable[[int], Tensor]
-    reached: Float64[Tensor, " steps k k"]
-
-    def between(self, u: int, t: int) -> Float64[Tensor, " k k"]:
-        """The matrix of q(x_t | x_u); t - u products of matrices where u > 0."""
-        if u in (0, t):
-            return self.reached[t - u]
-        matrix = self.one_step(u + 1)
-        for step in range(u + 2, t + 1):
-            matrix = matrix @ self.one_step(step)
-        return matrix
-
-    def _matrices(self, u: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The matrices of all pairs that occur (m, k, k), and which is whose, shaped as t."""
-        pairs, whose = (
-            torch.stack(torch.broadcast_tensors(u, t), -1)
-            .reshape(-1, 2)
-            .unique(dim=0, return_inverse=True)
-        )
-        matrices = torch.stack([self.between(*pair) for pair in pairs.tolist()]).to(t.device)
-        return matrices, whose.reshape(torch.broadcast_shapes(u.shape, t.shape))
-
-    def row(self, x: Tensor, u: Tensor, t: Tensor) -> Tensor:
-        """See `Transitions`."""
-        matrices, whose = self._matrices(u, t)
-        return matrices[whose, x]
-
-    def column(self, x: Tensor, u: Tensor, t: Tensor) -> Tensor:
-        """See `Transitions`."""
-        matrices, whose = self._matrices(u, t)
-        return matrices.mT[whose, x]
-
-    def ahead(self, law: Tensor, u: Tensor, t: Tensor) -> Tensor:
-        """See `Transitions`."""
-        matrices, whose = self._matrices(u, t)
-        made = []
-        for each, mine in zip(law, whose, strict=True):  # a product over a batch rounds by its size
-            first, *others = mine.unique().tolist()
-            one = each @ matrices[first]
-            for other in others:
-                one = torch.where((mine == other)[..., None], each @ matrices[other], one)
-            made.append(one)
-        return torch.stack(made)
 
 
 # --- the process -------------------------------------------------------------------------------
@@ -265,7 +156,7 @@ class CategoricalProcess:
         Source: D3PM, eq. 3.
 
         Raises:
-            InputError: a t that is no whole step of the process.
+            InputError: a t that is not a whole step of the process.
         """
         t = self._step(t, x0)
         return self.transitions.row(x0, torch.zeros_like(t), t)
@@ -276,7 +167,7 @@ class CategoricalProcess:
         """A draw of x_t given x0.
 
         Raises:
-            InputError: a t that is no whole step of the process.
+            InputError: a t that is not a whole step of the process.
         """
         return draw(self.marginal(x0, t), noise.uniform_like(x0))
 
@@ -301,11 +192,11 @@ class CategoricalProcess:
 
         Args:
             x: x_t; an element that no x0 leads to, as one that was never masked at the last step
-                of an absorbing chain, stays what it is.
-            p0: p(x0 | x_t), normalised; what it gives to an x0 that cannot lead to x_t is shared
-                among those that can.
+                of an absorbing chain, is kept.
+            p0: p(x0 | x_t), normalised; probability of an x0 that cannot lead to x_t is
+                redistributed over those that can.
             t: step of x.
-            u: step asked for; 0 gives p0 back.
+            u: step of the result; at 0 the result is p0.
 
         Raises:
             InputError: steps that are not whole, or u not below t.
@@ -314,16 +205,19 @@ class CategoricalProcess:
         if bool((u >= t).any()):
             raise InputError("posterior: expected u < t for every element")
         start = torch.zeros_like(t)
-        seen = self.transitions.column(x, start, t)  # q(x_t | x0), b *shape k
-        can = seen > REACH
+        # q(x_t | x0) over x0, and the x0 from which x_t can be reached
+        likelihood = self.transitions.column(x, start, t)
+        can = likelihood > REACH
+        ways = can.sum(-1, keepdim=True)
+        # p(x0 | x_t) over those x0 alone; evenly where p0 has no probability there
         possible = torch.where(can, p0.double(), 0.0)
         total = possible.sum(-1, keepdim=True)
         known = total > 0
-        ways = can.sum(-1, keepdim=True)
-        even = can / ways.clamp(min=1)  # a network so sure of what cannot be says nothing
+        even = can / ways.clamp(min=1)
         possible = torch.where(known, possible / torch.where(known, total, 1.0), even)
-        share = possible / torch.where(can, seen, 1.0)
-        law = self.transitions.column(x, u, t) * self.transitions.ahead(share, start, u)
+        # q(x_t | x_u) sum_x0 q(x_u | x0) p(x0 | x_t) / q(x_t | x0)
+        ratio = possible / torch.where(can, likelihood, 1.0)
+        law = self.transitions.column(x, u, t) * self.transitions.ahead(ratio, start, u)
         kept = torch.nn.functional.one_hot(x, self.categories).to(law)
         return torch.where(ways > 0, law, kept).to(p0.dtype)
 
@@ -355,7 +249,7 @@ class CategoricalProcess:
             x: x_t.
             p0: p(x0 | x_t) of the network.
             t: step of x.
-            u: step that the term speaks of.
+            u: step of the term, below t.
         """
         true = torch.nn.functional.one_hot(x0, self.categories).double()
         q, p = self.posterior(x, true, t, u), self.posterior(x, p0.double(), t, u)
@@ -371,7 +265,7 @@ def hybrid_loss(
     *,
     weight: float = 0.001,
 ) -> Float64[Tensor, " b"]:
-    """One step's share of L_lambda: KL at t - 1 + weight (-log p(x0 | x_t)), in nats a sample.
+    """The term of L_lambda at t: KL at t - 1 + weight (-log p(x0 | x_t)), in nats of each sample.
 
     The mean over t even in 1 .. T is the sum of the bound's terms over T, plus the cross-entropy.
     Source: D3PM, eq. 5.
@@ -385,16 +279,16 @@ def hybrid_loss(
         weight: of the cross-entropy; their lambda.
     """
     logits = logits.double()
-    bound = process.step_divergence(x0, x, logits.softmax(-1), t, t - 1)
-    said = logits.log_softmax(-1).gather(-1, x0[..., None])
-    return bound - weight * said.reshape(len(x0), -1).sum(1)
+    term = process.step_divergence(x0, x, logits.softmax(-1), t, t - 1)
+    log_p0 = logits.log_softmax(-1).gather(-1, x0[..., None])
+    return term - weight * log_p0.reshape(len(x0), -1).sum(1)
 
 
 # --- the chains --------------------------------------------------------------------------------
 
 
 def uniform(categories: int, betas: Float64[Tensor, " t"]) -> CategoricalProcess:
-    """Q_t = (1 - beta_t) I + beta_t / K 1 1^T: with probability beta_t drawn anew from all states.
+    """Q_t = (1 - beta_t) I + beta_t / K 1 1^T: with probability beta_t a jump to any state.
 
     Source: D3PM, appendix A.2.1.
 
@@ -434,13 +328,31 @@ def absorbing(
     return _rank_one(limit, betas)
 
 
+@dataclass(frozen=True, eq=False)
+class _GaussianStep:
+    """Q_t of `discretised_gaussian`; D3PM, appendix A.2.3."""
+
+    categories: int
+    betas: Float64[Tensor, " t"]
+
+    def __call__(self, t: int) -> Float64[Tensor, " k k"]:
+        # exp(-4 d^2 / ((K - 1)^2 beta_t)) at distance d, normalised over d from 1 - K to K - 1
+        distance = torch.arange(self.categories, dtype=torch.float64)
+        weights = (-4 * distance**2 / ((self.categories - 1) ** 2 * self.betas[t - 1])).exp()
+        weights = weights / (weights[0] + 2 * weights[1:].sum())
+        weights[0] = 0
+        matrix = weights[(distance[:, None] - distance).abs().long()]
+        # The diagonal is the rest of 1.
+        return matrix + torch.diag(1 - matrix.sum(1))
+
+
 def discretised_gaussian(
     categories: int, betas: Float64[Tensor, " t"], *, memory_gib: float = 1.0
 ) -> CategoricalProcess:
     """Jumps between ordered states with Gaussian weights; the limit is uniform.
 
     Off the diagonal [Q_t]_ij = exp(-4 (i - j)^2 / ((K - 1)^2 beta_t)) / sum_n of the same over
-    n = 1 - K .. K - 1; the diagonal is what is left of 1.  Keeps T + 1 matrices of K x K float64
+    n = 1 - K .. K - 1; the diagonal is the rest of 1.  Keeps T + 1 matrices of K x K float64
     (0.49 GiB for 256 states and 1000 steps).
     Source: D3PM, appendix A.2.3.
 
@@ -462,16 +374,7 @@ def discretised_gaussian(
             f"{needed:.2f} GiB, above memory_gib={memory_gib:g}; take fewer steps or states, or "
             "raise it"
         )
-    apart = torch.arange(categories, dtype=torch.float64)
-    offsets = (apart[:, None] - apart).abs().long()
-
-    def one_step(t: int) -> Tensor:
-        weights = (-4 * apart**2 / ((categories - 1) ** 2 * betas[t - 1])).exp()
-        weights = weights / (weights[0] + 2 * weights[1:].sum())
-        weights[0] = 0
-        matrix = weights[offsets]
-        return matrix + torch.diag(1 - matrix.sum(1))
-
+    one_step = _GaussianStep(categories, betas)
     reached = torch.empty(len(betas) + 1, categories, categories, dtype=torch.float64)
     reached[0] = torch.eye(categories, dtype=torch.float64)
     for t in range(1, len(betas) + 1):

@@ -4,9 +4,10 @@ In the clock s = int_0^t beta / sqrt(M) and with w = v / sqrt(M) every such proc
 
     dx = w ds,    dw = -(x + 2 w) ds + 2 dW,
 
-whose flow is e^(-s) [[1 + s, s], [-s, 1 - s]] since the matrix has one double eigenvalue.  What
-follows is closed form, in float64, and free of cancellation down to s = 0.  A network says the
-noise of the velocity and is trained by hybrid score matching; `core.sampler.langevin` samples::
+whose flow is e^(-s) [[1 + s, s], [-s, 1 - s]] since the matrix has one double eigenvalue.  All
+that follows has a closed form, in float64, and is free of cancellation down to s = 0.  A network
+predicts the noise of the velocity, by hybrid score matching; `core.sampler.langevin` samples.
+Library only: no registered objective trains such a network yet::
 
     process = CriticallyDamped()
     eps = Phase(noise.like(x0), noise.like(x0))
@@ -29,32 +30,41 @@ from core.process.noise import Source
 
 
 class Phase(NamedTuple):
-    """Where data are, and how they move.
+    """A point in phase space.
 
     Args:
         position: in the shape of the data.
         velocity: in the same shape.
     """
 
-    position: Tensor
-    velocity: Tensor
+    position: Float[Tensor, " b *shape"]
+    velocity: Float[Tensor, " b *shape"]
 
 
-class Moments(NamedTuple):
+class Symmetric(NamedTuple):
     """A symmetric 2 x 2 matrix over (position, velocity), or a lower triangular one."""
 
-    xx: Tensor
-    xv: Tensor
-    vv: Tensor
+    xx: Float[Tensor, " *s"]
+    xv: Float[Tensor, " *s"]
+    vv: Float[Tensor, " *s"]
 
 
-def unit_flow(s: Float64[Tensor, " *s"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """e^(-s) [[1 + s, s], [-s, 1 - s]] by rows: where x, w go in a time s without noise."""
+class Flow(NamedTuple):
+    """A 2 x 2 matrix: x, w <- xx x + xw w, wx x + ww w."""
+
+    xx: Float64[Tensor, " *s"]
+    xw: Float64[Tensor, " *s"]
+    wx: Float64[Tensor, " *s"]
+    ww: Float64[Tensor, " *s"]
+
+
+def unit_flow(s: Float64[Tensor, " *s"]) -> Flow:
+    """e^(-s) [[1 + s, s], [-s, 1 - s]]: the flow of x, w over a time s without noise."""
     decay = (-s).exp()
-    return decay * (1 + s), decay * s, -decay * s, decay * (1 - s)
+    return Flow(decay * (1 + s), decay * s, -decay * s, decay * (1 - s))
 
 
-def unit_noise(s: Float64[Tensor, " *s"]) -> Moments:
+def unit_noise(s: Float64[Tensor, " *s"]) -> Symmetric:
     """Covariance of x, w after a time s from a known point.
 
     xx = 1 - e^(-2s) (1 + 2s + 2s^2), xw = 2 s^2 e^(-2s), ww = 1 - e^(-2s) (1 - 2s + 2s^2).
@@ -63,24 +73,26 @@ def unit_noise(s: Float64[Tensor, " *s"]) -> Moments:
     decay = (-z).exp()
     # xx falls as s^3: it is the regularised incomplete gamma function P(3, 2s).
     xx = torch.special.gammainc(torch.full_like(z, 3.0), z)
-    return Moments(xx, z**2 / 2 * decay, -torch.expm1(-z) + decay * (z - z**2 / 2))
+    return Symmetric(xx, z**2 / 2 * decay, -torch.expm1(-z) + decay * (z - z**2 / 2))
 
 
-def unit_factor(s: Float64[Tensor, " *s"], gamma: float = 0.0) -> Moments:
+def unit_factor(s: Float64[Tensor, " *s"], gamma: float = 0.0) -> Symmetric:
     """The Cholesky factor L (xv is its lower left) of x, w at s, x known and w ~ N(0, gamma) at 0.
 
     Of det = det N + gamma (a_x^2 N_ww - 2 a_x a_w N_xw + a_w^2 N_xx), N the noise and a the flow of
     w, each bracket loses a constant factor to cancellation and no more, however small s is.
     """
     n, (_, a_x, _, a_w) = unit_noise(s), unit_flow(s)
+    # the covariance N + gamma a a^T, and its determinant
     xx, xw, ww = n.xx + gamma * a_x**2, n.xv + gamma * a_x * a_w, n.vv + gamma * a_w**2
     det = n.xx * n.vv - n.xv**2
     det = det + gamma * (a_x**2 * n.vv - 2 * a_x * a_w * n.xv + a_w**2 * n.xx)
-    known = xx == 0  # at s = 0 the position is certain
+    # L_xx = sqrt(xx), L_wx = xw / L_xx, L_ww = sqrt(det / xx); at s = 0 the position is certain
+    known = xx == 0
     root = xx.sqrt()
     lower = torch.where(known, 0.0, xw / torch.where(known, 1.0, root))
     last = torch.where(known, ww, det / torch.where(known, 1.0, xx))
-    return Moments(root, lower, last.clamp(min=0).sqrt())
+    return Symmetric(root, lower, last.clamp(min=0).sqrt())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,21 +140,21 @@ class CriticallyDamped:
     def mean(
         self, t: Float[Tensor, " *shape"]
     ) -> tuple[Float64[Tensor, " *shape"], Float64[Tensor, " *shape"]]:
-        """What multiplies x0 in the means of position and velocity given x0."""
+        """Coefficients of x0 in the means of position and velocity given x0."""
         position, _, velocity, _ = unit_flow(self.clock(t))
         return position, velocity * self.mass**0.5
 
-    def covariance(self, t: Float[Tensor, " *shape"]) -> Moments:
+    def covariance(self, t: Float[Tensor, " *shape"]) -> Symmetric:
         """Of position and velocity given x0, v0 ~ N(0, gamma M)."""
         s, root = self.clock(t), self.mass**0.5
         n, (_, a_x, _, a_w) = unit_noise(s), unit_flow(s)
         xw, ww = n.xv + self.gamma * a_x * a_w, n.vv + self.gamma * a_w**2
-        return Moments(n.xx + self.gamma * a_x**2, root * xw, self.mass * ww)
+        return Symmetric(n.xx + self.gamma * a_x**2, root * xw, self.mass * ww)
 
-    def factor(self, t: Float[Tensor, " *shape"]) -> Moments:
+    def factor(self, t: Float[Tensor, " *shape"]) -> Symmetric:
         """The Cholesky factor of `covariance`; its xv is the lower left entry."""
         factor, root = unit_factor(self.clock(t), self.gamma), self.mass**0.5
-        return Moments(factor.xx, root * factor.xv, root * factor.vv)
+        return Symmetric(factor.xx, root * factor.xv, root * factor.vv)
 
     def diffuse(self, x0: Float[Tensor, " b *shape"], t: Float[Tensor, "..."], eps: Phase) -> Phase:
         """A draw of position and velocity at t given x0; t per sample (b,) or per element.
@@ -150,10 +162,10 @@ class CriticallyDamped:
         Args:
             x0: clean data.
             t: times in [0, 1].
-            eps: standard normal noise; its velocity is what a network is asked for.
+            eps: standard normal noise; its velocity is the target of a network.
         """
         of_position, of_velocity = (over(value, x0) for value in self.mean(t))
-        factor = Moments(*(over(value, x0) for value in self.factor(t)))
+        factor = Symmetric(*(over(value, x0) for value in self.factor(t)))
         position = of_position * x0 + factor.xx * eps.position
         velocity = of_velocity * x0 + factor.xv * eps.position + factor.vv * eps.velocity
         return Phase(position, velocity)
@@ -166,7 +178,7 @@ class CriticallyDamped:
         Source: Dockhorn et al. 2022, arXiv:2112.07068, section 3.1, where 1 / L_vv is l_t.
 
         Args:
-            output: E[eps_v | position, velocity], the answer to hybrid score matching.
+            output: E[eps_v | position, velocity], the minimiser of hybrid score matching.
             t: times, per sample (b,) or per element; above 0.
         """
         return -output / over(self.factor(t).vv, output)

@@ -1,6 +1,6 @@
-"""The ancestral chain of categorical data, and the variational bound that it attains.
+"""The ancestral chain of categorical data, and its variational bound.
 
-::
+Library only: no registered sampler reaches it, since none takes a `CategoricalProcess`::
 
     process = absorbing(28, mutual_information_betas(steps=256))
     grid = even_steps(process, steps=64)
@@ -45,7 +45,10 @@ def _clean_law(
 ) -> Float64[Tensor, " b *shape k"]:
     logits = denoise(x, t, condition).logits
     if logits is None:
-        raise InputError("categorical sampling wants a denoiser that says logits of x0")
+        raise InputError(
+            "categorical sampling requires a denoiser with logits of x0; return "
+            "Prediction(x0, logits=...)"
+        )
     return logits.double().softmax(-1)
 
 
@@ -62,12 +65,12 @@ def sample_categories(
 ) -> Int64[Tensor, " b *shape"]:
     """Draw x_u from p(x_u | x_t) = sum_x0 q(x_u | x_t, x0) p(x0 | x_t) down the grid.
 
-    Elements are drawn each by itself given x_t, so that a chain of few steps loses what ties
-    them: its error in law falls with 1 / steps.
+    Elements are drawn independently given x_t, so that a chain of few steps loses their
+    correlations: its error in law falls with 1 / steps.
     Source: Austin et al. 2021, arXiv:2107.03006, section 3.2.
 
     Args:
-        denoise: says logits of x0, (b, *shape, k).
+        denoise: predicts logits of x0, (b, *shape, k).
         process: the forward process that `denoise` was made for.
         grid: falling whole steps, for example `even_steps`.
         x: the start at grid[0], usually from `process.prior`.
@@ -76,13 +79,16 @@ def sample_categories(
         watch: called after each step.
 
     Raises:
-        InputError: the grid does not fall, leaves the process, or the denoiser says no logits.
+        InputError: the grid does not fall, leaves the process, or the denoiser has no logits.
     """
     if len(grid) < 2 or not bool((grid.diff() < 0).all()):
-        raise InputError("a grid of a categorical chain falls strictly; see even_steps")
+        raise InputError(
+            f"grid: expected steps that fall strictly, such as even_steps, got {grid.tolist()}"
+        )
     for done, (now, then) in enumerate(pairwise(grid.double().to(x.device)), start=1):
         t, u = now.expand(len(x)), then.expand(len(x))
         p0 = _clean_law(denoise, x, t, condition)
+        # x_u ~ sum_x0 q(x_u | x_t, x0) p(x0 | x_t)
         x = draw(process.posterior(x, p0, t, u), noise.uniform_like(x))
         if watch is not None:
             watch(Moment(done, len(grid) - 1, x))
@@ -90,7 +96,7 @@ def sample_categories(
 
 
 @torch.no_grad()
-def bound(
+def variational_bound(
     denoise: LogitsDenoiser,
     process: CategoricalProcess,
     x0: Int64[Tensor, " b *shape"],
@@ -103,16 +109,16 @@ def bound(
     Source: Austin et al. 2021, arXiv:2107.03006, eq. 1.
 
     Args:
-        denoise: says logits of x0.
+        denoise: predicts logits of x0.
         process: the forward process.
         x0: clean samples.
         noise: one stream for each sample.
         condition: passed on to `denoise`.
 
     Raises:
-        InputError: the denoiser says no logits.
+        InputError: the denoiser has no logits.
     """
-    total = process.prior_divergence(x0)
+    total = process.prior_divergence(x0)  # L_T
     for step in range(1, process.steps + 1):
         t = torch.full((len(x0),), float(step), dtype=torch.float64, device=x0.device)
         x = process.diffuse(x0, t, noise)

@@ -4,7 +4,7 @@ In the unit variables of `core.process.langevin` the reverse SDE is, for s falli
 
     dx = -w ds,    dw = (x + 2 w + 4 grad_w log p) ds + 2 dW.
 
-::
+Library only: no registered sampler reaches it, since none takes a `CriticallyDamped` process::
 
     process = CriticallyDamped()
     grid = quadratic_times(steps=200)
@@ -50,21 +50,23 @@ def quadratic_times(*, steps: int = 200) -> Float64[Tensor, " n"]:
 def _steps(process: CriticallyDamped, grid: Tensor) -> Iterator[tuple[float, float]]:
     """The clock s and the length h of every step."""
     if len(grid) < 2 or not bool((grid.diff() < 0).all()) or float(grid[-1]) < 0:
-        raise InputError("a grid of times runs strictly down, not below 0")
+        raise InputError(
+            f"grid: expected times that fall strictly and not below 0, got {grid.tolist()}"
+        )
     for now, then in pairwise(process.clock(grid.cpu()).tolist()):
         yield now, now - then
 
 
-def _bound(score: VelocityScore, process: CriticallyDamped) -> Callable[..., Tensor]:
+def _unit_score(score: VelocityScore, process: CriticallyDamped) -> Callable[..., Tensor]:
     """grad_w log p at x, w and clock s, one for all or one for each."""
     root = process.mass**0.5
 
-    def ask(x: Tensor, w: Tensor, s: float | Tensor) -> Tensor:
-        when = torch.as_tensor(s, dtype=torch.float64, device=x.device).expand(len(x))
-        times = process.time_of_clock(when).clamp(min=process.t_first)
-        return root * score(Phase(x, root * w), times)
+    def unit_score(x: Tensor, w: Tensor, s: float | Tensor) -> Tensor:
+        clock = torch.as_tensor(s, dtype=torch.float64, device=x.device).expand(len(x))
+        t = process.time_of_clock(clock).clamp(min=process.t_first)
+        return root * score(Phase(x, root * w), t)  # v = root w
 
-    return ask
+    return unit_score
 
 
 @torch.no_grad()
@@ -87,10 +89,10 @@ def euler_maruyama(
     Raises:
         InputError: the grid does not fall.
     """
-    ask, root = _bound(score, process), process.mass**0.5
+    unit_score, root = _unit_score(score, process), process.mass**0.5
     x, w = start.position, start.velocity / root
     for s, h in _steps(process, grid):
-        push = x + 2 * w + 4 * ask(x, w, s)
+        push = x + 2 * w + 4 * unit_score(x, w, s)
         x, w = x - h * w, w + h * push + 2 * math.sqrt(h) * noise.like(x)
     return Phase(x, root * w)
 
@@ -101,6 +103,7 @@ def _drift(x: Tensor, w: Tensor, h: float, noise: Source) -> Pair:
     a, b, c, d = map(float, unit_flow(length))
     xx, xw, ww = map(float, unit_factor(length))
     z, z_w = noise.like(x), noise.like(x)
+    # Of (-x, w) the off-diagonal entries of flow and factor change sign.
     return a * x - b * w + xx * z, -c * x + d * w - xw * z + ww * z_w
 
 
@@ -132,15 +135,18 @@ def symmetric_splitting(
     Raises:
         InputError: the grid does not fall.
     """
-    ask, root = _bound(score, process), process.mass**0.5
+    unit_score, root = _unit_score(score, process), process.mass**0.5
     x, w = start.position, start.velocity / root
     for s, h in _steps(process, grid):
+        # the linear part over h / 2
         x, w = _drift(x, w, h / 2, noise)
+        # the score's part over h, of the velocity alone
         middle = s - h / 2
         at = w
         if kick == "midpoint":
-            at = w + 2 * h * (ask(x, w, middle) + w)
-        w = w + 4 * h * (ask(x, at, middle) + at)
+            at = w + 2 * h * (unit_score(x, w, middle) + w)
+        w = w + 4 * h * (unit_score(x, at, middle) + at)
+        # the linear part over h / 2
         x, w = _drift(x, w, h / 2, noise)
     return Phase(x, root * w)
 
@@ -156,7 +162,7 @@ def probability_flow(
 ) -> Phase:
     """Dormand-Prince on dx = w ds, dw = -(x + 2 w + 2 grad_w log p) ds, from t = 1 to 0.
 
-    The last bit, from the smallest time that networks know, is one Euler step.
+    The last step, from the smallest time that networks are trained at, is Euler's.
     Source: Dockhorn et al. 2022, arXiv:2112.07068, appendix (the ODE); Dormand and Prince 1980.
 
     Args:
@@ -169,13 +175,13 @@ def probability_flow(
     Raises:
         InputError: too many evaluations, or values that are not finite; loosen the tolerances.
     """
-    ask, root = _bound(score, process), process.mass**0.5
+    unit_score, root = _unit_score(score, process), process.mass**0.5
     like = start.position
     last, first = process.clock(torch.tensor([process.t_first, 1.0], dtype=torch.float64)).tolist()
 
     def slope(y: Tensor, s: Tensor) -> Tensor:
         x, w = (part.reshape(like.shape).to(like.dtype) for part in y.chunk(2, 1))
-        push = -(x + 2 * w + 2 * ask(x, w, s))
+        push = -(x + 2 * w + 2 * unit_score(x, w, s))
         return torch.cat([w.flatten(1), push.flatten(1)], 1).double()
 
     y = torch.cat([like.flatten(1), start.velocity.flatten(1) / root], 1).double()

@@ -75,29 +75,23 @@ def nll(
         condition: passed on to `denoise`.
         trace: exact, a vector-Jacobian product for every element, or Hutchinson's estimate.
         probes: random signs per estimate, averaged.
-        fixed_steps: of the classical Runge-Kutta rule, with fresh probes in every step, which
-            makes the estimate more exact for the same work; None adapts the steps to `rtol` and
-            keeps the probes, since fresh ones would count as errors.
+        fixed_steps: of the classical Runge-Kutta rule, with fresh probes in every step, more exact
+            for the same work; None adapts the steps to `rtol` and keeps the probes.
         rtol: relative tolerance of adapted steps.
         atol: absolute tolerance of adapted steps.
         prior: log density of x at t_max (b,); that of N(0, sigma^2) where None.
 
     Raises:
-        InputError: no noise for Hutchinson's estimate, fewer than one probe or step, or too many
-            elements for an exact trace.
+        InputError: no noise for probes, none of them, no step, or too many elements for `exact`.
     """
     elements = x0[0].numel()
-    _check_nll(trace, noise, probes, fixed_steps, elements)
+    _check_nll(trace, probes, fixed_steps, elements)
     process, estimate = denoise.process, conditioned(denoise, condition)
     first, last = _floats(process, process.t_first), _floats(process, process.t_max)
     start, end = angle_of(process, process.t_first), angle_of(process, process.t_max)
 
-    def slope() -> Slope:
-        """The slope of (z, int div), with fresh probes."""
-        signs = None
-        if trace == "hutchinson":
-            assert noise is not None
-            signs = [rademacher(noise, x0) for _ in range(probes)]
+    def slope() -> Slope:  # of (z, int div), with fresh probes
+        signs = None if trace == "exact" else _probes(noise, x0, probes)
         return lambda y, theta: _flow_and_divergence(process, estimate, y, theta, x0, signs)
 
     # z = x / scale at t_first, where x = alpha x0, and the integral so far
@@ -116,16 +110,18 @@ def nll(
     return Likelihood(-log_p, evaluations)
 
 
-def _check_nll(
-    trace: str, noise: Source | None, probes: int, steps: int | None, elements: int
-) -> None:
+def _probes(noise: Source | None, x0: Tensor, count: int) -> list[Tensor]:
+    if noise is None:
+        raise InputError("noise: hutchinson draws probes; give a noise, or take trace='exact'")
+    return [rademacher(noise, x0) for _ in range(count)]
+
+
+def _check_nll(trace: str, probes: int, steps: int | None, elements: int) -> None:
     if trace == "exact" and elements > MOST_ELEMENTS:
         raise InputError(
             f"trace: exact takes a backward pass for each of {elements} elements, more than "
             f"{MOST_ELEMENTS}; take hutchinson"
         )
-    if trace == "hutchinson" and noise is None:
-        raise InputError("noise: hutchinson draws probes; give a noise, or take trace='exact'")
     if probes < 1 or (steps is not None and steps < 1):
         raise InputError(f"expected probes and fixed_steps >= 1, got {probes} and {steps}")
 
@@ -301,13 +297,12 @@ def discrete_bound(
         levels: number of values 2 k / (levels - 1) - 1 that the data has; None for continuous.
 
     Raises:
-        InputError: a grid that does not end clean, a variance that the denoiser does not have,
-            fewer than one draw, or data that has other values than the levels.
+        InputError: a grid that does not end clean, a variance that the denoiser lacks, no draw, or
+            data that has other values than the levels.
     """
     _check_draws(x0, 1, draws, levels)
     process, estimate = denoise.process, conditioned(denoise, condition)
-    alpha, sigma = _floats(process, float(grid[-1]))
-    if sigma > 0 or len(grid) < 2:
+    if len(grid) < 2 or _floats(process, float(grid[-1])).sigma > 0:
         raise InputError(
             f"grid: expected falling times that end clean, at t = {process.t_min}, got "
             f"{len(grid)} times down to {float(grid[-1])}"
@@ -326,8 +321,8 @@ def discrete_bound(
                 p_variance = step_variance(
                     prediction, variance, x0, small=row.small, large=row.large, b=row.mean.x0
                 )
-                error = row.mean.x0 * (x0.double() - prediction.x0.double())
-                diffusion += _divergence(error, row.small, p_variance) / draws
+                shift = row.mean.x0 * (x0.double() - prediction.x0.double())
+                diffusion += _divergence(shift, row.small, p_variance) / draws
     # L_T = KL(N(alpha x0, sigma^2), N(0, sigma^2))
     alpha, sigma = _floats(process, float(grid[0]))
     prior = (alpha / sigma) ** 2 / 2 * row_sum(x0.double() ** 2)

@@ -1,4 +1,4 @@
-"""A world of categories small enough to enumerate: its denoiser, its chain and its bound, exactly.
+"""Categorical data small enough to enumerate: denoiser, chain and bound, exactly.
 
 Where data have one position the chain's step is exact too, and its law must equal the data's to
 rounding.  With more positions a chain draws each by itself given x_t, as every factorised model
@@ -49,7 +49,7 @@ class Joint:
                 ones[d] = -1
                 joint = joint * seen[:, d].reshape(len(x), *ones)
             total = joint.flatten(1).sum(1).reshape(-1, *[1] * self.law.ndim)
-            # An x_t that never occurs may be answered with anything.
+            # The estimate at an x_t that never occurs is arbitrary.
             joint = torch.where(total > 0, joint / total, self.law)
             axes = range(1, self.law.ndim + 1)
             marginals = [joint.sum([a for a in axes if a != d]) if len(axes) > 1 else joint
@@ -98,7 +98,7 @@ class Joint:
             logits = self.denoiser(process)(noisy, when, None).logits
             assert logits is not None
             term = process.step_divergence(clean, noisy, logits.softmax(-1), when, when - 1)
-            share = process.marginal(clean, when).gather(-1, noisy[..., None]).squeeze(-1).prod(1)
-            # A term of an x_t that cannot follow from x0 counts for nothing, infinite or not.
-            total = total + torch.where(share > 0, share * term, 0.0).reshape(n, n).sum(1)
+            q = process.marginal(clean, when).gather(-1, noisy[..., None]).squeeze(-1).prod(1)
+            # A term of an x_t that cannot follow from x0 has weight 0, infinite or not.
+            total = total + torch.where(q > 0, q * term, 0.0).reshape(n, n).sum(1)
         return total

@@ -23,7 +23,7 @@ from core.process.categorical import (
     uniform,
 )
 from core.process.noise import Noise
-from core.sampler.categorical import bound, even_steps, sample_categories
+from core.sampler.categorical import even_steps, sample_categories, variational_bound
 from core.testing.categorical import Joint
 from core.testing.orders import slope
 
@@ -209,7 +209,7 @@ def test_the_drawn_bound_has_the_enumerated_mean():
     world = world_of("uniform", 2, 3)
     process = uniform(3, linear_betas(steps=6, first=0.05, last=0.15))
     x0 = world.states()[5:6].expand(4000, 2).contiguous()
-    found = bound(world.denoiser(process), process, x0, Noise(range(4000)))
+    found = variational_bound(world.denoiser(process), process, x0, Noise(range(4000)))
     error = float(found.std()) / 4000**0.5
     assert abs(float(found.mean()) - float(world.bound(process)[5])) < 4 * error
 

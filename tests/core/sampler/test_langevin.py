@@ -13,8 +13,8 @@ import torch
 from core.errors import InputError
 from core.process.langevin import (
     CriticallyDamped,
-    Moments,
     Phase,
+    Symmetric,
     unit_factor,
     unit_flow,
     unit_noise,
@@ -125,7 +125,7 @@ def test_diffusing_gives_the_stated_mean_and_covariance(name):
     assert torch.equal(of_x0.position[:, 1], mean[0])
     assert torch.equal(of_x0.velocity[:, 1], mean[1])
     assert not right.position.any()
-    found = Moments(
+    found = Symmetric(
         left.position[:, 0] ** 2,
         left.position[:, 0] * left.velocity[:, 0],
         left.velocity[:, 0] ** 2 + right.velocity[:, 0] ** 2,
@@ -183,7 +183,7 @@ def law_of(process, t):
     """
     a, b, c, d = unit_flow(process.clock(t))
     n, data, velocity = unit_noise(process.clock(t)), STD**2, process.gamma
-    cov = Moments(
+    cov = Symmetric(
         n.xx + a * a * data + b * b * velocity,
         n.xv + a * c * data + b * d * velocity,
         n.vv + c * c * data + d * d * velocity,
@@ -313,7 +313,7 @@ def test_a_sample_is_the_same_alone_and_in_a_batch():
                 score_of(CriticallyDamped()), CriticallyDamped(), float64(0.0, 1.0),
                 start_of(CriticallyDamped(), 2), Noise([0, 1]),
             ),
-            "strictly down",
+            "fall strictly",
         ),
     ],
 )  # fmt: skip
