@@ -1,1 +1,1 @@
-"""Public test tools: closed-form worlds, orders of convergence, contracts of parts."""
+"""Public test tools: closed-form distributions, orders of convergence, contracts of parts."""

@@ -1,8 +1,8 @@
-"""Worlds whose every answer is known: data distributions with closed-form denoisers.
+"""Data distributions with closed-form denoisers: Gaussians and mixtures of them.
 
 Each has the density of x_t at any time, its score, the denoiser and the trace of the denoiser's
-Jacobian.  Times are a float, or (b,), or per element.  Answers are worked out in float64 and do
-not depend on a sample's batch.
+Jacobian.  Times are a float, or (b,), or per element.  Results are computed in float64 and do not
+depend on a sample's batch.
 """
 
 import math
@@ -14,17 +14,13 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from core.denoiser.parameterization import Condition, Denoiser, FunctionDenoiser, Prediction
-from core.process.gaussian import GaussianPath, over
+from core.process.gaussian import GaussianPath, Time, over, per_sample
 from core.process.rows import row_sum
-
-Time = float | Float[Tensor, "..."]
 
 
 def _levels(process: GaussianPath, t: Time, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Alpha and sigma in float64, broadcasting over x."""
-    time = torch.as_tensor(t, dtype=torch.float64, device=x.device)
-    time = time.expand(len(x)) if time.ndim == 0 else time
-    alpha, sigma = process.alpha_sigma(time)
+    """`alpha` and `sigma` in float64, broadcasting over x."""
+    alpha, sigma = process.alpha_sigma(per_sample(t, x).to(x.device))
     return over(alpha, x.double()), over(sigma, x.double())
 
 
@@ -47,7 +43,7 @@ class Gaussian:
     def denoiser(self, process: GaussianPath) -> Denoiser:
         """E[x0 | x_t] = mean + alpha std^2 / (alpha^2 std^2 + sigma^2) (x_t - alpha mean).
 
-        It says the variance of x0 too: std^2 sigma^2 / (alpha^2 std^2 + sigma^2).
+        With the variance of x0: std^2 sigma^2 / (alpha^2 std^2 + sigma^2).
         """
 
         def denoise(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
@@ -117,12 +113,12 @@ class Gaussian:
 
 
 class _Parts(NamedTuple):
-    """What each component says of x_t: (b, k), then three times (b, k, *shape)."""
+    """Quantities of each component at x_t."""
 
-    log_joint: Tensor  # log of weight times density
-    score: Tensor
-    gain: Tensor  # d mean / d x_t
-    mean: Tensor  # E[x0 | x_t, component]
+    log_joint: Float64[Tensor, " b k"]  # log of weight times density
+    score: Float64[Tensor, " b k *shape"]
+    gain: Float64[Tensor, " b k *shape"]  # d mean / d x_t
+    mean: Float64[Tensor, " b k *shape"]  # E[x0 | x_t, component]
 
 
 @dataclass(frozen=True)
@@ -154,17 +150,17 @@ class Mixture:
         return _Parts(self.weights.to(x).log() + log_p, -apart / variance, gain, mean)
 
     def _at(self, process: GaussianPath, x: Tensor, t: Time) -> tuple[_Parts, Tensor]:
-        """The components' answers, and their shares (b, k, 1 ...)."""
+        """The components, and their posterior probabilities r (b, k, 1 ...)."""
         parts = self._parts(x, *_levels(process, t, x))
-        share = (parts.log_joint - _log_sum(parts.log_joint)[:, None]).exp()
-        return parts, share.reshape(*share.shape, *[1] * (x.ndim - 1))
+        r = (parts.log_joint - _log_sum(parts.log_joint)[:, None]).exp()
+        return parts, r.reshape(*r.shape, *[1] * (x.ndim - 1))
 
     def denoiser(self, process: GaussianPath) -> Denoiser:
-        """E[x0 | x_t], the components' answers weighted by their posterior probabilities."""
+        """E[x0 | x_t] = sum_k r_k E[x0 | x_t, k], r_k the probability of component k."""
 
         def denoise(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
-            parts, share = self._at(process, x, t)
-            return Prediction(_over_components(share * parts.mean).to(x.dtype))
+            parts, r = self._at(process, x, t)
+            return Prediction(_over_components(r * parts.mean).to(x.dtype))
 
         return FunctionDenoiser(process, denoise)
 
@@ -205,16 +201,16 @@ class Mixture:
         self, process: GaussianPath, x: Float[Tensor, " b *shape"], t: Time
     ) -> Float[Tensor, " b *shape"]:
         """Gradient of the log density of x_t."""
-        parts, share = self._at(process, x, t)
-        return _over_components(share * parts.score).to(x.dtype)
+        parts, r = self._at(process, x, t)
+        return _over_components(r * parts.score).to(x.dtype)
 
     def trace(
         self, process: GaussianPath, x: Float[Tensor, " b *shape"], t: Time
     ) -> Float64[Tensor, " b"]:
         """Trace of the denoiser's Jacobian: sum_k r_k (gain_k + mean_k (score_k - score))."""
-        parts, share = self._at(process, x, t)
-        turn = parts.score - _over_components(share * parts.score)[:, None]  # d log r_k / d x
-        return row_sum(_over_components(share * (parts.gain + parts.mean * turn)))
+        parts, r = self._at(process, x, t)
+        turn = parts.score - _over_components(r * parts.score)[:, None]  # d log r_k / d x
+        return row_sum(_over_components(r * (parts.gain + parts.mean * turn)))
 
 
 def _over_components(values: Tensor) -> Tensor:
