@@ -1,1 +1,1 @@
-"""What a network means: every denoiser returns an estimate of the clean sample."""
+"""Denoisers: from a network's output to an estimate of the clean sample, and guidance of it."""

@@ -33,7 +33,7 @@ STREAMS = {
 """The core's names in `derive`, after the seed of a request.
 
 One name with one seed is one stream, whoever asks.  A plug-in begins its own with its name, as
-``"video/motion"``, so that no two share draws by accident.
+``"video/motion"``, so that no two have the same draws by accident.
 """
 
 
