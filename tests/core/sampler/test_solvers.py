@@ -59,7 +59,6 @@ DETERMINISTIC = [
     *(UniPC(order=order) for order in (1, 2, 3)),
     *(UniPC(order=order, variant="bh1") for order in (1, 2)),
     *(UniPC(order=order, prediction="eps") for order in (1, 2, 3)),
-    UniPC(order=3, lower_order_final=True),
     *(SASolver(order=order, corrector=order, eta=0.0) for order in (1, 2, 3)),
     EulerMaruyama(eta=0.0),
     GradedStart(),
@@ -591,6 +590,13 @@ def test_a_graded_start_keeps_the_order_from_the_middle(name, options, order, ri
     assert slope(steps, plain) < 2.4
     assert slope(steps, graded) > order - 0.4
     assert graded[-1] < plain[-1] / 4
+
+
+def test_the_order_of_the_last_steps_is_lowered_where_asked():
+    rows = UniPC(order=3, lower_order_final=True).plan(
+        PATHS["vp_linear"], to_noisy_level(PATHS["vp_linear"], 7)
+    )
+    assert [len(row.predict.weights) for row in rows] == [1, 2, 3, 3, 3, 2, 1]
 
 
 def test_unipc_on_eps_is_unipc_on_x0_to_their_order():
