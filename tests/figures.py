@@ -26,6 +26,7 @@ NUMERICAL = ("core/sampler", "core/objective", "core/network", "core/inverse")
 LOOPS = frozenset(
     {
         "core/sampler/adaptive.py:dormand_prince",
+        "core/sampler/adaptive_sde.py:improved_euler",
         "core/sampler/likelihood.py:nll",
         "core/sampler/likelihood.py:discrete_bound",
     }

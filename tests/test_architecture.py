@@ -118,22 +118,13 @@ def test_twenty_questions_are_answered_by_the_file_that_the_map_names():
         assert re.search(wanted, text, re.M), f"{question}: {file} does not define {name}"
 
 
-REACHED: tuple[str, ...] = ()
-"""Figures of `figures.py` that hold over `core`."""
-
-
 @pytest.mark.parametrize("kind", ["long", "kwargs", "what", "bare_tensors", "bare_fields"])
 def test_figures_of_core(kind):
-    found = getattr(figures.count("core"), kind)
-    if kind not in REACHED:
-        pytest.skip(f"{len(found)} left")
-    assert not found
+    assert not getattr(figures.count("core"), kind)
 
 
 def test_numerical_code_is_commented():
     shares = {folder: figures.count(folder).comment_share for folder in figures.NUMERICAL}
-    if "comments" not in REACHED:
-        pytest.skip(", ".join(f"{folder} {share:.1%}" for folder, share in shares.items()))
     assert min(shares.values()) >= 0.05, shares
 
 

@@ -114,6 +114,7 @@ class _Builder:
         residual: (inputs, outputs, resample) -> a residual block.
         attention: (channels, width of the sequence or None) -> attention.
         resample: (channels, way) -> a change of size.
+        output: (inputs, outputs) -> a norm, SiLU and a convolution that starts at zero.
         in_residual: changes of size are made in residual blocks.
         sequence: width of the condition "sequence"; None where there is none.
         recompute: see `Block`.
@@ -122,6 +123,7 @@ class _Builder:
     residual: Callable[..., ResidualBlock]
     attention: Callable[..., Attention]
     resample: Callable[..., Resample]
+    output: Callable[[int, int], NormConv]
     in_residual: bool
     sequence: int | None
     recompute: bool
@@ -181,6 +183,11 @@ class _Builder:
         return found
 
 
+def _halving(halved: str, dims: int) -> tuple[int, ...]:
+    """The factor on each axis where the resolution halves."""
+    return tuple(2 if halved == "all" or dims - i <= 2 else 1 for i in range(dims))
+
+
 def _builder(
     norm: GroupNorm,
     embedding: int,
@@ -192,7 +199,7 @@ def _builder(
     heads: int | None,
     head_channels: int | None,
     resample: str,
-    halving: tuple[int, ...],
+    halved: str,
     downsample_padding: str,
     recompute: str,
 ) -> _Builder:
@@ -202,6 +209,9 @@ def _builder(
     def attention(channels: int, sequence: int | None = None) -> Attention:
         count = heads_of(channels, heads, head_channels)
         return Attention(channels, count, sequence=sequence, norm=norm)
+
+    def output(inputs: int, outputs: int) -> NormConv:
+        return NormConv(norm(inputs), zeroed(convolution(dims, inputs, outputs)), lean=lean)
 
     return _Builder(
         residual=partial(
@@ -216,11 +226,12 @@ def _builder(
         attention=attention,
         resample=partial(
             Resample,
-            factors=halving,
+            factors=_halving(halved, dims),
             learned=resample == "conv",
             after=downsample_padding == "after",
             lean=lean,
         ),
+        output=output,
         in_residual=resample == "residual",
         sequence=sequence,
         recompute=recompute == "blocks",
@@ -361,8 +372,7 @@ class UNet(nn.Module):
         conditioning.check(conditions, checks)
         self.patch, self.octaves = patch, input_octaves
         self.null_condition = conditioning.NullCondition(conditions, null)
-        halving = tuple(2 if halved == "all" or dims - i <= 2 else 1 for i in range(dims))
-        self.multiples = tuple(patch * f ** (len(stages) - 1) for f in halving)
+        self.multiples = tuple(patch * f ** (len(stages) - 1) for f in _halving(halved, dims))
         self.level_embedding = LevelEmbedding(
             width, 4 * width, kind=level_features, sine_first=sine_first, shift=frequency_shift,
             scale=fourier_scale,
@@ -372,15 +382,14 @@ class UNet(nn.Module):
         build = _builder(
             norm, 4 * width, conditions.get("sequence"), dims=dims, dropout=dropout,
             adaptive=adaptive, heads=heads, head_channels=head_channels, resample=resample,
-            halving=halving, downsample_padding=downsample_padding, recompute=recompute,
+            halved=halved, downsample_padding=downsample_padding, recompute=recompute,
         )  # fmt: skip
         inputs = channels * (1 + 2 * len(input_octaves)) + conditions.get("image", 0)
         self.conv_in = convolution(dims, inputs * patch**dims, stages[0].channels)
         self.down = build.down(stages, blocks)
         self.middle = build.middle(stages[-1].channels, middle_attention, normed=middle_norm)
         self.up = build.up(stages, blocks)
-        conv = zeroed(convolution(dims, stages[0].channels, outputs * patch**dims))
-        self.conv_out = NormConv(norm(stages[0].channels), conv, lean=recompute == "norms")
+        self.conv_out = build.output(stages[0].channels, outputs * patch**dims)
         _to_channels_last(self)
 
     @property

@@ -263,10 +263,10 @@ class Multistep:
         self,
         x: Float[Tensor, " b *shape"],
         row: AdamsRow,
-        state: tuple[Tensor, ...] | None,
+        state: tuple[Float[Tensor, " b *shape"], ...] | None,
         estimate: Estimate,
         noise: Source,
-    ) -> tuple[Float[Tensor, " b *shape"], tuple[Tensor, ...]]:
+    ) -> tuple[Float[Tensor, " b *shape"], tuple[Float[Tensor, " b *shape"], ...]]:
         """One step; one call; the state is the last estimates, latest first."""
         prediction = estimate(x, row.affine.t)
         if not row.weights:

@@ -66,10 +66,10 @@ class LinearMultistep:
         self,
         x: Float[Tensor, " b *shape"],
         row: _LinearRow,
-        state: tuple[Tensor, ...] | None,
+        state: tuple[Float[Tensor, " b *shape"], ...] | None,
         estimate: Estimate,
         noise: Source,
-    ) -> tuple[Float[Tensor, " b *shape"], tuple[Tensor, ...]]:
+    ) -> tuple[Float[Tensor, " b *shape"], tuple[Float[Tensor, " b *shape"], ...]]:
         """One step; one call; the state is the last slopes, latest first."""
         x0 = estimate(x, row.ends.t).x0
         if not row.weights:

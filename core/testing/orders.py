@@ -6,11 +6,12 @@ from functools import cache
 from itertools import pairwise
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from core.denoiser.parameterization import Denoiser
 from core.process.gaussian import GaussianPath
-from core.process.noise import Noise
+from core.process.noise import Noise, Silence
 from core.sampler.adaptive import DormandPrince
 from core.sampler.sample import conditioned, sample
 from core.sampler.solver import Solver
@@ -58,7 +59,7 @@ def assert_order(
     assert near, f"order {found:.3f}, expected {order} - {within} or better ({shown})"
 
 
-def to_noisy_level(process: GaussianPath, steps: int) -> Tensor:
+def to_noisy_level(process: GaussianPath, steps: int) -> Float64[Tensor, " n"]:
     """Even steps of log-SNR from -8, or the process's own end, to 7: not to the clean end.
 
     The last step into sigma = 0 is of order 1 for every solver and would hide the rest.
@@ -126,7 +127,7 @@ def mixture_error(solver: Solver, process: GaussianPath, steps: int) -> float:
 
 
 class _Impulses(Noise):
-    """Sample k hears a unit of noise at draw k and silence otherwise."""
+    """Draw k is 1 for sample k and 0 for the others."""
 
     def __init__(self, draws: int) -> None:
         super().__init__(range(draws))
@@ -140,7 +141,7 @@ class _Impulses(Noise):
 
 
 def variance_after(
-    solver: Solver, process: GaussianPath, world: Gaussian, grid: Tensor
+    solver: Solver, process: GaussianPath, world: Gaussian, grid: Float64[Tensor, " n"]
 ) -> tuple[float, float]:
     """The exact mean and variance of a solver's result on a Gaussian world; no random draw.
 
@@ -153,9 +154,7 @@ def variance_after(
     impulses = _Impulses(draws + 1)
     responses = sample(centred.denoiser(process), grid, solver, x, impulses)
     start = torch.full((1, 1), world.mean_at(process, float(grid[0])), dtype=torch.float64)
-    silent = _Impulses(1)
-    silent.like = torch.zeros_like  # pyright: ignore[reportAttributeAccessIssue]
-    mean = sample(world.denoiser(process), grid, solver, start, silent)
+    mean = sample(world.denoiser(process), grid, solver, start, Silence())
     return float(mean), float(responses.square().sum())
 
 

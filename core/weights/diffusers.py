@@ -356,7 +356,7 @@ def _chain(scheduler: Mapping[str, Any]) -> Chain:
 
 
 def _guidance(scheduler: Mapping[str, Any]) -> Spec | None:
-    """What the scheduler does to each estimate of x0: clipping, by default to [-1, 1], or nothing.
+    """The guidance that a scheduler applies to x0: clipping, by default to [-1, 1], or none.
 
     Dynamic thresholding there caps its quantile by `sample_max_value`, 1 by default, which is
     clipping; with another cap it is taken without one.

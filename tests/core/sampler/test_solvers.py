@@ -479,7 +479,7 @@ def test_variances_that_the_denoiser_does_not_say_are_refused():
     def mute(x, t, condition=None):
         return Prediction(x / 2)
 
-    for kind, message in (("learned", "learned none"), ("analytic", "wants a denoiser")):
+    for kind, message in (("learned", "learned none"), ("analytic", "requires a denoiser")):
         with pytest.raises(InputError, match=message):
             sample(mute, grid, Ancestral(variance=kind), x, Noise([0]))
 
