@@ -113,10 +113,11 @@ def parse_yaml(text: str, where: str) -> Any:
     """
     import yaml
 
+    Loader = _loader()
     if len(text.encode()) > MAX_YAML_BYTES:
         raise InputError(f"{where}: more than {MAX_YAML_BYTES} bytes of YAML")
     try:
-        return yaml.load(text, Loader=_loader())
+        return yaml.load(text, Loader=Loader)
     except _Refused as refused:
         line = f", line {refused.line}" if refused.line else ""
         raise InputError(f"{where}{line}: {refused.message}") from refused

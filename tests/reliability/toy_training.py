@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import InputError
+from core.network.conditioning import NullCondition
 from core.parts.registry import Plugin, dataset, network, task
 from core.process.noise import Noise
 from core.task import Example
@@ -115,6 +116,7 @@ class Layers(nn.Module):
         super().__init__()
         self.into, self.out = nn.Linear(channels + 2, width), nn.Linear(width, outputs)
         self.drop, self.pause, self.megabytes = nn.Dropout(dropout), pause, megabytes
+        self.null_condition = NullCondition(conditions, "zero")
         here = only in (-1, int(os.environ.get("RANK", "0")))
         self.fits = fits if here else 0
         if blank:
@@ -125,8 +127,9 @@ class Layers(nn.Module):
         time.sleep(self.pause)
         if self.fits and len(x) > self.fits:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        told = torch.cat([x, level.to(x)[:, None] / 300, condition["side"]], dim=1)
-        h = self.drop(torch.tanh(self.into(told)))
+        side = self.null_condition(condition)["side"]
+        inputs = torch.cat([x, level.to(x)[:, None] / 300, side], dim=1)
+        h = self.drop(torch.tanh(self.into(inputs)))
         if self.megabytes:
             numbers = self.megabytes * 2**20 // 4
             held = h.mean(1, keepdim=True).expand(-1, numbers).sin()  # kept for its gradient
