@@ -119,7 +119,7 @@ def device_of(machine: Machine) -> torch.device:
     if machine.device == "auto":
         if not torch.cuda.is_available():
             return torch.device("cpu")
-        # Processes that train together are told by whoever started them which GPU is theirs.
+        # LOCAL_RANK, set by the launcher of several processes, chooses the GPU.
         mine = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
         return torch.device("cuda", mine)
     try:

@@ -33,7 +33,7 @@ class Points:
     a board of four by four, or two moons.
 
     Args:
-        density: what is drawn from.
+        density: the density of the points.
         std: standard deviation of the Gaussian noise of each coordinate; a checkerboard has none.
         count: points in each split.
         seed: another seed gives other points of the same density.

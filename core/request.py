@@ -49,7 +49,7 @@ class Progress:
     Args:
         done: units finished.
         total: units in all.
-        unit: what is counted, for example ``step``.
+        unit: the unit of progress, for example ``step``.
         rate: units a second, averaged over the recent past; 0 while unknown.
         figures: named values now, for example ``{"loss": 0.12}``.
     """
@@ -89,7 +89,7 @@ class TrainRequest:
         dataset: the training data; its ``train`` split is used.
         network: the network.
         process: the forward process.
-        parameterization: what the network's output means.
+        parameterization: the meaning of the network's output.
         weighting: loss weight of a noise level, in units of the eps error.
         times: distribution of training times.
         objective: the loss.

@@ -67,7 +67,7 @@ def train(
     a checkpoint written; a second signal ends it at once.
 
     Args:
-        request: what to train.
+        request: the training request.
         out: ``checkpoints/``, ``averages/`` and ``metrics.jsonl`` go there.
         machine: where to run.
         emit: called with progress.
@@ -141,7 +141,7 @@ def sample(
     """Draw `samples` results for each of the first `count` items of a dataset's split.
 
     Args:
-        request: what to draw.
+        request: the sampling request.
         out: ``samples.safetensors`` and ``samples.json`` go there, and ``sheet.png`` where the task
             shows pictures.
         machine: where to run.
@@ -226,7 +226,7 @@ def evaluate(
     """Score samples against the items they were drawn for, and picture some.
 
     Args:
-        request: what to score.
+        request: the evaluation request.
         out: ``metrics.json`` and ``pictures/`` go there.
         machine: where to run.
         emit: called with progress.

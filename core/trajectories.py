@@ -174,7 +174,7 @@ def interpolate(
             if before is not None:
                 first, under, its_batch = before
                 steps = torch.linspace(0, 1, request.frames).tolist()
-                x = torch.cat([way(first, latent, share) for share in steps])
+                x = torch.cat([way(first, latent, fraction) for fraction in steps])
                 condition = {n: v.expand(len(x), *v.shape[1:]) for n, v in under.condition.items()}
                 x0 = along.sample(denoise, grid, solver, x, Noise(chosen * len(x)), condition)
                 whole = {n: v.expand(len(x), *v.shape[1:]) for n, v in its_batch.items()}

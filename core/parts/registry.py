@@ -111,9 +111,9 @@ class Plugin:
     Args:
         name: first half of every part's full name.
         summary: one line about the plug-in.
-        parts: what it offers.
-        extra: what to ``pip install`` for the parts' `needs`, for example ``polymode[medical]``.
-        verbs: what steps of jobs can run beside the built-in ones.
+        parts: its parts.
+        extra: the requirement that installs the parts' `needs`, for example ``polymode[medical]``.
+        verbs: verbs that steps of jobs can run beside the built-in ones.
         commands: ``package.module:app``, a `typer.Typer` that ``polymode <plug-in> ...`` runs;
             imported when it is called.
     """

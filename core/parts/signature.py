@@ -141,7 +141,7 @@ def _options_in_text(module: str, attribute: str) -> tuple[Option, ...]:
 
     def option(name: str, annotation: ast.expr, default: ast.expr | None) -> Option:
         return Option(
-            name, _type_from(annotation, tree), _default_from(default), said.get(name, "")
+            name, _type_from(annotation, tree), _default_from(default), meanings.get(name, "")
         )
 
     found = [node for node in tree.body if getattr(node, "name", None) == attribute]
@@ -151,7 +151,7 @@ def _options_in_text(module: str, attribute: str) -> tuple[Option, ...]:
         case [ast.ClassDef() as kind]:
             document = ast.get_docstring(kind)
             if _is_dataclass(kind):
-                said = _meanings(document)
+                meanings = _meanings(document)
                 return tuple(
                     option(ast.unparse(f.target), f.annotation, f.value)
                     for f in _option_fields(kind)
@@ -166,7 +166,7 @@ def _options_in_text(module: str, attribute: str) -> tuple[Option, ...]:
             document = document if "Args:" in (document or "") else ast.get_docstring(inits[0])
         case _:
             raise _NotPlain(attribute)
-    said, options = _meanings(document), []
+    meanings, options = _meanings(document), []
     for argument, default in zip(args.kwonlyargs, args.kw_defaults, strict=True):
         if argument.annotation is None:
             raise _NotPlain(argument.arg)
@@ -186,9 +186,9 @@ def _meanings(document: str | None) -> dict[str, str]:
 
 def options_of(build: Callable[..., Any]) -> tuple[Option, ...]:
     """The keyword-only parameters of an imported callable; of a dataclass, such fields or all."""
-    said = _meanings(inspect.getdoc(build))
+    meanings = _meanings(inspect.getdoc(build))
     if is_dataclass(build):  # inherited fields are described where they are defined
-        said = {
+        meanings = {
             name: meaning
             for kind in reversed(cast(type, build).__mro__)
             for name, meaning in _meanings(kind.__doc__).items()
@@ -205,11 +205,11 @@ def options_of(build: Callable[..., Any]) -> tuple[Option, ...]:
         ]
         named = [(name, REQUIRED if default is MISSING else default) for name, default in named]
     else:
-        if not said:
-            said = _meanings(inspect.getdoc(getattr(build, "__init__", None)))
+        if not meanings:
+            meanings = _meanings(inspect.getdoc(getattr(build, "__init__", None)))
         parameters = inspect.signature(build).parameters.values()
         named = [(p.name, p.default) for p in parameters if p.kind is p.KEYWORD_ONLY]
-    return tuple(Option(n, hints.get(n, Any), d, said.get(n, "")) for n, d in named)
+    return tuple(Option(n, hints.get(n, Any), d, meanings.get(n, "")) for n, d in named)
 
 
 def part_options(kind: str, name: str, registry: Registry | None = None) -> tuple[Option, ...]:

@@ -191,8 +191,8 @@ def beta_table(
         steps: length of the chain.
         beta_start: variance of the first step; where the sigmoid starts.
         beta_end: variance of the last step; where the sigmoid ends.
-        shape: what is linear between the two: beta, or its square root (latent diffusion's choice);
-            or a sigmoid from -6 to 6.
+        shape: the quantity that is linear between the two: beta, or its square root (latent
+            diffusion's choice); or a sigmoid from -6 to 6.
         zero_terminal_snr: shift and scale the table's alphas so that the last is zero and the
             first stays (Lin et al. 2023, arXiv:2305.08891, algorithm 1).
 

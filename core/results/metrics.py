@@ -69,7 +69,7 @@ def interval(
 
     Args:
         values: one for each item; finite.
-        sources: what each item was taken from.
+        sources: the source of each item.
         confidence: of the interval, for example 0.95.
         draws: bootstrap draws; fixed stream, so that the same values give the same interval.
     """
@@ -87,7 +87,7 @@ def multiplicities(sources: Sequence[str], *, draws: int, seed: int = 0) -> np.n
     """How often each draw of the bootstrap of `interval` holds each item, float64 (draws, items).
 
     Args:
-        sources: what each item was taken from.
+        sources: the source of each item.
         draws: bootstrap draws.
         seed: of their stream; sets that are redrawn apart need different ones.
     """

@@ -135,7 +135,7 @@ class AdamsRow(NamedTuple):
 
     Args:
         ends: its ends.
-        affine: what is kept of x, the noise, and, where there are no weights, the whole step.
+        affine: the coefficient of x, the noise, and, where there are no weights, the whole step.
         weights: of the last values, latest first; none at a singular end.
     """
 
@@ -161,7 +161,7 @@ def adams_rows(
         grid: times that run one way.
         order: values in the polynomial, where so many are known.
         eta: strength of the noise.
-        prediction: what the polynomial approximates, x0 or eps.
+        prediction: the quantity that the polynomial approximates, x0 or eps.
         rule: the weights of the values at the nodes.
         lower_order_final: whether the last steps use no more values than there are steps left.
     """
@@ -221,7 +221,7 @@ class Multistep:
     Args:
         order: estimates in the polynomial, 1 to 4; 1 to 3 with noise.
         eta: strength of the noise: 0 is the ODE, 1 the reverse SDE.
-        prediction: what the polynomial approximates: x0 or eps.
+        prediction: the quantity that the polynomial approximates: x0 or eps.
         weights: exact; midpoint, for order 2, the published rule with the slope at the midpoint;
             published, for order 3, the third-order rule of DPM-Solver and DPM-Solver++, which takes
             the second difference at half its weight: of order 2, but it extrapolates less, which
@@ -303,7 +303,7 @@ class Singlestep:
     Args:
         order: 2 or 3; calls a step.
         eta: strength of the noise, for order 2: 0 is the ODE, 1 the reverse SDE.
-        prediction: what the rule approximates: x0 (DPM-Solver++) or eps (DPM-Solver).
+        prediction: the quantity that the rule approximates: x0 (DPM-Solver++) or eps (DPM-Solver).
     """
 
     order: int = 2

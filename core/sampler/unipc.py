@@ -83,7 +83,7 @@ class UniPC:
     Args:
         order: of the predictor, 1 to 3.
         variant: their B(h): h (bh1), or e^h - 1 for eps and 1 - e^-h for x0 (bh2).
-        prediction: what the polynomial approximates: x0 or eps.
+        prediction: the quantity that the polynomial approximates: x0 or eps.
         lower_order_final: lower the order of the last steps to 3, 2, 1, as published samplers of
             large models do: of order 2 as a whole, at times more exact in few steps.
     """

@@ -142,7 +142,7 @@ def process_group(device: torch.device) -> Iterator[World]:
     process: another made at the same address could meet the one before while it ends.
 
     Args:
-        device: what this process computes on; GPUs communicate by NCCL, CPUs by Gloo.
+        device: the device of this process; GPUs communicate by NCCL, CPUs by Gloo.
 
     Raises:
         InputError: the variables make no sense, or the others cannot be reached.
