@@ -16,14 +16,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from core.errors import InputError
 
 NAMES = ("image", "class", "vector", "sequence")
 NULL = "null"  # the entry of a condition that marks the samples without one: (b,), bool
-Condition = Mapping[str, Shaped[Tensor, " b ..."]]
+Condition = Mapping[str, Tensor]  # each (b, ...)
 
 
 def null_condition(
