@@ -500,7 +500,7 @@ def overheads() -> dict[str, list[float]]:
     return taken
 
 
-def test_a_step_costs_less_than_k_diffusions(capsys):
+def test_a_step_costs_less_than_a_third_of_k_diffusions(capsys):
     """Planning included.  Ratios are of the same round, so that a busy machine cancels.
 
     In a process of its own, as under tests every annotation is checked at run time.
@@ -523,8 +523,6 @@ def test_a_step_costs_less_than_k_diffusions(capsys):
             print(f"| {name} | {middle:.1f} | {low:.1f} to {high:.1f} |")
         for mine, ratio in ratios.items():
             print(f"{mine}: {ratio:.2f} of {pairs[mine]}")
-    # Heun is written as the paper has it; rearranged it cost a third, and a network costs far more.
-    assert ratios.pop("ours Heun()") <= 1
     assert max(ratios.values()) <= 1 / 3
 
 
