@@ -25,10 +25,14 @@ from core.storage.files import NO_ROOM
 from core.training.stopping import Stopped
 
 
-def commands(text: str) -> typer.Typer:
-    """An empty group of commands with the settings of every entry script; `text` is its help.
+def commands(text: str, *functions: Callable[..., None]) -> typer.Typer:
+    """A group of commands named after functions, with the settings of every entry script.
 
     Typer runs a group of one command without its name unless the group has a callback.
+
+    Args:
+        text: the group's help.
+        functions: its commands; others can be added.
     """
     made = typer.Typer(
         help=text,
@@ -39,6 +43,8 @@ def commands(text: str) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     made.callback()(lambda: None)
+    for function in functions:
+        made.command()(function)
     return made
 
 

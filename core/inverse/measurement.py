@@ -78,6 +78,15 @@ def residual(
     return measurement.y - seen
 
 
+def misfit(measurement: Measurement, x: Float[Tensor, " b c h w"]) -> Float[Tensor, " b"]:
+    """Root mean square of y - A x where measured, in units of the noise: 1 is as it should be."""
+    r = residual(measurement, x)
+    seen = (measurement.y != 0).flatten(1).sum(1).clamp(min=1)
+    count = seen * (2 if r.is_complex() else 1)
+    square = row_sum((r.conj() * r).real) / count
+    return square.sqrt().double() / (measurement.noise_std or 1.0)
+
+
 def dot(a: Inexact[Tensor, " b *shape"], b: Inexact[Tensor, " b *shape"]) -> Float[Tensor, " b"]:
     """Re <a, b> of each sample."""
     return row_sum((a.conj() * b).real)

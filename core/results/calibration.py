@@ -7,21 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.inverse.measurement import Measurement, residual
-from core.process.rows import row_sum
-
 AROUND = 5  # pixels each way over which variances are averaged
 SHARE = 0.9  # of the truth that an interval is to hold
 AIR = -0.9  # at or below this a picture is air, whose values nobody asks about
-
-
-def misfit(measurement: Measurement, x: Float[Tensor, " b c h w"]) -> Float[Tensor, " b"]:
-    """Root mean square of y - A x where measured, in units of the noise: 1 is as it should be."""
-    r = residual(measurement, x)
-    seen = (measurement.y != 0).flatten(1).sum(1).clamp(min=1)
-    count = seen * (2 if r.is_complex() else 1)
-    square = row_sum((r.conj() * r).real) / count
-    return square.sqrt().double() / (measurement.noise_std or 1.0)
 
 
 def local_deviation(draws: Float[Tensor, " b k 1 h w"]) -> Float[Tensor, " b 1 h w"]:

@@ -1,4 +1,4 @@
-"""Medical images: attenuation and magnetisation from sparse measurements.
+"""CT and MRI from sparse measurements: scans in and out, priors, draws with their uncertainty.
 
 Not a medical device: nothing here is for diagnosis or treatment.
 """
@@ -7,73 +7,77 @@ from core.parts.registry import Plugin, Verb, dataset, operator, task
 
 PLUGIN = Plugin(
     name="medical",
-    summary="CT and MRI measurements and phantoms. Not a medical device.",
+    summary="CT and MRI from few measurements, by a prior of images. Not a medical device.",
     extra="polymode[medical]",
     commands="plugins.medical.__main__:app",
     parts=(
         dataset(
             "dicom_folder",
-            "plugins.medical.data:DicomFolder",
+            "plugins.medical.data.folders:DicomFolder",
             "Slices of your own DICOM series, by patient",
             needs=("pydicom",),
         ),
         dataset(
             "fastmri",
-            "plugins.medical.data:FastMri",
+            "plugins.medical.data.folders:FastMri",
             "fastMRI's fully measured volumes, by patient",
             needs=("h5py",),
         ),
         dataset(
             "lidc",
-            "plugins.medical.data:Lidc",
+            "plugins.medical.data.folders:Lidc",
             "LIDC-IDRI's chest CT from its folders, by patient",
             needs=("pydicom",),
         ),
         dataset(
             "lodopab",
-            "plugins.medical.data:Lodopab",
+            "plugins.medical.data.lodopab:Lodopab",
             "LoDoPaB-CT's slices from its HDF5 files",
             needs=("h5py",),
         ),
         dataset(
             "samples",
-            "plugins.medical.data:Samples",
+            "plugins.medical.data.folders:Samples",
             "Scans inside pydicom and nibabel; no download",
             needs=("pydicom", "nibabel"),
         ),
         dataset(
             "nifti_folder",
-            "plugins.medical.data:NiftiFolder",
+            "plugins.medical.data.folders:NiftiFolder",
             "Slices of your own NIfTI volumes, by patient",
             needs=("nibabel",),
         ),
         dataset(
-            "phantoms", "plugins.medical.data:Phantoms", "Heads of random ellipses; no download"
+            "phantoms",
+            "plugins.medical.data.phantoms:Phantoms",
+            "Heads of random ellipses; no download",
         ),
         operator(
             "fan_beam",
-            "plugins.medical.operators:FanBeam",
+            "plugins.medical.operators.radon:FanBeam",
             "Line integrals from a point source",
             needs=("scipy",),
         ),
         operator(
-            "fourier", "plugins.medical.kspace:Fourier", "Masked k-space, one or several coils"
+            "fourier",
+            "plugins.medical.operators.fourier:Fourier",
+            "Masked k-space, one or several coils",
         ),
         operator(
             "radon",
-            "plugins.medical.operators:Radon",
+            "plugins.medical.operators.radon:Radon",
             "Line integrals along parallel beams",
             needs=("scipy",),
         ),
         task(
             "ct",
-            "plugins.medical.tasks:Ct",
+            "plugins.medical.tasks.ct:Ct",
             "CT from few views, by an image prior",
             needs=("scipy",),
         ),
         task(
             "mri",
-            "plugins.medical.tasks:Mri",
+            "plugins.medical.tasks.mri:Mri",
             "MRI from sparse k-space, by an image prior",
             needs=("pywt", "scipy"),
         ),
@@ -83,21 +87,21 @@ PLUGIN = Plugin(
             name="memorisation",
             request="plugins.medical.request:MemorisationRequest",
             result="plugins.medical.request:MemorisationResult",
-            target="plugins.medical.memorisation:evaluate",
+            target="plugins.medical.evaluation.memorisation:evaluate",
             summary="The training slices nearest to draws",
         ),
         Verb(
             name="reconstruct",
             request="plugins.medical.request:ReconstructRequest",
             result="core.request:SampleResult",
-            target="plugins.medical.simulated:sample",
+            target="plugins.medical.inference.reconstruct:sample",
             summary="Held-out slices from simulated measurements",
         ),
         Verb(
             name="samplers",
             request="plugins.medical.request:SamplersRequest",
             result="plugins.medical.request:SamplersResult",
-            target="plugins.medical.samplers:compare",
+            target="plugins.medical.evaluation.samplers:compare",
             summary="Posterior samplers with one prior, in one table",
         ),
     ),

@@ -22,10 +22,10 @@ from core.inverse.measurement import Measurement
 from core.model import Model
 from core.parts.registry import Spec
 from core.request import Machine
+from plugins.medical.evaluation.samplers import RULES, compare
+from plugins.medical.inference.reconstruct import prior_of
 from plugins.medical.request import SamplersRequest
-from plugins.medical.samplers import RULES, compare
-from plugins.medical.simulated import prior_of
-from plugins.medical.tasks import Ct
+from plugins.medical.tasks.ct import Ct
 
 TASK = Spec("medical/ct", {"views": 23, "side": 256.0})
 DATA = Spec("medical/phantoms", {"size": 64, "count": 16})

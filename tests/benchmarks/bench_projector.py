@@ -29,8 +29,8 @@ import numpy as np
 import pytest
 import torch
 
-from plugins.medical.operators import Radon
-from plugins.medical.phantoms import line_integrals, rasterised, shepp_logan
+from plugins.medical.operators.ellipses import line_integrals, rasterised, shepp_logan
+from plugins.medical.operators.radon import Radon
 
 pytestmark = pytest.mark.benchmark
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from plugins.medical.kspace import Fourier, sampling_mask
+from plugins.medical.operators.fourier import Fourier
+from plugins.medical.operators.sampling import sampling_mask
 
 pytestmark = pytest.mark.parity
 sigpy = pytest.importorskip("sigpy", reason="sigpy is not installed")

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+
+from plugins.medical.operators.ellipses import rasterised, shepp_logan
 
 NAME, NUMBER = "Zwicknagl^Apollonia", "MRN-90817263"
 CT = UID("1.2.840.10008.5.1.4.1.1.2")
@@ -22,6 +25,14 @@ def turned(degrees=20.0):
     across = np.array([np.cos(angle), np.sin(angle), 0.0])
     down = np.array([-np.sin(angle) * 0.6, np.cos(angle) * 0.6, 0.8])
     return across, down
+
+
+WAYS = {
+    "axial": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)),
+    "sagittal": ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0)),
+    "coronal": ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0)),
+    "oblique": turned(),
+}
 
 
 def write_series(
@@ -63,3 +74,23 @@ def write_series(
         change(number, data)
         data.save_as(folder / f"{(number * 7 + 3) % 11:02d}.dcm", enforce_file_format=True)
     return folder
+
+
+def every(**fields):
+    """A change of every file."""
+
+    def change(at, data):
+        for name, value in fields.items():
+            setattr(data, name, value)
+
+    return change
+
+
+def phantom(size=64):
+    """The head as a slice in [-1, 1] and the finer one that it is the mean of."""
+    fine = rasterised(shepp_logan(2.0 * size), 2 * size, 2 * size, 1.0).float()[None, None]
+    return {
+        "image": 2 * torch.nn.functional.avg_pool2d(fine, 2) - 1,
+        "fine": 2 * fine - 1,
+        "index": torch.tensor([0]),
+    }

@@ -9,8 +9,8 @@ from PIL import Image
 from core.parts.registry import Part, Plugin, Registry, installed
 from core.process.schedules import edm, vp_cosine
 from core.testing.contract import check_part
-from plugins.medical import derived, nifti
-from plugins.medical.scan import Scan
+from plugins.medical.io import dicom_write, nifti
+from plugins.medical.io.scan import Scan
 
 # Autoguidance loads a checkpoint; `test_autoguidance_keeps_its_contract` has what it builds.
 PARTS = [(part.kind, name) for name, part in installed().names() if name != "core/autoguidance"]
@@ -53,7 +53,7 @@ def dicom_series(folder):
     draw = np.random.Generator(np.random.PCG64(0))
     for patient in ("a", "b"):
         voxels = draw.normal(0, 300, (3, 20, 24)).astype(np.float32)
-        derived.write(
+        dicom_write.write(
             folder / patient, voxels, Scan(voxels, np.eye(4), "CT", patient), description="noise"
         )
     return folder

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from core.errors import InputError
-from plugins.medical.commands import (
+from plugins.medical.commands.options import (
     Acceleration,
     Arc,
     Centre,
@@ -29,9 +29,9 @@ from plugins.medical.commands import (
 )
 
 if TYPE_CHECKING:
-    from plugins.medical.raw import KSpace, Sinogram
-    from plugins.medical.scans import Subject
-    from plugins.medical.volume import Found, Scale
+    from plugins.medical.inference.volume import Found, Scale
+    from plugins.medical.io.raw import KSpace, Sinogram
+    from plugins.medical.io.scans import Subject
 
 Checkpoint = Annotated[Path, typer.Option(help="Folder that `train-prior` wrote.")]
 Out = Annotated[
@@ -85,7 +85,8 @@ def reconstruct_ct(
 
     Example: polymode medical reconstruct-ct scans/ct --checkpoint runs/ct -o sparse
     """
-    from plugins.medical import raw, scans
+    from plugins.medical.inference.measurement import sparse_ct
+    from plugins.medical.io import raw, scans
 
     wanted = Draw(checkpoint, draws, steps, level, along, at_once, seed, device, threads)
     result = Result(out, deviation, tuple(keep or ()))
@@ -94,7 +95,7 @@ def reconstruct_ct(
         found, measured = None, raw.read_sinogram(place)
     else:
         found = scans.prepared(place, series, volume, plane, reduce)
-        measured = scans.sparse_ct(found.scan, geometry, views, arc, photons, seed)
+        measured = sparse_ct(found.scan, geometry, views, arc, photons, seed)
     result.make(wanted, "medical/ct", {"low": low, "high": high}, measured, found)
 
 
@@ -127,7 +128,8 @@ def reconstruct_mri(
 
     Example: polymode medical reconstruct-mri brain.h5 --checkpoint runs/mri -o b.nii.gz
     """
-    from plugins.medical import raw, scans
+    from plugins.medical.inference.measurement import sparse_mri
+    from plugins.medical.io import raw, scans
 
     wanted = Draw(checkpoint, draws, steps, level, along, at_once, seed, device, threads)
     result = Result(out, deviation, tuple(keep or ()))
@@ -136,7 +138,7 @@ def reconstruct_mri(
         found, measured = None, raw.read_kspace(place)
     else:
         found = scans.prepared(place, series, volume, plane, reduce)
-        measured = scans.sparse_mri(found.scan, mask, acceleration, centre, noise, seed)
+        measured = sparse_mri(found.scan, mask, acceleration, centre, noise, seed)
     result.make(wanted, "medical/mri", {}, measured, found)
 
 
@@ -162,10 +164,10 @@ class Draw:
         from core.parts.registry import Spec
         from core.progress import listener
         from core.request import Machine
-        from plugins.medical import volume
-        from plugins.medical.reconstruct import How
+        from plugins.medical.inference import volume
+        from plugins.medical.inference.draws import How
+        from plugins.medical.inference.reconstruct import prior_of
         from plugins.medical.request import LEVELS, RULE, SOLVER
-        from plugins.medical.simulated import prior_of
 
         machine = Machine(device=self.device, threads=self.threads)
         model = prior_of(self.checkpoint, Spec(task, options), machine)
@@ -208,7 +210,7 @@ class Result:
         """
         places = [place for place in (self.out, self.deviation) if place is not None]
         if self.keep:
-            from plugins.medical.derived import check_keep
+            from plugins.medical.io.dicom_write import check_keep
 
             check_keep(self.keep)
             if all(map(_is_nifti, places)):
@@ -243,7 +245,8 @@ class Result:
             measured: of what they are.
             subject: the scan that was measured; None for raw data.
         """
-        from plugins.medical import derived, nifti, volume
+        from plugins.medical.inference import volume
+        from plugins.medical.io import dicom_write, nifti
 
         drawn, scale = wanted.of(task, options, measured)
         known = None if subject is None else subject.scan
@@ -260,7 +263,7 @@ class Result:
             if _is_nifti(place):
                 nifti.write(place, voxels, like, description=f"polymode: {what}, not for diagnosis")
             else:
-                derived.write(place, voxels, like, description=what, keep=self.keep)
+                dicom_write.write(place, voxels, like, description=what, keep=self.keep)
             print(place)
         sheet = self.out.parent / f"{_stem(self.out)}-sheet.png"
         volume.write_sheet(sheet, drawn, scale, known)
@@ -271,7 +274,7 @@ class Result:
 
 
 def _is_nifti(place: Path) -> bool:
-    from plugins.medical.nifti import SUFFIXES
+    from plugins.medical.io.nifti import SUFFIXES
 
     return place.name.lower().endswith(SUFFIXES)
 

@@ -6,32 +6,25 @@ from typing import Annotated
 import typer
 
 from core.errors import InputError
-
-Place = Annotated[
-    Path, typer.Argument(help="A DICOM file or folder, a .nii or .nii.gz, or raw data.")
-]
-Series = Annotated[int | None, typer.Option(min=1, help="Which DICOM series, as `info` counts.")]
-Volume = Annotated[int | None, typer.Option(min=0, help="Which volume of a 4-D NIfTI, from 0.")]
-Plane = Annotated[str, typer.Option(help="acquired, axial, coronal or sagittal.")]
-Kind = Annotated[str, typer.Option(help="ct or mri.")]
-Views = Annotated[int, typer.Option(min=1, help="CT: how many angles.")]
-Arc = Annotated[
-    float | None, typer.Option(help="CT: degrees they are spread over; 180, of a fan 360.")
-]
-Geometry = Annotated[str, typer.Option(help="CT: parallel or fan.")]
-Photons = Annotated[float, typer.Option(min=0, help="CT: counted without a patient; 0: no noise.")]
-Mask = Annotated[
-    str, typer.Option(help="MRI: random, equispaced, density, poisson or radial frequencies.")
-]
-Acceleration = Annotated[float, typer.Option(min=1, help="MRI: how many times fewer.")]
-Centre = Annotated[float, typer.Option(min=0, max=1, help="MRI: share that is always measured.")]
-Noise = Annotated[float, typer.Option(min=0, help="MRI: deviation, where bright tissue is 1.")]
-Seed = Annotated[int, typer.Option(min=0, help="Every draw follows from it.")]
-Reduce = Annotated[
-    int, typer.Option(min=1, help="Average so many pixels each way first; slices get smaller.")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")]
+from plugins.medical.commands.options import (
+    Acceleration,
+    Arc,
+    Centre,
+    Device,
+    Geometry,
+    Kind,
+    Mask,
+    Noise,
+    Photons,
+    Place,
+    Plane,
+    Reduce,
+    Seed,
+    Series,
+    Threads,
+    Views,
+    Volume,
+)
 
 
 def info(place: Place, series: Series = None, volume: Volume = None) -> None:
@@ -39,7 +32,7 @@ def info(place: Place, series: Series = None, volume: Volume = None) -> None:
 
     Example: polymode medical info scans/ct
     """
-    from plugins.medical import raw, scan, scans
+    from plugins.medical.io import raw, scan, scans
 
     if place.suffix.lower() in raw.SUFFIXES:
         measured = raw.read(place)
@@ -92,12 +85,12 @@ def train_prior(
     from core.parts.yaml_file import read_yaml
     from core.progress import listener
     from core.request import Machine, TrainRequest
-    from plugins.medical.data import inside
-    from plugins.medical.nifti import SUFFIXES
+    from plugins.medical.data.folders import inside
+    from plugins.medical.io.nifti import SUFFIXES
 
     _check_kind(kind)
     nifti = any(path.name.lower().endswith(SUFFIXES) for path in inside(folder))
-    request = dict(read_yaml(Path(__file__).with_name("configs") / f"{kind}.yaml"))
+    request = dict(read_yaml(Path(__file__).parents[1] / "configs" / f"{kind}.yaml"))
     dataset = {
         **request["dataset"],
         "name": "medical/nifti_folder" if nifti else "medical/dicom_folder",
@@ -135,15 +128,16 @@ def simulate(
 
     Example: polymode medical simulate scan.nii.gz --kind ct --views 23 -o sparse.npy
     """
-    from plugins.medical import raw, scans
+    from plugins.medical.inference.measurement import sparse_ct, sparse_mri
+    from plugins.medical.io import raw, scans
 
     raw.check_place(out)
     _check_kind(kind)
     found = scans.prepared(place, series, volume, plane, reduce).scan
     if kind == "ct":
-        raw.write_sinogram(out, scans.sparse_ct(found, geometry, views, arc, photons, seed))
+        raw.write_sinogram(out, sparse_ct(found, geometry, views, arc, photons, seed))
     else:
-        kspace = scans.sparse_mri(found, mask, acceleration, centre, noise, seed)
+        kspace = sparse_mri(found, mask, acceleration, centre, noise, seed)
         raw.write_kspace(out, kspace)
     print(out)
 
@@ -165,7 +159,7 @@ def evaluate(
     from core.parts.yaml_file import read_yaml
     from core.progress import listener
     from core.request import EvaluateRequest
-    from plugins.medical import memorisation
+    from plugins.medical.evaluation import memorisation
     from plugins.medical.request import MemorisationRequest
 
     with listener("evaluate") as emit:

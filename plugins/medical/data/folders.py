@@ -1,4 +1,4 @@
-"""Slices to learn from and to test on: phantoms that need no download, and folders of scans."""
+"""Slices of folders of scans: NIfTI, DICOM, and public sets of those."""
 
 import hashlib
 import os
@@ -12,96 +12,18 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
-from torch.nn import functional as F
 
 from core.errors import InputError
 from core.process.noise import derive
 from core.storage import files
-from plugins.medical import dicom, identity, nifti, raw
-from plugins.medical.phantoms import random_head, rasterised
-from plugins.medical.scan import Plane, Scan
-from plugins.medical.slices import FINER, Pose, Slices
+from plugins.medical.data.slices import Pose, Slices
+from plugins.medical.io import dicom, identity, nifti, raw
+from plugins.medical.io.scan import Plane, Scan
+from plugins.medical.operators.fourier import inverse_fourier, root_sum_of_squares
 
 LIDC = r"LIDC-IDRI-\d{4}"
 SAMPLES = ("CT_small.dcm", "MR_small.dcm")
 Planes = Literal["acquired", "axial", "coronal", "sagittal", "any"]
-
-
-class Phantoms:
-    """Head-like phantoms of ellipses whose measurements are known in closed form.
-
-    An item holds ``image`` (1, size, size), twice the value less 1; to test ``fine`` as well
-    (1, 2 size, 2 size), whose means over 2x2 it is.  Splits are drawn apart.
-
-    Args:
-        size: side of the picture, in pixels.
-        side: of the picture, in millimetres.
-        count: of the phantoms of a split.
-        seed: of all of them.
-    """
-
-    def __init__(
-        self, split: str, *, size: int = 128, side: float = 256.0, count: int = 1000, seed: int = 0
-    ) -> None:
-        problems = []
-        if split not in ("train", "test"):
-            problems.append(f"split: expected train or test, got {split!r}")
-        if not 8 <= size <= 1024:
-            problems.append(f"size: expected 8 to 1024, got {size}")
-        if not side > 0:
-            problems.append(f"side: expected more than 0, got {side:g}")
-        if count < 1:
-            problems.append(f"count: expected at least 1, got {count}")
-        if problems:
-            raise InputError("\n".join(problems))
-        self._split, self._size, self._side, self._count = split, size, side, count
-        self._seed = derive(seed, "phantoms", split)
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        drawn, image = self._drawn(index)
-        item = {"image": (2 * image - 1).float()[None]}
-        if self._split == "test":
-            size = self._size * FINER
-            fine = rasterised(drawn, size, size, self._side / size, finer=FINER)
-            item["fine"] = (2 * fine - 1).float()[None].clamp(-1, 1)
-        return item
-
-    def phantom(self, index: int) -> Float[Tensor, " n 6"]:
-        """The ellipses of an item, in millimetres, as `plugins.medical.phantoms` has them."""
-        return self._drawn(index)[0]
-
-    def _drawn(self, index: int) -> tuple[Tensor, Tensor]:
-        """Its ellipses and their picture, 0 to 1."""
-        if not 0 <= index < self._count:
-            raise IndexError(f"item {index} of {self._count}")
-        random = np.random.Generator(np.random.Philox(key=np.array([self._seed, index], np.uint64)))
-        drawn = random_head(random, self._side)
-        while True:
-            image = rasterised(drawn, self._size, self._size, self._side / self._size)
-            if image.min() >= 0 and image.max() <= 1:
-                return drawn, image
-            drawn[2:, 0] /= 2  # ellipses overlap: all but the skull paler
-
-    def source(self, index: int) -> str:
-        """The phantom itself: each is drawn alone."""
-        return self.name(index)
-
-    def name(self, index: int) -> str:
-        """A title for people, as ``test phantom 3``."""
-        return f"{self._split} phantom {index}"
-
-    def digest(self) -> str:
-        """SHA-256 of what they are drawn from."""
-        said = (1, self._split, self._size, self._side, self._count, self._seed)
-        return hashlib.sha256(repr(said).encode()).hexdigest()
-
-
-# --- folders of scans ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -292,9 +214,27 @@ class FastMri(_Folder):
         """Fully measured volumes of fastMRI's layout."""
         paths = sorted(path for path in inside(root) if path.suffix.lower() == ".h5")
         return [
-            Entry(raw.fastmri_patient(path) or path.stem, (path,), partial(raw.fastmri_scan, path))
+            Entry(raw.fastmri_patient(path) or path.stem, (path,), partial(fastmri_scan, path))
             for path in paths
         ]
+
+
+def fastmri_scan(path: Path) -> Scan:
+    """The magnitude of all coils of a fully measured file, the middle half of its rows.
+
+    The readout is sampled twice as densely as the picture wants: what is beyond is cut off.
+
+    Raises:
+        InputError: as `raw.read_fastmri`, or frequencies that were not measured.
+    """
+    values, mask = raw.read_fastmri(path)
+    if mask is not None and not mask.all():
+        raise InputError(f"{path.name}: undersampled k-space; a prior wants whole pictures")
+    pictures = root_sum_of_squares(inverse_fourier(torch.from_numpy(values)))
+    rows, columns = pictures.shape[1:]
+    if rows > columns * 1.5:
+        pictures = pictures[:, rows // 4 : rows // 4 + rows // 2]
+    return Scan(pictures.numpy().astype(np.float32), np.eye(4), "MR", notes=("no geometry",))
 
 
 class Samples(_Folder):
@@ -336,67 +276,6 @@ class Samples(_Folder):
             Entry(f"pydicom {path.stem}", (path,), partial(dicom.read, path))
             for path in (Path(str(place)) for place in places)
         ]
-
-
-class Lodopab:
-    """Ground-truth slices of LoDoPaB-CT, whose splits are by patient.
-
-    An item holds ``image`` (1, size, size) in [-1, 1], the window's range.
-
-    Args:
-        root: folder with ``ground_truth_train_000.hdf5`` and so on.
-        size: side of a slice, in pixels: theirs are 362, and are reduced by area.
-        low: Hounsfield units that are black.
-        high: Hounsfield units that are white.
-
-    Raises:
-        InputError: no such files.
-    """
-
-    def __init__(
-        self, split: str, *, root: Path, size: int = 362, low: float = -1000.0, high: float = 1000.0
-    ) -> None:
-        if split not in ("train", "test") or not 8 <= size <= 362 or not low < high:
-            raise InputError(
-                f"expected split train or test, size 8 to 362 and low below high, got {split!r}, "
-                f"{size}, {low:g} and {high:g}"
-            )
-        self._paths = sorted(root.glob(f"ground_truth_{split}_*.hdf5"))
-        if not self._paths:
-            raise InputError(f"{root}: no ground_truth_{split}_000.hdf5 here; root is LoDoPaB's")
-        self._split, self._size, self._window = split, size, (low, high)
-        counts = [raw.lodopab(path)[0] for path in self._paths]
-        self._places = [
-            (path, n) for path, c in zip(self._paths, counts, strict=True) for n in range(c)
-        ]
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"item {index} of {len(self)}")
-        _, values = raw.lodopab(*self._places[index])
-        low, high = self._window
-        picture = torch.from_numpy((np.asarray(values) - low) / (high - low) * 2 - 1).clamp(-1, 1)
-        if self._size != picture.shape[-1]:
-            picture = F.interpolate(picture[None, None], (self._size,) * 2, mode="area")[0, 0]
-        return {"image": picture[None]}
-
-    def source(self, index: int) -> str:
-        """The file of an item: which patient it is of is not published."""
-        return self._places[index][0].stem
-
-    def name(self, index: int) -> str:
-        """``ground_truth_test_000, slice 12``; counted from 1."""
-        return f"{self.source(index)}, slice {self._places[index][1] + 1}"
-
-    def digest(self) -> str:
-        """SHA-256 of the files' bytes and of how slices are made."""
-        whole = hashlib.sha256(repr((self._split, self._size, self._window)).encode())
-        for path in self._paths:
-            whole.update(files.digest(path).encode())
-        return whole.hexdigest()
 
 
 def inside(root: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from plugins.medical.scan import Plane, Scan, canonical, like_canonical
+from plugins.medical.io.scan import Plane, Scan, canonical, like_canonical
 
 FINER = 2  # how many points along each side of a pixel
 TRIES = 8  # at a slice that is more than air

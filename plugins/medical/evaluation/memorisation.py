@@ -20,7 +20,7 @@ from core.storage import files
 from core.storage.files import make_folder
 from core.task import Figure, Panel
 from plugins.medical.request import MemorisationRequest, MemorisationResult
-from plugins.medical.tasks import Reconstruction
+from plugins.medical.tasks.reconstruction import Reconstruction
 
 AT_ONCE = 64
 FIGURES = {"nearest": Figure("nearest training slice", "dB", "lower")}

@@ -19,10 +19,10 @@ from core.results import samples
 from core.results.summary import summarised
 from core.storage import files
 from core.storage.files import make_folder
-from plugins.medical.reconstruct import How, reconstructed, streams
+from plugins.medical.inference.draws import How, reconstructed, streams
+from plugins.medical.inference.reconstruct import prior_of
 from plugins.medical.request import LEVELS, RULE, SOLVER, SamplersRequest, SamplersResult
-from plugins.medical.simulated import prior_of
-from plugins.medical.tasks import Reconstruction
+from plugins.medical.tasks.reconstruction import Reconstruction
 
 WHOLE = Spec("core/karras", {"sigma_min": 0.01, "sigma_max": 30.0, "rho": 5.0})
 """Levels from noise that nothing is seen through."""

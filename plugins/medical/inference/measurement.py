@@ -1,5 +1,7 @@
 """From scans to what a scanner would have measured of them, and from that to a measurement."""
 
+from typing import cast, get_args
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Complex, Float
@@ -7,89 +9,25 @@ from torch import Tensor
 
 from core.errors import InputError
 from core.inverse.measurement import Measurement
-from core.parts.config import bind
 from core.process.noise import derive
-from plugins.medical.kspace import (
+from plugins.medical.io.raw import KSpace, Sinogram
+from plugins.medical.io.scan import Scan
+from plugins.medical.operators.coils import espirit
+from plugins.medical.operators.fourier import (
     Fourier,
-    Kind,
     fourier,
     inverse_fourier,
     root_sum_of_squares,
-    sampling_mask,
-    sensitivities,
 )
-from plugins.medical.operators import FanBeam, Radon
-from plugins.medical.phase import low_phase, smooth_phase, turned
-from plugins.medical.raw import Geometry, KSpace, Sinogram
-from plugins.medical.scan import Scan
+from plugins.medical.operators.phase import low_phase, smooth_phase, turned
+from plugins.medical.operators.photons import WATER, counted, of_counts
+from plugins.medical.operators.sampling import Kind, sampling_mask
+from plugins.medical.tasks.geometry import Geometry, geometry_of, scanner
 
-WATER = 0.0193
-"""Linear attenuation of water per millimetre at 70 keV (NIST XCOM: 0.193 cm^2/g)."""
 BRIGHT = 99.8  # percentile of what is seen of a scan that is taken as 1
 
 
 # --- computed tomography -------------------------------------------------------------------------
-
-
-def geometry_of(
-    kind: str,
-    views: int,
-    arc: float | None,
-    size: tuple[int, int],
-    pixel: float,
-    *,
-    photons: float = 0.0,
-) -> Geometry:
-    """A scan of a picture: a detector for each pixel, a fan's source at twice the picture's side.
-
-    Args:
-        kind: ``parallel`` or ``fan``.
-        views: how many angles.
-        arc: that they are spread over, in degrees; None for half a turn, of a fan a whole one.
-        size: height and width of the picture, in pixels.
-        pixel: side of a pixel, in millimetres.
-        photons: that a detector counts without an object; 0 for line integrals without noise.
-
-    Raises:
-        InputError: no such kind, or a number out of its range.
-    """
-    fan, (height, width) = kind == "fan", size
-    away = 2 * max(size) * pixel
-    said = {
-        "kind": kind, "views": views, "height": height, "width": width, "pixel_mm": pixel,
-        "detector_spacing_mm": pixel * (2 if fan else 1),  # as a pixel in the middle is magnified
-        "arc_degrees": (360.0 if fan else 180.0) if arc is None else arc,
-        "source_mm": away, "detector_mm": away,
-        "units": "counts" if photons else "line_integrals", "photons": photons,
-    }  # fmt: skip
-    return bind(Geometry, said)
-
-
-def scanner(geometry: Geometry, detectors: int | None = None) -> Radon:
-    """The operator of a geometry; by default with detectors enough for the whole picture."""
-    options = {
-        "height": geometry.height, "width": geometry.width, "pixel": geometry.pixel_mm,
-        "views": geometry.views, "start": geometry.start_degrees, "arc": geometry.arc_degrees,
-        "detectors": detectors, "spacing": geometry.detector_spacing_mm,
-    }  # fmt: skip
-    if geometry.kind == "parallel":
-        return Radon(**options)
-    return FanBeam(**options, source=geometry.source_mm, detector=geometry.detector_mm)
-
-
-def counted(p: Float[Tensor, " d c v n"], photons: float, seed: int) -> Float[Tensor, " d c v n"]:
-    """Counts of photons behind line integrals p: Poisson with mean photons e^-p.
-
-    Args:
-        p: of attenuation.
-        photons: that a detector counts without an object.
-        seed: slice i depends on it and on i alone.
-    """
-    rows = []
-    for number, row in enumerate(p.double().cpu().numpy()):
-        random = np.random.Generator(np.random.Philox(key=derive(seed, "photons", number)))
-        rows.append(random.poisson(photons * np.exp(-row)))
-    return torch.from_numpy(np.stack(rows)).to(p)
 
 
 def simulated_ct(scan: Scan, geometry: Geometry, seed: int) -> Sinogram:
@@ -112,15 +50,6 @@ def simulated_ct(scan: Scan, geometry: Geometry, seed: int) -> Sinogram:
     return Sinogram(values[:, 0].float().numpy(), geometry)
 
 
-def of_counts(counts: Tensor, photons: float) -> tuple[Tensor, Tensor]:
-    """Line integrals -log(N / I) of counts N of I, and their variance 1 / N to first order.
-
-    A count of 0 is taken as 1/2.
-    """
-    seen = counts.clamp(min=0.5)
-    return -(seen / photons).log(), 1 / seen
-
-
 def integrals(sinogram: Sinogram) -> tuple[Float[Tensor, " d 1 v n"], Float[Tensor, " d 1 v n"]]:
     """Line integrals of attenuation, and the variance of their noise (0 where it is not known).
 
@@ -132,6 +61,19 @@ def integrals(sinogram: Sinogram) -> tuple[Float[Tensor, " d 1 v n"], Float[Tens
         return of_counts(values, photons)
     variance = (values.clamp(min=0)).exp() / photons if photons else torch.zeros_like(values)
     return values, variance
+
+
+def sparse_ct(
+    found: Scan, geometry: str, views: int, arc: float | None, photons: float, seed: int
+) -> Sinogram:
+    """A sinogram of a scan, of counts where there are photons.
+
+    Raises:
+        InputError: no such geometry, or a scan that is no CT.
+    """
+    size, pixel = found.voxels.shape[1:], found.spacing[2]
+    measured_by = geometry_of(geometry, views, arc, size, pixel, photons=photons)
+    return simulated_ct(found, measured_by, seed)
 
 
 # --- magnetic resonance --------------------------------------------------------------------------
@@ -174,6 +116,22 @@ def simulated_mri(
     return KSpace((k * bright).numpy(), chosen.numpy(), noise * bright)
 
 
+def sparse_mri(
+    found: Scan, mask: str, acceleration: float, centre: float, noise: float, seed: int
+) -> KSpace:
+    """Masked k-space of a scan of magnitudes.
+
+    Raises:
+        InputError: no such mask.
+    """
+    if mask not in get_args(Kind):
+        raise InputError(f"mask: expected one of {', '.join(get_args(Kind))}, got {mask!r}")
+    return simulated_mri(
+        found, mask=cast(Kind, mask), acceleration=acceleration, centre=centre, noise=noise,
+        seed=seed,
+    )  # fmt: skip
+
+
 def coils_of(
     k: Complex[Tensor, " d c h w"], mask: Bool[Tensor, " h w"]
 ) -> Complex[Tensor, " d c h w"]:
@@ -195,7 +153,7 @@ def coils_of(
     )
     found = []
     for one in k:
-        maps = sensitivities(one[:, rows, columns], height, width)
+        maps = espirit(one[:, rows, columns], height, width)
         combined = (inverse_fourier(one) * maps.conj()).sum(0)
         phase = low_phase(fourier(combined)[None])
         found.append(maps * torch.polar(torch.ones_like(phase), phase))

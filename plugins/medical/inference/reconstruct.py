@@ -15,9 +15,9 @@ from core.parts.registry import Spec
 from core.request import Emit, Machine, Note, Progress, SampleResult, silent
 from core.results import samples
 from core.storage.files import make_folder
-from plugins.medical.reconstruct import How, reconstructed, streams
+from plugins.medical.inference.draws import How, reconstructed, streams
 from plugins.medical.request import ReconstructRequest
-from plugins.medical.tasks import Reconstruction
+from plugins.medical.tasks.reconstruction import Reconstruction
 
 
 def sample(

@@ -10,20 +10,22 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from core.inverse.measurement import Measurement
+from core.inverse.measurement import Measurement, misfit
 from core.model import Model
 from core.request import Emit, Progress, silent
+from core.results.calibration import averaged
 from core.results.sheet import contact_sheet, to_bytes
 from core.sampler.sample import Moment
 from core.task import Panel
-from plugins.medical.measuring import integrals, measured_mri, scanner
-from plugins.medical.raw import KSpace, Sinogram
-from plugins.medical.reconstruct import How, reconstructed, streams
-from plugins.medical.scan import Scan
-from plugins.medical.scans import Subject
-from plugins.medical.simulated import beginning
-from plugins.medical.tasks import Ct, Reconstruction
-from plugins.medical.uncertainty import averaged, misfit
+from plugins.medical.inference.draws import How, reconstructed, streams
+from plugins.medical.inference.measurement import integrals, measured_mri
+from plugins.medical.inference.reconstruct import beginning
+from plugins.medical.io.raw import KSpace, Sinogram
+from plugins.medical.io.scan import Scan
+from plugins.medical.io.scans import Subject
+from plugins.medical.tasks.ct import Ct
+from plugins.medical.tasks.geometry import scanner
+from plugins.medical.tasks.reconstruction import Reconstruction
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +34,7 @@ class Found:
 
     Args:
         mean: of the draws.
-        deviation: of them, as `uncertainty.local_deviation` has it; 0 of a single one.
+        deviation: of them, as `core.results.calibration.local_deviation` has it; 0 of a single one.
         classical: the methods without a prior, by name.
         misfit: of the mean, for each slice, in units of the noise.
     """

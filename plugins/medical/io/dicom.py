@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from core.errors import InputError
-from plugins.medical import pixels
-from plugins.medical.claims import check_claim, reason
-from plugins.medical.identity import pseudonym
-from plugins.medical.scan import Scan
+from plugins.medical.io import dicom_pixels
+from plugins.medical.io.claims import check_claim, reason
+from plugins.medical.io.identity import pseudonym
+from plugins.medical.io.scan import Scan
 
 AIR, PADDING = -1000.0, -1500.0  # Hounsfield units; at or below the second no tissue and no air is
 EVEN = 0.02  # of the spacing: what two gaps between slices may differ by
@@ -81,7 +81,7 @@ def read(place: Path, *, series: int | None = None) -> Scan:
     Raises:
         InputError: nothing that can be read, several series, or slices that make no volume.
     """
-    with pixels.quiet():
+    with dicom_pixels.quiet():
         return _read(place, series)
 
 
@@ -139,7 +139,7 @@ def is_dicom(path: Path) -> bool:
 
 def patient_of(path: Path) -> str:
     """Whose a file says it is; empty where it does not say or cannot be read."""
-    with pixels.quiet():
+    with dicom_pixels.quiet():
         try:
             return _whose(_header(path))
         except InputError:
@@ -417,11 +417,11 @@ def _voxels(
 ) -> tuple[Float32[np.ndarray, " d h w"], tuple[str, ...]]:
     """The values of all slices, and what was done to them."""
     found = np.empty((len(frames), *size), np.float32)
-    held: tuple[Path, pixels.Pixels] | None = None
+    held: tuple[Path, dicom_pixels.Pixels] | None = None
     padded, inverted = 0, set()
     for place, frame in enumerate(frames):
         if held is None or held[0] != frame.path:
-            held = (frame.path, pixels.read(frame.path, size))
+            held = (frame.path, dicom_pixels.read(frame.path, size))
         stored = held[1].stored[frame.number]
         with np.errstate(over="ignore", invalid="ignore"):
             values = stored.astype(np.float32) * frame.slope + frame.intercept

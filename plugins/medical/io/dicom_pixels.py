@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import InputError
-from plugins.medical.claims import check_claim, reason
+from plugins.medical.io.claims import check_claim, reason
 
 # Which package decodes what pydicom and Pillow do not.
 DECODERS = {

@@ -19,9 +19,9 @@ from jaxtyping import Float32
 
 from core.errors import InputError
 from core.storage import files
-from plugins.medical.dicom import Origin
-from plugins.medical.pixels import quiet
-from plugins.medical.scan import Scan
+from plugins.medical.io.dicom import Origin
+from plugins.medical.io.dicom_pixels import quiet
+from plugins.medical.io.scan import Scan
 
 if TYPE_CHECKING:
     from pydicom import Dataset

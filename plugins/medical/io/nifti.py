@@ -17,8 +17,8 @@ from jaxtyping import Float32
 
 from core.errors import InputError
 from core.storage import files
-from plugins.medical.claims import check_claim, reason
-from plugins.medical.scan import Scan
+from plugins.medical.io.claims import check_claim, reason
+from plugins.medical.io.scan import Scan
 
 SUFFIXES = (".nii", ".nii.gz")
 RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # the file's world is RAS, a scan's LPS

@@ -16,16 +16,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-import torch
 from annotated_types import Ge, Gt, Le
 from jaxtyping import Bool, Complex64, Float32
 
 from core.errors import InputError
 from core.parts.config import bind
 from core.storage import files
-from plugins.medical.claims import check_claim, reason
-from plugins.medical.kspace import inverse_fourier, root_sum_of_squares
-from plugins.medical.scan import Scan
+from plugins.medical.io.claims import check_claim, reason
 
 Form = TypeVar("Form")
 HDF5 = (".h5", ".hdf5")
@@ -331,24 +328,6 @@ def read_fastmri(
             )
         mask = np.broadcast_to(mask.astype(bool), values.shape[-2:]).copy()
     return _finite(path, values), mask
-
-
-def fastmri_scan(path: Path) -> Scan:
-    """The magnitude of all coils of a fully measured file, the middle half of its rows.
-
-    The readout is sampled twice as densely as the picture wants: what is beyond is cut off.
-
-    Raises:
-        InputError: as `read_fastmri`, or frequencies that were not measured.
-    """
-    values, mask = read_fastmri(path)
-    if mask is not None and not mask.all():
-        raise InputError(f"{path.name}: undersampled k-space; a prior wants whole pictures")
-    pictures = root_sum_of_squares(inverse_fourier(torch.from_numpy(values)))
-    rows, columns = pictures.shape[1:]
-    if rows > columns * 1.5:
-        pictures = pictures[:, rows // 4 : rows // 4 + rows // 2]
-    return Scan(pictures.numpy().astype(np.float32), np.eye(4), "MR", notes=("no geometry",))
 
 
 def fastmri_patient(path: Path) -> str:

@@ -1,19 +1,16 @@
-"""From files of any kind and words to a scan on a plane, and what is measured of it."""
+"""From files of any kind and words to a scan on a plane."""
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast, get_args
+from typing import cast
 
 import numpy as np
 from jaxtyping import Float32
 
 from core.errors import InputError
-from plugins.medical import dicom, nifti, scan
-from plugins.medical.kspace import Kind
-from plugins.medical.measuring import geometry_of, simulated_ct, simulated_mri
-from plugins.medical.raw import KSpace, Sinogram
-from plugins.medical.scan import Plane, Scan, as_stored
+from plugins.medical.io import dicom, nifti, scan
+from plugins.medical.io.scan import Plane, Scan, as_stored
 
 
 def read(place: Path, *, series: int | None = None, volume: int | None = None) -> Scan:
@@ -73,32 +70,3 @@ def prepared(
         found = scan.canonical(found, wanted) if reduce > 1 else found
     stored = scan.reduced(found, reduce)
     return Subject(scan.canonical(stored, wanted), stored, wanted)
-
-
-def sparse_ct(
-    found: Scan, geometry: str, views: int, arc: float | None, photons: float, seed: int
-) -> Sinogram:
-    """A sinogram of a scan, of counts where there are photons.
-
-    Raises:
-        InputError: no such geometry, or a scan that is no CT.
-    """
-    size, pixel = found.voxels.shape[1:], found.spacing[2]
-    measured_by = geometry_of(geometry, views, arc, size, pixel, photons=photons)
-    return simulated_ct(found, measured_by, seed)
-
-
-def sparse_mri(
-    found: Scan, mask: str, acceleration: float, centre: float, noise: float, seed: int
-) -> KSpace:
-    """Masked k-space of a scan of magnitudes.
-
-    Raises:
-        InputError: no such mask.
-    """
-    if mask not in get_args(Kind):
-        raise InputError(f"mask: expected one of {', '.join(get_args(Kind))}, got {mask!r}")
-    return simulated_mri(
-        found, mask=cast(Kind, mask), acceleration=acceleration, centre=centre, noise=noise,
-        seed=seed,
-    )  # fmt: skip

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from plugins.medical.kspace import inverse_fourier
+from plugins.medical.operators.fourier import inverse_fourier
 
 
 def smooth_phase(random: np.random.Generator, height: int, width: int) -> Float[Tensor, " h w"]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.errors import InputError
-from plugins.medical.projector import Gathered, Lines, Stored, Through
+from plugins.medical.operators.projector import Gathered, Lines, Stored, Through
 
 Way = Literal["auto", "stored", "gathered"]
 Window = Literal["ramp", "hann"]

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import nibabel
@@ -12,21 +13,25 @@ import torch
 from commands import call
 
 from core import runs
+from core.cli import run_app
 from core.errors import InputError
 from core.parts.config import bind
 from core.parts.registry import Spec
 from core.request import EvaluateRequest, TrainRequest
-from plugins.medical import memorisation, nifti, raw, samplers, simulated
-from plugins.medical.__main__ import main
-from plugins.medical.data import Phantoms
-from plugins.medical.identity import VARIABLE
-from plugins.medical.phantoms import rasterised, shepp_logan
+from plugins.medical.__main__ import app
+from plugins.medical.data.phantoms import Phantoms
+from plugins.medical.evaluation import memorisation, samplers
+from plugins.medical.inference import reconstruct
+from plugins.medical.io import nifti, raw
+from plugins.medical.io.identity import VARIABLE
+from plugins.medical.io.scan import Scan
+from plugins.medical.operators.ellipses import rasterised, shepp_logan
 from plugins.medical.request import MemorisationRequest, ReconstructRequest, SamplersRequest
-from plugins.medical.scan import Scan
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from made_scans import NAME, NUMBER, turned, write_series
 
+main = partial(run_app, app)
 SMALL = {
     "network": {"name": "core/unet", "width": 8, "multipliers": [1, 2], "blocks": 1,
                 "attention": [], "middle_attention": False},
@@ -123,7 +128,7 @@ def test_mri_of_nifti_and_of_kspace(tmp_path, priors):
 
 
 def raw_magnitude(path):
-    from plugins.medical.kspace import inverse_fourier
+    from plugins.medical.operators.fourier import inverse_fourier
 
     values = torch.from_numpy(raw.read_kspace(path).values)
     return inverse_fourier(values)[:, 0].abs().numpy()
@@ -136,7 +141,7 @@ def test_samples_are_drawn_scored_and_looked_up_in_training(tmp_path, priors):
     request = ReconstructRequest(
         checkpoint=priors / "ct", task=task, dataset=dataset, samples=3, grid=grid, batch=2
     )
-    simulated.sample(request, tmp_path / "s")
+    reconstruct.sample(request, tmp_path / "s")
     result = runs.evaluate(EvaluateRequest(samples=tmp_path / "s"), tmp_path / "e")
     assert {"FBP", "CGLS", "TV", "one sample", "mean of 3"} == set(result.scores)
     assert set(result.scores["mean of 3"]) == {"psnr", "ssim", "residual", "rank", "coverage"}
@@ -211,7 +216,7 @@ def test_a_name_planted_everywhere_comes_out_nowhere(tmp_path, priors, monkeypat
         checkpoint=priors / "ct", task=Spec("medical/ct", {"views": 9}), dataset=Spec.parse(data),
         samples=2, count=2, grid=Spec("core/karras", {"steps": 2, "sigma_max": 0.3}),
     )  # fmt: skip
-    simulated.sample(request, out / "samples")
+    reconstruct.sample(request, out / "samples")
     runs.evaluate(EvaluateRequest(samples=out / "samples"), out / "evaluated")
     canaries = [NAME, NUMBER, NAME.split("^")[0], NUMBER.split("-")[1]]
     files = [path for path in out.rglob("*") if path.is_file()]

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from core.errors import InputError
-from plugins.medical import nifti
-from plugins.medical.data import Entry, NiftiFolder, side
-from plugins.medical.scan import Scan
-from plugins.medical.slices import Pose, Slices, Volume, cut, halved, prepared, recoloured
+from plugins.medical.data.folders import Entry, NiftiFolder, side
+from plugins.medical.data.slices import Pose, Slices, Volume, cut, halved, prepared, recoloured
+from plugins.medical.io import nifti
+from plugins.medical.io.scan import Scan
 
 SHAPE, SPACING = (20, 40, 50), (3.0, 1.5, 2.0)
 SLOPE = (0.01, -0.007, 0.004)  # of a value a millimetre, along slices, rows and columns

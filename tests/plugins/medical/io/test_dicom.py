@@ -4,7 +4,6 @@ import os
 import resource
 import sys
 import tracemalloc
-import warnings
 from pathlib import Path
 
 import nibabel
@@ -14,20 +13,14 @@ import pydicom.data
 import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
-from core.errors import InputError, StorageError
-from plugins.medical import derived, dicom, nifti, scan, scans
+from core.errors import InputError
+from plugins.medical.io import dicom, nifti, scans
 
-sys.path.insert(0, str(Path(__file__).parent))
-from made_scans import NAME, NUMBER, turned, volume, write_series
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from made_scans import NAME, NUMBER, WAYS, every, volume, write_series
 from mutants import mutated
 
 COUNT = 2000 if os.environ.get("POLYMODE_TORTURE") else 100
-WAYS = {
-    "axial": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)),
-    "sagittal": ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0)),
-    "coronal": ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0)),
-    "oblique": turned(),
-}
 
 
 def only(number, **fields):
@@ -37,14 +30,6 @@ def only(number, **fields):
         if at == number:
             for name, value in fields.items():
                 setattr(data, name, value)
-
-    return change
-
-
-def every(**fields):
-    def change(at, data):
-        for name, value in fields.items():
-            setattr(data, name, value)
 
     return change
 
@@ -74,23 +59,6 @@ def test_every_voxel_lies_where_its_file_says(tmp_path, ways):
 
 
 @pytest.mark.parametrize("ways", WAYS)
-def test_a_round_trip_through_dicom_moves_no_voxel(tmp_path, ways):
-    source = dicom.read(write_series(tmp_path / "in", ways=WAYS[ways]))
-    derived.write(tmp_path / "out", source.voxels, source, description="the same")
-    again = dicom.read(tmp_path / "out")
-    assert np.array_equal(again.voxels, source.voxels)
-    assert again.affine == pytest.approx(source.affine, abs=1e-9)
-    first = pydicom.dcmread(next((tmp_path / "in").iterdir()))
-    for path in (tmp_path / "out").iterdir():
-        header = pydicom.dcmread(path)
-        assert header.FrameOfReferenceUID == first.FrameOfReferenceUID
-        assert header.StudyInstanceUID == first.StudyInstanceUID
-        assert header.SeriesInstanceUID != first.SeriesInstanceUID
-        assert header.ImageType[0] == "DERIVED"
-        assert "Not for diagnosis" in header.DerivationDescription
-
-
-@pytest.mark.parametrize("ways", WAYS)
 def test_a_round_trip_through_nifti_moves_no_voxel(tmp_path, ways):
     source = dicom.read(write_series(tmp_path / "in", ways=WAYS[ways]))
     nifti.write(tmp_path / "out.nii.gz", source.voxels, source, description="the same")
@@ -98,29 +66,6 @@ def test_a_round_trip_through_nifti_moves_no_voxel(tmp_path, ways):
     assert np.array_equal(np.asarray(image.dataobj).transpose(2, 1, 0), source.voxels)
     ras = np.diag([-1, -1, 1, 1]) @ source.affine
     assert image.affine == pytest.approx(ras, abs=1e-5)  # NIfTI keeps affines as float32
-
-
-@pytest.mark.parametrize("plane", scan.PLANES)
-@pytest.mark.parametrize("ways", WAYS)
-def test_a_plane_moves_no_voxel_and_is_undone(tmp_path, ways, plane):
-    source = dicom.read(write_series(tmp_path / "in", ways=WAYS[ways]))
-    turned_ = scan.canonical(source, plane)
-    d, h, w = source.voxels.shape
-    for k, i, j in ((0, 0, 0), (d - 1, 2, w - 1), (1, h - 1, 3)):
-        (at,) = np.argwhere(turned_.voxels == source.voxels[k, i, j])
-        there = turned_.affine @ [at[2], at[1], at[0], 1]
-        assert there == pytest.approx(source.affine @ [j, i, k, 1], abs=1e-9)
-    assert np.array_equal(scan.as_stored(turned_.voxels, source, plane), source.voxels)
-    if plane == "axial" and ways != "oblique":
-        assert (np.argmax(np.abs(turned_.affine[:3, :3]), axis=0) == [0, 1, 2]).all()
-        assert (np.diag(turned_.affine)[:3] > 0).all()  # leftwards, backwards, headwards
-
-
-def test_reduced_slices_are_means_that_lie_in_the_middle_of_theirs(tmp_path):
-    source = dicom.read(write_series(tmp_path / "in"))
-    small = scan.reduced(source, 3)
-    assert small.voxels[1, 1, 2] == pytest.approx(source.voxels[1, 3:6, 6:9].mean())
-    assert small.affine @ [2, 1, 1, 1] == pytest.approx(source.affine @ [7, 4, 1, 1])
 
 
 def test_a_scan_of_pydicom_is_read_as_pydicom_and_its_header_say():
@@ -180,129 +125,6 @@ def test_white_and_black_are_exchanged_and_padding_is_air(tmp_path):
     assert (found.voxels[:, 0] == -1000).all()
     assert (found.voxels[:, 1:] == 1000).all()
     assert "45 voxels" in found.notes[0]
-
-
-# --- whose it is ---------------------------------------------------------------------------------
-
-
-SHARED = {
-    *("SOPClassUID", "StudyInstanceUID", "FrameOfReferenceUID", "Modality", "PixelSpacing"),
-    *("ImagePositionPatient", "ImageOrientationPatient", "SliceThickness", "Rows", "Columns"),
-    *("SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit"),
-    *("PixelRepresentation", "RescaleSlope"),
-}
-
-
-def told(number, data):
-    """What a hospital writes into its headers."""
-    for name in ("ReferringPhysicianName", "OperatorsName", "PatientAddress", "StudyDescription"):
-        setattr(data, name, NAME)
-    data.PatientBirthDate, data.StudyDate, data.AcquisitionTime = "19010203", "19990909", "101112"
-    data.AccessionNumber, data.StationName = NUMBER, "CT99"
-    block = data.private_block(0x0019, "A scanner's own", create=True)
-    block.add_new(1, "LO", NAME)
-
-
-def test_only_fields_on_the_list_are_the_sources(tmp_path):
-    source = dicom.read(write_series(tmp_path / "in", change=told))
-    derived.write(tmp_path / "out", source.voxels, source, description="again")
-    given = {
-        tuple(data.ImagePositionPatient): data
-        for data in map(pydicom.dcmread, (tmp_path / "in").iterdir())
-    }
-    for path in (tmp_path / "out").iterdir():
-        raw, data = path.read_bytes(), pydicom.dcmread(path)
-        for word in (NAME, NUMBER, "19010203", "19990909", "101112", "CT99", "scanner"):
-            assert word.encode() not in raw
-        assert str(data.PatientID) == str(data.PatientName) == source.patient
-        assert data.PatientIdentityRemoved == "YES"
-        like = given[tuple(data.ImagePositionPatient)]
-        same = {e.keyword for e in data if e.value not in ("", None) and e == like.get(e.tag)}
-        assert same <= SHARED
-        (of,) = data.SourceImageSequence
-        assert of.ReferencedSOPInstanceUID == like.SOPInstanceUID
-
-
-def test_fields_that_are_asked_for_are_kept_and_the_patient_no_longer_hidden(tmp_path):
-    def japanese(number, data):
-        data.SpecificCharacterSet, data.PatientName = ["", "ISO 2022 IR 87"], "Yamada^T=山田^太郎"
-
-    source = dicom.read(write_series(tmp_path / "in", change=japanese))
-    keep = ("PatientName", "StationName")
-    with pytest.warns(UserWarning, match="the source has no StationName"):
-        derived.write(tmp_path / "out", source.voxels, source, description="über", keep=keep)
-    for data in map(pydicom.dcmread, (tmp_path / "out").iterdir()):
-        assert str(data.PatientName) == "Yamada^T=山田^太郎"
-        assert data.SeriesDescription == "über. Not for diagnosis"
-        assert data.PatientIdentityRemoved == "NO"
-        assert "DeidentificationMethod" not in data
-    for name, said in (("PatientNme", "no DICOM field"), ("PixelSpacing", "of its own")):
-        with pytest.raises(InputError, match=said):
-            derived.write(tmp_path / "x", source.voxels, source, description="", keep=(name,))
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_words_where_a_uid_should_be_are_not_copied_and_not_said(tmp_path):
-    """pydicom warns of such a field, with its words."""
-    names = ("StudyInstanceUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyDate")
-    uid = every(FrameOfReferenceUID="1." + "9" * 80, **dict.fromkeys(names, NAME))
-    write_series(tmp_path / "in", change=uid)
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        source = dicom.read(tmp_path / "in")
-        assert dicom.patient_of(tmp_path / "in" / "03.dcm")
-        for folder, keep in (("out", ()), ("kept", ("StudyDate",))):
-            derived.write(tmp_path / folder, source.voxels, source, description="", keep=keep)
-    assert not [str(one.message) for one in said]
-    data = [pydicom.dcmread(path) for path in (tmp_path / "out").iterdir()]
-    for name in ("StudyInstanceUID", "FrameOfReferenceUID", "SeriesInstanceUID"):
-        (found,) = {one[name].value for one in data}
-        assert found.is_valid
-    assert len({one.SOPInstanceUID for one in data}) == 5
-
-
-def test_a_series_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    source = dicom.read(write_series(tmp_path / "in"))
-
-    def write(name, voxels=source.voxels):
-        derived.write(tmp_path / name, voxels, source, description="")
-
-    with pytest.raises(InputError, match="holds something already"):
-        write("in")
-    with pytest.raises(InputError, match="not finite"):
-        write("out", np.where(source.voxels == 0, np.nan, source.voxels))
-    with pytest.raises(InputError, match="voxels for a scan of"):
-        write("out", source.voxels[1:])
-    (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="nothing of it was written"):
-        write("file/out")
-    done = []
-
-    def full(path):
-        done.append(path)
-        if len(done) == 3:
-            raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(derived.files, "sync", full)
-    with pytest.raises(StorageError, match=r"No space left.*make room"):
-        write("out")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "in"]
-    (tmp_path / "out").mkdir()  # an empty folder is as good as none
-    write("out")
-    assert len(list((tmp_path / "out").iterdir())) == 5
-
-
-@pytest.mark.parametrize(("modality", "scale"), [("MR", 1e-3), ("MR", 1e6), ("CT", 1e4)])
-def test_sixteen_bits_cover_the_range_to_half_a_step(tmp_path, modality, scale):
-    like = dicom.read(write_series(tmp_path / "in", change=every(Modality=modality)))
-    voxels = (np.random.default_rng(0).normal(size=like.voxels.shape) * scale).astype(np.float32)
-    derived.write(tmp_path / "out", voxels, like, description="")
-    step = (float(voxels.max()) - float(voxels.min())) / 65534
-    for k, path in enumerate(sorted((tmp_path / "out").iterdir())):
-        data = pydicom.dcmread(path)
-        found = data.pixel_array * float(data.RescaleSlope) + float(data.RescaleIntercept)
-        # Hounsfield units that fit are rounded to whole ones.
-        assert np.abs(found - voxels[k]).max() <= 0.502 * max(step, modality == "CT")
 
 
 # --- what makes no volume ------------------------------------------------------------------------

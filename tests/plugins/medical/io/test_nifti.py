@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
-from plugins.medical import claims, identity, nifti, scan
+from plugins.medical.io import nifti, scan
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from made_scans import volume
 from mutants import mutated
 
@@ -233,14 +233,6 @@ def test_a_header_of_two_files_and_voxels_of_no_number_are_refused(tmp_path):
     assert not (tmp_path / "d.nii").exists()
 
 
-def test_sizes_are_looked_at_before_memory_is_taken():
-    with pytest.raises(InputError, match="at least one"):
-        claims.check_claim(Path("a"), (0, 3), 4)
-    with pytest.raises(InputError, match="GiB once read"):
-        claims.check_claim(Path("a"), (1 << 14,) * 3, 8)
-    claims.check_claim(Path("a"), (16, 16), 8)
-
-
 def test_mutated_files_give_a_scan_or_one_clear_error(tmp_path):
     wholes = {
         ".nii": saved(tmp_path / "a.nii").read_bytes(),
@@ -257,32 +249,3 @@ def test_mutated_files_give_a_scan_or_one_clear_error(tmp_path):
             said.append(str(error))
     assert 0 < read < COUNT
     assert all(len(one.splitlines()) == 1 for one in said)
-
-
-# --- whose it is ---------------------------------------------------------------------------------
-
-
-def test_a_pseudonym_depends_on_the_key_and_stays_what_it_is(monkeypatch, tmp_path):
-    monkeypatch.setenv(identity.VARIABLE, "one secret and another")
-    first = identity.pseudonym("Zwicknagl^Apollonia  90817263")
-    assert first == identity.pseudonym("Zwicknagl^Apollonia 90817263 ")
-    assert first != identity.pseudonym("Zwicknagl^Apollonia 90817264")
-    assert identity.pseudonym(first) == first
-    assert identity.pseudonym(" ") == "anonymous"
-    monkeypatch.setenv(identity.VARIABLE, "another")
-    assert first != identity.pseudonym("Zwicknagl^Apollonia 90817263")
-
-
-def test_the_key_is_made_once_and_is_nobody_elses_to_read(monkeypatch, tmp_path):
-    monkeypatch.delenv(identity.VARIABLE, raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    first = identity.pseudonym("a")
-    place = tmp_path / "polymode" / "id.key"
-    assert place.stat().st_mode & 0o777 == 0o600
-    identity._kept.cache_clear()
-    assert identity.pseudonym("a") == first
-    identity._kept.cache_clear()
-    place.write_bytes(b"")
-    with pytest.raises(InputError, match="no key; remove the file"):
-        identity.pseudonym("a")
-    identity._kept.cache_clear()

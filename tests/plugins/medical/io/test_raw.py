@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
-from plugins.medical import raw
+from plugins.medical.io import raw
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from mutants import mutated
 
 COUNT = 2000 if os.environ.get("POLYMODE_TORTURE") else 60

@@ -8,10 +8,10 @@ import torch
 from skimage.transform import radon
 
 from core.errors import InputError
-from plugins.medical.data import Phantoms
-from plugins.medical.operators import FanBeam, Radon
-from plugins.medical.phantoms import line_integrals, random_head, rasterised, shepp_logan
-from plugins.medical.projector import Gathered, Stored
+from plugins.medical.data.phantoms import Phantoms
+from plugins.medical.operators.ellipses import line_integrals, random_head, rasterised, shepp_logan
+from plugins.medical.operators.projector import Gathered, Stored
+from plugins.medical.operators.radon import FanBeam, Radon
 
 FAN = {"source": 400.0, "detector": 300.0}
 BOTH = pytest.mark.parametrize(("beam", "options"), [(Radon, {}), (FanBeam, FAN)])

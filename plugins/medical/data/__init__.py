@@ -1,0 +1,1 @@
+"""Datasets of slices: phantoms, folders of scans, public sets."""

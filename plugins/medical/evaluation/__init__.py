@@ -1,0 +1,1 @@
+"""Verbs that compare posterior samplers and look for memorised slices."""

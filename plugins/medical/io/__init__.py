@@ -1,0 +1,1 @@
+"""Files of scans and of raw data, read and written."""

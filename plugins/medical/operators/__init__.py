@@ -1,0 +1,1 @@
+"""The physics of measurements: line integrals, k-space, coils, photons."""

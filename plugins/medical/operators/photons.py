@@ -1,0 +1,35 @@
+"""Counts of photons behind an object: Poisson noise, and line integrals of such counts."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from core.process.noise import derive
+
+WATER = 0.0193
+"""Linear attenuation of water per millimetre at 70 keV (NIST XCOM: 0.193 cm^2/g)."""
+
+
+def counted(p: Float[Tensor, " d c v n"], photons: float, seed: int) -> Float[Tensor, " d c v n"]:
+    """Counts of photons behind line integrals p: Poisson with mean photons e^-p.
+
+    Args:
+        p: of attenuation.
+        photons: that a detector counts without an object.
+        seed: slice i depends on it and on i alone.
+    """
+    rows = []
+    for number, row in enumerate(p.double().cpu().numpy()):
+        random = np.random.Generator(np.random.Philox(key=derive(seed, "photons", number)))
+        rows.append(random.poisson(photons * np.exp(-row)))
+    return torch.from_numpy(np.stack(rows)).to(p)
+
+
+def of_counts(counts: Tensor, photons: float) -> tuple[Tensor, Tensor]:
+    """Line integrals -log(N / I) of counts N of I, and their variance 1 / N to first order.
+
+    A count of 0 is taken as 1/2.
+    """
+    seen = counts.clamp(min=0.5)
+    return -(seen / photons).log(), 1 / seen

@@ -1,0 +1,1 @@
+"""Reconstruction as tasks, and the classical methods it is compared with."""

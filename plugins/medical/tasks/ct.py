@@ -1,0 +1,162 @@
+"""Computed tomography as a task."""
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from core.errors import InputError
+from core.inverse.measurement import Measurement
+from core.inverse.operators import Weighted
+from core.process.noise import derive
+from core.task import Batch
+from plugins.medical.data.slices import FINER
+from plugins.medical.operators.photons import WATER, counted, of_counts
+from plugins.medical.operators.radon import Radon
+from plugins.medical.tasks import classical
+from plugins.medical.tasks.geometry import geometry_of, scanner
+from plugins.medical.tasks.reconstruction import Reconstruction
+
+
+class Ct(Reconstruction):
+    """Computed tomography from few views: attenuation from noisy line integrals.
+
+    Slices are square and in a window of Hounsfield units; what is measured of them are counts of
+    photons, of the finer picture where the data have one, so that the model of reconstruction is
+    not the one of simulation.
+    Source: Song et al. 2022, arXiv:2111.08005 (a prior trained on pictures alone).
+
+    Args:
+        geometry: parallel beams, or fans from a source at twice the slice's side.
+        views: how many angles.
+        arc: that they are spread over, in degrees; by default half a turn, of fans a whole one.
+        side: of a slice, in millimetres.
+        photons: that each detector would count without a patient; 0 for no noise.
+        model: deviation of line integrals from those of square pixels, without noise: what is
+            finer than a pixel; measurements are trusted no further.
+        low: Hounsfield units of -1 in the data.
+        high: Hounsfield units of 1 in the data.
+        total_variation: weight of the total variation in that method.
+        seed: of the noise.
+
+    Raises:
+        InputError: an option out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        geometry: Literal["parallel", "fan"] = "parallel",
+        views: int = 23,
+        arc: float | None = None,
+        side: float = 400.0,
+        photons: float = 1e5,
+        model: float = 0.02,
+        low: float = -1000.0,
+        high: float = 1000.0,
+        total_variation: float = 8.0,
+        seed: int = 0,
+    ) -> None:
+        problems = []
+        if views < 1:
+            problems.append(f"views: expected at least 1, got {views}")
+        if not side > 0:
+            problems.append(f"side: expected more than 0 mm, got {side:g}")
+        if arc is not None and not 0 < arc <= 360:
+            problems.append(f"arc: expected more than 0 to 360 degrees, got {arc:g}")
+        if not model > 0:
+            problems.append(f"model: expected more than 0, got {model:g}")
+        if photons and not photons >= 1:
+            problems.append(f"photons: expected at least 1, or 0 for no noise, got {photons:g}")
+        if not low < high:
+            problems.append(f"low, high: expected low below high, got {low:g} and {high:g}")
+        if problems:
+            raise InputError("\n".join(problems))
+        super().__init__("FBP", 1)
+        self.views, self.side, self.photons, self.seed = views, side, photons, seed
+        self.model = model
+        self._geometry, self._weight = geometry, total_variation
+        self._arc = arc
+        self._slope = WATER * (high - low) / 2000  # attenuation of the data's unit, and of its 0
+        self._level = WATER * (1 + (high + low) / 2000)
+        self._made: dict[tuple[tuple[int, int], int], Radon] = {}
+        self.shown_as = (low, high, "HU")
+
+    def scanner(self, height: int, width: int) -> Radon:
+        """The operator for slices of a size."""
+        return self._scanner((height, width), 1)
+
+    def _scanner(self, size: tuple[int, int], finer: int) -> Radon:
+        """The operator for slices `finer` times finer, with as many detectors in each's place."""
+        found = self._made.get((size, finer))
+        if found is None:
+            coarse = geometry_of(self._geometry, self.views, self._arc, size, self.side / size[1])
+            if finer == 1:
+                found = scanner(coarse)
+            else:
+                fine = replace(
+                    coarse,
+                    height=size[0] * finer,
+                    width=size[1] * finer,
+                    pixel_mm=coarse.pixel_mm / finer,
+                    detector_spacing_mm=coarse.detector_spacing_mm / finer,
+                )
+                found = scanner(fine, finer * self._scanner(size, 1).detectors)
+            self._made[size, finer] = found
+        return found
+
+    def measured(self, batch: Batch) -> Measurement:
+        """Line integrals of the data's values, weighted by how much they are trusted."""
+        scan = self.scanner(*batch["image"].shape[-2:])
+        p = self._integrals(batch, scan)
+        variance = torch.zeros_like(p)
+        if self.photons:
+            seeds = [derive(self.seed, "slice", index) for index in batch["index"].tolist()]
+            rows = [counted(p[i : i + 1], self.photons, seed) for i, seed in enumerate(seeds)]
+            p, variance = of_counts(torch.cat(rows), self.photons)
+        return self.of_integrals(scan, p, variance)
+
+    def of_integrals(
+        self, scan: Radon, p: Float[Tensor, " b 1 v n"], variance: Float[Tensor, " b 1 v n"]
+    ) -> Measurement:
+        """Line integrals as a measurement of the data's values, by an operator of unit norm.
+
+        Args:
+            scan: the operator.
+            p: line integrals of attenuation.
+            variance: of their noise.
+        """
+        one = torch.ones(1, 1, *scan.shape).to(p)
+        y = (p - self._level * scan.forward(one)) / self._slope
+        norm = float(classical.operator_norm(scan, one))
+        trust = self.model / (variance + self.model**2).sqrt() / norm
+        return Measurement(Weighted(scan, trust), trust * y, self.model / self._slope / norm)
+
+    def _integrals(self, batch: Batch, scan: Radon) -> Tensor:
+        """Of the finer picture, a detector's mean over the rays that it sees."""
+        if "fine" not in batch:
+            return scan.forward(self._level + self._slope * batch["image"])
+        rays = self._scanner(scan.shape, FINER).forward(self._level + self._slope * batch["fine"])
+        return -(-rays).exp().unflatten(-1, (scan.detectors, FINER)).mean(-1).log()
+
+    def degrade(self, item: Batch, index: int) -> Batch:
+        """The item and its index, which its noise depends on."""
+        return {**item, "index": torch.tensor(index)}
+
+    def picture(self, x: Float[Tensor, " b 1 h w"]) -> Float[Tensor, " b 1 h w"]:
+        """Within the window."""
+        return x.clamp(-1, 1)
+
+    def classical(self, measurement: Measurement) -> dict[str, Tensor]:
+        """FBP with Hann's window, least squares by conjugate gradients, total variation."""
+        scan, y = measurement.operator, measurement.y
+        if isinstance(scan, Weighted):
+            scan, y = scan.operator, y / scan.weights
+        assert isinstance(scan, Radon)
+        air = torch.full((len(y), 1, *scan.shape), -1.0).to(y)
+        found = {"FBP": air + scan.filtered_back_projection(y - scan.forward(air), window="hann")}
+        found["CGLS"] = close = classical.least_squares(measurement, air)
+        found["TV"] = classical.total_variation(measurement, close, weight=self._weight)
+        return found

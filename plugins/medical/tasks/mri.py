@@ -1,0 +1,99 @@
+"""Magnetic resonance as a task."""
+
+import numpy as np
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from core.errors import InputError
+from core.inverse.measurement import Measurement
+from core.process.noise import derive
+from core.task import Batch
+from plugins.medical.operators.fourier import Fourier, fourier, to_complex, to_real
+from plugins.medical.operators.phase import low_phase, smooth_phase, turned
+from plugins.medical.operators.sampling import Kind
+from plugins.medical.tasks import classical
+from plugins.medical.tasks.reconstruction import Reconstruction
+
+
+class Mri(Reconstruction):
+    """Magnetic resonance from few frequencies: a complex picture from noisy k-space.
+
+    Data of magnitudes are given a smooth phase.  The phase that the middle of k-space shows is part
+    of the coils' sensitivities, so that the picture is nearly real.
+    Source: Chung and Ye 2022, arXiv:2110.05243 (a prior of pictures and masked k-space).
+
+    Args:
+        mask: as of `medical/fourier`.
+        acceleration: how many times fewer frequencies than all.
+        centre: share of the lines, or of each side, that is always measured.
+        noise: deviation of the noise of k-space, of the real and imaginary part each, where the
+            brightest of the picture is 1.
+        total_variation: weight of the total variation in that method.
+        wavelets: weight of the wavelets' coefficients in that method.
+        seed: of phase, mask and noise.
+
+    Raises:
+        InputError: an option out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        mask: Kind = "random",
+        acceleration: float = 4.0,
+        centre: float = 0.08,
+        noise: float = 0.005,
+        total_variation: float = 6.0,
+        wavelets: float = 100.0,
+        seed: int = 0,
+    ) -> None:
+        if not noise > 0:
+            raise InputError(f"noise: expected more than 0, got {noise:g}")
+        super().__init__("zero-filled", 2)
+        self._fourier = Fourier(mask=mask, acceleration=acceleration, centre=centre, seed=seed)
+        self.noise, self.seed = noise, seed
+        self._weights = (total_variation, wavelets)
+
+    def degrade(self, item: Batch, index: int) -> Batch:
+        """The picture without its low phase, that phase in half turns, and its index."""
+        magnitude = (item["image"][0] + 1) / 2
+        random = np.random.Generator(np.random.Philox(key=derive(self.seed, "phase", index)))
+        phased = turned(
+            magnitude[None].to(torch.complex64), smooth_phase(random, *magnitude.shape)[None]
+        )
+        phase = low_phase(fourier(phased) + self._noise(phased.shape, index))
+        return {
+            "image": to_real(turned(phased, -phase))[0],
+            "phase": (phase / torch.pi).clamp(-1, 1),
+            "index": torch.tensor(index),
+        }
+
+    def _noise(self, shape: torch.Size, index: int) -> Complex[Tensor, "..."]:
+        draw = torch.Generator().manual_seed(derive(self.seed, "k-space", index))
+        parts = torch.randn(2, *shape, generator=draw)
+        return self.noise * torch.complex(parts[0], parts[1])
+
+    def measured(self, batch: Batch) -> Measurement:
+        """The frequencies of the mask."""
+        image = batch["image"]
+        phase = torch.polar(torch.ones_like(batch["phase"]), torch.pi * batch["phase"])
+        operator = self._fourier.given(sensitivities=phase)
+        y = operator.forward(image)
+        noise = torch.stack([self._noise(y.shape[1:], i) for i in batch["index"].tolist()])
+        y = y + noise.to(y) * operator.measured(*image.shape[-2:]).to(image.device)
+        return Measurement(operator, y, self.noise)
+
+    def picture(self, x: Float[Tensor, " b 2 h w"]) -> Float[Tensor, " b 1 h w"]:
+        """The magnitude, 0 to 1 as -1 to 1."""
+        return (2 * to_complex(x).abs()[:, None] - 1).clamp(-1, 1)
+
+    def classical(self, measurement: Measurement) -> dict[str, Tensor]:
+        """Zero-filled, sparse wavelets, total variation."""
+        zero = measurement.operator.adjoint(measurement.y)
+        tv, wavelets = self._weights
+        return {
+            "zero-filled": zero,
+            "wavelets": classical.sparse_wavelets(measurement, zero, weight=wavelets),
+            "TV": classical.total_variation(measurement, zero, weight=tv),
+        }

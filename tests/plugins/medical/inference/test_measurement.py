@@ -1,0 +1,93 @@
+"""Raw data as measurements, and measurements simulated of scans, against closed forms."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from core.errors import InputError
+from plugins.medical.inference import measurement as measuring
+from plugins.medical.io.raw import Geometry, KSpace, Sinogram
+from plugins.medical.io.scan import Scan
+from plugins.medical.operators.fourier import (
+    fourier,
+    inverse_fourier,
+    root_sum_of_squares,
+    to_complex,
+)
+from plugins.medical.operators.photons import WATER, counted
+from plugins.medical.operators.sampling import sampling_mask
+from plugins.medical.tasks import classical
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from made_scans import phantom
+
+
+def test_the_variance_that_counts_are_given_is_that_of_their_logarithm():
+    geometry = Geometry(kind="parallel", views=50, height=8, width=8, pixel_mm=1.0,
+                        detector_spacing_mm=1.0, units="counts", photons=2000.0)  # fmt: skip
+    p = torch.full((4, 1, 50, 60), 1.5)
+    counts = counted(p, 2000.0, 1)[:, 0].numpy()
+    found, variance = measuring.integrals(Sinogram(counts, geometry))
+    scaled = (found - p) / variance.sqrt()
+    assert float(scaled.std()) == pytest.approx(1, abs=0.03)
+    assert abs(float(scaled.mean())) < 0.1  # the logarithm's own bias is half a variance
+
+
+def test_a_simulated_sinogram_is_water_along_its_lines():
+    """A slab of water: attenuation times its thickness where lines go straight through."""
+    voxels = np.full((1, 32, 32), -1000.0, np.float32)
+    voxels[:, 8:24, :] = 0
+    scan = Scan(voxels, np.diag([2.0, 2, 2, 1]), "CT")
+    geometry = Geometry(kind="parallel", views=2, height=32, width=32, pixel_mm=2.0,
+                        detector_spacing_mm=2.0)  # fmt: skip
+    found = measuring.simulated_ct(scan, geometry, 0)
+    along_y = found.values[0, 0]
+    assert along_y[len(along_y) // 2] == pytest.approx(WATER * 16 * 2, rel=1e-5)
+    with pytest.raises(InputError, match="CT is simulated of CT"):
+        measuring.simulated_ct(Scan(voxels, np.eye(4), "MR"), geometry, 0)
+    with pytest.raises(InputError, match="of square ones"):
+        measuring.simulated_ct(Scan(voxels, np.diag([2.0, 3, 2, 1]), "CT"), geometry, 0)
+
+
+def test_simulated_kspace_reads_back_as_the_scan_that_it_is_of():
+    """Wholly sampled without noise: the magnitude of the inverse transform."""
+    voxels = ((phantom()["image"][0].numpy() + 1) * 500).astype(np.float32)
+    kspace = measuring.simulated_mri(Scan(voxels, np.eye(4), "MR"), acceleration=1.0, noise=0.0)
+    back = inverse_fourier(torch.from_numpy(kspace.values))[:, 0].abs().numpy()
+    assert np.abs(back - voxels).max() < 1e-2
+    measurement, bright = measuring.measured_mri(kspace, noise=1.0)
+    picture = to_complex(measurement.operator.adjoint(measurement.y)).abs().numpy() * bright
+    assert np.abs(picture - voxels).max() < 1e-2
+
+
+def test_several_coils_are_estimated_and_unfold_what_one_could_not():
+    """Four coils in the corners, every second column: their picture is that of all frequencies."""
+    picture = (phantom()["image"][0] + 1) / 2
+    at, down = torch.linspace(-1, 1, 64).expand(64, 64), torch.linspace(-1, 1, 64)[:, None]
+    coils = torch.stack([
+        torch.polar((-((down - y) ** 2 + (at - x) ** 2) / 2).exp(), 0.5 * x * at)
+        for y in (-0.8, 0.8)
+        for x in (-0.8, 0.8)
+    ])  # fmt: skip
+    seen = (picture * coils)[None]
+    mask = sampling_mask("equispaced", 64, 64, acceleration=2.0, centre=0.2)
+    k = fourier(seen) * mask
+    measurement, bright = measuring.measured_mri(KSpace(k.numpy(), mask.numpy(), 1e-3))
+    found = classical.least_squares(
+        measurement, torch.zeros(1, 2, 64, 64), iterations=100, discrepancy=0.1
+    )
+    whole = root_sum_of_squares(seen) / bright
+    assert (to_complex(found).abs() - whole).norm() < 0.03 * whole.norm()
+    zero_filled = root_sum_of_squares(inverse_fourier(k)) / bright
+    assert (zero_filled - whole).norm() > 0.1 * whole.norm()
+
+
+def test_the_middle_is_what_is_wholly_measured():
+    mask = torch.zeros(32, 40, dtype=torch.bool)
+    mask[:, 17:23] = True
+    assert measuring.middle(mask) == (16, 3)
+    mask[3] = False
+    assert measuring.middle(mask) == (12, 3)
