@@ -1,72 +1,72 @@
-"""Whether draws say how wrong they are: their spread against their error, and their misfit."""
+"""Calibration of draws: whether their standard deviation predicts their error."""
 
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
 AROUND = 5  # pixels each way over which variances are averaged
-SHARE = 0.9  # of the truth that an interval is to hold
-AIR = -0.9  # at or below this a picture is air, whose values nobody asks about
+COVERAGE = 0.9  # nominal probability that an interval holds the ground truth
 
 
-def local_deviation(draws: Float[Tensor, " b k 1 h w"]) -> Float[Tensor, " b 1 h w"]:
-    """The draws' deviation, their variances averaged over 5x5 pixels.
+def local_std(draws: Float[Tensor, " b k 1 h w"]) -> Float[Tensor, " b 1 h w"]:
+    """Standard deviation of the draws, their variances averaged over 5x5 pixels.
 
-    A few draws say little of one pixel: of 8 the deviation is off by a quarter at random.
+    Of 8 draws the standard deviation of one pixel alone is off by a quarter at random.
 
     Args:
-        draws: pictures, at least two of each.
+        draws: images, at least two of each.
     """
     return averaged(draws.var(1)).sqrt()
 
 
 def averaged(variance: Float[Tensor, " b 1 h w"]) -> Float[Tensor, " b 1 h w"]:
-    """Means over 5x5 pixels, the edge repeated beyond it."""
+    """Means over 5x5 pixels, with the edge replicated."""
     around = (AROUND // 2,) * 4
     return F.avg_pool2d(F.pad(variance, around, mode="replicate"), AROUND, 1)
 
 
-def interval_factor(draws: int, share: float = SHARE) -> float:
-    """How many deviations of so many draws an interval reaches to either side of their mean.
+def interval_factor(draws: int, coverage: float = COVERAGE) -> float:
+    """Half-width of a prediction interval around the mean, in standard deviations of the draws.
 
-    The truth is taken for another draw of the same normal distribution: Student's quantile of
-    draws - 1 degrees of freedom times sqrt(1 + 1 / draws).
+    The ground truth is taken for another draw of the same normal distribution: Student's quantile
+    of draws - 1 degrees of freedom times sqrt(1 + 1 / draws).
     """
     from scipy.stats import t
 
-    return float(t.ppf((1 + share) / 2, draws - 1)) * math.sqrt(1 + 1 / draws)
+    return float(t.ppf((1 + coverage) / 2, draws - 1)) * math.sqrt(1 + 1 / draws)
 
 
 def calibration(
-    draws: Float[Tensor, " b k 1 h w"], truth: Float[Tensor, " b 1 h w"]
+    draws: Float[Tensor, " b k 1 h w"],
+    truth: Float[Tensor, " b 1 h w"],
+    where: Bool[Tensor, " b 1 h w"],
 ) -> dict[str, Float[Tensor, " b"]]:
-    """Rank correlation of spread and error over pixels, and how much the intervals hold, in %.
-
-    Air, where the truth and the mean are at the end of the range, is left out of both: there all
-    agree and nothing is asked.
+    """Rank correlation of standard deviation and error, and coverage of the intervals in %.
 
     Args:
-        draws: pictures, at least two of each.
-        truth: what they are draws of.
+        draws: images, at least two of each.
+        truth: the ground truth of each.
+        where: pixels that count; regions that every draw gets right by itself say nothing.
     """
-    mean, deviation = draws.mean(1), local_deviation(draws)
+    mean, std = draws.mean(1), local_std(draws)
     error = (mean - truth).abs()
-    body = (truth > AIR) | (mean > AIR)
-    reach = interval_factor(draws.shape[1]) * deviation
+    reach = interval_factor(draws.shape[1]) * std
     rank, held = [], []
-    for where, wrong, spread, most in zip(body, error, deviation, reach, strict=True):
-        rank.append(rank_correlation(spread[where], wrong[where]))
-        held.append(100 * (wrong[where] <= most[where]).double().mean())
-    return {"rank": torch.stack(rank), "coverage": torch.stack(held)}
+    for counts, wrong, spread, most in zip(where, error, std, reach, strict=True):
+        rank.append(rank_correlation(spread[counts], wrong[counts]))
+        held.append(100 * (wrong[counts] <= most[counts]).double().mean())
+    return {"rank": torch.tensor(rank, dtype=torch.float64), "coverage": torch.stack(held)}
 
 
-def rank_correlation(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-    """Spearman's; ties as they come.  0 where there is nothing to rank."""
+def rank_correlation(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float:
+    """Spearman's rank correlation, ties at their mean rank; 0 where one of the two is constant."""
+    from scipy.stats import rankdata
+
     if len(a) < 2:
-        return torch.zeros((), dtype=torch.float64)
-    ranks = [x.argsort(stable=True).argsort(stable=True).double() for x in (a, b)]
-    first, second = (x - x.mean() for x in ranks)
-    return (first * second).sum() / (first.norm() * second.norm())
+        return 0.0
+    first, second = (rankdata(x.detach().cpu().numpy()) - (len(x) + 1) / 2 for x in (a, b))
+    scale = math.sqrt(float(first @ first) * float(second @ second))
+    return float(first @ second) / scale if scale else 0.0

@@ -141,20 +141,33 @@ def write_bytes(path: Path, data: bytes) -> None:
         os.close(handle)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` at `path` atomically: a reader sees the old file or the new one, whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+@contextmanager
+def replaced(path: Path, *, suffix: str = "") -> Iterator[Path]:
+    """A temporary path beside `path`; what the block writes there then replaces `path` atomically.
+
+    The new file is flushed to the disk before it is renamed (fsync), and its folder after.  If the
+    block fails, or the process dies, the old file stays as it was.
+
+    Args:
+        path: of the file to write; its folder exists.
+        suffix: that the temporary name ends in, for libraries that choose a format by it.
+    """
+    waiting = path.with_name(f".{path.name}.{os.getpid()}.tmp{suffix}")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
+        yield waiting
+        sync(waiting)
+        os.replace(waiting, path)
+    except BaseException:
         with suppress(OSError):
-            temporary.unlink()
+            waiting.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` at `path` atomically: a reader sees the old file or the new one, whole."""
+    with replaced(path) as waiting:
+        waiting.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:

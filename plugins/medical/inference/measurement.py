@@ -18,6 +18,7 @@ from plugins.medical.operators.fourier import (
     fourier,
     inverse_fourier,
     root_sum_of_squares,
+    white_noise,
 )
 from plugins.medical.operators.phase import low_phase, smooth_phase, turned
 from plugins.medical.operators.photons import WATER, counted, of_counts
@@ -109,10 +110,8 @@ def simulated_mri(
     random = np.random.Generator(np.random.Philox(key=derive(seed, "phase")))
     pictures = turned(pictures, smooth_phase(random, height, width).expand_as(pictures.real))
     k = fourier(pictures)[:, None]
-    draw = torch.Generator().manual_seed(derive(seed, "k-space"))
-    parts = torch.randn(2, *k.shape, generator=draw)
     chosen = sampling_mask(mask, height, width, acceleration=acceleration, centre=centre, seed=seed)
-    k = (k + noise * torch.complex(parts[0], parts[1])) * chosen
+    k = (k + white_noise(k.shape, std=noise, key=(seed, "k-space"))) * chosen
     return KSpace((k * bright).numpy(), chosen.numpy(), noise * bright)
 
 

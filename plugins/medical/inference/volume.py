@@ -16,6 +16,7 @@ from core.request import Emit, Progress, silent
 from core.results.calibration import averaged
 from core.results.sheet import contact_sheet, to_bytes
 from core.sampler.sample import Moment
+from core.storage import files
 from core.task import Panel
 from plugins.medical.inference.draws import How, reconstructed, streams
 from plugins.medical.inference.measurement import integrals, measured_mri
@@ -34,7 +35,7 @@ class Found:
 
     Args:
         mean: of the draws.
-        deviation: of them, as `core.results.calibration.local_deviation` has it; 0 of a single one.
+        deviation: of them, as `core.results.calibration.local_std` has it; 0 of a single one.
         classical: the methods without a prior, by name.
         misfit: of the mean, for each slice, in units of the noise.
     """
@@ -172,6 +173,9 @@ def write_sheet(path: Path, found: Found, scale: Scale, truth: Scan | None) -> N
         images["error, x4"] = to_bytes((found.mean[k].cpu() - known).abs() * 4 - 1)
         images["scan"] = to_bytes(known)
     pixels = contact_sheet([Panel("middle slice", images)])
-    waiting = path.with_name(f".{path.name}.tmp")
-    Image.fromarray(pixels).save(waiting, "PNG")
-    waiting.replace(path)
+    try:
+        with files.replaced(path) as waiting:
+            Image.fromarray(pixels).save(waiting, "PNG")
+    except OSError as error:
+        remains = "the reconstruction beside it is whole"
+        raise files.not_written(path, error, needed=pixels.nbytes, remains=remains) from error

@@ -7,7 +7,6 @@ header names is opened, and header extensions, which may hold whole DICOM header
 import os
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -211,15 +210,9 @@ def write(
     image.set_qform(affine, code=qform or (0 if sform else 1))
     image.set_sform(affine, code=sform or (0 if qform else 1))
     end = ".nii.gz" if path.name.lower().endswith(".gz") else ".nii"
-    waiting = path.with_name(f".{path.name}.{os.getpid()}{end}")
     try:
-        nibabel.save(image, os.fspath(waiting))
-        files.sync(waiting)
-        os.replace(waiting, path)
-        files.sync(path.parent)
+        with files.replaced(path, suffix=end) as waiting:
+            nibabel.save(image, os.fspath(waiting))
     except OSError as error:
-        remains = "what was there is as it was"
+        remains = "an older file is unchanged"
         raise files.not_written(path, error, needed=voxels.nbytes, remains=remains) from error
-    finally:
-        with suppress(OSError):
-            waiting.unlink(missing_ok=True)

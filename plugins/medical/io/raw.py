@@ -269,13 +269,13 @@ def check_place(path: Path) -> None:
 
 def _write(path: Path, values: np.ndarray, said: Mapping[str, Any]) -> None:
     check_place(path)
-    waiting = path.with_name(f".{path.stem}.tmp.npy")
     try:
-        np.save(waiting, values, allow_pickle=False)
-        waiting.replace(path)
-    finally:
-        waiting.unlink(missing_ok=True)
-    files.write_json(path.with_suffix(".json"), dict(said))
+        with files.replaced(path) as waiting, waiting.open("wb") as file:
+            np.save(file, values, allow_pickle=False)
+        files.write_json(path.with_suffix(".json"), dict(said))
+    except OSError as error:
+        remains = "older files are unchanged"
+        raise files.not_written(path, error, needed=values.nbytes, remains=remains) from error
 
 
 # --- fastMRI -------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ Pictures are complex, as two real channels (b, 2, h, w): real and imaginary part
 orthonormal, so that white noise in k-space is white in pictures, of the same deviation.
 """
 
+from collections.abc import Sequence
 from copy import copy
 
 import torch
@@ -12,6 +13,7 @@ from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
 from core.errors import InputError
+from core.process.noise import derive
 from plugins.medical.operators.sampling import Kind, check, sampling_mask
 
 
@@ -35,6 +37,21 @@ def inverse_fourier(k: Complex[Tensor, " *rows h w"]) -> Complex[Tensor, " *rows
     """Its inverse, and its adjoint."""
     moved = torch.fft.ifftshift(k, dim=(-2, -1))
     return torch.fft.fftshift(torch.fft.ifft2(moved, norm="ortho"), dim=(-2, -1))
+
+
+def white_noise(
+    shape: Sequence[int], *, std: float, key: tuple[int | str, ...]
+) -> Complex[Tensor, "*shape"]:
+    """Complex white noise of k-space, the same for the same key.
+
+    Args:
+        shape: of the noise.
+        std: standard deviation of the real and imaginary part each.
+        key: `derive` makes its seed of it.
+    """
+    draw = torch.Generator().manual_seed(derive(*key))
+    real, imaginary = torch.randn(2, *shape, generator=draw)
+    return std * torch.complex(real, imaginary)
 
 
 def root_sum_of_squares(x: Complex[Tensor, " b coils h w"]) -> Float[Tensor, " b h w"]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -60,7 +61,7 @@ def sampling_mask(
         radius = np.hypot(rows[:, None], (np.arange(width) - width // 2) / (width / 2))
         points = {"density": _density, "poisson": _poisson, "radial": _radial}[kind]
         mask = points(radius, inner, wanted, random)
-    return torch.from_numpy(np.ascontiguousarray(mask))
+    return torch.from_numpy(np.array(mask))
 
 
 def check(kind: str, acceleration: float, centre: float) -> None:
@@ -119,24 +120,38 @@ def _density(
 def _poisson(
     radius: np.ndarray, inner: np.ndarray, wanted: float, random: np.random.Generator
 ) -> np.ndarray:
-    """Points in random order, none within a distance of another that grows with the radius."""
-    order = random.permutation(radius.size)
-    rows, columns = np.unravel_index(order, radius.shape)
+    """Points in random order, none within a distance of another that grows with the radius.
 
+    Source: Bridson 2007, SIGGRAPH sketches (Poisson discs), here over all points of the grid.
+    """
+    order = random.permutation(radius.size)
+
+    @cache
     def mask(slope: float) -> np.ndarray:
-        reach = slope * (0.3 + radius)
-        chosen, free = inner.copy(), ~inner
-        for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-            if not free[row, column]:
+        """The points, or as many of them as show that there are more than wanted."""
+        # Squared distances of the grid are whole numbers: discs are alike by their floor.
+        squares = np.floor((slope * (0.3 + radius)) ** 2).astype(np.int64)
+        margin = math.isqrt(int(squares.max()))
+        chosen, free = inner.copy(), np.pad(~inner, margin)
+        count = int(chosen.sum())
+        outside: dict[int, np.ndarray] = {}  # of a disc, by its squared radius
+        for row, column, square in zip(
+            *(at.tolist() for at in np.unravel_index(order, radius.shape)),
+            squares.ravel()[order].tolist(),
+            strict=True,
+        ):
+            if not free[row + margin, column + margin]:
                 continue
             chosen[row, column] = True
-            far = reach[row, column]
-            near = math.floor(far)
-            up, left = max(0, row - near), max(0, column - near)
-            down = np.arange(up, min(radius.shape[0], row + near + 1)) - row
-            across = np.arange(left, min(radius.shape[1], column + near + 1)) - column
-            blocked = down[:, None] ** 2 + across**2 <= far**2
-            free[up : up + len(down), left : left + len(across)] &= ~blocked
+            count += 1
+            if count > wanted:
+                break
+            near = math.isqrt(square)
+            if (keep := outside.get(square)) is None:
+                line = np.arange(-near, near + 1) ** 2
+                keep = outside[square] = line[:, None] + line > square
+            up, left = row + margin - near, column + margin - near
+            free[up : up + 2 * near + 1, left : left + 2 * near + 1] &= keep
         return chosen
 
     return mask(_bisected(lambda slope: mask(slope).sum(), wanted, 0.0, 64.0, rounds=10))

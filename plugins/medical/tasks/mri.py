@@ -9,7 +9,7 @@ from core.errors import InputError
 from core.inverse.measurement import Measurement
 from core.process.noise import derive
 from core.task import Batch
-from plugins.medical.operators.fourier import Fourier, fourier, to_complex, to_real
+from plugins.medical.operators.fourier import Fourier, fourier, to_complex, to_real, white_noise
 from plugins.medical.operators.phase import low_phase, smooth_phase, turned
 from plugins.medical.operators.sampling import Kind
 from plugins.medical.tasks import classical
@@ -70,9 +70,7 @@ class Mri(Reconstruction):
         }
 
     def _noise(self, shape: torch.Size, index: int) -> Complex[Tensor, "..."]:
-        draw = torch.Generator().manual_seed(derive(self.seed, "k-space", index))
-        parts = torch.randn(2, *shape, generator=draw)
-        return self.noise * torch.complex(parts[0], parts[1])
+        return white_noise(shape, std=self.noise, key=(self.seed, "k-space", index))
 
     def measured(self, batch: Batch) -> Measurement:
         """The frequencies of the mask."""

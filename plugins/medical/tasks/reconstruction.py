@@ -12,10 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core.inverse.measurement import Measurement, misfit
-from core.results.calibration import calibration, local_deviation
+from core.results.calibration import calibration, local_std
 from core.results.metrics import psnr, ssim
 from core.results.sheet import to_bytes
 from core.task import Batch, Example, Figure, Panel, Scores, Volume
+
+AIR = -0.9
+"""At or below it a pixel is air: calibration leaves it out, since every draw is right there."""
 
 
 class Reconstruction(ABC):
@@ -79,10 +82,11 @@ class Reconstruction(ABC):
         outputs = {**self.classical(measurement), "one sample": results[:, 0]}
         found = {method: self.figures_of(x, measurement, batch) for method, x in outputs.items()}
         if results.shape[1] > 1:
+            truth = self.picture(batch["image"])
             shown = torch.stack([self.picture(x) for x in results.unbind(1)], 1)
             found[f"mean of {results.shape[1]}"] = {
                 **self.figures_of(results.mean(1), measurement, batch),
-                **calibration(shown, self.picture(batch["image"])),
+                **calibration(shown, truth, (truth > AIR) | (shown.mean(1) > AIR)),
             }
         return found
 
@@ -95,7 +99,7 @@ class Reconstruction(ABC):
         shown = {name: self.picture(x) for name, x in self.classical(self.measured(batch)).items()}
         shown["mean"], shown["truth"] = self.picture(results.mean(1)), truth
         error = (shown["mean"] - truth).abs()
-        spread = local_deviation(drawn) if drawn.shape[1] > 1 else torch.zeros_like(truth)
+        spread = local_std(drawn) if drawn.shape[1] > 1 else torch.zeros_like(truth)
         volumes = {name: self._volume(x) for name, x in shown.items()}
         volumes["error of the mean"] = self._volume(4 * error - 1)
         volumes["deviation of the draws"] = self._volume(4 * spread - 1)
