@@ -2,6 +2,7 @@
 # make test   set up, run the tests
 # make torture  the reliability battery in full counts: kills, crashes, power cuts, damage
 # make parity compare with k-diffusion and diffusers; installs them first
+# make gpu    on a CUDA GPU: its tests, then figures and weights of some 20 minutes, in runs/gpu
 # make browser  tests of the report in Chromium; fetches one where there is none
 # make lint   style, types and directions of import
 # make clean  remove what the above made
@@ -16,7 +17,7 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 JOB ?= pipelines/jobs/demo.yaml
 AT_ONCE ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: demo test browser torture parity lint clean
+.PHONY: demo test browser torture parity gpu lint clean
 
 demo: $(VENV)/.ready
 	$(BIN)/polymode run $(JOB)
@@ -38,6 +39,15 @@ parity: $(VENV)/.ready
 	$(PIP) install --no-compile -c $(VENV)/constraints.txt -e '.[image2image,medical,cluster,dev,parity]'
 	$(PIP) install --no-compile --no-deps k-diffusion==0.1.1.post1
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/parity -m parity
+
+# Scripts of tests/benchmarks/gpu in the order of their worth; each writes one JSON, and weights of at
+# most 16 MiB a model.  GPU_MINUTES is the time of each script's trainings.
+GPU_MINUTES ?= 8
+gpu: $(VENV)/.ready
+	POLYMODE_GPU=1 $(BIN)/python -m pytest tests/core/test_gpu.py -m gpu
+	$(BIN)/python tests/benchmarks/gpu/unet.py
+	$(BIN)/python tests/benchmarks/gpu/medical.py --minutes $(GPU_MINUTES) $(MEDICAL)
+	$(BIN)/python tests/benchmarks/gpu/image2image.py --minutes $(GPU_MINUTES) $(IMAGES)
 
 # Where a Chromium is on PATH (Debian: apt install chromium) or POLYMODE_CHROMIUM names one, that one.
 browser: $(VENV)/.ready

@@ -48,11 +48,13 @@ def _copy(network: nn.Module) -> Weights:
 @torch.no_grad()
 def _lerp(weights: Weights, network: nn.Module, fraction: float) -> None:
     """Lerp float entries towards the network's by `fraction`; copy the others."""
-    for name, value in network.state_dict().items():
-        if weights[name].is_floating_point():
-            weights[name].lerp_(value.detach(), fraction)
-        else:
-            weights[name].copy_(value)
+    now = network.state_dict()
+    floats = [name for name, value in weights.items() if value.is_floating_point()]
+    # One call for all: on a GPU a few kernels rather than one for each weight.
+    averages, values = [weights[name] for name in floats], [now[name] for name in floats]
+    torch._foreach_lerp_(averages, values, fraction)  # pyright: ignore[reportPrivateImportUsage]
+    for name in weights.keys() - set(floats):
+        weights[name].copy_(now[name])
 
 
 def _load(weights: Weights, saved: Weights) -> None:

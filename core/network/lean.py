@@ -118,9 +118,13 @@ class _Statistics(NamedTuple):
 
 
 def _shifted(x: Tensor, shift: Tensor | None) -> Tensor:
-    """The norm's input x + shift, in single precision at least."""
+    """The norm's input x + shift, in single precision at least.
+
+    The kernel for GPUs takes one layout alone.
+    """
     x = x if shift is None else x + _over(shift, x).to(x)
-    return x.float() if x.element_size() == 2 else x
+    x = x.float() if x.element_size() == 2 else x
+    return x if x.is_cpu else x.contiguous()
 
 
 def _by_channel(of_group: Tensor, x: Tensor, layer: nn.GroupNorm) -> Float[Tensor, " b c"]:

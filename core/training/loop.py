@@ -20,6 +20,7 @@ from core.process.noise import Noise, derive
 from core.task import Example
 from core.training.distributed import Status, World
 from core.training.precision import computing
+from core.training.replay import Replay
 from core.training.stopping import ShouldStop, Stopped
 
 SKIPPED_IN_A_ROW = 100  # at most; a run that skips more steps in a row makes no progress
@@ -120,6 +121,7 @@ class Execution:
         precision: number format of the network's arithmetic.
         should_stop: whether a stop is requested.
         notify: receives notes for the user.
+        replay: of the network's calls by CUDA graphs.
     """
 
     world: World = field(default_factory=World)
@@ -127,6 +129,7 @@ class Execution:
     precision: str = "fp32"
     should_stop: ShouldStop = lambda: 0
     notify: Callable[[str], None] = lambda text: None
+    replay: Replay | None = None
 
 
 class NotFinite(RuntimeError):
@@ -318,13 +321,16 @@ def _backward(learner: Learner, local: _LocalBatch, piece: slice, how: Execution
     example, draw, device = local.example, local.draw, local.example.x0.device
     condition = {name: value[piece] for name, value in example.condition.items()}
     mask = None if example.mask is None else example.mask[piece]
+    # Gradients of a replayed call lie in the graph's memory: they are not accumulated.
+    whole = len(draw.t[piece]) == len(local)
+    network = how.replay.next_step() if how.replay and whole else learner.network
     # Dropout draws from the global stream, which is therefore seeded by the step.
     with (
         _stream(device, derive(local.seeds[piece][0], "network")),
         computing(how.precision, device),
     ):
         each = learner.objective.loss(
-            learner.network, example.x0[piece], draw.t[piece], draw.eps[piece], condition, mask
+            network, example.x0[piece], draw.t[piece], draw.eps[piece], condition, mask
         )
     loss = (draw.weight[piece].to(each) * each).sum() / local.batch
     (loss if learner.scaler is None else learner.scaler.scale(loss)).backward()

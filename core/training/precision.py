@@ -5,6 +5,7 @@ in `bf16` or `fp16`.  The format changes a run's numbers, so the request names i
 """
 
 import contextlib
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import torch
@@ -50,6 +51,20 @@ def computing(precision: str, device: torch.device) -> AbstractContextManager[ob
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+@contextlib.contextmanager
+def reproducible(device: torch.device) -> Iterator[None]:
+    """A block in which cuDNN takes algorithms that give the same bits every time.
+
+    Without it, gradients of float32 convolutions on a GPU differ from run to run.
+    """
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = before or device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before
 
 
 def scaler_of(precision: str, device: torch.device) -> "torch.amp.GradScaler | None":

@@ -100,7 +100,10 @@ def prepare_run(
     if machine.compile:
         compile_network(network, device)
     optimizer = torch.optim.AdamW(
-        network.parameters(), lr=request.lr, weight_decay=request.weight_decay
+        network.parameters(),
+        lr=request.lr,
+        weight_decay=request.weight_decay,
+        fused=device.type == "cuda",
     )
     powers = tuple(PowerAverage(network, width) for width in WIDTHS) if request.snapshots else ()
     average, scaler = ExponentialAverage(network, request.ema), scaler_of(request.precision, device)

@@ -26,7 +26,9 @@ from core.training.card import card
 from core.training.distributed import Status
 from core.training.journal import Journal
 from core.training.loop import Execution, NotFinite, Step, drop_conditions, fit, learning_rate
+from core.training.precision import reproducible
 from core.training.preparation import IDENTITY, Run
+from core.training.replay import Replay
 from core.training.state import TrainingState
 from core.training.stopping import ShouldStop, Stopped, remove_stop_file
 from core.training.validation import validate
@@ -129,20 +131,25 @@ def _steps(run: Run, state: TrainingState, should_stop: ShouldStop) -> Generator
 
     ordered = order(seed, len(run.dataset), request.batch, start=state.step)
     remaining = takewhile(lambda batch: batch[0] < request.steps, ordered)
+
+    def notify(text: str) -> None:
+        run.emit(Note(text=text))
+
+    replayed = device.type == "cuda" and run.machine.cuda_graphs and not run.machine.compile
     execution = Execution(
         world=world,
         micro_batch=run.machine.micro_batch,
         precision=request.precision,
         should_stop=should_stop,
-        notify=lambda text: run.emit(Note(text=text)),
+        notify=notify,
+        replay=Replay(run.learner.network, notify) if replayed else None,
     )
-    with closing(
-        batches(
-            run.dataset,
-            ((step, indices[shard]) for step, indices in remaining),
-            workers=run.machine.workers,
-        )
-    ) as data:
+    ahead = batches(
+        run.dataset,
+        ((step, indices[shard]) for step, indices in remaining),
+        workers=run.machine.workers,
+    )
+    with closing(ahead) as data, reproducible(device):
         yield from fit(
             run.learner,
             data,

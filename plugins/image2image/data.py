@@ -297,8 +297,8 @@ class Folder(Dataset[dict[str, Tensor]]):
         patches: how many different random crops the training set has.
         per_photo: how many fixed crops of each picture the test set has, fewer where they would be
             the same.
-        test_fraction: share of the pictures kept for testing, between 0 and 1; approximate,
-            as the content decides.
+        test_fraction: share of the pictures kept for testing; approximate, as the content decides;
+            0 for a folder of training pictures alone, 1 for one of test pictures.
         corrupt: whether a picture that cannot be read is left out (skip) or stops the run (refuse).
         seed: of the random crops; the split and the test set do not depend on it.
         cache_gib: memory for decoded pictures, in GiB, in each process; a larger set is decoded
@@ -323,7 +323,7 @@ class Folder(Dataset[dict[str, Tensor]]):
             size=(size, 1, 65536),
             patches=(patches, 1, FAR),
             per_photo=(per_photo, 1, 1024),
-            test_fraction=(test_fraction, 1e-6, 1 - 1e-6),
+            test_fraction=(test_fraction, 0.0, 1.0),
             seed=(seed, 0, FAR),
             cache_gib=(cache_gib, 0, FAR),
         )
@@ -399,7 +399,14 @@ class Folder(Dataset[dict[str, Tensor]]):
         return list(seen.values())
 
     def _side(self, split: str, usable: list[Photo], fraction: float) -> list[Photo]:
-        """The photographs of one split; both must have some."""
+        """The photographs of one split; both must have some, where both are asked for."""
+        if fraction in (0, 1):
+            if split == ("test" if fraction else "train"):
+                return usable
+            raise InputError(
+                f"{self.root}: no picture falls on the {split} side at test_fraction {fraction:g}; "
+                f"name another folder to {split}, or set test_fraction between 0 and 1"
+            )
         test = [photo for photo in usable if photo.place < fraction]
         if 0 < len(test) < len(usable):
             return test if split == "test" else [p for p in usable if p.place >= fraction]

@@ -39,14 +39,14 @@ KINDS = {
 }
 
 
-def peer(side):
+def peer(side, widths=WIDTHS):
     """diffusers' model, its weights drawn anew so that nothing is zero."""
     from diffusers import UNet2DModel
 
-    kinds = ["Attn" if depth == ATTENTION else "" for depth in range(len(WIDTHS))]
+    kinds = ["Attn" if depth == ATTENTION else "" for depth in range(len(widths))]
     model = UNet2DModel(
         sample_size=side,
-        block_out_channels=WIDTHS,
+        block_out_channels=widths,
         down_block_types=tuple(f"{kind}DownBlock2D" for kind in kinds),
         up_block_types=tuple(f"{kind}UpBlock2D" for kind in reversed(kinds)),
         attention_head_dim=32,

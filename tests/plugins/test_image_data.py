@@ -320,6 +320,16 @@ def test_an_empty_side_is_refused_with_a_fraction_that_works(folder, fraction):
     assert {len(sources(train)), len(sources(test))} == {1, 11}
 
 
+@pytest.mark.parametrize(
+    ("fraction", "split", "other"), [(0.0, "train", "test"), (1.0, "test", "train")]
+)
+def test_a_folder_can_be_for_one_split_alone(folder, fraction, split, other):
+    options = {"root": folder, "test_fraction": fraction, "patches": 400}
+    assert len(sources(data.Folder(split, **options))) == 12
+    with pytest.raises(InputError, match=f"no picture falls on the {other} side"):
+        data.Folder(other, **options)
+
+
 def test_grey_alpha_and_sixteen_bits_become_three_channels(tmp_path):
     deep = RNG.integers(0, 65536, (64, 64, 1), dtype=np.uint16)
     grey = torch.from_numpy(deep[..., 0].astype(np.float32))[None] / 65535 * 2 - 1

@@ -1,0 +1,106 @@
+"""Minutes on a GPU: super-resolution and restoration models whose weights are small.
+
+python tests/benchmarks/gpu/image2image.py --photos train --held-out test [--minutes 10]
+python tests/benchmarks/gpu/image2image.py --cifar cifar-10-batches-bin
+
+The minutes are divided evenly among the models of `MODELS`, or given to those that `--only` names.
+The networks have 6.6 million parameters; their averaged weights, in half precision, take 13 MiB.
+Without --photos the photographs in scikit-image are learned from, and figures are of its held-out
+crops.  With --cifar the models are those of 32x32 pictures with DDPM's network (Ho et al. 2020,
+arXiv:2006.11239, appendix B), whose weights are too large to be written.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from record import precision, trained, write_figures, write_weights
+
+from core.parts.registry import Spec
+from core.request import EvaluateRequest, SampleRequest, TrainRequest
+from core.runs import evaluate, sample
+
+SR3 = Spec("image2image/sr3", {"scale": 4, "back_projections": 2})
+SMALL = {
+    "width": 64, "multipliers": (1, 2, 2), "blocks": 2, "attention": (),
+    "middle_attention": False, "patch": 2,
+}  # fmt: skip
+DDPM = {"width": 128, "multipliers": (1, 2, 2, 2), "blocks": 2, "attention": (2,)}
+MODELS = {
+    "x4": SR3,
+    "restoration": Spec("image2image/multitask"),
+    "photographs": Spec("core/generate", {"channels": 3}),
+}
+CIFAR = {"x4": SR3, "inpainting": Spec("image2image/inpaint")}
+
+
+def request_of(
+    task: Spec, dataset: Spec, network: dict[str, Any], batch: int, steps: int
+) -> TrainRequest:
+    """Training until the minutes are over, or the steps taken."""
+    return TrainRequest(
+        task=task, dataset=dataset, network=Spec("core/unet", network), batch=batch, steps=steps,
+        process=Spec("core/vp_linear"), weighting=Spec("core/v"), precision=precision(),
+        lr=5e-4 if network["width"] <= 64 else 2e-4, warmup=200, decay="constant", ema=0.9995,
+    )  # fmt: skip
+
+
+def scored(run: Path, items: int, held_out: Spec | None) -> dict[str, dict[str, float]]:
+    """Figures of one draw and of the mean of 8, beside classical methods, on held-out crops."""
+    drawn = sample(
+        SampleRequest(
+            checkpoint=run, dataset=held_out, split="test", count=items, samples=8, batch=64,
+            sampler=Spec("core/ancestral"), grid=Spec("core/uniform_time", {"steps": 10}),
+        ),
+        run / "sample",
+    )  # fmt: skip
+    return evaluate(EvaluateRequest(samples=drawn.samples), run / "evaluate").scores
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photos", type=Path, help="folder to learn from")
+    parser.add_argument("--held-out", type=Path, help="folder to measure on")
+    parser.add_argument("--cifar", type=Path)
+    parser.add_argument("--only", choices=tuple(MODELS), help="one model; all by default")
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--steps", type=int, default=10**6, help="of each training, at most")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--size", type=int, default=96, help="pixels of a crop")
+    parser.add_argument("--items", type=int, default=48, help="held-out crops; 0: no table")
+    parser.add_argument("--width", type=int, help="of the network: less, to try it on a CPU")
+    parser.add_argument("--workers", type=int, default=8 if torch.cuda.is_available() else 0)
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu"))
+    options = parser.parse_args(arguments)
+
+    held_out = None
+    if options.cifar:
+        data = Spec("image2image/cifar10", {"root": options.cifar})
+    elif options.photos:
+        # All pictures of one folder are learned from, all of the other are measured on.
+        data, held_out = (
+            Spec("image2image/folder", {"root": root, "size": options.size, "test_fraction": part})
+            for root, part in ((options.photos, 0.0), (options.held_out, 1.0))
+        )
+    else:
+        data = Spec("image2image/photos", {"size": options.size})
+    models, network = (CIFAR, DDPM) if options.cifar else (MODELS, SMALL)
+    if options.width:
+        network = {**network, "width": options.width}
+    chosen = [options.only] if options.only else list(models)
+    figures: dict[str, Any] = {}
+    for name in chosen:
+        run = options.out / "runs" / name
+        request = request_of(models[name], data, network, options.batch, options.steps)
+        minutes = options.minutes / len(chosen)
+        figures[name] = {"training": trained(request, run, minutes, workers=options.workers)}
+        if not options.cifar:
+            write_weights(options.out, name, run)
+        if options.items and name != "photographs":
+            figures[name]["scores"] = scored(run, options.items, held_out)
+        write_figures(options.out, f"image2image-{options.only or 'all'}", figures)
+
+
+if __name__ == "__main__":
+    main()
