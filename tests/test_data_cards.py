@@ -77,7 +77,7 @@ def test_the_splits_are_those_of_the_default_options(card):
 
 
 def test_the_photographs_card_lists_what_the_code_uses():
-    from plugins.image2image.data import TEST_PHOTOS, TRAIN_PHOTOS, photograph
+    from plugins.image2image.data.photos import TEST_PHOTOS, TRAIN_PHOTOS, photograph
 
     rows = re.findall(
         r"^\| `(\w+)` \| (\w+) \| (\d+) x (\d+), (\w+) \|",

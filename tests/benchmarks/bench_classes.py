@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from core.parts.registry import Spec
 from core.request import Machine, SampleRequest, TrainRequest
 from core.runs import sample, train
-from plugins.image2image import classifier
+from plugins.image2image.evaluation import classifier
 from plugins.image2image.request import ClassifierRequest
 
 pytestmark = pytest.mark.benchmark

@@ -23,10 +23,10 @@ from core.process.noise import Noise
 from core.results.metrics import interval
 from core.sampler.ancestral import Ancestral
 from core.sampler.grids import uniform_time
-from plugins.image2image.data import Photos
-from plugins.image2image.editing import Prior, inpaint, prior_of, walked
-from plugins.image2image.fill import biharmonic, total_variation
-from plugins.image2image.masks import Kind, random_mask
+from plugins.image2image.data.photos import Photos
+from plugins.image2image.inference.editing import Prior, inpaint, prior_of, walked
+from plugins.image2image.tasks.classical import biharmonic, total_variation
+from plugins.image2image.tasks.random_masks import Kind, random_mask
 
 SIZE, CROPS = 64, 4
 KINDS: tuple[Kind, ...] = ("strokes", "boxes")

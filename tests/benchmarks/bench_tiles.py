@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 from skimage import data
 
+from core.denoiser.tiles import seam_ratio
 from core.model import load_model
 from core.parts.config import configure
 from core.parts.registry import Spec
 from core.request import Machine
-from plugins.image2image.restore import How, restored
-from plugins.image2image.tiles import seam_ratio
+from plugins.image2image.inference.draws import How, restored
 
 TILE, OVERLAP = 512, 64
 SIZES = {"half": (960, 2048), "whole": (1536, 2048)}

@@ -267,7 +267,7 @@ def test_evaluate_scores_bicubic_as_scikit_image_does(trained, tmp_path):
     from skimage.metrics import peak_signal_noise_ratio
 
     from core.results.sheet import to_bytes
-    from plugins.image2image.data import Photos
+    from plugins.image2image.data.photos import Photos
 
     grid = Spec("core/uniform_log_snr", {"steps": 2})
     sample(SampleRequest(checkpoint=trained, grid=grid, samples=2), tmp_path / "s")

@@ -20,7 +20,8 @@ import privileges
 ROOT = Path(__file__).resolve().parents[2]
 PATH = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
 EAGER = ["core.cli", "core.runs", "core.training.run", "core.network.unet",
-         "core.objective.denoising", "plugins.image2image.tasks", "plugins.image2image.data",
+         "core.objective.denoising", "plugins.image2image.tasks.super_resolution",
+         "plugins.image2image.data.photos",
          "pydantic", "torch._dynamo", "torch.onnx", "skimage.data", "skimage.io",
          "skimage.util"]  # fmt: skip
 

@@ -35,7 +35,7 @@ def compare(
         raise InputError("compare: two folders of one name; give them names, as one=runs/a")
     from core.model import device_of
     from core.request import Machine
-    from plugins.image2image.compare import compared
+    from plugins.image2image.evaluation.compare import compared
 
     device_of(Machine(device="cpu", threads=threads))
     result = compared(request, inputs, out)

@@ -9,14 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from plugins.image2image.command import (
+from plugins.image2image.commands.options import (
+    Boxes,
     Device,
     DryRun,
+    Extend,
+    Feather,
+    Grow,
+    Invert,
+    MaskFile,
     Record,
     Sampler,
     Samples,
     Seed,
     Threads,
+    Transparent,
+)
+from plugins.image2image.commands.pictures import (
     beside,
     check_kept,
     lossy,
@@ -26,24 +35,15 @@ from plugins.image2image.command import (
     write_sheet,
     written,
 )
-from plugins.image2image.region import (
-    Boxes,
-    Extend,
-    Feather,
-    Grow,
-    Invert,
-    MaskFile,
-    Region,
-    Transparent,
-)
+from plugins.image2image.inference.region import Region
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from core.model import Model
     from core.sampler.solver import Solver
-    from plugins.image2image.editing import Edit, Prior
-    from plugins.image2image.io import Picture
+    from plugins.image2image.inference.editing import Edit, Prior
+    from plugins.image2image.io.pictures import Picture
 Photo = Annotated[Path, typer.Argument(help="A picture: PNG, JPEG, TIFF, WebP, BMP.")]
 Checkpoint = Annotated[
     Path, typer.Option(help="Folder of a model of task core/generate, trained or imported.")
@@ -98,7 +98,7 @@ def edit(
     )  # fmt: skip
 
     def bind(grid: "Tensor", solver: "Solver") -> "Edit":
-        from plugins.image2image.editing import sdedit
+        from plugins.image2image.inference.editing import sdedit
 
         return partial(sdedit, grid=grid, solver=solver, strength=strength, repeats=repeats)
 
@@ -138,7 +138,7 @@ def guide(
     )  # fmt: skip
 
     def bind(grid: "Tensor", solver: "Solver") -> "Edit":
-        from plugins.image2image.editing import guide
+        from plugins.image2image.inference.editing import guide
 
         return partial(guide, grid=grid, solver=solver, factor=factor, free=free)
 
@@ -196,7 +196,7 @@ def repaint(
     )  # fmt: skip
 
     def bind(grid: "Tensor", solver: "Solver") -> "Edit":
-        from plugins.image2image.editing import inpaint
+        from plugins.image2image.inference.editing import inpaint
 
         return partial(inpaint, grid=grid, solver=solver, method=chosen)
 
@@ -241,14 +241,15 @@ class Job:
         Raises:
             InputError: see `upscale`; all is found before the first step.
         """
-        from plugins.image2image import io, masks
+        from plugins.image2image.inference import masks
+        from plugins.image2image.io.writing import check_writable, write_picture
 
         places = numbered(self.out, self.samples)
         read, alpha = [self.photo, self.region.mask], picture.alpha is not None
         check_kept(written(self.out, self.samples, record=self.record), read)
         for target in places:
             size = picture.pixels.shape[1:]
-            io.check_writable(target, alpha=alpha, depth=picture.depth, size=size)
+            check_writable(target, alpha=alpha, depth=picture.depth, size=size)
         for note in (*picture.notes, *([] if fill is None else lossy(self.out))):
             print(f"{self.photo.name}: {note}", file=sys.stderr)
         weights = None if fill is None else masks.feathered(fill, self.region.feather)
@@ -256,8 +257,8 @@ class Job:
         from core.parts.registry import Spec
         from core.progress import listener
         from core.request import Machine
-        from plugins.image2image import editing
-        from plugins.image2image.purify import load_prior
+        from plugins.image2image.inference import editing
+        from plugins.image2image.inference.purify import load_prior
 
         solver = configure("sampler", Spec(self.sampler), at="sampler")()
         model = load_prior(self.checkpoint, Machine(device=self.device, threads=self.threads))
@@ -280,7 +281,7 @@ class Job:
             for target, found in zip(places, draws, strict=True):
                 if weights is not None:
                     found = editing.composed(picture.pixels, found, weights)
-                io.write(target, replace(picture, pixels=found))
+                write_picture(target, replace(picture, pixels=found))
                 print(target)
                 views[f"sample {len(views)}"] = thumbnail(found)
         if self.samples > 1:

@@ -5,46 +5,21 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
-
-import typer
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from core.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from core.denoiser.tiles import Estimate
     from core.request import Emit
-    from plugins.image2image.io import Picture
-    from plugins.image2image.restore import Summary
-    from plugins.image2image.subject import Subject
-    from plugins.image2image.tiles import Estimate
+    from plugins.image2image.inference.draws import Summary
+    from plugins.image2image.inference.subject import Subject
+    from plugins.image2image.io.pictures import Picture
 
 SHEET_SIDE = 512  # of a picture on the contact sheet, in pixels
 UNSURE = 0.25  # share of the range whose deviation is white on a map
-
-Photos = Annotated[list[Path], typer.Argument(help="Pictures: PNG, JPEG, TIFF, WebP, BMP.")]
-Places = Annotated[
-    Path, typer.Option("--out", "-o", help="File for one picture, folder for several.")
-]
-Samples = Annotated[int, typer.Option(min=1, help="Draws, each a file, and a contact sheet.")]
-MeanOf = Annotated[
-    int, typer.Option(min=1, help="Average so many draws: closer on average, and smoother.")
-]
-Deviation = Annotated[
-    Path | None,
-    typer.Option(help="Also a map of what the draws do not agree on: white is 64 levels or more."),
-]
-Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same pictures.")]
-Sampler = Annotated[str, typer.Option(help="See `polymode list sampler`.")]
-TileSide = Annotated[int, typer.Option(min=64, help="Side of a tile; bounds the memory.")]
-Shared = Annotated[int, typer.Option(min=0, help="Pixels that tiles share.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what it would take, and write nothing.")
-]
-Record = Annotated[bool, typer.Option(help="Write the settings beside it, as .json.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")]
 
 
 @runtime_checkable
@@ -135,18 +110,19 @@ class Order:
             raise InputError("deviation: names one map, for one picture; restore them one by one")
 
     def _subject(self, restorer: Restorer, photo: Path, target: Path) -> "Subject":
-        from plugins.image2image import io
+        from plugins.image2image.io.reading import read_picture
+        from plugins.image2image.io.writing import check_writable
 
-        subject = restorer.subject(photo, io.read(photo))
+        subject = restorer.subject(photo, read_picture(photo))
         subject.check_writable(target)
         if self.deviation is not None:
-            io.check_writable(self.deviation, size=subject.result)
+            check_writable(self.deviation, size=subject.result)
         return subject
 
     def _draw(self, restorer: Restorer, subject: "Subject", photo: Path, target: Path) -> None:
         from core.progress import listener
-        from plugins.image2image import io
-        from plugins.image2image.restore import summary
+        from plugins.image2image.inference.draws import summary
+        from plugins.image2image.io.writing import write_picture
 
         places, views = numbered(target, self.samples), {"given": thumbnail(subject.shown)}
         with listener(f"{self.command} {photo.name}") as emit:
@@ -155,13 +131,13 @@ class Order:
                 draws = self._each(draws, subject, places, views)
             found = summary(draws)
         if self.samples == 1:
-            io.write(target, subject.finish(found.mean))
+            write_picture(target, subject.finish(found.mean))
             print(target)
         else:
             write_sheet(beside(target, "-sheet.png"), views)
             print(beside(target, "-sheet.png"))
         if self.deviation is not None:
-            io.write(self.deviation, deviation_map(found))
+            write_picture(self.deviation, deviation_map(found))
             print(self.deviation)
         if self.record:
             self._write_record(restorer, photo, target)
@@ -174,10 +150,10 @@ class Order:
         views: "dict[str, Tensor]",
     ) -> "Iterator[Tensor]":
         """The draws, each written on its way."""
-        from plugins.image2image import io
+        from plugins.image2image.io.writing import write_picture
 
         for place, found in zip(places, draws, strict=True):
-            io.write(place, subject.finish(found))
+            write_picture(place, subject.finish(found))
             print(place)
             views[f"sample {len(views)}"] = thumbnail(found)
             yield found
@@ -272,9 +248,9 @@ def _same(one: Path, other: Path) -> bool:
 
 def lossy(out: Path) -> list[str]:
     """A sentence where the format that `out` names does not keep what is known."""
-    from plugins.image2image import io
+    from plugins.image2image.io.pictures import SUFFIXES
 
-    if io.SUFFIXES.get(out.suffix.lower()) != "JPEG":
+    if SUFFIXES.get(out.suffix.lower()) != "JPEG":
         return []
     return ["JPEG changes every pixel a little; PNG and TIFF keep what is known exactly"]
 
@@ -298,19 +274,20 @@ def write_sheet(path: Path, views: "dict[str, Tensor]") -> None:
 
     from core.results.sheet import contact_sheet, to_bytes
     from core.task import Panel
-    from plugins.image2image import io
+    from plugins.image2image.io.pictures import Picture
+    from plugins.image2image.io.writing import write_picture
 
     panels = [Panel(name, {name: to_bytes(x)}) for name, x in views.items()]
     pixels = torch.from_numpy(contact_sheet(panels)).movedim(-1, 0).float() / 127.5 - 1
-    io.write(path, io.Picture(pixels))
+    write_picture(path, Picture(pixels))
 
 
 def deviation_map(found: "Summary") -> "Picture":
     """The deviation of draws as grey: black for none, white for a quarter of the range or more."""
-    from plugins.image2image import io
+    from plugins.image2image.io.pictures import Picture
 
     share = found.deviation.square().mean(0, keepdim=True).sqrt() / 2 / UNSURE
-    return io.Picture(share.clamp(max=1) * 2 - 1)
+    return Picture(share.clamp(max=1) * 2 - 1)
 
 
 def say(takes: "Estimate", draws: int) -> None:

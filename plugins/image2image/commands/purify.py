@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from plugins.image2image.command import check_kept
+from plugins.image2image.commands.pictures import check_kept
 
 
 def purify(
@@ -34,12 +34,13 @@ def purify(
     Example: polymode image2image purify digit.png --checkpoint runs/digits -o clean.png
     """
     check_kept([out], [photo])
-    from plugins.image2image import io
+    from plugins.image2image.io.reading import read_picture
+    from plugins.image2image.io.writing import check_writable, write_picture
 
     # Everything that can be wrong is found before the slow part.
-    picture = io.read(photo)
+    picture = read_picture(photo)
     size = picture.pixels.shape[1:]
-    io.check_writable(out, alpha=picture.alpha is not None, depth=picture.depth, size=size)
+    check_writable(out, alpha=picture.alpha is not None, depth=picture.depth, size=size)
     from core.parts.config import configure
     from core.parts.registry import Spec
     from core.request import Machine
@@ -49,5 +50,5 @@ def purify(
     purifier = configure("predictor", Spec("image2image/purify", options))(machine, checkpoint)
     for note in picture.notes:
         print(f"{photo.name}: {note}", file=sys.stderr)
-    io.write(out, purifier.purify(picture))
+    write_picture(out, purifier.purify(picture))
     print(out)

@@ -5,33 +5,30 @@ from typing import Annotated, Any
 
 import typer
 
-from plugins.image2image.command import (
+from plugins.image2image.commands.options import (
+    Boxes,
     Deviation,
     Device,
     DryRun,
+    Extend,
+    Feather,
+    Grow,
+    Invert,
+    MaskFile,
     MeanOf,
-    Order,
     Photos,
     Places,
     Record,
-    Restorer,
     Sampler,
     Samples,
     Seed,
     Shared,
     Threads,
     TileSide,
-)
-from plugins.image2image.region import (
-    Boxes,
-    Extend,
-    Feather,
-    Grow,
-    Invert,
-    MaskFile,
-    Region,
     Transparent,
 )
+from plugins.image2image.commands.pictures import Order, Restorer
+from plugins.image2image.inference.region import Region
 
 
 def restore(
@@ -84,7 +81,7 @@ def restore(
     def load() -> Restorer:
         return _loaded("image2image/restore", options, checkpoint, device, threads)
 
-    from plugins.image2image.predictors import Restore
+    from plugins.image2image.inference.predictors import Restore
 
     order = Order("restore", photos, out, samples, mean_of, deviation, dry_run, record)
     order.run(load, name=Restore.result_name, reads=[mask], exact=True)

@@ -1,272 +1,31 @@
-"""Photographs as square crops: a set that needs no download, and the user's own folder.
+"""Crops of the user's own images: a folder, split by content.
 
-Train and test hold different photographs.  Item i depends on the options and on i alone.
+Train and test hold different images.  Item i depends on the options and on i alone.
 """
 
 import hashlib
-import math
 import os
 import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from core.errors import InputError
-from plugins.image2image import io
-
-# A photograph is drawn in proportion to its area, but none counts for more than this.
-AREA_CAP = 512 * 512
-FAR = 2**63 - 1
-
-# Test: three colour photographs whose subjects (an animal, a still life, a night scene) are not in
-# the training set.  Train keeps the portrait, for skin, cloth and lettering, and an outdoor scene.
-TEST_PHOTOS = ("chelsea", "coffee", "rocket")
-TRAIN_PHOTOS = (
-    "astronaut",
-    "brick",
-    "camera",
-    "coins",
-    "grass",
-    "gravel",
-    "hubble_deep_field",
-    "immunohistochemistry",
-    "retina",
-)
-SMALLEST_PHOTO_SIDE = 300  # of chelsea
+from plugins.image2image.data.crops import FAR, Plan, check_options, cut
+from plugins.image2image.io.pictures import FORMATS, SUFFIXES
+from plugins.image2image.io.reading import read_picture
 
 # What pictures are called that `io` cannot read: named to the user, not passed over.
 UNREADABLE = (
     *(".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd", ".svg"),
     *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),
 )
-
-
-# --- crops -----------------------------------------------------------------------------------
-
-
-class Crop(NamedTuple):
-    """Where an item comes from.
-
-    Args:
-        photo: index of the photograph.
-        top: first row.
-        left: first column.
-        turns: quarter turns after cutting.
-        mirrored: left and right exchanged before turning.
-    """
-
-    photo: int
-    top: int
-    left: int
-    turns: int = 0
-    mirrored: bool = False
-
-
-def shares(sizes: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Cumulative probability of drawing each photograph (height, width)."""
-    areas = np.minimum([high * wide for high, wide in sizes], AREA_CAP).cumsum(dtype=np.float64)
-    return areas / areas[-1]
-
-
-def draw(
-    seed: int, i: int, size: int, sizes: Sequence[tuple[int, int]], cumulative: np.ndarray
-) -> Crop:
-    """The i-th random crop: a function of its arguments alone."""
-    # Philox is counter-based: every key is a stream of its own, neighbours included.
-    random = np.random.Generator(np.random.Philox(key=np.array([seed, i], np.uint64)))
-    photo = int(np.searchsorted(cumulative, random.random(), side="right"))
-    high, wide = sizes[photo]
-    top, left = random.integers(high - size + 1), random.integers(wide - size + 1)
-    return Crop(photo, int(top), int(left), int(random.integers(4)), bool(random.integers(2)))
-
-
-def lay_out(high: int, wide: int, size: int, count: int) -> list[tuple[int, int]]:
-    """Corners of `count` squares spread evenly over a picture; they overlap only if they must.
-
-    Fewer come back where the picture has fewer places.
-    """
-    grids = [(rows, math.ceil(count / rows)) for rows in range(1, count + 1)]
-    rows, columns = min(
-        grids,
-        key=lambda g: (
-            max(size * g[0] / high, 1) * max(size * g[1] / wide, 1),
-            abs(math.log(high * g[1] / (wide * g[0]))),
-        ),
-    )
-    cells = np.linspace(0, rows * columns - 1, count).round().astype(int).tolist()
-
-    def start(cell: int, cells: int, length: int) -> int:
-        middle = (2 * cell + 1) * length // (2 * cells)
-        return min(max(middle - size // 2, 0), length - size)
-
-    places = [(start(c // columns, rows, high), start(c % columns, columns, wide)) for c in cells]
-    return list(dict.fromkeys(places))
-
-
-def cut(pixels: np.ndarray, crop: Crop, size: int) -> Float[Tensor, " 3 size size"]:
-    """The crop of integer pixels (3, h, w), in [-1, 1]."""
-    patch = pixels[:, crop.top : crop.top + size, crop.left : crop.left + size]
-    if crop.mirrored:
-        patch = patch[:, :, ::-1]
-    patch = np.ascontiguousarray(np.rot90(patch, crop.turns, axes=(1, 2)), dtype=np.float32)
-    return torch.from_numpy(patch).mul_(2 / np.iinfo(pixels.dtype).max).sub_(1)
-
-
-def _check(split: str, **ranges: tuple[float | int, float | int, float | int]) -> None:
-    """Refuse what is out of its range; each is (value, least, most)."""
-    problems = (
-        [] if split in ("train", "test") else [f"split: expected train or test, got {split!r}"]
-    )
-    for name, (value, least, most) in ranges.items():
-        if not least <= value <= most:
-            within = f"at least {least}" if most == FAR else f"{least} to {most}"
-            problems.append(f"{name}: expected {within}, got {value}")
-    if problems:
-        raise InputError("\n".join(problems))
-
-
-class Plan:
-    """Which crops a split has: random ones to train, laid-out ones to test.
-
-    Args:
-        split: ``train`` or ``test``.
-        names: of the photographs.
-        sizes: their heights and widths.
-        size: side of the crops, in pixels.
-        count: crops in all to train, crops per photograph to test.
-        seed: of the random crops.
-    """
-
-    def __init__(
-        self,
-        split: str,
-        names: Sequence[str],
-        sizes: Sequence[tuple[int, int]],
-        size: int,
-        count: int,
-        seed: int,
-    ) -> None:
-        self.names, self.sizes, self.size, self.seed = tuple(names), tuple(sizes), size, seed
-        self._cumulative = shares(self.sizes)
-        self._length, self._fixed, self._numbers = count, list[Crop](), list[int]()
-        if split == "test":
-            for photo, (high, wide) in enumerate(self.sizes):
-                places = lay_out(high, wide, size, count)
-                self._fixed += [Crop(photo, top, left) for top, left in places]
-                self._numbers += range(1, len(places) + 1)
-            self._length = len(self._fixed)
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, i: int) -> Crop:
-        if not 0 <= i < self._length:
-            raise IndexError(f"item {i} of {self._length}")
-        if self._fixed:
-            return self._fixed[i]
-        return draw(self.seed, i, self.size, self.sizes, self._cumulative)
-
-    def source(self, i: int) -> str:
-        """The photograph of item i."""
-        return self.names[self[i].photo]
-
-    def name(self, i: int) -> str:
-        """``coffee, patch 3``; counted from 1, to test within each photograph."""
-        return f"{self.source(i)}, patch {self._numbers[i] if self._numbers else i + 1}"
-
-    def digest(self, photographs: Sequence[str]) -> str:
-        """SHA-256 over the crops and the photographs' own digests."""
-        drawn = [self.seed, self._length, AREA_CAP]
-        crops = [tuple(crop) for crop in self._fixed] or drawn
-        said = repr((self.size, crops, self.names, self.sizes, list(photographs)))
-        return hashlib.sha256(said.encode()).hexdigest()
-
-
-# --- the set that needs no download ------------------------------------------------------------
-
-
-@cache
-def photograph(name: str) -> np.ndarray:
-    """A photograph of scikit-image's, uint8 (3, h, w); grey ones have three equal channels."""
-    import skimage.data
-
-    values = np.asarray(getattr(skimage.data, name)())
-    values = np.stack([values] * 3) if values.ndim == 2 else np.moveaxis(values, -1, 0)
-    values = np.ascontiguousarray(values)
-    values.flags.writeable = False
-    return values
-
-
-class Photos(Dataset[dict[str, Tensor]]):
-    """Crops of 12 photographs inside scikit-image, all freely licensed: 9 to train, 3 to test.
-
-    Grey photographs are repeated to three channels.  Training crops are mirrored and turned;
-    test crops are not.
-
-    Args:
-        size: side of the crops, in pixels; at most 300, the side of the smallest photograph.
-        patches: how many different random crops the training set has.
-        per_photo: how many fixed crops of each photograph the test set has; they overlap only
-            where the photograph is too small to hold them apart.
-        seed: of the random crops; the test set does not depend on it.
-    """
-
-    def __init__(
-        self,
-        split: str,
-        *,
-        size: int = 64,
-        patches: int = 20000,
-        per_photo: int = 8,
-        seed: int = 0,
-    ) -> None:
-        _check(
-            split,
-            size=(size, 1, SMALLEST_PHOTO_SIDE),
-            patches=(patches, 1, FAR),
-            per_photo=(per_photo, 1, 1024),
-            seed=(seed, 0, FAR),
-        )
-        names = TRAIN_PHOTOS if split == "train" else TEST_PHOTOS
-        sizes = [photograph(name).shape[1:] for name in names]
-        count = patches if split == "train" else per_photo
-        self._plan = Plan(split, names, sizes, size, count, seed)
-
-    def __len__(self) -> int:
-        return len(self._plan)
-
-    def __getitem__(self, i: int) -> dict[str, Float[Tensor, " 3 size size"]]:
-        crop = self._plan[i]
-        return {"image": cut(self.pixels(crop.photo), crop, self._plan.size)}
-
-    def source(self, i: int) -> str:
-        """The photograph that item i is cut from: items that share it are not independent."""
-        return self._plan.source(i)
-
-    def name(self, i: int) -> str:
-        """A title for people, as ``coffee, patch 3``."""
-        return self._plan.name(i)
-
-    def pixels(self, photo: int) -> np.ndarray:
-        """A whole photograph, uint8 (3, h, w)."""
-        return photograph(self._plan.names[photo])
-
-    def digest(self) -> str:
-        """SHA-256 that names these exact items, pixels included."""
-        whole = [photograph(name).tobytes() for name in self._plan.names]
-        return self._plan.digest([hashlib.sha256(pixels).hexdigest() for pixels in whole])
-
-
-# --- the user's own folder -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,7 +77,7 @@ class Folder(Dataset[dict[str, Tensor]]):
         seed: int = 0,
         cache_gib: float = 1.0,
     ) -> None:
-        _check(
+        check_options(
             split,
             size=(size, 1, 65536),
             patches=(patches, 1, FAR),
@@ -387,7 +146,7 @@ class Folder(Dataset[dict[str, Tensor]]):
             )
         if not seen:
             raise InputError(
-                f"{self.root}: no picture here can be used; put {', '.join(io.FORMATS)} files of"
+                f"{self.root}: no picture here can be used; put {', '.join(FORMATS)} files of"
                 f" at least {size} x {size} pixels in it{listed and f' ({listed})'}"
             )
         if self.skipped:
@@ -464,7 +223,7 @@ def find(root: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
             suffix = path.suffix.lower()
             if suffix in UNREADABLE:
                 refused.append((path, f"{suffix} is not read; convert it to PNG or JPEG"))
-            elif suffix in io.SUFFIXES:
+            elif suffix in SUFFIXES:
                 if path.is_symlink() and not path.resolve().is_relative_to(inside):
                     refused.append((path, "a link out of the folder, not followed"))
                 else:
@@ -478,7 +237,7 @@ def _raise(error: OSError) -> None:
 
 def _decode(path: Path) -> tuple[str, np.ndarray]:
     """Digest of the file's bytes, and its pixels (3, h, w) as uint8 or uint16, without alpha."""
-    picture = io.read(path)
+    picture = read_picture(path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     top = 2**picture.depth - 1

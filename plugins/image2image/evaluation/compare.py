@@ -26,9 +26,9 @@ from core.results.metrics import INTERVAL, interval, multiplicities
 from core.storage import files, formats
 from core.storage.files import make_folder
 from core.task import Figure
-from plugins.image2image.features import Extractor, learned, load, patches
+from plugins.image2image.evaluation.features import Extractor, learned, load, patches
 from plugins.image2image.request import CompareRequest, CompareResult
-from plugins.image2image.restoration import Restoration, to_levels
+from plugins.image2image.tasks.restoration import Restoration, to_levels
 
 FLOOR = "real, one half against the other"
 DRAWS = 1000  # of every bootstrap

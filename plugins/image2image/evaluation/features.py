@@ -27,7 +27,7 @@ from core.parts.registry import Spec
 from core.process.noise import derive
 from core.request import Emit, silent
 from core.storage import tensor_file
-from plugins.image2image.classifier import Classifier, fitted, of_weights
+from plugins.image2image.evaluation.classifier import Classifier, fitted, of_weights
 from plugins.image2image.request import ClassifierRequest
 
 VERSION = 1  # of what is learned from the same options

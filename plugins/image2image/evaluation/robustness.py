@@ -25,9 +25,9 @@ from core.results.sheet import to_bytes
 from core.storage import files, formats
 from core.storage.files import make_folder
 from core.task import Figure, Panel
-from plugins.image2image.attacks import Ball, Victim, pgd
-from plugins.image2image.classifier import load_classifier
-from plugins.image2image.purify import Purified, Way, load_prior
+from plugins.image2image.evaluation.attacks import Ball, Victim, pgd
+from plugins.image2image.evaluation.classifier import load_classifier
+from plugins.image2image.inference.purify import Purified, Way, load_prior
 from plugins.image2image.request import RobustnessRequest, RobustnessResult
 
 BARE, BARE_ATTACKED = "bare, no attack", "bare, PGD"

@@ -16,9 +16,9 @@ from core.process.noise import derive
 from core.request import Emit, Machine, Note, Progress, SampleResult, silent
 from core.results import samples
 from core.storage.files import make_folder
+from plugins.image2image.inference.draws import How, cascade
 from plugins.image2image.request import CascadeRequest
-from plugins.image2image.restore import How, cascade
-from plugins.image2image.tasks import SR3
+from plugins.image2image.tasks.super_resolution import SR3
 
 
 def sample(

@@ -9,15 +9,15 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from core.denoiser.parameterization import Condition, FunctionDenoiser, Prediction
+from core.denoiser.tiles import Estimate, check_memory, roomy, starts, tiled
 from core.model import Model, corrected
 from core.process.noise import Noise, derive
 from core.request import Emit, Progress, silent
 from core.sampler.sample import Moment, prior, sample
 from core.sampler.solver import Solver
 from core.task import Batch
-from plugins.image2image.restoration import Restoration
-from plugins.image2image.tasks import SR3
-from plugins.image2image.tiles import Estimate, check_memory, roomy, starts, tiled
+from plugins.image2image.tasks.restoration import Restoration
+from plugins.image2image.tasks.super_resolution import SR3
 
 # float32 fields of the result's size that live at once: x, x0, its history, condition, noise,
 # the sums over draws and what the arithmetic in between needs.

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from core.denoiser.guidance import with_pull
 from core.denoiser.parameterization import Condition, Denoiser, FunctionDenoiser, Prediction
+from core.denoiser.tiles import Estimate, check_memory, mirrored, starts, tiled
 from core.errors import InputError
 from core.inverse.measurement import Measurement
 from core.inverse.operators import Mask
@@ -31,9 +32,8 @@ from core.process.noise import Noise, Source
 from core.request import Emit, Progress, TrainRequest
 from core.sampler.sample import Moment, Watch, edit, prior, sample
 from core.sampler.solver import Solver
-from plugins.image2image.masks import around
-from plugins.image2image.operators import Bicubic
-from plugins.image2image.tiles import Estimate, check_memory, mirrored, starts, tiled
+from plugins.image2image.inference.masks import around
+from plugins.image2image.operators.bicubic import Bicubic
 
 # float32 fields of a picture's size that live at once: x, x0, the measurement, noise, residuals,
 # the sum over tiles and what conjugate gradients keep.

@@ -8,22 +8,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from jaxtyping import Float
 from torch import Tensor
 
+from core.denoiser.tiles import Estimate, check_memory, mirrored, tiled
 from core.errors import InputError
 from core.model import Model, for_task, load_model
 from core.parts.config import configure, plain
 from core.parts.registry import Spec
+from core.process.noise import Noise
 from core.request import Emit, Machine, silent
 from core.task import Task
-from plugins.image2image import io
-from plugins.image2image.region import Region
-from plugins.image2image.restore import How, cascade, estimated, restored, summary
-from plugins.image2image.subject import Subject, colourised, completed, enlarged, repaired
-from plugins.image2image.tasks import JPEG, SR3, Colourise, Inpaint, MultiTask
-from plugins.image2image.tiles import Estimate, tiled
+from plugins.image2image.inference.draws import How, cascade, estimated, restored, summary
+from plugins.image2image.inference.purify import check_level, load_prior, purify
+from plugins.image2image.inference.region import Region
+from plugins.image2image.inference.subject import Subject, colourised, completed, enlarged, repaired
+from plugins.image2image.io.pictures import SUFFIXES, Picture
+from plugins.image2image.io.reading import read_picture
+from plugins.image2image.io.writing import check_writable, write_picture
+from plugins.image2image.tasks.colourise import Colourise
+from plugins.image2image.tasks.inpaint import Inpaint
+from plugins.image2image.tasks.jpeg import JPEG
+from plugins.image2image.tasks.multitask import MultiTask
+from plugins.image2image.tasks.super_resolution import SR3
 
 Which = Literal["colourise", "inpaint", "uncrop", "jpeg"]
 
@@ -31,11 +39,11 @@ Which = Literal["colourise", "inpaint", "uncrop", "jpeg"]
 class _Drawn(ABC):
     """What predictors that draw pictures share: a file of one becomes a file of the other."""
 
-    suffixes: ClassVar[tuple[str, ...]] = tuple(io.SUFFIXES)
+    suffixes: ClassVar[tuple[str, ...]] = tuple(SUFFIXES)
     _how: How
 
     @abstractmethod
-    def subject(self, photo: Path, picture: io.Picture) -> Subject:
+    def subject(self, photo: Path, picture: Picture) -> Subject:
         """The picture as the model sees it."""
 
     @abstractmethod
@@ -54,11 +62,11 @@ class _Drawn(ABC):
             InputError: `source` is no picture that can be used, or cannot be held by the format
                 that `target` names.
         """
-        picture = io.read(source)
+        picture = read_picture(source)
         subject = self.subject(source, picture)
         subject.check_writable(target)
         result = subject.finish(summary(self.draws(subject, self._how.draws)).mean)
-        io.write(target, result)
+        write_picture(target, result)
         return {"size": list(result.pixels.shape[:0:-1]), "notes": list(subject.picture.notes)}
 
 
@@ -133,7 +141,7 @@ class Upscale(_Drawn):
         """The name itself, and with it the format."""
         return name
 
-    def subject(self, photo: Path, picture: io.Picture) -> Subject:
+    def subject(self, photo: Path, picture: Picture) -> Subject:
         """The picture as the model sees it."""
         return enlarged([_task(stage) for stage, _ in self.stages], picture)
 
@@ -235,7 +243,7 @@ class Restore(_Drawn):
         kept = Path(name).suffix.lower() in (".png", ".tif", ".tiff", ".webp")
         return name if kept else f"{name}.png"
 
-    def subject(self, photo: Path, picture: io.Picture) -> Subject:
+    def subject(self, photo: Path, picture: Picture) -> Subject:
         """The picture as the model sees it.
 
         Raises:
@@ -321,3 +329,89 @@ def _enlarger(checkpoint: Path, machine: Machine) -> Model:
 def _task(model: Model) -> SR3:
     assert isinstance(model.task, SR3), "load_model was asked for it"
     return model.task
+
+
+TILE, SHARED = 512, 64  # side of a tile, and what tiles share, in pixels
+FIELDS = 12  # float32 fields of a picture's size that live at once
+
+
+class Purify:
+    """A picture purified by an unconditional model, as a file of the same name.
+
+    Any size, in tiles of 512 pixels; alpha, 16 bits, colour profile and EXIF are kept.  A grey
+    picture goes through a model of colours as equal channels and comes back as their mean; a colour
+    picture wants such a model.
+
+    Args:
+        level: t*, a time of the model's process; more removes more of an attack, and of the
+            picture.
+        steps: of the sampler; more is slower.
+        seed: the same seed gives the same picture.
+        sampler: rule of a step; one that draws noise.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]] = tuple(SUFFIXES)
+
+    def __init__(
+        self,
+        machine: Machine,
+        checkpoint: Path,
+        *,
+        level: Annotated[float, Gt(0)] = 0.1,
+        steps: Annotated[int, Ge(1)] = 20,
+        seed: Annotated[int, Ge(0)] = 0,
+        sampler: Annotated[Spec, "sampler"] = Spec("core/euler_maruyama"),
+    ) -> None:
+        solver = configure("sampler", sampler)()
+        self._model, self._seed = load_prior(checkpoint, machine), seed
+        check_level(self._model.process, level)
+        for note in self._model.notes:
+            print(note, file=sys.stderr)
+        self._how: dict[str, Any] = {"level": level, "steps": steps, "solver": solver}
+
+    @staticmethod
+    def result_name(name: str) -> str:
+        """The name itself, and with it the format."""
+        return name
+
+    def __call__(self, source: Path, target: Path) -> Mapping[str, Any]:
+        """Purify one picture into a new file.
+
+        Returns:
+            ``changed``, the root mean square change of a pixel in [-1, 1], and ``notes``.
+
+        Raises:
+            InputError: `source` is no picture that can be used, or cannot be held by the format
+                that `target` names.
+        """
+        picture = read_picture(source)
+        size = picture.pixels.shape[1:]
+        check_writable(target, alpha=picture.alpha is not None, depth=picture.depth, size=size)
+        result = self.purify(picture)
+        write_picture(target, result)
+        change = (result.pixels - picture.pixels).square().mean().sqrt()
+        return {"changed": round(float(change), 6), "notes": list(picture.notes)}
+
+    def purify(self, picture: Picture) -> Picture:
+        """The picture, purified.
+
+        Raises:
+            InputError: a colour picture for a model of grey ones, or one too large for the memory.
+        """
+        x, channels = picture.pixels[None].to(self._model.device), self._model.task.channels
+        if x.shape[1] not in (1, channels):
+            raise InputError(
+                f"the picture has {x.shape[1]} channels, the model {channels}; give a grey picture "
+                "or a model of colours"
+            )
+        height, width = x.shape[-2:]
+        # A network's coarsest level wants more than one cell: one alone has no variance.
+        least = 2 * max(getattr(self._model.network, "multiples", (1,)))
+        rows, columns = (mirrored(side, max(side, least)).to(x.device) for side in (height, width))
+        check_memory(FIELDS, channels, len(rows), len(columns))
+        wide = x.expand(-1, channels, -1, -1)[..., rows, :][..., columns]
+        denoise = tiled(self._model.denoise, tile=TILE, overlap=SHARED)
+        noise = Noise.of(self._seed, "purify", each=[0])
+        found = purify(denoise, wide, noise, **self._how)
+        pixels = found[0, :, :height, :width].clamp(-1, 1).cpu()
+        return replace(picture, pixels=pixels.mean(0, keepdim=True) if x.shape[1] == 1 else pixels)

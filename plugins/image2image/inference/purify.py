@@ -4,33 +4,22 @@ Source: Nie et al. 2022 (DiffPure), arXiv:2205.07460.  How much of an attack it 
 measured in `plugins.image2image.robustness`, by attacks that know of it.
 """
 
-import sys
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
-from annotated_types import Ge, Gt
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from core.denoiser.parameterization import Denoiser
 from core.errors import InputError
 from core.model import Model, load_model
-from core.parts.config import configure
-from core.parts.registry import Spec
 from core.process.gaussian import GaussianPath
 from core.process.noise import Noise, Source
 from core.request import Machine
 from core.sampler.ancestral import EulerMaruyama
 from core.sampler.sample import Gradients, edit
 from core.sampler.solver import Solver
-from plugins.image2image import io
-from plugins.image2image.tiles import check_memory, mirrored, tiled
-
-TILE, SHARED = 512, 64  # side of a tile, and what tiles share, in pixels
-FIELDS = 12  # float32 fields of a picture's size that live at once
 
 # What of a gradient passes the purifier: all of it, or the classifier's as if nothing were there.
 Way = Literal["exact", "identity"]
@@ -161,85 +150,3 @@ def load_prior(checkpoint: Path, machine: Machine | None = None) -> Model:
             "task core/generate without conditions, as configs/unconditional.yaml trains"
         )
     return model
-
-
-class Purify:
-    """A picture purified by an unconditional model, as a file of the same name.
-
-    Any size, in tiles of 512 pixels; alpha, 16 bits, colour profile and EXIF are kept.  A grey
-    picture goes through a model of colours as equal channels and comes back as their mean; a colour
-    picture wants such a model.
-
-    Args:
-        level: t*, a time of the model's process; more removes more of an attack, and of the
-            picture.
-        steps: of the sampler; more is slower.
-        seed: the same seed gives the same picture.
-        sampler: rule of a step; one that draws noise.
-    """
-
-    suffixes: ClassVar[tuple[str, ...]] = tuple(io.SUFFIXES)
-
-    def __init__(
-        self,
-        machine: Machine,
-        checkpoint: Path,
-        *,
-        level: Annotated[float, Gt(0)] = 0.1,
-        steps: Annotated[int, Ge(1)] = 20,
-        seed: Annotated[int, Ge(0)] = 0,
-        sampler: Annotated[Spec, "sampler"] = Spec("core/euler_maruyama"),
-    ) -> None:
-        solver = configure("sampler", sampler)()
-        self._model, self._seed = load_prior(checkpoint, machine), seed
-        check_level(self._model.process, level)
-        for note in self._model.notes:
-            print(note, file=sys.stderr)
-        self._how: dict[str, Any] = {"level": level, "steps": steps, "solver": solver}
-
-    @staticmethod
-    def result_name(name: str) -> str:
-        """The name itself, and with it the format."""
-        return name
-
-    def __call__(self, source: Path, target: Path) -> Mapping[str, Any]:
-        """Purify one picture into a new file.
-
-        Returns:
-            ``changed``, the root mean square change of a pixel in [-1, 1], and ``notes``.
-
-        Raises:
-            InputError: `source` is no picture that can be used, or cannot be held by the format
-                that `target` names.
-        """
-        picture = io.read(source)
-        size = picture.pixels.shape[1:]
-        io.check_writable(target, alpha=picture.alpha is not None, depth=picture.depth, size=size)
-        result = self.purify(picture)
-        io.write(target, result)
-        change = (result.pixels - picture.pixels).square().mean().sqrt()
-        return {"changed": round(float(change), 6), "notes": list(picture.notes)}
-
-    def purify(self, picture: io.Picture) -> io.Picture:
-        """The picture, purified.
-
-        Raises:
-            InputError: a colour picture for a model of grey ones, or one too large for the memory.
-        """
-        x, channels = picture.pixels[None].to(self._model.device), self._model.task.channels
-        if x.shape[1] not in (1, channels):
-            raise InputError(
-                f"the picture has {x.shape[1]} channels, the model {channels}; give a grey picture "
-                "or a model of colours"
-            )
-        height, width = x.shape[-2:]
-        # A network's coarsest level wants more than one cell: one alone has no variance.
-        least = 2 * max(getattr(self._model.network, "multiples", (1,)))
-        rows, columns = (mirrored(side, max(side, least)).to(x.device) for side in (height, width))
-        check_memory(FIELDS, channels, len(rows), len(columns))
-        wide = x.expand(-1, channels, -1, -1)[..., rows, :][..., columns]
-        denoise = tiled(self._model.denoise, tile=TILE, overlap=SHARED)
-        noise = Noise.of(self._seed, "purify", each=[0])
-        found = purify(denoise, wide, noise, **self._how)
-        pixels = found[0, :, :height, :width].clamp(-1, 1).cpu()
-        return replace(picture, pixels=pixels.mean(0, keepdim=True) if x.shape[1] == 1 else pixels)

@@ -2,38 +2,14 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from core.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from plugins.image2image.io import Picture
-
-MaskFile = Annotated[
-    Path | None, typer.Option("--mask", help="Picture of the same size: white is to be filled.")
-]
-Invert = Annotated[bool, typer.Option("--invert", help="White in the mask is to be kept instead.")]
-Boxes = Annotated[
-    list[str] | None,
-    typer.Option("--box", metavar="X,Y,W,H", help="Fill a rectangle, in pixels; repeatable."),
-]
-Transparent = Annotated[
-    bool, typer.Option("--transparent", help="Fill what the picture's alpha makes transparent.")
-]
-Extend = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--extend", metavar="SIDE=N", help="Grow the canvas, as right=25% or top=64; repeatable."
-    ),
-]
-Grow = Annotated[int, typer.Option(min=0, max=1024, help="Let the mask grow by so many pixels.")]
-Feather = Annotated[
-    int, typer.Option(min=0, max=1024, help="Blend over so many pixels around the mask.")
-]
+    from plugins.image2image.io.pictures import Picture
 
 
 @dataclass(frozen=True)
@@ -65,16 +41,16 @@ class Region:
         """The picture, on its larger canvas, and what may change of it; None for everything.
 
         Raises:
-            InputError: see `plugins.image2image.masks`; or no region where one is needed, or
-                options of a region without one.
+            InputError: see `inference.masks`; or no region where one is needed, or options of a
+                region without one.
         """
-        from plugins.image2image import io
+        from plugins.image2image.io.reading import read_picture
 
-        return self.on(io.read(photo), needed=needed)
+        return self.on(read_picture(photo), needed=needed)
 
     def on(self, picture: "Picture", *, needed: bool = False) -> "tuple[Picture, Tensor | None]":
         """The same of a picture that was read."""
-        from plugins.image2image import masks
+        from plugins.image2image.inference import masks
 
         height, width = picture.pixels.shape[1:]
         found = [masks.box(text, height, width) for text in self.boxes]

@@ -9,11 +9,16 @@ from torch import Tensor
 
 from core.errors import InputError
 from core.task import Batch
-from plugins.image2image import io, jpeg
-from plugins.image2image.colour import levels_luma, luma, to_integers
-from plugins.image2image.editing import composed
-from plugins.image2image.masks import around, feathered
-from plugins.image2image.tasks import JPEG, SR3, Colourise, Inpaint
+from plugins.image2image.inference.editing import composed
+from plugins.image2image.inference.masks import around, feathered
+from plugins.image2image.io.pictures import Picture, as_stored, turned
+from plugins.image2image.io.writing import check_writable
+from plugins.image2image.operators import jpeg
+from plugins.image2image.operators.luma import levels_luma, luma, to_integers
+from plugins.image2image.tasks.colourise import Colourise
+from plugins.image2image.tasks.inpaint import Inpaint
+from plugins.image2image.tasks.jpeg import JPEG
+from plugins.image2image.tasks.super_resolution import SR3
 
 
 @dataclass(frozen=True)
@@ -30,29 +35,29 @@ class Subject:
         finish: that as a picture to be written, with all that is known exactly as it was.
     """
 
-    picture: io.Picture
+    picture: Picture
     given: Batch
     size: tuple[int, int]
     result: tuple[int, int]
     shown: Float[Tensor, " c h w"]
     place: Callable[[Tensor], Tensor]
-    finish: Callable[[Tensor], io.Picture]
+    finish: Callable[[Tensor], Picture]
 
     def check_writable(self, target: Path) -> None:
         """Refuse a place that what it becomes cannot be written to.
 
         Raises:
-            InputError: as `io.check_writable`.
+            InputError: as `check_writable`.
         """
         alpha, depth = self.picture.alpha is not None, self.picture.depth
-        io.check_writable(target, alpha=alpha, depth=depth, size=self.result)
+        check_writable(target, alpha=alpha, depth=depth, size=self.result)
 
 
 def _batch(given: Batch) -> Batch:
     return {name: value[None] for name, value in given.items()}
 
 
-def enlarged(tasks: list[SR3], picture: io.Picture) -> Subject:
+def enlarged(tasks: list[SR3], picture: Picture) -> Subject:
     """A picture for models that enlarge one after another; alpha is enlarged bicubically.
 
     Grey pictures go through them as equal channels and come back as their mean.
@@ -62,7 +67,7 @@ def enlarged(tasks: list[SR3], picture: io.Picture) -> Subject:
     for task in tasks:
         size = (size[0] * task.scale, size[1] * task.scale)
 
-    def finish(pixels: Tensor) -> io.Picture:
+    def finish(pixels: Tensor) -> Picture:
         alpha = picture.alpha
         if alpha is not None:
             for task in tasks:
@@ -73,12 +78,12 @@ def enlarged(tasks: list[SR3], picture: io.Picture) -> Subject:
     return Subject(picture, given, size, size, picture.pixels, lambda drawn: drawn, finish)
 
 
-def _channels(pixels: Float[Tensor, " 3 h w"], picture: io.Picture) -> Float[Tensor, " c h w"]:
+def _channels(pixels: Float[Tensor, " 3 h w"], picture: Picture) -> Float[Tensor, " c h w"]:
     """As many channels as the picture has."""
     return pixels if len(picture.pixels) == 3 else pixels.mean(0, keepdim=True)
 
 
-def colourised(task: Colourise, picture: io.Picture) -> Subject:
+def colourised(task: Colourise, picture: Picture) -> Subject:
     """A grey picture, or the luma of one in colours, to be given colours.
 
     The result's luma is the grey: at 8 bits Pillow's ``convert("L")`` gives it to the last level,
@@ -95,7 +100,7 @@ def colourised(task: Colourise, picture: io.Picture) -> Subject:
     kept = replace(picture, icc=icc, notes=tuple(notes))
     given = _batch(task.given(grey))
 
-    def finish(pixels: Tensor) -> io.Picture:
+    def finish(pixels: Tensor) -> Picture:
         held = task.agree(pixels[None], given) if deep else task.written(pixels[None], given)
         return replace(kept, pixels=held[0])
 
@@ -104,7 +109,7 @@ def colourised(task: Colourise, picture: io.Picture) -> Subject:
 
 
 def completed(
-    task: Inpaint, picture: io.Picture, fill: Bool[Tensor, " h w"], *, feather: int, reach: int
+    task: Inpaint, picture: Picture, fill: Bool[Tensor, " h w"], *, feather: int, reach: int
 ) -> Subject:
     """A picture whose holes are to be filled; every other pixel keeps its bits.
 
@@ -131,7 +136,7 @@ def completed(
         whole[:, *window] = drawn
         return whole
 
-    def finish(pixels: Tensor) -> io.Picture:
+    def finish(pixels: Tensor) -> Picture:
         found = composed(picture.pixels, _channels(pixels, picture), weights)
         return replace(picture, pixels=found)
 
@@ -140,7 +145,7 @@ def completed(
     return Subject(picture, given, size, result, shown, place, finish)
 
 
-def repaired(task: JPEG, picture: io.Picture, photo: Path) -> Subject:
+def repaired(task: JPEG, picture: Picture, photo: Path) -> Subject:
     """A JPEG file to be restored, held to the coefficients that it stores.
 
     Blocks lie in the file as it was before its EXIF orientation turned it.
@@ -153,7 +158,7 @@ def repaired(task: JPEG, picture: io.Picture, photo: Path) -> Subject:
             f"{photo}: a {picture.format} file; JPEG restoration looks at what a JPEG file stores, "
             "so give the JPEG itself"
         )
-    stored = io.as_stored(picture)
+    stored = as_stored(picture)
     try:
         file = jpeg.understood(photo.read_bytes(), stored.expand(3, -1, -1))
     except OSError as error:
@@ -161,9 +166,9 @@ def repaired(task: JPEG, picture: io.Picture, photo: Path) -> Subject:
     height, width = stored.shape[1:]
 
     def place(drawn: Tensor) -> Tensor:
-        return io.turned(drawn[:, :height, :width], picture.orientation)
+        return turned(drawn[:, :height, :width], picture.orientation)
 
-    def finish(pixels: Tensor) -> io.Picture:
+    def finish(pixels: Tensor) -> Picture:
         return replace(picture, pixels=pixels if len(stored) == 3 else luma(pixels[None])[0])
 
     kept = replace(picture, notes=(*picture.notes, *file.notes))

@@ -1,101 +1,41 @@
-"""Pictures as files: depth, alpha, colour profile and EXIF survive reading and writing.
+"""Image files read exactly: depth, alpha, colour profile and EXIF survive.
 
-Reads and writes PNG, JPEG, TIFF, WebP and BMP; the content decides, not the name.  Not kept: XMP,
-PNG's gAMA and cHRM, and the EXIF and GPS folders in a 16-bit colour TIFF (its profile and
-descriptive tags are).  16-bit colour PNG is decoded in Python, a second or more per megapixel:
-Pillow, which is fast, would silently return 8 bits.
+Reads PNG, JPEG, TIFF, WebP and BMP; the content decides, not the name.  Not kept: XMP, PNG's gAMA
+and cHRM, and the EXIF and GPS folders in a 16-bit colour TIFF (its profile and descriptive tags
+are).  16-bit colour PNG is decoded in Python, a second or more per megapixel: Pillow, which is
+fast, would silently return 8 bits.
 """
 
 import io
 import math
-import os
 import re
-import secrets
 import stat
 import struct
-import tempfile
 import warnings
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from PIL import Image, ImageCms, PngImagePlugin
-from torch import Tensor
+from PIL import Image, ImageCms
 
 from core.errors import InputError
+from plugins.image2image.io.pictures import (
+    DESCRIPTIVE,
+    FORMATS,
+    ORIENTATION,
+    Picture,
+    reason,
+    upright,
+)
 
 # Where Pillow begins to warn of decompression bombs; as float32 RGB this is 1 GiB.
 MAX_PIXELS = 89_478_485
-ORIENTATION = 0x0112
-# Make, model, date, artist and the like: what EXIF may take from a TIFF's own table of tags.
-DESCRIPTIVE = (270, 271, 272, 305, 306, 315, 33432)
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
-    """What a file format can hold.
-
-    Args:
-        suffixes: of its files, in lower case.
-        alpha: holds transparency.
-        deep: holds 16 bits per channel.
-        side: the most pixels of a side.
-    """
-
-    suffixes: tuple[str, ...]
-    alpha: bool
-    deep: bool
-    side: int = 2**31 - 1
-
-
-FORMATS = {
-    "PNG": Format((".png",), alpha=True, deep=True),
-    "TIFF": Format((".tif", ".tiff"), alpha=True, deep=True),
-    "WEBP": Format((".webp",), alpha=True, deep=False, side=16383),
-    "JPEG": Format((".jpg", ".jpeg", ".jfif"), alpha=False, deep=False, side=65500),
-    "BMP": Format((".bmp",), alpha=False, deep=False),
-}
-SUFFIXES = {suffix: name for name, form in FORMATS.items() for suffix in form.suffixes}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture, upright, with what its file said about it.
-
-    Args:
-        pixels: in [-1, 1], float32; one channel (grey) or three (RGB).
-        alpha: opacity in [0, 1], not multiplied into `pixels`; None if the file has none.
-        depth: bits per channel in the file, 8 or 16.
-        icc: the colour profile of `pixels`, as bytes.
-        exif: a TIFF structure without the ``Exif`` mark, whose orientation is 1.
-        dpi: dots per inch, across and down.
-        text: PNG's text entries and JPEG's comment, key and value.
-        format: a key of `FORMATS`.
-        orientation: EXIF's, by which `pixels` were turned from how they lie in the file.
-        notes: what reading changed or left out, one sentence each, for the user.
-    """
-
-    pixels: Float[Tensor, " c h w"]
-    alpha: Float[Tensor, " 1 h w"] | None = None
-    depth: int = 8
-    icc: bytes | None = None
-    exif: bytes | None = None
-    dpi: tuple[float, float] | None = None
-    text: tuple[tuple[str, str], ...] = ()
-    format: str = "PNG"
-    orientation: int = 1
-    notes: tuple[str, ...] = ()
-
-
-# --- reading ---------------------------------------------------------------------------------
-
-
-def read(path: Path) -> Picture:
+def read_picture(path: Path) -> Picture:
     """The picture in a file, turned upright as its EXIF orientation asks.
 
     Palettes become RGB, 1-bit becomes grey, a transparent colour becomes alpha.  CMYK becomes sRGB,
@@ -114,12 +54,7 @@ def read(path: Path) -> Picture:
     except InputError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise InputError(f"{path}: cannot be read: {_reason(error)}") from error
-
-
-def _reason(error: BaseException) -> str:
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return (text.strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from error
 
 
 def _read(file: BinaryIO, path: Path) -> Picture:
@@ -144,7 +79,7 @@ def _read(file: BinaryIO, path: Path) -> Picture:
         ) from error
     except Exception as error:  # decoders meet hostile bytes with any exception there is
         raise InputError(
-            f"{path}: damaged or cut off ({_reason(error)}); copy or export the picture again"
+            f"{path}: damaged or cut off ({reason(error)}); copy or export the picture again"
         ) from error
 
 
@@ -210,37 +145,6 @@ def _decode(image: Image.Image, file: BinaryIO, path: Path) -> Picture:
         orientation=orientation,
         notes=tuple(notes),
     )
-
-
-def upright(values: np.ndarray, orientation: int) -> np.ndarray:
-    """Rows and columns (h, w, ...) turned as EXIF's orientation 1 to 8 asks; else unchanged."""
-    match orientation:
-        case 2:
-            return values[:, ::-1]
-        case 3:
-            return values[::-1, ::-1]
-        case 4:
-            return values[::-1]
-        case 5:
-            return values.swapaxes(0, 1)
-        case 6:
-            return np.rot90(values, -1)
-        case 7:
-            return values[::-1, ::-1].swapaxes(0, 1)
-        case 8:
-            return np.rot90(values)
-    return values
-
-
-def turned(x: Float[Tensor, " c h w"], orientation: int) -> Float[Tensor, " c y x"]:
-    """A picture turned upright, as EXIF's orientation asks."""
-    rows = upright(x.movedim(0, -1).numpy(), orientation)
-    return torch.from_numpy(np.ascontiguousarray(rows)).movedim(-1, 0)
-
-
-def as_stored(picture: Picture) -> Float[Tensor, " c h w"]:
-    """The picture's pixels as they lie in its file."""
-    return turned(picture.pixels, {6: 8, 8: 6}.get(picture.orientation, picture.orientation))
 
 
 def _exif_of(image: Image.Image, notes: list[str]) -> tuple[int, bytes | None]:
@@ -376,184 +280,3 @@ def _deep_tiff(file: BinaryIO, path: Path, size: tuple[int, int]) -> np.ndarray:
                 _bounded([file.read(count)], piece)
         values = page.asarray()
     return np.moveaxis(values, 0, -1) if page.planarconfig == 2 else values
-
-
-# --- writing ---------------------------------------------------------------------------------
-
-
-def check_writable(
-    path: Path, *, alpha: bool = False, depth: int = 8, size: tuple[int, ...] = ()
-) -> str:
-    """The format that `path` names, if a picture of that kind and size can be written there.
-
-    Call it before long work; `write` calls it again.
-
-    Raises:
-        InputError: unknown suffix, a format that cannot hold the picture, or no place to write.
-    """
-    _check_place(path)
-    form = SUFFIXES.get(path.suffix.lower())
-    if form is None:
-        known = ", ".join(SUFFIXES)
-        raise InputError(f"{path}: no format has the suffix {path.suffix!r}; use one of {known}")
-    side = max(size, default=0)
-
-    def lacks(name: str) -> list[str]:
-        kind = FORMATS[name]
-        wanted = (
-            ("transparency", alpha and not kind.alpha),
-            ("16 bits per channel", depth == 16 and not kind.deep),
-            (f"a side of {side} pixels", side > kind.side),
-        )
-        return [what for what, missing in wanted if missing]
-
-    if lacks(form):
-        able = " or ".join(name for name in FORMATS if not lacks(name))
-        raise InputError(
-            f"{path}: {form} cannot hold {' or '.join(lacks(form))}; write {able} instead"
-        )
-    return form
-
-
-def _check_place(path: Path) -> None:
-    try:
-        if path.is_dir():
-            raise InputError(f"{path}: a folder; give the path of a file")
-        if not path.parent.is_dir():
-            raise InputError(f"{path}: there is no folder {path.parent}; make it first")
-        # Permissions alone do not tell: a disk may be read-only or full.
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written to {path.parent} ({_reason(error)}); choose another "
-            "folder or name"
-        ) from error
-
-
-def write(path: Path, picture: Picture) -> None:
-    """Write the picture in the format that the suffix of `path` names: whole, or not at all.
-
-    Exact for 8 and 16 bits but in JPEG, which is written with quality 95 and full chroma.
-    WebP, and TIFF at 16 bits with alpha, return grey as RGB.  BMP holds pixels only; a warning
-    says what was left out.
-
-    Raises:
-        InputError: as `check_writable`, or the disk refuses, or values are not finite.
-    """
-    form = check_writable(
-        path, alpha=picture.alpha is not None, depth=picture.depth, size=picture.pixels.shape[1:]
-    )
-    if not picture.pixels.isfinite().all():
-        raise InputError(f"{path}: not written, as some of its pixels are not finite numbers")
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        with open(part, "xb") as file:
-            _encode(file, form, picture, path)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except (OSError, ValueError, OverflowError, RuntimeError, struct.error) as error:
-        raise InputError(f"{path}: cannot be written: {_reason(error)}") from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _integers(picture: Picture) -> np.ndarray:
-    """(h, w, c) in the picture's depth, alpha last."""
-    top = 2**picture.depth - 1
-    planes = [picture.pixels.clamp(-1, 1).add(1).mul(top / 2)]
-    if picture.alpha is not None:
-        planes.append(picture.alpha.clamp(0, 1).mul(top))
-    values = torch.cat(planes).round().to(torch.int32).movedim(0, -1).cpu().numpy()
-    return np.ascontiguousarray(values.astype(np.uint16 if picture.depth == 16 else np.uint8))
-
-
-def _metadata(form: str, picture: Picture) -> dict[str, Any]:
-    """Pillow's arguments for what the format can hold."""
-    if form == "BMP":
-        return {}
-    found: dict[str, Any] = {}
-    if picture.icc:
-        found["icc_profile"] = picture.icc
-    if picture.exif:
-        found["exif"] = b"Exif\0\0" + picture.exif
-    if picture.dpi:
-        found["dpi"] = picture.dpi
-    if form == "TIFF" and not picture.exif:  # libtiff, which compresses, takes no EXIF folder
-        found["compression"] = "tiff_adobe_deflate"
-    if form == "PNG" and picture.text:
-        found["pnginfo"] = PngImagePlugin.PngInfo()
-        for key, value in picture.text:
-            found["pnginfo"].add_text(key, value)
-    if form == "JPEG" and (comment := dict(picture.text).get("Comment")):
-        found["comment"] = comment
-    return found
-
-
-_SAVE: dict[str, dict[str, Any]] = {
-    "PNG": {},
-    "TIFF": {},
-    "WEBP": {"lossless": True, "exact": True},
-    "JPEG": {"quality": 95, "subsampling": "4:4:4"},
-    "BMP": {},
-}
-
-
-def _encode(file: BinaryIO, form: str, picture: Picture, path: Path) -> None:
-    values, metadata = _integers(picture), _metadata(form, picture)
-    if form == "BMP" and (picture.icc or picture.exif):
-        warnings.warn(f"{path}: BMP holds no colour profile or EXIF; left out", stacklevel=3)
-    if picture.depth == 8:
-        image = Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
-        image.save(file, form, **_SAVE[form], **metadata)
-    elif form == "PNG":
-        _encode_deep_png(file, values, metadata)
-    elif values.shape[-1] == 1:
-        Image.fromarray(values[..., 0]).save(file, form, **_SAVE[form], **metadata)
-    else:
-        _encode_deep_tiff(file, values, picture)
-
-
-def _encode_deep_png(file: BinaryIO, values: np.ndarray, metadata: dict[str, Any]) -> None:
-    import png
-
-    height, width, planes = values.shape
-    plain, marked = io.BytesIO(), io.BytesIO()
-    writer = png.Writer(width, height, greyscale=planes < 3, alpha=planes in (2, 4), bitdepth=16)
-    writer.write_packed(plain, (row.astype(">u2").tobytes() for row in values))
-    # Pillow writes the metadata, onto one pixel of the same kind: a profile must fit the colours.
-    Image.new("L" if planes < 3 else "RGB", (1, 1)).save(marked, "PNG", **metadata)
-    ours, theirs = (list(png.Reader(bytes=b.getvalue()).chunks()) for b in (plain, marked))
-    extra = [chunk for chunk in theirs if chunk[0] not in (b"IHDR", b"PLTE", b"IDAT", b"IEND")]
-    png.write_chunks(file, [ours[0], *extra, *ours[1:]])
-
-
-def _encode_deep_tiff(file: BinaryIO, values: np.ndarray, picture: Picture) -> None:
-    import tifffile
-
-    if values.shape[-1] == 2:  # Pillow identifies no 16-bit grey with alpha
-        values = values[..., [0, 0, 0, 1]]
-    tags, exif = [], Image.Exif()
-    if picture.exif:
-        exif.load(b"Exif\0\0" + picture.exif)
-        tags = [(t, "s", 0, str(exif[t]), True) for t in DESCRIPTIVE if t in exif and t != 305]
-        if exif.get_ifd(0x8769) or exif.get_ifd(0x8825):
-            warnings.warn(
-                "a 16-bit colour TIFF keeps the profile and the descriptive tags, but not the"
-                " EXIF and GPS folders; write PNG to keep them",
-                stacklevel=4,
-            )
-    tifffile.imwrite(
-        file,
-        values,
-        photometric="rgb",
-        compression="adobe_deflate",
-        extrasamples=["unassalpha"] if values.shape[-1] == 4 else None,
-        iccprofile=picture.icc,
-        resolution=picture.dpi,
-        resolutionunit=2 if picture.dpi else None,
-        software=str(exif[305]) if 305 in exif else False,
-        extratags=tags,
-        metadata=None,
-    )

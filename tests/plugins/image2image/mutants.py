@@ -17,7 +17,9 @@ import numpy as np
 from PIL import Image, features
 
 from core.errors import InputError
-from plugins.image2image import io, jpeg
+from plugins.image2image.io.pictures import as_stored
+from plugins.image2image.io.reading import read_picture
+from plugins.image2image.operators import jpeg
 
 LIMIT = 20.0  # seconds for one file
 SPACE = 3 * 2**30  # bytes of addresses beyond what the imports take
@@ -84,7 +86,7 @@ def mutated(data, seed):
 def tried(place):
     """``refused``, or ``read`` where all that is promised of a picture holds."""
     try:
-        picture = io.read(place)
+        picture = read_picture(place)
     except InputError as error:
         said = str(error)
         return "refused" if said and "\n" not in said else "not a sentence"
@@ -93,7 +95,7 @@ def tried(place):
     assert bool(pixels.isfinite().all()), "numbers"
     assert -1 <= float(pixels.min()) <= float(pixels.max()) <= 1, "range"
     if picture.format == "JPEG":
-        stored = io.as_stored(picture).expand(3, -1, -1)
+        stored = as_stored(picture).expand(3, -1, -1)
         file = jpeg.understood(place.read_bytes(), stored)
         told = file.tables[None], file.luma[None], file.chroma[None]
         held = jpeg.project(file.decoded[None], *told)

@@ -5,10 +5,11 @@ import torch
 from typer.testing import CliRunner
 
 from core.errors import InputError
-from plugins.image2image import io
 from plugins.image2image.__main__ import app
-from plugins.image2image.command import Order
-from plugins.image2image.subject import Subject
+from plugins.image2image.commands.pictures import Order
+from plugins.image2image.inference.subject import Subject
+from plugins.image2image.io.pictures import Picture
+from plugins.image2image.io.writing import write_picture
 
 
 class Doubled:
@@ -31,7 +32,7 @@ class Doubled:
         size = (2 * high, 2 * wide)
 
         def finish(drawn):
-            return io.Picture(drawn)
+            return Picture(drawn)
 
         return Subject(picture, {}, size, size, picture.pixels, lambda drawn: drawn, finish)
 
@@ -42,7 +43,7 @@ class Doubled:
 
 
 def picture(path, height=4, width=5):
-    io.write(path, io.Picture(torch.ones(3, height, width)))
+    write_picture(path, Picture(torch.ones(3, height, width)))
     return path
 
 

@@ -19,18 +19,18 @@ from scipy.fft import dctn
 from skimage import data as photographs
 
 from core.denoiser.parameterization import FunctionDenoiser, Prediction
+from core.denoiser.tiles import seam_ratio
 from core.errors import InputError
 from core.model import Model
 from core.parts.config import configure
 from core.parts.registry import Spec
 from core.process.gaussian import over
 from core.request import TrainRequest
-from plugins.image2image import jpeg
-from plugins.image2image.restoration import Restoration
-from plugins.image2image.restore import How, estimated, restored
-from plugins.image2image.tiles import seam_ratio
+from plugins.image2image.inference.draws import How, estimated, restored
+from plugins.image2image.operators import jpeg
+from plugins.image2image.tasks.restoration import Restoration
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from jpeg_coefficients import coefficients
 
 # --- what JPEG files say -----------------------------------------------------------------------
@@ -626,7 +626,7 @@ def test_damaged_files_are_refused_or_read_and_nothing_else(tmp_path):
     """500 mutants of seven files, 20,000 under POLYMODE_TORTURE, in bounded memory and time."""
     count = 20_000 if TORTURE else 500
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("mutants.py")), str(count), str(tmp_path)],
+        [sys.executable, str(Path(__file__).parents[1] / "mutants.py"), str(count), str(tmp_path)],
         capture_output=True, text=True, check=False, timeout=60 + count / 10,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

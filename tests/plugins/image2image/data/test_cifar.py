@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
-from plugins.image2image.cifar import CIFAR10
+from plugins.image2image.data.cifar import CIFAR10
 
 
 @pytest.fixture

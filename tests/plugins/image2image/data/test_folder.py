@@ -15,7 +15,9 @@ from PIL import Image
 
 from core.errors import InputError
 from core.parts.signature import part_options
-from plugins.image2image import data, io
+from plugins.image2image.data import folder as data
+from plugins.image2image.io.pictures import Picture
+from plugins.image2image.io.writing import write_picture
 
 RNG = np.random.default_rng(0)
 
@@ -333,9 +335,9 @@ def test_a_folder_can_be_for_one_split_alone(folder, fraction, split, other):
 def test_grey_alpha_and_sixteen_bits_become_three_channels(tmp_path):
     deep = RNG.integers(0, 65536, (64, 64, 1), dtype=np.uint16)
     grey = torch.from_numpy(deep[..., 0].astype(np.float32))[None] / 65535 * 2 - 1
-    clear = io.Picture(grey.expand(3, -1, -1), torch.zeros(1, 64, 64), depth=16)
-    io.write(tmp_path / "grey.png", replace(clear, pixels=grey, alpha=None))
-    io.write(tmp_path / "clear.png", clear)
+    clear = Picture(grey.expand(3, -1, -1), torch.zeros(1, 64, 64), depth=16)
+    write_picture(tmp_path / "grey.png", replace(clear, pixels=grey, alpha=None))
+    write_picture(tmp_path / "clear.png", clear)
     for split in ("train", "test"):
         places = sorted(
             int(hashlib.sha256(p.read_bytes()).hexdigest()[:13], 16) / 16**13

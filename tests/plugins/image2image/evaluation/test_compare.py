@@ -13,9 +13,9 @@ from core.parts.config import configure, plain
 from core.parts.registry import Spec
 from core.results import samples
 from core.results.distances import frechet
-from plugins.image2image.compare import FLOOR, compare, compared
-from plugins.image2image.features import learned, load, patches
-from plugins.image2image.operators import Bicubic
+from plugins.image2image.evaluation.compare import FLOOR, compare, compared
+from plugins.image2image.evaluation.features import learned, load, patches
+from plugins.image2image.operators.bicubic import Bicubic
 from plugins.image2image.request import CompareRequest
 
 PHOTOS = Spec("image2image/photos", {"size": 16, "patches": 512})

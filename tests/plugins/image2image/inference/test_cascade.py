@@ -17,12 +17,12 @@ from core.parts.registry import Spec
 from core.request import EvaluateRequest, TrainRequest
 from core.results import samples
 from core.runs import evaluate, train
-from plugins.image2image.cascaded import sample
-from plugins.image2image.operators import Bicubic
+from plugins.image2image.inference.cascade import sample
+from plugins.image2image.inference.draws import How, cascade, restored, summary
+from plugins.image2image.operators.bicubic import Bicubic
 from plugins.image2image.request import CascadeRequest
-from plugins.image2image.restoration import to_levels
-from plugins.image2image.restore import How, cascade, restored, summary
-from plugins.image2image.tasks import SR3
+from plugins.image2image.tasks.restoration import to_levels
+from plugins.image2image.tasks.super_resolution import SR3
 
 
 def picture(size=32):

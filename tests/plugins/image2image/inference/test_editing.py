@@ -13,6 +13,7 @@ from PIL import Image
 from skimage import data as photographs
 
 from core.denoiser.parameterization import FunctionDenoiser, Prediction
+from core.denoiser.tiles import seam_ratio
 from core.errors import InputError
 from core.inverse.posterior import ddnm, diffpir, dps, pigdm, repaint
 from core.process.gaussian import over
@@ -23,7 +24,7 @@ from core.sampler.ancestral import DDIM, Ancestral
 from core.sampler.exponential import Multistep
 from core.sampler.grids import uniform_time
 from core.testing.distributions import Gaussian
-from plugins.image2image.editing import (
+from plugins.image2image.inference.editing import (
     Prior,
     composed,
     drawn,
@@ -34,8 +35,7 @@ from plugins.image2image.editing import (
     trained_side,
     walked,
 )
-from plugins.image2image.operators import Bicubic
-from plugins.image2image.tiles import seam_ratio
+from plugins.image2image.operators.bicubic import Bicubic
 
 PROCESS, WORLD = vp_linear(), Gaussian(0.3, 0.5)
 EXACT = Prior(WORLD.denoiser(PROCESS), channels=3, tile=8, overlap=2)
@@ -454,7 +454,7 @@ def test_a_larger_canvas_holds_the_picture_and_guide_keeps_the_reduction(checkpo
 
 
 def test_regions_add_up_where_the_picture_is_and_become_opaque(tmp_path):
-    from plugins.image2image.editing_commands import Region
+    from plugins.image2image.commands.edit import Region
 
     given = np.dstack([photographs.coffee()[:10, :12], np.full((10, 12), 199, np.uint8)])
     given[8, 9, 3] = 0

@@ -13,8 +13,7 @@ from PIL import Image
 from scipy import ndimage
 
 from core.errors import InputError
-from plugins.image2image import io
-from plugins.image2image.masks import (
+from plugins.image2image.inference.masks import (
     Margins,
     box,
     check_mask,
@@ -22,12 +21,14 @@ from plugins.image2image.masks import (
     feathered,
     grown,
     margins,
-    random_mask,
     read_mask,
     transparent,
 )
+from plugins.image2image.io.pictures import Picture
+from plugins.image2image.io.reading import read_picture
+from plugins.image2image.tasks.random_masks import random_mask
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from mutants import mutated, seeds
 
 
@@ -55,10 +56,10 @@ def test_a_mask_of_another_size_is_refused_with_both_sizes(tmp_path):
 
 
 def test_transparency_is_a_mask_where_there_is_some():
-    picture = io.Picture(torch.zeros(3, 1, 3), torch.tensor([[[0.0, 0.49, 0.5]]]))
+    picture = Picture(torch.zeros(3, 1, 3), torch.tensor([[[0.0, 0.49, 0.5]]]))
     assert transparent(picture).tolist() == [[True, True, False]]
     with pytest.raises(InputError, match="no transparency"):
-        transparent(io.Picture(torch.zeros(3, 1, 3)))
+        transparent(Picture(torch.zeros(3, 1, 3)))
 
 
 def test_a_box_is_x_y_width_height():
@@ -83,7 +84,7 @@ def test_margins_are_shares_of_their_own_axis():
 
 def test_a_larger_canvas_holds_the_picture_where_it_was_put():
     pixels = torch.rand(3, 5, 7, generator=torch.Generator()) * 2 - 1
-    picture = io.Picture(pixels, torch.full((1, 5, 7), 0.25), dpi=(72.0, 72.0))
+    picture = Picture(pixels, torch.full((1, 5, 7), 0.25), dpi=(72.0, 72.0))
     larger, new = extended(picture, Margins(left=3, right=1, top=2, bottom=9))
     assert larger.pixels.shape == (3, 16, 11)
     assert torch.equal(larger.pixels[:, 2:7, 3:10], pixels)
@@ -137,7 +138,7 @@ def test_growing_takes_the_memory_of_a_few_masks_however_far():
     """300 rings of a MiB kept would be 300; as the kernel counts, of a process of its own."""
     code = """
 import resource, torch
-from plugins.image2image.masks import feathered, grown
+from plugins.image2image.inference.masks import feathered, grown
 mask = torch.zeros(512, 512, dtype=torch.bool)
 mask[256, 256] = True
 feathered(mask, 2), grown(mask, 2)
@@ -150,7 +151,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
 def test_a_canvas_that_does_not_fit_into_memory_is_refused():
-    picture = io.Picture(torch.zeros(1, 1, 1).expand(3, 100_000, 100_000))
+    picture = Picture(torch.zeros(1, 1, 1).expand(3, 100_000, 100_000))
     with pytest.raises(InputError, match="a result of 500000x100001 pixels needs about"):
         extended(picture, Margins(right=400_000, top=1))
 
@@ -165,7 +166,7 @@ def test_damaged_masks_are_refused_or_read_and_nothing_else(tmp_path):
     whole, counts = seeds(), Counter()
     for name, data in whole.items():
         (tmp_path / name).write_bytes(data)
-    sizes = {name: io.read(tmp_path / name).pixels.shape[1:] for name in whole}
+    sizes = {name: read_picture(tmp_path / name).pixels.shape[1:] for name in whole}
     for seed in range(2100 if TORTURE else 140):
         name = sorted(whole)[seed % len(whole)]
         (tmp_path / name).write_bytes(mutated(whole[name], seed))

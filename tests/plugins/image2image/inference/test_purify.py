@@ -22,10 +22,12 @@ from core.process.schedules import vp_linear
 from core.request import Machine, TrainRequest
 from core.sampler.ancestral import Ancestral, EulerMaruyama
 from core.testing.distributions import Gaussian
-from plugins.image2image import classifier, io, robustness
-from plugins.image2image.attacks import Ball, expected_loss, pgd
-from plugins.image2image.digits import Digits
-from plugins.image2image.purify import Purified, Purify, purify
+from plugins.image2image.data.digits import Digits
+from plugins.image2image.evaluation import classifier, robustness
+from plugins.image2image.evaluation.attacks import Ball, expected_loss, pgd
+from plugins.image2image.inference.predictors import Purify
+from plugins.image2image.inference.purify import Purified, purify
+from plugins.image2image.io.pictures import Picture
 from plugins.image2image.request import ClassifierRequest, RobustnessRequest
 
 PATH = vp_linear()
@@ -414,11 +416,12 @@ def test_a_request_is_read_without_torch():
 
 
 def command(monkeypatch, *arguments):
-    from plugins.image2image.__main__ import main
+    from core.cli import run_app
+    from plugins.image2image.__main__ import app
 
     monkeypatch.setattr(sys, "argv", ["image2image", "purify", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
-        main()
+        run_app(app)
     return ended.value.code
 
 
@@ -460,7 +463,7 @@ def test_a_picture_smaller_than_two_coarsest_cells_is_purified(tmp_path, size):
     one, t = torch.zeros(1, 3, 1, 1), torch.full((1,), 0.1, dtype=torch.float64)
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         model.denoise(one, t)
-    picture = io.Picture(torch.zeros(3, *size))
+    picture = Picture(torch.zeros(3, *size))
     found = Purify(Machine(threads=1), tmp_path / "prior", steps=2).purify(picture)
     assert found.pixels.shape == picture.pixels.shape
     assert found.pixels.isfinite().all()
@@ -477,11 +480,11 @@ def test_large_pictures_are_purified_tile_by_tile(prior, monkeypatch):
         return whole(x, t, condition)
 
     predictor._model = replace(predictor._model, denoise=denoise)
-    found = predictor.purify(io.Picture(torch.zeros(1, 600, 8)))
+    found = predictor.purify(Picture(torch.zeros(1, 600, 8)))
     assert found.pixels.shape == (1, 600, 8)
     assert set(shown) == {(512, 8)}
     assert len(shown) % 2 == 0
-    huge = io.Picture(torch.zeros(1, 1, 1).expand(1, 200_000, 200_000))
+    huge = Picture(torch.zeros(1, 1, 1).expand(1, 200_000, 200_000))
     with pytest.raises(InputError, match="a result of 200000x200000 pixels needs about"):
         predictor.purify(huge)
 

@@ -1,5 +1,6 @@
 """Reading and writing pictures, against Pillow, pypng, tifffile, kornia_rs and hostile bytes."""
 
+import os
 import random
 import resource
 import struct
@@ -14,10 +15,12 @@ import png
 import pytest
 import tifffile
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from core.errors import InputError
-from plugins.image2image import io
+from plugins.image2image.io.pictures import Picture
+from plugins.image2image.io.reading import read_picture
+from plugins.image2image.io.writing import check_writable, write_picture
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 RNG = np.random.default_rng(0)
@@ -46,7 +49,7 @@ def save_png16(path, values, **kwargs):
 
 def refusal(path):
     with pytest.raises(InputError) as caught:
-        io.read(path)
+        read_picture(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert "\n" not in message
@@ -70,7 +73,7 @@ def test_eight_bits_are_read_as_pillow_wrote_them(tmp_path, suffix, mode):
     values = RNG.integers(0, 256, (13, 17, len(mode)), dtype=np.uint8)
     options = {"lossless": True, "exact": True} if suffix == "webp" else {}
     Image.fromarray(values.squeeze()).save(path, **options)
-    picture = io.read(path)
+    picture = read_picture(path)
     assert picture.depth == 8
     assert picture.pixels.dtype == torch.float32
     np.testing.assert_array_equal(integers(picture), values)
@@ -79,7 +82,7 @@ def test_eight_bits_are_read_as_pillow_wrote_them(tmp_path, suffix, mode):
 def test_jpeg_is_read_as_pillow_decodes_it(tmp_path):
     path = tmp_path / "a.jpg"
     Image.fromarray(RGB8).save(path)
-    np.testing.assert_array_equal(integers(io.read(path)), np.asarray(Image.open(path)))
+    np.testing.assert_array_equal(integers(read_picture(path)), np.asarray(Image.open(path)))
 
 
 def test_sixteen_bit_colour_png_keeps_its_low_bits(tmp_path):
@@ -89,7 +92,7 @@ def test_sixteen_bit_colour_png_keeps_its_low_bits(tmp_path):
     save_png16(path, RGB16)
     independent = np.asarray(read_image_png_u16(str(path), "rgb"))
     np.testing.assert_array_equal(independent, RGB16)
-    np.testing.assert_array_equal(integers(io.read(path)), independent)
+    np.testing.assert_array_equal(integers(read_picture(path)), independent)
 
 
 @pytest.mark.parametrize("planes", [1, 2, 3, 4])
@@ -97,7 +100,7 @@ def test_sixteen_bit_colour_png_keeps_its_low_bits(tmp_path):
 def test_every_kind_of_sixteen_bit_png_is_exact(tmp_path, planes, interlace):
     path = tmp_path / "a.png"
     save_png16(path, RGBA16[..., :planes], interlace=interlace)
-    np.testing.assert_array_equal(integers(io.read(path)), RGBA16[..., :planes])
+    np.testing.assert_array_equal(integers(read_picture(path)), RGBA16[..., :planes])
 
 
 @pytest.mark.parametrize("planes", [1, 3])
@@ -106,7 +109,7 @@ def test_a_transparent_colour_becomes_alpha(tmp_path, planes):
     values = RGB16[..., :planes]
     key = tuple(int(v) for v in values[2, 3])
     save_png16(path, values, transparent=key if planes == 3 else key[0])
-    alpha = io.read(path).alpha
+    alpha = read_picture(path).alpha
     assert alpha is not None
     expected = np.ones((13, 17))
     expected[(values == values[2, 3]).all(-1)] = 0
@@ -126,7 +129,7 @@ def test_sixteen_bit_colour_tiff_is_exact(tmp_path, compression, planar):
         compression=compression,
         iccprofile=SRGB,
     )
-    picture = io.read(path)
+    picture = read_picture(path)
     assert (picture.depth, picture.icc) == (16, SRGB)
     np.testing.assert_array_equal(integers(picture), RGB16)
 
@@ -137,7 +140,7 @@ def test_grey_tiff_knows_which_end_is_white(tmp_path, photometric):
     tifffile.imwrite(path, RGB16[..., 0], photometric=photometric)
     expected = RGB16[..., :1].astype(int)
     np.testing.assert_array_equal(
-        integers(io.read(path)), expected if photometric == "minisblack" else 65535 - expected
+        integers(read_picture(path)), expected if photometric == "minisblack" else 65535 - expected
     )
 
 
@@ -150,14 +153,14 @@ def test_orientation_is_applied_as_pillow_does_and_reset(tmp_path, suffix, orien
     Image.fromarray(RGB8).save(path, exif=exif)
     with Image.open(path) as image:
         expected = np.asarray(ImageOps.exif_transpose(image))
-    picture = io.read(path)
+    picture = read_picture(path)
     np.testing.assert_array_equal(integers(picture), expected)
     kept = Image.Exif()
     kept.load(b"Exif\0\0" + (picture.exif or b""))
     assert kept.get(274, 1) == 1
     assert kept[271] == "Maker"
-    io.write(tmp_path / "b.png", picture)
-    np.testing.assert_array_equal(integers(io.read(tmp_path / "b.png")), expected)
+    write_picture(tmp_path / "b.png", picture)
+    np.testing.assert_array_equal(integers(read_picture(tmp_path / "b.png")), expected)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -170,7 +173,7 @@ def test_orientation_is_applied_at_sixteen_bits(tmp_path, suffix, orientation):
             path, values, photometric="rgb", extratags=[(274, "H", 1, orientation, True)]
         )
     else:
-        io.write(path, io.Picture(torch.zeros(3, 1, 1), depth=16))
+        write_picture(path, Picture(torch.zeros(3, 1, 1), depth=16))
         save_png16(path, values)
         exif = Image.Exif()
         exif[274] = orientation
@@ -181,7 +184,7 @@ def test_orientation_is_applied_at_sixteen_bits(tmp_path, suffix, orientation):
     exif[274] = orientation
     Image.fromarray(RGB8).save(flat, exif=exif)
     expected = np.asarray(ImageOps.exif_transpose(Image.open(flat))).astype(int) * 257
-    np.testing.assert_array_equal(integers(io.read(path)), expected)
+    np.testing.assert_array_equal(integers(read_picture(path)), expected)
 
 
 def test_only_the_orientation_changes_in_the_exif_bytes(tmp_path):
@@ -190,7 +193,7 @@ def test_only_the_orientation_changes_in_the_exif_bytes(tmp_path):
     exif.get_ifd(0x8769)[37500] = b"a maker's note \x00\x01"
     before = exif.tobytes()
     Image.fromarray(RGB8).save(tmp_path / "a.jpg", exif=before)
-    after = io.read(tmp_path / "a.jpg").exif
+    after = read_picture(tmp_path / "a.jpg").exif
     assert after is not None
     differing = [(a, b) for a, b in zip(before[6:], after, strict=True) if a != b]
     assert differing == [(6, 1)]
@@ -200,20 +203,20 @@ def test_palettes_and_bits_become_colour_and_grey(tmp_path):
     palette = Image.fromarray(RGB8).quantize(7)
     palette.save(tmp_path / "p.png")
     expected = np.asarray(palette.convert("RGB"))
-    np.testing.assert_array_equal(integers(io.read(tmp_path / "p.png")), expected)
+    np.testing.assert_array_equal(integers(read_picture(tmp_path / "p.png")), expected)
     palette.save(tmp_path / "t.png", transparency=3)
-    alpha = io.read(tmp_path / "t.png").alpha
+    alpha = read_picture(tmp_path / "t.png").alpha
     assert alpha is not None
     np.testing.assert_array_equal(alpha[0].numpy() == 0, np.asarray(palette) == 3)
     Image.fromarray(RGB8[..., 0] > 99).save(tmp_path / "b.png")
     np.testing.assert_array_equal(
-        integers(io.read(tmp_path / "b.png"))[..., 0], (RGB8[..., 0] > 99) * 255
+        integers(read_picture(tmp_path / "b.png"))[..., 0], (RGB8[..., 0] > 99) * 255
     )
 
 
 def test_cmyk_is_converted_and_said(tmp_path):
     Image.fromarray(RGB8).convert("CMYK").save(tmp_path / "a.tif")
-    picture = io.read(tmp_path / "a.tif")
+    picture = read_picture(tmp_path / "a.tif")
     assert "CMYK" in picture.notes[0]
     np.testing.assert_array_equal(integers(picture), RGB8)
 
@@ -245,7 +248,7 @@ def test_what_is_not_a_picture_is_refused_in_one_sentence(tmp_path):
 def test_content_decides_and_not_the_name(tmp_path):
     Image.fromarray(RGB8).save(tmp_path / "a.png")
     (tmp_path / "a.png").rename(tmp_path / "a.jpg")
-    assert io.read(tmp_path / "a.jpg").format == "PNG"
+    assert read_picture(tmp_path / "a.jpg").format == "PNG"
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp", "bmp", "16.png", "16.tif"])
@@ -253,7 +256,7 @@ def test_a_picture_cut_off_anywhere_is_refused(tmp_path, suffix):
     whole, path = tmp_path / f"a.{suffix}", tmp_path / f"cut.{suffix}"
     deep = "16" in suffix
     big = np.tile(RGB16 if deep else RGB8, (5, 5, 1))
-    io.write(whole, io.Picture(torch.from_numpy(big.astype(np.float32)).movedim(-1, 0)
+    write_picture(whole, Picture(torch.from_numpy(big.astype(np.float32)).movedim(-1, 0)
              / (2 ** (8 + 8 * deep) - 1) * 2 - 1, depth=8 + 8 * deep))  # fmt: skip
     content = whole.read_bytes()
     for part in (0.02, 0.3, 0.6, 0.9):
@@ -327,7 +330,7 @@ def test_mutated_files_give_a_picture_or_an_input_error(tmp_path):
         path.write_bytes(content)
         start = time.perf_counter()
         try:
-            assert io.read(path).pixels.isfinite().all()
+            assert read_picture(path).pixels.isfinite().all()
             outcomes["read"] += 1
         except InputError:
             refusal(path)
@@ -345,7 +348,7 @@ def picture_of(values, **kwargs):
     colours = 1 if len(planes) < 3 else 3
     alpha = planes[colours:] if len(planes) > colours else None
     depth = 16 if top > 255 else 8
-    return io.Picture(planes[:colours] * 2 - 1, alpha, depth=depth, **kwargs)
+    return Picture(planes[:colours] * 2 - 1, alpha, depth=depth, **kwargs)
 
 
 @pytest.mark.parametrize(
@@ -359,20 +362,20 @@ def test_eight_bits_come_back_exactly_and_pillow_agrees(tmp_path, suffix, planes
     values = RNG.integers(0, 256, (9, 11, planes), dtype=np.uint8)
     if planes in (2, 4):
         values[:4, :, -1] = 0  # colours under full transparency count too
-    io.write(tmp_path / f"a.{suffix}", picture_of(values))
+    write_picture(tmp_path / f"a.{suffix}", picture_of(values))
     with Image.open(tmp_path / f"a.{suffix}") as image:
         independent = np.asarray(image)
     if suffix == "webp" and planes < 3:
         values = values[..., [0, 0, 0, 1][: planes + 2]]
     np.testing.assert_array_equal(independent.reshape(values.shape), values)
-    np.testing.assert_array_equal(integers(io.read(tmp_path / f"a.{suffix}")), values)
+    np.testing.assert_array_equal(integers(read_picture(tmp_path / f"a.{suffix}")), values)
 
 
 @pytest.mark.parametrize("planes", [1, 2, 3, 4])
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_sixteen_bits_come_back_exactly_and_others_agree(tmp_path, suffix, planes):
     path, values = tmp_path / f"a.{suffix}", RGBA16[..., :planes]
-    io.write(path, picture_of(values))
+    write_picture(path, picture_of(values))
     if suffix == "tif" and planes == 2:
         values = values[..., [0, 0, 0, 1]]
     if suffix == "tif":
@@ -381,18 +384,18 @@ def test_sixteen_bits_come_back_exactly_and_others_agree(tmp_path, suffix, plane
         _, _, rows, _ = png.Reader(filename=str(path)).read()
         independent = np.stack([np.asarray(row, np.uint16) for row in rows])
     np.testing.assert_array_equal(independent.reshape(values.shape), values)
-    np.testing.assert_array_equal(integers(io.read(path)), values)
+    np.testing.assert_array_equal(integers(read_picture(path)), values)
 
 
 def test_every_level_survives_float32(tmp_path):
     every = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1)
-    io.write(tmp_path / "a.png", picture_of(every))
-    np.testing.assert_array_equal(integers(io.read(tmp_path / "a.png")), every)
+    write_picture(tmp_path / "a.png", picture_of(every))
+    np.testing.assert_array_equal(integers(read_picture(tmp_path / "a.png")), every)
 
 
 def test_values_are_rounded_and_clamped(tmp_path):
     pixels = torch.tensor([-9.0, 9.0, (100.4 / 255) * 2 - 1, (100.6 / 255) * 2 - 1]).view(1, 2, 2)
-    io.write(tmp_path / "a.png", io.Picture(pixels))
+    write_picture(tmp_path / "a.png", Picture(pixels))
     assert np.asarray(Image.open(tmp_path / "a.png")).ravel().tolist() == [0, 255, 100, 101]
 
 
@@ -403,7 +406,7 @@ def test_profile_exif_and_resolution_reach_the_file(tmp_path, suffix):
     exif.get_ifd(0x8769)[0x9003] = "2020:01:02 03:04:05"
     Image.fromarray(RGB8).save(tmp_path / "a.jpg", exif=exif, icc_profile=SRGB, dpi=(300, 300))
     path = tmp_path / f"b.{suffix}"
-    io.write(path, io.read(tmp_path / "a.jpg"))
+    write_picture(path, read_picture(tmp_path / "a.jpg"))
     with Image.open(path) as image:
         assert image.info["icc_profile"] == SRGB
         found = image.getexif()
@@ -418,14 +421,14 @@ def test_profile_exif_text_and_resolution_reach_a_sixteen_bit_png(tmp_path):
     text = (("Title", "A café"), ("Author", "名前"))
     kept = {"icc": SRGB, "exif": exif.tobytes()[6:], "dpi": (300.0, 300.0), "text": text}
     path = tmp_path / "a.png"
-    io.write(path, picture_of(RGB16, **kept))
+    write_picture(path, picture_of(RGB16, **kept))
     with Image.open(path) as image:
         image.load()
         assert image.info["icc_profile"] == SRGB
         assert image.getexif()[271] == "Maker"
         assert tuple(map(round, image.info["dpi"])) == (300, 300)
         assert (image.text["Title"], image.text["Author"]) == ("A café", "名前")
-    again = io.read(path)
+    again = read_picture(path)
     assert (again.icc, again.exif, again.text) == (SRGB, kept["exif"], text)
 
 
@@ -434,14 +437,14 @@ def test_sixteen_bit_tiff_keeps_the_profile_and_says_what_it_drops(tmp_path):
     exif[271] = "Maker"
     exif.get_ifd(0x8769)[0x9003] = "2020:01:02 03:04:05"
     with pytest.warns(UserWarning, match="EXIF and GPS"):
-        io.write(tmp_path / "a.tif", picture_of(RGB16, icc=SRGB, exif=exif.tobytes()[6:]))
+        write_picture(tmp_path / "a.tif", picture_of(RGB16, icc=SRGB, exif=exif.tobytes()[6:]))
     page = tifffile.TiffFile(tmp_path / "a.tif").pages[0]
     assert page.tags[34675].value == SRGB
     assert page.tags[271].value == "Maker"
 
 
 def test_jpeg_is_written_with_full_chroma(tmp_path):
-    io.write(tmp_path / "a.jpg", picture_of(RGB8))
+    write_picture(tmp_path / "a.jpg", picture_of(RGB8))
     with Image.open(tmp_path / "a.jpg") as image:
         from PIL import JpegImagePlugin
 
@@ -455,14 +458,14 @@ def test_an_old_orientation_does_not_come_back_through_text(tmp_path):
     exif[274] = 6
     profile = exif.tobytes()
     raw = f"\nexif\n{len(profile):8}\n{profile.hex()}\n"
-    extra = io.PngImagePlugin.PngInfo()
+    extra = PngImagePlugin.PngInfo()
     extra.add_text("Raw profile type exif", raw, zip=True)
     Image.fromarray(RGB8).save(tmp_path / "a.png", pnginfo=extra)
-    once = io.read(tmp_path / "a.png")
+    once = read_picture(tmp_path / "a.png")
     np.testing.assert_array_equal(integers(once), np.rot90(RGB8, -1))
     assert once.text == ()  # other programs read the orientation there
-    io.write(tmp_path / "b.png", once)
-    np.testing.assert_array_equal(integers(io.read(tmp_path / "b.png")), np.rot90(RGB8, -1))
+    write_picture(tmp_path / "b.png", once)
+    np.testing.assert_array_equal(integers(read_picture(tmp_path / "b.png")), np.rot90(RGB8, -1))
 
 
 def test_what_a_format_cannot_hold_is_refused_before_and_at_writing(tmp_path):
@@ -480,9 +483,9 @@ def test_what_a_format_cannot_hold_is_refused_before_and_at_writing(tmp_path):
     for name, values, said in cases:
         picture = picture_of(values)
         with pytest.raises(InputError, match=said):
-            io.check_writable(tmp_path / name, alpha=picture.alpha is not None, depth=picture.depth)
+            check_writable(tmp_path / name, alpha=picture.alpha is not None, depth=picture.depth)
         with pytest.raises(InputError, match=said):
-            io.write(tmp_path / name, picture)
+            write_picture(tmp_path / name, picture)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -497,48 +500,48 @@ def test_sides_that_a_format_cannot_hold_are_refused_before_and_at_writing(
     Image.new("L", (side, 1)).save(tmp_path / f"pillow{suffix}")
     with pytest.raises((OSError, ValueError)):
         Image.new("L", (side + 1, 1)).save(tmp_path / f"more{suffix}")
-    assert io.check_writable(tmp_path / f"a{suffix}", size=(1, side))
+    assert check_writable(tmp_path / f"a{suffix}", size=(1, side))
     for size in ((1, side + 1), (side + 1, 1)):
         with pytest.raises(InputError, match=f"side of {side + 1} pixels; write {others} instead"):
-            io.check_writable(tmp_path / f"a{suffix}", size=size)
+            check_writable(tmp_path / f"a{suffix}", size=size)
     with pytest.raises(InputError, match=f"side of {side + 1} pixels"):
-        io.write(tmp_path / f"a{suffix}", io.Picture(torch.zeros(1, 1, side + 1)))
+        write_picture(tmp_path / f"a{suffix}", Picture(torch.zeros(1, 1, side + 1)))
 
 
 def test_names_that_cannot_be_are_refused_in_one_sentence(tmp_path):
     with pytest.raises(InputError, match="name too long"):
-        io.check_writable(tmp_path / f"{'x' * 300}.png")
+        check_writable(tmp_path / f"{'x' * 300}.png")
     with pytest.raises(InputError, match="a folder; give the path of a file"):
-        io.check_writable(tmp_path)
+        check_writable(tmp_path)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
-    io.write(path, picture_of(RGB8))
+    write_picture(path, picture_of(RGB8))
     before = path.read_bytes()
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(io.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError, match="No space left"):
-        io.write(path, picture_of(255 - RGB8))
+        write_picture(path, picture_of(255 - RGB8))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
     monkeypatch.undo()
     with pytest.raises(InputError, match="not finite"):
-        io.write(path, replace(picture_of(RGB8), pixels=torch.full((3, 2, 2), torch.nan)))
+        write_picture(path, replace(picture_of(RGB8), pixels=torch.full((3, 2, 2), torch.nan)))
     assert path.read_bytes() == before
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused():
     with pytest.raises(InputError, match="cannot be written to"):
-        io.check_writable(Path("/proc/a.png"))  # which refuses root as well
+        check_writable(Path("/proc/a.png"))  # which refuses root as well
 
 
 def test_bmp_says_what_it_leaves_out(tmp_path):
     with pytest.warns(UserWarning, match="BMP holds no colour profile"):
-        io.write(tmp_path / "a.bmp", picture_of(RGB8, icc=SRGB))
+        write_picture(tmp_path / "a.bmp", picture_of(RGB8, icc=SRGB))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        io.write(tmp_path / "a.bmp", picture_of(RGB8))
+        write_picture(tmp_path / "a.bmp", picture_of(RGB8))

@@ -16,11 +16,20 @@ from core.data import collate, open_dataset
 from core.errors import InputError
 from core.parts.registry import Spec
 from core.results.sheet import to_bytes
-from plugins.image2image import jpeg
-from plugins.image2image.colour import levels_luma, levels_with_luma, luma, to_integers, with_luma
-from plugins.image2image.fill import harmonic, total_variation
-from plugins.image2image.restoration import local_contrast
-from plugins.image2image.tasks import JPEG, Colourise, Inpaint, MultiTask, Uncrop
+from plugins.image2image.operators import jpeg
+from plugins.image2image.operators.luma import (
+    levels_luma,
+    levels_with_luma,
+    luma,
+    to_integers,
+    with_luma,
+)
+from plugins.image2image.tasks.classical import harmonic, total_variation
+from plugins.image2image.tasks.colourise import Colourise
+from plugins.image2image.tasks.inpaint import Inpaint, Uncrop
+from plugins.image2image.tasks.jpeg import JPEG
+from plugins.image2image.tasks.multitask import MultiTask
+from plugins.image2image.tasks.restoration import local_contrast
 
 TASKS = [Colourise(), Inpaint(), Uncrop(), JPEG(), Colourise(target="image"), JPEG(target="image")]
 

@@ -12,16 +12,17 @@ from PIL import Image
 from skimage import data as photographs
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from core.cli import run_app
 from core.denoiser.parameterization import FunctionDenoiser, Prediction
+from core.denoiser.tiles import starts, tiled
 from core.errors import InputError
 from core.process.schedules import vp_cosine
 from core.results.metrics import interval, psnr, ssim
 from core.results.sheet import to_bytes
-from plugins.image2image.__main__ import main
-from plugins.image2image.operators import Bicubic
-from plugins.image2image.restoration import to_levels
-from plugins.image2image.tasks import SR3, residual_spread
-from plugins.image2image.tiles import starts, tiled
+from plugins.image2image.__main__ import app
+from plugins.image2image.operators.bicubic import Bicubic
+from plugins.image2image.tasks.restoration import to_levels
+from plugins.image2image.tasks.super_resolution import SR3, residual_spread
 
 
 def picture(size=96):
@@ -167,7 +168,7 @@ def test_tiles_cover_an_axis_and_overlap():
 
 
 def upscale(*arguments):
-    done = call(main, "upscale", *arguments)
+    done = call(partial(run_app, app), "upscale", *arguments)
     assert "Traceback" not in done.stderr
     return done
 

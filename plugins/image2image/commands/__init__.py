@@ -1,0 +1,1 @@
+"""The commands of ``polymode image2image``: one file each, options apart."""

@@ -1,0 +1,158 @@
+"""Square crops of photographs: which ones a split has, and how they are cut.
+
+Item i depends on the options and on i alone.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from core.errors import InputError
+
+# A photograph is drawn in proportion to its area, but none counts for more than this.
+AREA_CAP = 512 * 512
+FAR = 2**63 - 1
+
+
+class Crop(NamedTuple):
+    """Where an item comes from.
+
+    Args:
+        photo: index of the photograph.
+        top: first row.
+        left: first column.
+        turns: quarter turns after cutting.
+        mirrored: left and right exchanged before turning.
+    """
+
+    photo: int
+    top: int
+    left: int
+    turns: int = 0
+    mirrored: bool = False
+
+
+def shares(sizes: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Cumulative probability of drawing each photograph (height, width)."""
+    areas = np.minimum([high * wide for high, wide in sizes], AREA_CAP).cumsum(dtype=np.float64)
+    return areas / areas[-1]
+
+
+def draw(
+    seed: int, i: int, size: int, sizes: Sequence[tuple[int, int]], cumulative: np.ndarray
+) -> Crop:
+    """The i-th random crop: a function of its arguments alone."""
+    # Philox is counter-based: every key is a stream of its own, neighbours included.
+    random = np.random.Generator(np.random.Philox(key=np.array([seed, i], np.uint64)))
+    photo = int(np.searchsorted(cumulative, random.random(), side="right"))
+    high, wide = sizes[photo]
+    top, left = random.integers(high - size + 1), random.integers(wide - size + 1)
+    return Crop(photo, int(top), int(left), int(random.integers(4)), bool(random.integers(2)))
+
+
+def lay_out(high: int, wide: int, size: int, count: int) -> list[tuple[int, int]]:
+    """Corners of `count` squares spread evenly over a picture; they overlap only if they must.
+
+    Fewer come back where the picture has fewer places.
+    """
+    grids = [(rows, math.ceil(count / rows)) for rows in range(1, count + 1)]
+    rows, columns = min(
+        grids,
+        key=lambda g: (
+            max(size * g[0] / high, 1) * max(size * g[1] / wide, 1),
+            abs(math.log(high * g[1] / (wide * g[0]))),
+        ),
+    )
+    cells = np.linspace(0, rows * columns - 1, count).round().astype(int).tolist()
+
+    def start(cell: int, cells: int, length: int) -> int:
+        middle = (2 * cell + 1) * length // (2 * cells)
+        return min(max(middle - size // 2, 0), length - size)
+
+    places = [(start(c // columns, rows, high), start(c % columns, columns, wide)) for c in cells]
+    return list(dict.fromkeys(places))
+
+
+def cut(pixels: np.ndarray, crop: Crop, size: int) -> Float[Tensor, " 3 size size"]:
+    """The crop of integer pixels (3, h, w), in [-1, 1]."""
+    patch = pixels[:, crop.top : crop.top + size, crop.left : crop.left + size]
+    if crop.mirrored:
+        patch = patch[:, :, ::-1]
+    patch = np.ascontiguousarray(np.rot90(patch, crop.turns, axes=(1, 2)), dtype=np.float32)
+    return torch.from_numpy(patch).mul_(2 / np.iinfo(pixels.dtype).max).sub_(1)
+
+
+def check_options(split: str, **ranges: tuple[float | int, float | int, float | int]) -> None:
+    """Refuse what is out of its range; each is (value, least, most)."""
+    problems = (
+        [] if split in ("train", "test") else [f"split: expected train or test, got {split!r}"]
+    )
+    for name, (value, least, most) in ranges.items():
+        if not least <= value <= most:
+            within = f"at least {least}" if most == FAR else f"{least} to {most}"
+            problems.append(f"{name}: expected {within}, got {value}")
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+class Plan:
+    """Which crops a split has: random ones to train, laid-out ones to test.
+
+    Args:
+        split: ``train`` or ``test``.
+        names: of the photographs.
+        sizes: their heights and widths.
+        size: side of the crops, in pixels.
+        count: crops in all to train, crops per photograph to test.
+        seed: of the random crops.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        names: Sequence[str],
+        sizes: Sequence[tuple[int, int]],
+        size: int,
+        count: int,
+        seed: int,
+    ) -> None:
+        self.names, self.sizes, self.size, self.seed = tuple(names), tuple(sizes), size, seed
+        self._cumulative = shares(self.sizes)
+        self._length, self._fixed, self._numbers = count, list[Crop](), list[int]()
+        if split == "test":
+            for photo, (high, wide) in enumerate(self.sizes):
+                places = lay_out(high, wide, size, count)
+                self._fixed += [Crop(photo, top, left) for top, left in places]
+                self._numbers += range(1, len(places) + 1)
+            self._length = len(self._fixed)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, i: int) -> Crop:
+        if not 0 <= i < self._length:
+            raise IndexError(f"item {i} of {self._length}")
+        if self._fixed:
+            return self._fixed[i]
+        return draw(self.seed, i, self.size, self.sizes, self._cumulative)
+
+    def source(self, i: int) -> str:
+        """The photograph of item i."""
+        return self.names[self[i].photo]
+
+    def name(self, i: int) -> str:
+        """``coffee, patch 3``; counted from 1, to test within each photograph."""
+        return f"{self.source(i)}, patch {self._numbers[i] if self._numbers else i + 1}"
+
+    def digest(self, photographs: Sequence[str]) -> str:
+        """SHA-256 over the crops and the photographs' own digests."""
+        drawn = [self.seed, self._length, AREA_CAP]
+        crops = [tuple(crop) for crop in self._fixed] or drawn
+        said = repr((self.size, crops, self.names, self.sizes, list(photographs)))
+        return hashlib.sha256(said.encode()).hexdigest()

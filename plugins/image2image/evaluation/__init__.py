@@ -1,0 +1,1 @@
+"""Verbs that compare sets of images and attack classifiers."""

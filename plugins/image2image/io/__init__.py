@@ -1,0 +1,1 @@
+"""Files of images: reading and writing with depth, alpha, colour profile and EXIF."""

@@ -1,0 +1,105 @@
+"""An image file's pixels with what else the file holds, and what each format can hold."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+ORIENTATION = 0x0112
+# Make, model, date, artist and the like: what EXIF may take from a TIFF's own table of tags.
+DESCRIPTIVE = (270, 271, 272, 305, 306, 315, 33432)
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """What a file format can hold.
+
+    Args:
+        suffixes: of its files, in lower case.
+        alpha: holds transparency.
+        deep: holds 16 bits per channel.
+        side: the most pixels of a side.
+    """
+
+    suffixes: tuple[str, ...]
+    alpha: bool
+    deep: bool
+    side: int = 2**31 - 1
+
+
+FORMATS = {
+    "PNG": Format((".png",), alpha=True, deep=True),
+    "TIFF": Format((".tif", ".tiff"), alpha=True, deep=True),
+    "WEBP": Format((".webp",), alpha=True, deep=False, side=16383),
+    "JPEG": Format((".jpg", ".jpeg", ".jfif"), alpha=False, deep=False, side=65500),
+    "BMP": Format((".bmp",), alpha=False, deep=False),
+}
+SUFFIXES = {suffix: name for name, form in FORMATS.items() for suffix in form.suffixes}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture, upright, with what its file said about it.
+
+    Args:
+        pixels: in [-1, 1], float32; one channel (grey) or three (RGB).
+        alpha: opacity in [0, 1], not multiplied into `pixels`; None if the file has none.
+        depth: bits per channel in the file, 8 or 16.
+        icc: the colour profile of `pixels`, as bytes.
+        exif: a TIFF structure without the ``Exif`` mark, whose orientation is 1.
+        dpi: dots per inch, across and down.
+        text: PNG's text entries and JPEG's comment, key and value.
+        format: a key of `FORMATS`.
+        orientation: EXIF's, by which `pixels` were turned from how they lie in the file.
+        notes: what reading changed or left out, one sentence each, for the user.
+    """
+
+    pixels: Float[Tensor, " c h w"]
+    alpha: Float[Tensor, " 1 h w"] | None = None
+    depth: int = 8
+    icc: bytes | None = None
+    exif: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    text: tuple[tuple[str, str], ...] = ()
+    format: str = "PNG"
+    orientation: int = 1
+    notes: tuple[str, ...] = ()
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error's text, or its class where it has none."""
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return (text.strip().splitlines() or [type(error).__name__])[0]
+
+
+def upright(values: np.ndarray, orientation: int) -> np.ndarray:
+    """Rows and columns (h, w, ...) turned as EXIF's orientation 1 to 8 asks; else unchanged."""
+    match orientation:
+        case 2:
+            return values[:, ::-1]
+        case 3:
+            return values[::-1, ::-1]
+        case 4:
+            return values[::-1]
+        case 5:
+            return values.swapaxes(0, 1)
+        case 6:
+            return np.rot90(values, -1)
+        case 7:
+            return values[::-1, ::-1].swapaxes(0, 1)
+        case 8:
+            return np.rot90(values)
+    return values
+
+
+def turned(x: Float[Tensor, " c h w"], orientation: int) -> Float[Tensor, " c y x"]:
+    """A picture turned upright, as EXIF's orientation asks."""
+    rows = upright(x.movedim(0, -1).numpy(), orientation)
+    return torch.from_numpy(np.ascontiguousarray(rows)).movedim(-1, 0)
+
+
+def as_stored(picture: Picture) -> Float[Tensor, " c h w"]:
+    """The picture's pixels as they lie in its file."""
+    return turned(picture.pixels, {6: 8, 8: 6}.get(picture.orientation, picture.orientation))

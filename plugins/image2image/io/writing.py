@@ -1,0 +1,195 @@
+"""Image files written whole, with depth, alpha, colour profile and EXIF."""
+
+import io
+import os
+import secrets
+import struct
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image, PngImagePlugin
+
+from core.errors import InputError
+from plugins.image2image.io.pictures import DESCRIPTIVE, FORMATS, SUFFIXES, Picture, reason
+
+
+def check_writable(
+    path: Path, *, alpha: bool = False, depth: int = 8, size: tuple[int, ...] = ()
+) -> str:
+    """The format that `path` names, if a picture of that kind and size can be written there.
+
+    Call it before long work; `write_picture` calls it again.
+
+    Raises:
+        InputError: unknown suffix, a format that cannot hold the picture, or no place to write.
+    """
+    _check_place(path)
+    form = SUFFIXES.get(path.suffix.lower())
+    if form is None:
+        known = ", ".join(SUFFIXES)
+        raise InputError(f"{path}: no format has the suffix {path.suffix!r}; use one of {known}")
+    side = max(size, default=0)
+
+    def lacks(name: str) -> list[str]:
+        kind = FORMATS[name]
+        wanted = (
+            ("transparency", alpha and not kind.alpha),
+            ("16 bits per channel", depth == 16 and not kind.deep),
+            (f"a side of {side} pixels", side > kind.side),
+        )
+        return [what for what, missing in wanted if missing]
+
+    if lacks(form):
+        able = " or ".join(name for name in FORMATS if not lacks(name))
+        raise InputError(
+            f"{path}: {form} cannot hold {' or '.join(lacks(form))}; write {able} instead"
+        )
+    return form
+
+
+def _check_place(path: Path) -> None:
+    try:
+        if path.is_dir():
+            raise InputError(f"{path}: a folder; give the path of a file")
+        if not path.parent.is_dir():
+            raise InputError(f"{path}: there is no folder {path.parent}; make it first")
+        # Permissions alone do not tell: a disk may be read-only or full.
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written to {path.parent} ({reason(error)}); choose another "
+            "folder or name"
+        ) from error
+
+
+def write_picture(path: Path, picture: Picture) -> None:
+    """Write the picture in the format that the suffix of `path` names: whole, or not at all.
+
+    Exact for 8 and 16 bits but in JPEG, which is written with quality 95 and full chroma.
+    WebP, and TIFF at 16 bits with alpha, return grey as RGB.  BMP holds pixels only; a warning
+    says what was left out.
+
+    Raises:
+        InputError: as `check_writable`, or the disk refuses, or values are not finite.
+    """
+    form = check_writable(
+        path, alpha=picture.alpha is not None, depth=picture.depth, size=picture.pixels.shape[1:]
+    )
+    if not picture.pixels.isfinite().all():
+        raise InputError(f"{path}: not written, as some of its pixels are not finite numbers")
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with open(part, "xb") as file:
+            _encode(file, form, picture, path)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except (OSError, ValueError, OverflowError, RuntimeError, struct.error) as error:
+        raise InputError(f"{path}: cannot be written: {reason(error)}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _integers(picture: Picture) -> np.ndarray:
+    """(h, w, c) in the picture's depth, alpha last."""
+    top = 2**picture.depth - 1
+    planes = [picture.pixels.clamp(-1, 1).add(1).mul(top / 2)]
+    if picture.alpha is not None:
+        planes.append(picture.alpha.clamp(0, 1).mul(top))
+    values = torch.cat(planes).round().to(torch.int32).movedim(0, -1).cpu().numpy()
+    return np.ascontiguousarray(values.astype(np.uint16 if picture.depth == 16 else np.uint8))
+
+
+def _metadata(form: str, picture: Picture) -> dict[str, Any]:
+    """Pillow's arguments for what the format can hold."""
+    if form == "BMP":
+        return {}
+    found: dict[str, Any] = {}
+    if picture.icc:
+        found["icc_profile"] = picture.icc
+    if picture.exif:
+        found["exif"] = b"Exif\0\0" + picture.exif
+    if picture.dpi:
+        found["dpi"] = picture.dpi
+    if form == "TIFF" and not picture.exif:  # libtiff, which compresses, takes no EXIF folder
+        found["compression"] = "tiff_adobe_deflate"
+    if form == "PNG" and picture.text:
+        found["pnginfo"] = PngImagePlugin.PngInfo()
+        for key, value in picture.text:
+            found["pnginfo"].add_text(key, value)
+    if form == "JPEG" and (comment := dict(picture.text).get("Comment")):
+        found["comment"] = comment
+    return found
+
+
+_SAVE: dict[str, dict[str, Any]] = {
+    "PNG": {},
+    "TIFF": {},
+    "WEBP": {"lossless": True, "exact": True},
+    "JPEG": {"quality": 95, "subsampling": "4:4:4"},
+    "BMP": {},
+}
+
+
+def _encode(file: BinaryIO, form: str, picture: Picture, path: Path) -> None:
+    values, metadata = _integers(picture), _metadata(form, picture)
+    if form == "BMP" and (picture.icc or picture.exif):
+        warnings.warn(f"{path}: BMP holds no colour profile or EXIF; left out", stacklevel=3)
+    if picture.depth == 8:
+        image = Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
+        image.save(file, form, **_SAVE[form], **metadata)
+    elif form == "PNG":
+        _encode_deep_png(file, values, metadata)
+    elif values.shape[-1] == 1:
+        Image.fromarray(values[..., 0]).save(file, form, **_SAVE[form], **metadata)
+    else:
+        _encode_deep_tiff(file, values, picture)
+
+
+def _encode_deep_png(file: BinaryIO, values: np.ndarray, metadata: dict[str, Any]) -> None:
+    import png
+
+    height, width, planes = values.shape
+    plain, marked = io.BytesIO(), io.BytesIO()
+    writer = png.Writer(width, height, greyscale=planes < 3, alpha=planes in (2, 4), bitdepth=16)
+    writer.write_packed(plain, (row.astype(">u2").tobytes() for row in values))
+    # Pillow writes the metadata, onto one pixel of the same kind: a profile must fit the colours.
+    Image.new("L" if planes < 3 else "RGB", (1, 1)).save(marked, "PNG", **metadata)
+    ours, theirs = (list(png.Reader(bytes=b.getvalue()).chunks()) for b in (plain, marked))
+    extra = [chunk for chunk in theirs if chunk[0] not in (b"IHDR", b"PLTE", b"IDAT", b"IEND")]
+    png.write_chunks(file, [ours[0], *extra, *ours[1:]])
+
+
+def _encode_deep_tiff(file: BinaryIO, values: np.ndarray, picture: Picture) -> None:
+    import tifffile
+
+    if values.shape[-1] == 2:  # Pillow identifies no 16-bit grey with alpha
+        values = values[..., [0, 0, 0, 1]]
+    tags, exif = [], Image.Exif()
+    if picture.exif:
+        exif.load(b"Exif\0\0" + picture.exif)
+        tags = [(t, "s", 0, str(exif[t]), True) for t in DESCRIPTIVE if t in exif and t != 305]
+        if exif.get_ifd(0x8769) or exif.get_ifd(0x8825):
+            warnings.warn(
+                "a 16-bit colour TIFF keeps the profile and the descriptive tags, but not the"
+                " EXIF and GPS folders; write PNG to keep them",
+                stacklevel=4,
+            )
+    tifffile.imwrite(
+        file,
+        values,
+        photometric="rgb",
+        compression="adobe_deflate",
+        extrasamples=["unassalpha"] if values.shape[-1] == 4 else None,
+        iccprofile=picture.icc,
+        resolution=picture.dpi,
+        resolutionunit=2 if picture.dpi else None,
+        software=str(exif[305]) if 305 in exif else False,
+        extratags=tags,
+        metadata=None,
+    )
