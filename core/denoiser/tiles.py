@@ -20,7 +20,7 @@ def starts(length: int, tile: int, overlap: int) -> list[int]:
     return [*regular, length - tile]
 
 
-def ramp(length: int, overlap: int) -> Tensor:
+def ramp(length: int, overlap: int) -> Float[Tensor, " length"]:
     """Weights of a tile along an axis: 1 inside, falling towards both ends over `overlap`."""
     position = torch.arange(length, dtype=torch.float32) + 0.5
     nearest = torch.minimum(position, length - position)
@@ -145,7 +145,7 @@ def check_memory(fields: int, channels: int, height: int, width: int) -> None:
 
 
 class Estimate(NamedTuple):
-    """What a command will take.
+    """Time and memory of a run over tiles.
 
     Args:
         size: height and width of the result.

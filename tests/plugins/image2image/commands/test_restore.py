@@ -1,8 +1,6 @@
 """Restorations of a user's files: what is known stays, whatever the size and the format."""
 
-import ast
 import json
-import os
 import subprocess
 import sys
 import time
@@ -13,22 +11,14 @@ from typing import Any
 import numpy as np
 import png
 import pytest
-import torch
 from PIL import Image, ImageCms
 from scipy.fft import dctn
 from skimage import data as photographs
 
-from core.denoiser.parameterization import FunctionDenoiser, Prediction
-from core.denoiser.tiles import seam_ratio
 from core.errors import InputError
-from core.model import Model
-from core.parts.config import configure
 from core.parts.registry import Spec
-from core.process.gaussian import over
 from core.request import TrainRequest
-from plugins.image2image.inference.draws import How, estimated, restored
 from plugins.image2image.operators import jpeg
-from plugins.image2image.tasks.restoration import Restoration
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from jpeg_coefficients import coefficients
@@ -50,68 +40,6 @@ def as_jpeg(pixels, **options):
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", **options)
     return buffer.getvalue()
-
-
-def understood(data):
-    decoded = np.asarray(Image.open(BytesIO(data)))
-    decoded = np.dstack([decoded] * 3) if decoded.ndim == 2 else decoded
-    return jpeg.understood(data, torch.from_numpy(decoded / 127.5 - 1).permute(2, 0, 1).float())
-
-
-@pytest.mark.parametrize("sampling", ["4:4:4", "4:2:0"])
-@pytest.mark.parametrize(("width", "height"), [(17, 33), (61, 47), (64, 48)])
-def test_coefficients_are_those_that_the_file_stores(sampling, width, height):
-    """Read by an entropy decoder of our own; blocks that the edge cuts are not said."""
-    for quality in (5, 75):
-        data = as_jpeg(hard(width, height), quality=quality, subsampling=sampling)
-        file, (stored, tables) = understood(data), coefficients(data)
-        assert np.array_equal(file.tables.numpy(), np.stack(tables))
-        n = 16 if sampling == "4:2:0" else 8
-        for ours, theirs, block in zip((*file.luma, *file.chroma), stored, (8, n, n), strict=True):
-            high, wide = height // block * 8, width // block * 8
-            assert ours[high:].isnan().all()
-            assert ours[:, wide:].isnan().all()
-            said, theirs = ours[:high, :wide].numpy(), theirs[:high, :wide]
-            known = ~np.isnan(said)
-            assert known.mean() > 0.9
-            assert np.array_equal(said[known], theirs[known])
-        assert (file.decoded.shape[1] % 16, file.decoded.shape[2] % 16) == (0, 0)
-        assert file.notes == ()
-
-
-def test_a_progressive_file_says_what_its_baseline_does():
-    pixels = hard(45, 50)
-    one, other = (understood(as_jpeg(pixels, quality=20, progressive=p)) for p in (False, True))
-    assert torch.equal(one.luma.nan_to_num(99), other.luma.nan_to_num(99))
-    assert torch.equal(one.chroma.nan_to_num(99), other.chroma.nan_to_num(99))
-
-
-def test_grey_and_other_samplings_say_luma_alone():
-    pixels = hard(40, 40)
-    grey = np.asarray(Image.fromarray(pixels).convert("L"))
-    for data, notes in (
-        (as_jpeg(grey, quality=20), 0),
-        (as_jpeg(pixels, quality=20, subsampling="4:2:2"), 1),
-    ):
-        file, (stored, _) = understood(data), coefficients(data)
-        known = ~file.luma[0, :40, :40].isnan().numpy()
-        assert known.mean() > 0.9
-        assert np.array_equal(file.luma[0, :40, :40].numpy()[known], stored[0][:40, :40][known])
-        assert file.chroma.isnan().all()
-        assert len(file.notes) == notes
-
-
-def test_a_file_without_luma_holds_nothing():
-    """CMYK, whose components are others; the decoded picture is all that is known."""
-    buffer = BytesIO()
-    Image.fromarray(hard(40, 40)).convert("CMYK").save(buffer, "JPEG", quality=20)
-    file = jpeg.understood(buffer.getvalue(), torch.zeros(3, 40, 40))
-    assert file.luma.isnan().all()
-    assert file.chroma.isnan().all()
-    assert "cannot be used" in file.notes[0]
-    image = torch.rand(1, 3, 48, 48) * 2 - 1
-    told = file.tables[None], file.luma[None], file.chroma[None]
-    assert torch.allclose(jpeg.project(image, *told), image, atol=1e-5)
 
 
 # --- the command -------------------------------------------------------------------------------
@@ -433,161 +361,7 @@ def test_kinds_of_files_are_read_or_refused_before_anything_is_drawn(colours, tm
         assert ("CMYK" in done.stderr) == (name == "cmyk.jpg")
 
 
-# --- many tiles --------------------------------------------------------------------------------
-
-
-def stub(predict):
-    """A model of a task that agrees with nothing, as the picture itself is what is diffused."""
-    process = configure("process", Spec("core/vp_cosine"))()
-    grid = configure("grid", Spec("core/uniform_time", {"steps": 12}))(process)
-    solver = configure("sampler", Spec("core/ancestral"))()
-    request = TrainRequest(task=Spec("x"), dataset=Spec("x"))
-    task, cpu = Restoration("nothing", "image"), torch.device("cpu")
-    denoise = FunctionDenoiser(process, predict)
-    model = Model(denoise, torch.nn.Identity(), task, request, cpu, (), 0, Path("x"), 0)
-    return model, How(solver=solver, grid=grid)
-
-
-def local(process):
-    """E[x0 | x_t] of a Gaussian field with the spectrum of a blur, in squares that mirror.
-
-    Wiener's filter; each tile is a world of its own, so that tiles disagree at their edges.
-    """
-
-    def denoise(x, t, condition=None):
-        alpha, sigma = (over(v, x) for v in process.alpha_sigma(t))
-        high, wide = x.shape[-2:]
-        twice = torch.cat([x, x.flip(-2)], -2)
-        twice = torch.cat([twice, twice.flip(-1)], -1)
-        rows = torch.fft.fftfreq(2 * high)[:, None]
-        power = 12 * torch.exp(-(rows**2 + torch.fft.fftfreq(2 * wide) ** 2) * 60)
-        gain = (alpha * power / (alpha**2 * power + sigma**2)).float()
-        return Prediction(torch.fft.ifft2(torch.fft.fft2(twice) * gain).real[..., :high, :wide])
-
-    return denoise
-
-
-def test_a_seam_is_seen_for_what_it_is():
-    """Slopes of 1 with slopes of 3 where the tiles of 8 that share 2 begin and end."""
-    step = torch.ones(19)
-    step[[5, 7, 11, 13]] = 3  # before pixels 6, 8, 12, 14
-    along = torch.cat([torch.zeros(1), step.cumsum(0)])
-    assert seam_ratio(along.expand(1, 3, 5, 20), 8, 2) == pytest.approx(3)
-    assert seam_ratio(along[:, None].expand(1, 3, 20, 20), 8, 2) == pytest.approx(3)
-    assert seam_ratio(along.expand(1, 3, 20, 20) + along[:, None], 8, 2) == pytest.approx(3)
-    step[1::2] = 3  # every even line is steep: of those none stands out
-    along = torch.cat([torch.zeros(1), step.cumsum(0)])
-    assert seam_ratio(along.expand(1, 3, 5, 20), 8, 2, every=2) < 1.01
-    with pytest.raises(InputError, match="no seam"):
-        seam_ratio(torch.zeros(1, 3, 8, 8), 8, 2)
-
-
-def test_tiles_leave_no_seam():
-    """At most 1.05; the same without an overlap is far above: the measure sees seams."""
-    from dataclasses import replace
-
-    side, process = 232, configure("process", Spec("core/vp_cosine"))()
-    model, how = stub(local(process))
-    given = {"base": torch.zeros(1, 3, side, side), "spread": torch.ones(1, 1, side, side)}
-    found = torch.cat(list(restored(model, given, replace(how, tile=64, overlap=16, draws=3))))
-    assert seam_ratio(found, 64, 16) <= 1.05
-    apart = next(restored(model, given, replace(how, tile=58, overlap=0)))
-    assert seam_ratio(apart, 58, 0) > 1.5
-
-
-def test_evaluations_are_steps_times_tiles_as_was_said():
-    from dataclasses import replace
-
-    asked = []
-
-    def denoise(x, t, condition=None):
-        asked.append(x.shape[-2:])
-        return Prediction(x)
-
-    model, how = stub(denoise)
-    how, counts = replace(how, tile=64, overlap=16, draws=2), []
-    for width in (208, 400):  # 4 and 8 tiles
-        given = {"base": torch.zeros(1, 3, 64, width), "spread": torch.ones(1, 1, 64, width)}
-        said = estimated(model, (64, width), how)
-        asked.clear()
-        list(restored(model, given, how))
-        assert set(asked) == {(64, 64)}
-        assert len(asked) == said.calls * said.tiles * 2
-        counts.append(len(asked))
-    assert counts[1] <= 2.1 * counts[0]
-
-
-MEASURED = """
-import resource, sys
-import torch
-sys.path.insert(0, sys.argv[1])
-from test_restore import How, Spec, configure, restored, stub
-from dataclasses import replace
-from core.denoiser.parameterization import Prediction
-
-network = torch.nn.Sequential(*[torch.nn.Conv2d(a, b, 3, padding=1) for a, b in ((3, 96), (96, 3))])
-
-def denoise(x, t, condition=None):
-    return Prediction(network(x))
-
-model, how = stub(denoise)
-for side in (128, 512):
-    given = {"base": torch.zeros(1, 3, side, side), "spread": torch.ones(1, 1, side, side)}
-    next(restored(model, given, replace(how, tile=128, overlap=0)))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
-
-
-def test_memory_grows_by_the_pictures_fields_alone():
-    """One tile and sixteen: the network's 96 channels are those of one tile."""
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURED, str(Path(__file__).parent)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    one, sixteen = (1024 * int(line) for line in done.stdout.split())
-    fields = 12 * 3 * 4 * (512**2 - 128**2)
-    assert sixteen - one < fields + 8 * 2**20
-    assert fields + 8 * 2**20 < 96 * 4 * (512**2 - 128**2)  # what a whole picture would add
-
-
 # --- upscale, and a folder ---------------------------------------------------------------------
-
-
-def test_upscale_draws_several_maps_them_and_goes_on_with_a_second_model(tmp_path):
-    first = trained_sr3(tmp_path / "first")
-    second = trained_sr3(tmp_path / "second", augment=0.2)
-    given = save(tmp_path / "in.png", pixels(9, 13))
-    arguments = ["upscale", given, "-o", tmp_path / "out.png", "--steps", 2]
-    cascaded = [*arguments, "--then", second, "--level", 0.1]
-    done = invoke(*cascaded, "--samples", 2, "--deviation", tmp_path / "map.png", checkpoint=first)
-    assert len(done.stdout.split()) == 4
-    draws = [load(tmp_path / f"out-{k}.png")[0] for k in (1, 2)]
-    assert draws[0].shape == (36, 52, 3)
-    assert (draws[0] != draws[1]).any()
-    assert load(tmp_path / "map.png")[0].shape == (36, 52, 1)
-    lines = invoke(*cascaded, "--dry-run", checkpoint=first).stdout.splitlines()
-    assert [line.split(":")[0] for line in lines[::3]] == ["26x18 pixels", "52x36 pixels"]
-    save(tmp_path / "one.png", pixels(1, 1))
-    invoke("upscale", tmp_path / "one.png", "-o", tmp_path / "two.png", checkpoint=first)
-    assert load(tmp_path / "two.png")[0].shape == (2, 2, 3)
-    with pytest.raises(InputError, match=r"trained for noise of 0 to 0\.2, got 0\.5"):
-        invoke(*arguments, "--then", second, "--level", 0.5, checkpoint=first)
-    with pytest.raises(InputError, match="name one with then"):
-        invoke(*arguments, "--level", 0.1, checkpoint=first)
-
-
-def trained_sr3(folder, augment=0.0):
-    from core.runs import train
-
-    request = TrainRequest(
-        task=Spec("image2image/sr3", {"scale": 2, "augment": augment}),
-        dataset=Spec("image2image/photos", {"size": 16, "patches": 4}),
-        network=Spec("core/unet", NETWORK),
-        steps=1,
-        batch=1,
-    )
-    train(request, folder)
-    return folder
 
 
 def test_a_folder_with_a_broken_file_is_done_but_for_that(several, tmp_path):
@@ -615,22 +389,3 @@ def test_a_folder_with_a_broken_file_is_done_but_for_that(several, tmp_path):
         before = found
         time.sleep(0.01)
     assert load(out / "results" / "b.jpeg.png")[0].shape == (18, 40, 3)
-
-
-# --- damaged files -----------------------------------------------------------------------------
-
-TORTURE = os.environ.get("POLYMODE_TORTURE", "") not in ("", "0")
-
-
-def test_damaged_files_are_refused_or_read_and_nothing_else(tmp_path):
-    """500 mutants of seven files, 20,000 under POLYMODE_TORTURE, in bounded memory and time."""
-    count = 20_000 if TORTURE else 500
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).parents[1] / "mutants.py"), str(count), str(tmp_path)],
-        capture_output=True, text=True, check=False, timeout=60 + count / 10,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    counts = ast.literal_eval(done.stdout.splitlines()[-1].split("}")[0] + "}")
-    assert counts["refused"] > count / 4
-    assert counts["read"] > count / 10
-    assert counts["refused"] + counts["read"] == count

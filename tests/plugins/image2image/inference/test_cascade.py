@@ -4,7 +4,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from skimage import data as photographs
@@ -18,7 +17,7 @@ from core.request import EvaluateRequest, TrainRequest
 from core.results import samples
 from core.runs import evaluate, train
 from plugins.image2image.inference.cascade import sample
-from plugins.image2image.inference.draws import How, cascade, restored, summary
+from plugins.image2image.inference.draws import How, cascade, restored
 from plugins.image2image.operators.bicubic import Bicubic
 from plugins.image2image.request import CascadeRequest
 from plugins.image2image.tasks.restoration import to_levels
@@ -58,33 +57,6 @@ def two(back_projections=2, augment=0.3):
     return trained(first)[0], trained(second)
 
 
-def test_items_are_as_noisy_as_they_say():
-    """Levels are even over their range, and the noise has the deviation that is told."""
-    task, image = SR3(augment=0.4), picture(256)
-    levels = []
-    for index in range(60):
-        item = task.degrade({"image": image}, index)
-        noise = item["seen"] - item["low"]
-        level = float(item["level"])
-        assert float(noise.std()) == pytest.approx(level, rel=0.05, abs=1e-6)
-        levels.append(level)
-    assert abs(np.mean(levels) - 0.2) < 4 * 0.4 / np.sqrt(12 * 60)
-    assert 0 <= min(levels) < 0.05
-    assert 0.35 < max(levels) <= 0.4
-    fixed = SR3(augment=0.4, level=0.1).degrade({"image": image}, 3)
-    assert float(fixed["level"]) == pytest.approx(0.1)
-
-
-def test_the_network_is_told_the_level():
-    task = SR3(augment=0.4, level=0.1)
-    item = task.degrade({"image": picture()}, 0)
-    example = task.prepare({name: value[None] for name, value in item.items()})
-    given = example.condition["image"]
-    assert given.shape[1] == task.conditions["image"] == 5
-    assert torch.allclose(given[:, 4], torch.tensor(0.25))
-    assert torch.allclose(given[:, :3], Bicubic(factor=4).up(item["seen"][None]))
-
-
 def test_a_cascade_agrees_with_what_it_began_with():
     """Its result, reduced by both factors, is the picture; without back-projection it is not."""
     low = picture(24)[None]
@@ -122,14 +94,6 @@ def test_tiles_do_not_change_a_model_that_looks_at_one_pixel():
     assert torch.allclose(one, other, atol=1e-5)
     assert parts.tiles(120, 120) == 25
     assert whole.tiles(120, 120) == 1
-
-
-def test_mean_and_deviation_are_numpys():
-    draws = torch.randn(5, 3, 4, 6, generator=torch.Generator().manual_seed(0))
-    found = summary(iter(draws))
-    assert np.allclose(found.mean, draws.numpy().mean(0), atol=1e-6)
-    assert np.allclose(found.deviation, draws.numpy().std(0), atol=1e-6)
-    assert (summary(iter(draws[:1])).deviation == 0).all()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,249 @@
+"""`upscale` on files, and the predictor that it runs."""
+
+import json
+from functools import partial
+
+import numpy as np
+import png
+import pytest
+from commands import call
+from PIL import Image, ImageCms
+from skimage import data as photographs
+
+from core.cli import run_app
+from core.errors import InputError
+from core.parts.config import configure
+from core.parts.registry import Spec
+from core.request import TrainRequest
+from plugins.image2image.__main__ import app
+
+
+def upscale(*arguments):
+    done = call(partial(run_app, app), "upscale", *arguments)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A network of a few steps: what it draws is poor, what the script does with it is not."""
+    from core.parts.registry import Spec
+    from core.request import TrainRequest
+    from core.runs import train
+
+    request = TrainRequest(
+        task=Spec("image2image/sr3", {"scale": 2}),
+        dataset=Spec("image2image/photos", {"size": 32, "patches": 64}),
+        network=Spec(
+            "core/unet",
+            {"width": 8, "multipliers": [1, 2], "blocks": 1, "attention": []},
+        ),
+        steps=4,
+        batch=2,
+    )
+    folder = tmp_path_factory.mktemp("model")
+    train(request, folder)
+    return folder
+
+
+def test_upscale_keeps_size_depth_alpha_profile_and_metadata(model, tmp_path):
+    from PIL import PngImagePlugin
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    note = PngImagePlugin.PngInfo()
+    note.add_text("Author", "someone")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying, to be shown turned by 90 degrees
+    pixels = np.dstack([photographs.coffee()[:21, :34], np.full((21, 34), 77, np.uint8)])
+    Image.fromarray(pixels).save(tmp_path / "in.png", icc_profile=profile, pnginfo=note, exif=exif)
+    out = tmp_path / "out.png"
+    arguments = [tmp_path / "in.png", "--checkpoint", model, "--scale", 2, "--steps", 3, "-o", out]
+    done = upscale(*arguments, "--record")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(out)
+    with Image.open(out) as result:
+        assert result.size == (42, 68)
+        assert result.mode == "RGBA"
+        assert result.info["icc_profile"] == profile
+        assert result.text["Author"] == "someone"
+        assert result.getexif().get(0x0112, 1) == 1
+        assert np.abs(np.asarray(result)[..., 3].astype(int) - 77).max() <= 1
+        first = np.asarray(result).copy()
+    assert json.loads(out.with_suffix(".json").read_text())["seed"] == 0
+    upscale(*arguments)
+    assert np.array_equal(np.asarray(Image.open(out)), first)
+    upscale(*arguments, "--seed", 1)
+    assert not np.array_equal(np.asarray(Image.open(out)), first)
+
+
+def test_upscale_keeps_grey_and_sixteen_bits_and_takes_several(model, tmp_path):
+    deep = (photographs.camera()[:16, :18].astype(np.uint16) << 8) + 55
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    Image.fromarray(photographs.camera()[:9, :7]).save(tmp_path / "grey.jpg")
+    out = tmp_path / "results"
+    done = upscale(
+        tmp_path / "deep.png", tmp_path / "grey.jpg", "--checkpoint", model, "--steps", 2, "-o", out
+    )
+    assert done.returncode == 0, done.stderr
+    with Image.open(out / "deep.png") as result:
+        assert result.mode.startswith("I;16")
+        assert result.size == (36, 32)
+    with Image.open(out / "grey.jpg") as result:
+        assert (result.mode, result.size) == ("L", (14, 18))
+
+
+def test_bad_input_is_one_sentence_and_exit_code_2(model, tmp_path):
+    good, out = tmp_path / "good.png", tmp_path / "out.png"
+    Image.fromarray(photographs.coffee()[:20, :20]).save(good)
+    (tmp_path / "text.png").write_text("I am not a picture")
+    (tmp_path / "cut.png").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+    (tmp_path / "empty").mkdir()
+    cases = [
+        ([tmp_path / "none.png", "--checkpoint", model, "-o", out], "none.png"),
+        ([tmp_path / "text.png", "--checkpoint", model, "-o", out], "not a picture"),
+        ([tmp_path / "cut.png", "--checkpoint", model, "-o", out], "damaged or cut off"),
+        ([good, "--checkpoint", tmp_path / "empty", "-o", out], "no checkpoint in this folder"),
+        ([good, "--checkpoint", model, "-o", "/proc/out.png"], "/proc"),
+        ([good, "--checkpoint", model, "-o", tmp_path / "out.xyz"], "suffix"),
+        ([good, "--checkpoint", model, "-o", out, "--scale", 4], "trained for 2, 4 was asked"),
+        ([good, "--checkpoint", model, "-o", out, "--sampler", "core/hoin"], "did you mean"),
+        ([good, "--checkpoint", model, "-o", good], f"would replace {good} itself"),
+        ([good, "--checkpoint", model, "-o", out, "--device", "cuda:7"], "0 usable GPUs"),
+        ([good, "--checkpoint", model, "-o", out, "--stepz", 4], "No such option"),
+    ]
+    for arguments, words in cases:
+        done = upscale(*arguments)
+        assert done.returncode == 2, (arguments, done.stderr)
+        assert words in done.stderr, (words, done.stderr)
+        assert done.stderr.startswith("error: ")
+        assert not out.exists()
+
+
+def test_the_predictor_writes_what_upscale_writes(model, tmp_path):
+    """Byte for byte, at the defaults of both and at others, whatever was done before."""
+    from core.parts.registry import Spec
+    from core.request import Machine
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.fromarray(photographs.coffee()[:20, :31]).save(photos / "a.png")
+    Image.fromarray(photographs.camera()[:17, :12]).save(photos / "b.jpg")
+    cases = {
+        "defaults": ({}, []),
+        "others": (
+            {"steps": 3, "seed": 5, "mean_of": 2, "sampler": "core/ddim", "tile": 64, "overlap": 8},
+            ["--steps", 3, "--seed", 5, "--mean-of", 2, "--sampler", "core/ddim", "--tile", 64,
+             "--overlap", 8],
+        ),
+    }  # fmt: skip
+    for name, (options, words) in cases.items():
+        theirs, ours = tmp_path / f"{name}-upscale", tmp_path / f"{name}-predictor"
+        ours.mkdir()
+        done = upscale(
+            *photos.iterdir(), "--checkpoint", model, "-o", f"{theirs}/", "--threads", 1, *words
+        )
+        assert done.returncode == 0, done.stderr
+        predict = configure("predictor", Spec("image2image/upscale", options))(
+            Machine(threads=1), model
+        )
+        for photo in sorted(photos.iterdir(), reverse=True):
+            facts = predict(photo, ours / predict.result_name(photo.name))
+            with Image.open(ours / photo.name) as result:
+                assert facts["size"] == list(result.size)
+            assert (ours / photo.name).read_bytes() == (theirs / photo.name).read_bytes()
+
+
+def test_the_predictor_refuses_what_upscale_refuses(model, tmp_path):
+    from core.parts.config import ConfigError
+    from core.parts.registry import Spec
+    from core.request import Machine
+
+    def built(**options):
+        return configure("predictor", Spec("image2image/upscale", options))(Machine(), model)
+
+    with pytest.raises(InputError, match="trained for 2, 4 was asked"):
+        built(scale=4)
+    with pytest.raises(InputError, match="overlap"):
+        built(tile=64, overlap=64)
+    with pytest.raises(ConfigError, match="steps: expected at least 2, got 1"):
+        built(steps=1)
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(InputError, match="not a picture"):
+        built()(tmp_path / "text.png", tmp_path / "out.png")
+    transparent = np.full((8, 8, 4), 99, np.uint8)
+    Image.fromarray(transparent).save(tmp_path / "clear.png")
+    (tmp_path / "clear.png").rename(tmp_path / "clear.jpg")  # a PNG, whatever its name says
+    with pytest.raises(InputError, match="JPEG cannot hold transparency"):
+        built()(tmp_path / "clear.jpg", tmp_path / "out.jpg")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clear.jpg", "text.png"]
+
+
+NETWORK = {
+    "width": 8,
+    "multipliers": [1, 2],
+    "blocks": 1,
+    "attention": [],
+    "middle_attention": False,
+}
+
+
+def invoke(command, *arguments, checkpoint):
+    """The command in this process, bad input raising what it would print."""
+    from typer.testing import CliRunner
+
+    from plugins.image2image.__main__ import app
+
+    words = [command, *map(str, arguments), "--checkpoint", str(checkpoint), "--threads", "1"]
+    return CliRunner().invoke(app, words, catch_exceptions=False)
+
+
+def pixels(height, width, at=50):
+    return photographs.coffee()[at : at + height, at : at + width].copy()
+
+
+def save(place, values, **options):
+    Image.fromarray(values).save(place, **options)
+    return place
+
+
+def load(place):
+    width, height, rows, info = png.Reader(filename=str(place)).read()
+    values = np.vstack(list(map(np.asarray, rows))).reshape(height, width, info["planes"])
+    return values, info["bitdepth"]
+
+
+def test_upscale_draws_several_maps_them_and_goes_on_with_a_second_model(tmp_path):
+    first = trained_sr3(tmp_path / "first")
+    second = trained_sr3(tmp_path / "second", augment=0.2)
+    given = save(tmp_path / "in.png", pixels(9, 13))
+    arguments = ["upscale", given, "-o", tmp_path / "out.png", "--steps", 2]
+    cascaded = [*arguments, "--then", second, "--level", 0.1]
+    done = invoke(*cascaded, "--samples", 2, "--deviation", tmp_path / "map.png", checkpoint=first)
+    assert len(done.stdout.split()) == 4
+    draws = [load(tmp_path / f"out-{k}.png")[0] for k in (1, 2)]
+    assert draws[0].shape == (36, 52, 3)
+    assert (draws[0] != draws[1]).any()
+    assert load(tmp_path / "map.png")[0].shape == (36, 52, 1)
+    lines = invoke(*cascaded, "--dry-run", checkpoint=first).stdout.splitlines()
+    assert [line.split(":")[0] for line in lines[::3]] == ["26x18 pixels", "52x36 pixels"]
+    save(tmp_path / "one.png", pixels(1, 1))
+    invoke("upscale", tmp_path / "one.png", "-o", tmp_path / "two.png", checkpoint=first)
+    assert load(tmp_path / "two.png")[0].shape == (2, 2, 3)
+    with pytest.raises(InputError, match=r"trained for noise of 0 to 0\.2, got 0\.5"):
+        invoke(*arguments, "--then", second, "--level", 0.5, checkpoint=first)
+    with pytest.raises(InputError, match="name one with then"):
+        invoke(*arguments, "--level", 0.1, checkpoint=first)
+
+
+def trained_sr3(folder, augment=0.0):
+    from core.runs import train
+
+    request = TrainRequest(
+        task=Spec("image2image/sr3", {"scale": 2, "augment": augment}),
+        dataset=Spec("image2image/photos", {"size": 16, "patches": 4}),
+        network=Spec("core/unet", NETWORK),
+        steps=1,
+        batch=1,
+    )
+    train(request, folder)
+    return folder

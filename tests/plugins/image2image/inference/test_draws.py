@@ -1,0 +1,124 @@
+"""Draws tile by tile: seams, evaluations, memory; their mean and standard deviation."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from core.denoiser.parameterization import FunctionDenoiser, Prediction
+from core.denoiser.tiles import seam_ratio
+from core.model import Model
+from core.parts.config import configure
+from core.parts.registry import Spec
+from core.process.gaussian import over
+from core.request import TrainRequest
+from plugins.image2image.inference.draws import How, estimated, restored, summary
+from plugins.image2image.tasks.restoration import Restoration
+
+
+def stub(predict):
+    """A model of a task that agrees with nothing, as the picture itself is what is diffused."""
+    process = configure("process", Spec("core/vp_cosine"))()
+    grid = configure("grid", Spec("core/uniform_time", {"steps": 12}))(process)
+    solver = configure("sampler", Spec("core/ancestral"))()
+    request = TrainRequest(task=Spec("x"), dataset=Spec("x"))
+    task, cpu = Restoration("nothing", "image"), torch.device("cpu")
+    denoise = FunctionDenoiser(process, predict)
+    model = Model(denoise, torch.nn.Identity(), task, request, cpu, (), 0, Path("x"), 0)
+    return model, How(solver=solver, grid=grid)
+
+
+def local(process):
+    """E[x0 | x_t] of a Gaussian field with the spectrum of a blur, in squares that mirror.
+
+    Wiener's filter; each tile is a world of its own, so that tiles disagree at their edges.
+    """
+
+    def denoise(x, t, condition=None):
+        alpha, sigma = (over(v, x) for v in process.alpha_sigma(t))
+        high, wide = x.shape[-2:]
+        twice = torch.cat([x, x.flip(-2)], -2)
+        twice = torch.cat([twice, twice.flip(-1)], -1)
+        rows = torch.fft.fftfreq(2 * high)[:, None]
+        power = 12 * torch.exp(-(rows**2 + torch.fft.fftfreq(2 * wide) ** 2) * 60)
+        gain = (alpha * power / (alpha**2 * power + sigma**2)).float()
+        return Prediction(torch.fft.ifft2(torch.fft.fft2(twice) * gain).real[..., :high, :wide])
+
+    return denoise
+
+
+def test_tiles_leave_no_seam():
+    """At most 1.05; the same without an overlap is far above: the measure sees seams."""
+
+    side, process = 232, configure("process", Spec("core/vp_cosine"))()
+    model, how = stub(local(process))
+    given = {"base": torch.zeros(1, 3, side, side), "spread": torch.ones(1, 1, side, side)}
+    found = torch.cat(list(restored(model, given, replace(how, tile=64, overlap=16, draws=3))))
+    assert seam_ratio(found, 64, 16) <= 1.05
+    apart = next(restored(model, given, replace(how, tile=58, overlap=0)))
+    assert seam_ratio(apart, 58, 0) > 1.5
+
+
+def test_evaluations_are_steps_times_tiles_as_was_said():
+
+    asked = []
+
+    def denoise(x, t, condition=None):
+        asked.append(x.shape[-2:])
+        return Prediction(x)
+
+    model, how = stub(denoise)
+    how, counts = replace(how, tile=64, overlap=16, draws=2), []
+    for width in (208, 400):  # 4 and 8 tiles
+        given = {"base": torch.zeros(1, 3, 64, width), "spread": torch.ones(1, 1, 64, width)}
+        said = estimated(model, (64, width), how)
+        asked.clear()
+        list(restored(model, given, how))
+        assert set(asked) == {(64, 64)}
+        assert len(asked) == said.calls * said.tiles * 2
+        counts.append(len(asked))
+    assert counts[1] <= 2.1 * counts[0]
+
+
+MEASURED = """
+import resource, sys
+import torch
+sys.path.insert(0, sys.argv[1])
+from test_draws import How, Spec, configure, restored, stub
+from dataclasses import replace
+from core.denoiser.parameterization import Prediction
+
+network = torch.nn.Sequential(*[torch.nn.Conv2d(a, b, 3, padding=1) for a, b in ((3, 96), (96, 3))])
+
+def denoise(x, t, condition=None):
+    return Prediction(network(x))
+
+model, how = stub(denoise)
+for side in (128, 512):
+    given = {"base": torch.zeros(1, 3, side, side), "spread": torch.ones(1, 1, side, side)}
+    next(restored(model, given, replace(how, tile=128, overlap=0)))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_grows_by_the_pictures_fields_alone():
+    """One tile and sixteen: the network's 96 channels are those of one tile."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, str(Path(__file__).parent)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    one, sixteen = (1024 * int(line) for line in done.stdout.split())
+    fields = 12 * 3 * 4 * (512**2 - 128**2)
+    assert sixteen - one < fields + 8 * 2**20
+    assert fields + 8 * 2**20 < 96 * 4 * (512**2 - 128**2)  # what a whole picture would add
+
+
+def test_mean_and_deviation_are_numpys():
+    draws = torch.randn(5, 3, 4, 6, generator=torch.Generator().manual_seed(0))
+    found = summary(iter(draws))
+    assert np.allclose(found.mean, draws.numpy().mean(0), atol=1e-6)
+    assert np.allclose(found.deviation, draws.numpy().std(0), atol=1e-6)
+    assert (summary(iter(draws[:1])).deviation == 0).all()
