@@ -178,9 +178,9 @@ def test_an_empty_side_is_refused_with_a_fraction_that_works(folder, fraction):
 )
 def test_a_folder_can_be_for_one_split_alone(folder, fraction, split, other):
     options = {"root": folder, "test_fraction": fraction, "patches": 400}
-    assert len(sources(data.Folder(split, **options))) == 12
+    assert len(sources(Folder(split, **options))) == 12
     with pytest.raises(InputError, match=f"no picture falls on the {other} side"):
-        data.Folder(other, **options)
+        Folder(other, **options)
 
 
 def test_grey_alpha_and_sixteen_bits_become_three_channels(tmp_path):
