@@ -19,15 +19,16 @@ def _heun(
 ) -> Float[Tensor, " b *shape"]:
     """Algorithm 1 of Karras et al. 2022 in z = x / alpha and s = sigma / alpha, lines 4 to 8."""
     x0 = estimate(x, e.t).x0
+    ahead = affine(x, x0, euler(e), noise)  # lines 4, 5: Euler's step along d = (z - x0) / s
     if e.singular:  # at s = 0 there is no second slope, at s = inf no first
-        return affine(x, x0, euler(e), noise)
-    s, s_next = e.s_t, e.s_u
-    z = x / e.alpha_t
-    d = (z - x0) / s  # line 4: the slope here
-    ahead = z + (s_next - s) * d  # line 5: Euler's step
-    d_next = (ahead - estimate(e.alpha_u * ahead, e.u).x0) / s_next  # line 7: the slope there
-    z = z + (s_next - s) / 2 * (d + d_next)  # line 8: with the mean of both
-    return e.alpha_u * z
+        return ahead
+    x0_next = estimate(ahead, e.u).x0  # line 7: the slope there, d' = (z_ahead - x0') / s'
+    # Line 8, z + (s' - s) / 2 (d + d'), with z, x0 and x0' gathered and r = s' / s, is
+    # r z + (1 - r) / (2 r) [(2 r - 1) x0 + x0'].
+    r = e.s_u / e.s_t
+    of_next = e.alpha_u * (1 - r) / (2 * r)
+    x_next = e.sigma_u / e.sigma_t * x
+    return x_next.add_(x0, alpha=(2 * r - 1) * of_next).add_(x0_next, alpha=of_next)
 
 
 @dataclass(frozen=True, kw_only=True)

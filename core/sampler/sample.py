@@ -145,7 +145,7 @@ def _recomputed(solver: Solver) -> Callable[..., tuple[Tensor, Any]]:
     return step
 
 
-class _Silent:
+class _RefusesToDraw:
     """A source for runs that must not draw."""
 
     def like(self, x: Float[Tensor, " b *shape"]) -> Float[Tensor, " b *shape"]:
@@ -195,7 +195,7 @@ def encode(
     )
     alpha, _ = process.alpha_sigma(rising[0].double())
     return sample(
-        denoise, rising, solver, float(alpha) * x0, _Silent(), condition,
+        denoise, rising, solver, float(alpha) * x0, _RefusesToDraw(), condition,
         watch=watch, gradients=gradients,
     )  # fmt: skip
 

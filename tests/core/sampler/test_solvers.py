@@ -90,6 +90,24 @@ CORRECTED_UNIPC = PredictorCorrector(predictor=Spec("core/unipc"))
 # --- T1, T4: orders ---------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", [name for name in PATHS if name != "zero_snr"])
+def test_heun_is_algorithm_1_line_by_line(name):
+    """Karras et al. 2022, in z = x / alpha and s = sigma / alpha; the code gathers its terms."""
+    path = PATHS[name]
+    denoise = three_modes().denoiser(path)
+    grid = torch.linspace(0.9, 0.1, 7, dtype=torch.float64) * path.t_max
+    start = prior(path, grid, torch.empty(64, 2, dtype=torch.float64), Noise(range(64)))
+    x = sample(denoise, grid, Heun(), start, Noise(range(64)))
+    alpha, sigma = path.alpha_sigma(grid)
+    s, z = (sigma / alpha).tolist(), start / alpha[0]
+    for i in range(len(grid) - 1):
+        d = (z - denoise(alpha[i] * z, grid[i].expand(64)).x0) / s[i]  # line 4
+        ahead = z + (s[i + 1] - s[i]) * d  # line 5
+        d_next = (ahead - denoise(alpha[i + 1] * ahead, grid[i + 1].expand(64)).x0) / s[i + 1]
+        z = z + (s[i + 1] - s[i]) / 2 * (d + d_next)  # line 8
+    torch.testing.assert_close(x, alpha[-1] * z, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("solver", SOLVERS, ids=str)
 def test_each_solver_has_its_order(solver):
     """T1, T4: on vp_linear; `test_the_same_levels_...` carries the result to every process."""
