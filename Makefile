@@ -28,9 +28,8 @@ test: $(VENV)/.ready
 # What each of its numbers is: tests/README.md.
 torture: $(VENV)/.ready
 	POLYMODE_TORTURE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/reliability \
-		tests/core/test_security.py tests/pipelines/test_survival.py tests/pipelines/test_cluster.py \
-		tests/pipelines/test_submit.py tests/pipelines/test_canaries.py tests/pipelines/test_drained.py \
-		tests/pipelines/test_sweep.py tests/pipelines/test_together.py tests/pipelines/test_batch.py \
+		tests/core/test_security.py tests/pipelines/run tests/pipelines/cluster \
+		tests/pipelines/sweep tests/pipelines/apply \
 		-m "torture or not torture" --durations=20
 
 # k-diffusion without what it requires: its samplers need neither torchvision nor wandb nor clip,
@@ -53,7 +52,7 @@ gpu: $(VENV)/.ready
 browser: $(VENV)/.ready
 	$(PIP) install --no-compile -c $(VENV)/constraints.txt -e '.[image2image,medical,dev,browser]'
 	$(BIN)/python tests/chromium.py || $(BIN)/playwright install --only-shell chromium
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/pipelines/test_report_browser.py -m browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/pipelines/report/test_browser.py -m browser
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

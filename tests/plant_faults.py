@@ -557,7 +557,7 @@ FAULTS = (
           "core/test_draw.py", "hand or deviation"),
     Fault("draw: every batch has the first conditions", "core/draw.py",
           "{name: value[rows] for", "{name: value[:batch] for", "core/test_draw.py", "batch"),
-    Fault("workers: the caller's folder is imported first", "pipelines/cluster.py",
+    Fault("workers: the caller's folder is imported first", "pipelines/cluster/private.py",
           "    config._runtime_env_has_working_dir = lambda: True", "    pass",
           "test_foreign_folder.py", "ray"),
     _training("the interval's ends swapped in the card", "card", "**plain(validation.loss),",

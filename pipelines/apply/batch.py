@@ -23,17 +23,17 @@ from core.errors import InputError, StorageError
 from core.parts.registry import Registry
 from core.request import Emit, Machine, Note, Progress, silent
 from core.training.stopping import Stopped
-from pipelines import ledger
-from pipelines.ledger import Ledger, Record, shown
-from pipelines.order import RESULTS, Batch, Order, prepared
-from pipelines.step import continued, share_gpu
-from pipelines.verbs import ApplyRequest, ApplyResult, load
-from pipelines.worker import Worker, first_line
+from pipelines.apply import ledger
+from pipelines.apply.ledger import Ledger, Record, shown
+from pipelines.apply.listing import RESULTS, Batch, Order, prepared
+from pipelines.apply.request import ApplyRequest, ApplyResult
+from pipelines.apply.worker import Worker, first_line
+from pipelines.job.verbs import load
+from pipelines.run.step import continued, share_gpu
 
 STARTS = 3  # times that each worker may die while it loads the model
 ROWS = 16  # files handed to a worker at once, at most
 SHOWN = 20  # files that could not be done and are named
-FOREVER = -1  # Ray Data gives up after half an hour in which no file is done
 
 
 Share = Callable[[Batch], Iterator[Record]]
@@ -213,7 +213,9 @@ def on_ray(batch: Batch, *, workers: int, gpus: float) -> Iterator[Record]:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
-    context.execution_no_progress_timeout_s = FOREVER
+    context.execution_no_progress_timeout_s = (
+        -1
+    )  # it gives up after half an hour in which no file is done
     workers = min(workers, len(batch.todo))
     at_once = max(1, min(ROWS, len(batch.todo) // (4 * workers)))
     # By its name: a worker that cannot import the class could not even read an order that holds it.

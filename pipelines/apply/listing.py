@@ -14,10 +14,10 @@ from core.parts.registry import Registry, installed
 from core.parts.signature import options_of
 from core.request import Emit, Machine, Note, Progress, silent
 from core.storage import files
-from pipelines import ledger
-from pipelines.ledger import Ledger, Record, shown
-from pipelines.plan import key_of, what_decides
-from pipelines.verbs import ApplyRequest
+from pipelines.apply import ledger
+from pipelines.apply.ledger import Ledger, Record, shown
+from pipelines.apply.request import ApplyRequest
+from pipelines.job.plan import key_of, what_decides
 
 RESULTS = "results"
 DEATHS = 2  # processes that may die doing a file before it is left alone

@@ -12,9 +12,9 @@ from typing import Any, Literal
 from core.errors import InputError, StorageError
 from core.parts.config import plain
 from core.storage import files
-from pipelines import store
-from pipelines.ledger import Ledger, Record, shown
-from pipelines.order import DEATHS, RESULTS, Order, result_of
+from pipelines.apply.ledger import Ledger, Record, shown
+from pipelines.apply.listing import DEATHS, RESULTS, Order, result_of
+from pipelines.store import results
 
 LONGEST = 300  # characters of a cause
 
@@ -42,7 +42,7 @@ class Worker:
         self._order, self._book = order, Ledger(order.out)
         self._scratch = self._book.scratch / node
         self._predict = order.build(order.machine, order.checkpoint, **order.options)
-        if store.digest(order.checkpoint) != order.digest:
+        if results.digest(order.checkpoint) != order.digest:
             raise InputError(
                 f"checkpoint: {order.checkpoint} has changed meanwhile; if it is still being "
                 "trained, name the folder of one step"

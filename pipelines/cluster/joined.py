@@ -17,13 +17,14 @@ from typing import Any
 
 from core.errors import InputError
 from core.training import stopping
-from pipelines import cluster, shipping, store
-from pipelines.resources import Resources
+from pipelines.cluster import connection, deadlines
+from pipelines.cluster.code import unpack
+from pipelines.job.resources import Resources
+from pipelines.store import results
 
 FOLDER = "POLYMODE_FOLDER"  # tells workers of a cluster where the command was called
 TOKEN = "~/.ray/auth_token"  # where Ray looks for it
 PATIENCE = 5.0  # seconds until nobody is taken to listen at an address
-STOP_SECONDS = 45.0  # in which steps write their checkpoints; below `submit.STOP_SECONDS`
 HEARD_SECONDS = 5.0  # a step that trains tells of its progress more often than that
 
 
@@ -46,15 +47,15 @@ def joined(address: str, out: Path | None = None) -> Iterator[list[Resources]]:
     before = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="polymode-code-") as code:
         try:
-            os.environ.update({**cluster.QUIET, **check_answers(address)})
+            os.environ.update({**connection.QUIET, **check_answers(address)})
             environment: dict[str, Any] = {
                 "env_vars": {FOLDER: os.getcwd()},
-                "worker_process_setup_hook": "pipelines.joining.enter",
+                "worker_process_setup_hook": "pipelines.cluster.joined.enter",
             }
             if out is None:
                 environment = {}
             elif "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # else it came with `submit`
-                environment["py_modules"] = [str(path) for path in shipping.unpack(Path(code))]
+                environment["py_modules"] = [str(path) for path in unpack(Path(code))]
             _connect(address, environment)
             if out is not None:
                 _check_shared(out)
@@ -83,7 +84,7 @@ def stopped_gently(folders: Sequence[Path]) -> Iterator[None]:
         told = [folder / stopping.FILE for folder in folders if _is_running(folder)]
         for file in told:
             file.touch()
-        deadline = time.monotonic() + STOP_SECONDS
+        deadline = time.monotonic() + deadlines.CLUSTER
         while any(f.exists() and _is_running(f.parent) for f in told) and (
             time.monotonic() < deadline
         ):
@@ -95,12 +96,12 @@ def stopped_gently(folders: Sequence[Path]) -> Iterator[None]:
 
 def _is_running(folder: Path) -> bool:
     """Whether its lock is held; where locks do not reach over machines, whether it is heard of."""
-    if not folder.exists() or (folder / store.MANIFEST).exists():
+    if not folder.exists() or (folder / results.MANIFEST).exists():
         return False
     try:
         with (folder.parent / ".locks" / folder.name).open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return time.time() - (folder / store.EVENTS).stat().st_mtime < HEARD_SECONDS
+        return time.time() - (folder / results.EVENTS).stat().st_mtime < HEARD_SECONDS
     except BlockingIOError:
         return True
     except OSError:
@@ -168,7 +169,7 @@ def check_listens(address: str, what: str) -> None:
 def _connect(address: str, environment: dict[str, Any]) -> None:
     """Connect, and say in one sentence why that is refused."""
     try:
-        cluster.connect(address=address, runtime_env=environment)
+        connection.connect(address=address, runtime_env=environment)
     except Exception as error:
         said = str(error)
         if "ersion mismatch" in said:

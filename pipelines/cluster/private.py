@@ -4,51 +4,22 @@ Source of the settings: Ray 2.60, `ray/_private/services.py` and `ray/_private/w
 """
 
 import fcntl
-import importlib
-import logging
 import os
 import secrets
 import shutil
-import signal
-import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-from pipelines import guard
+from pipelines.cluster import guard
+from pipelines.cluster.connection import QUIET, connect, import_path
 
 OBJECT_STORE_BYTES = 256 << 20
 # Ray puts `r/session_<date>_<microseconds>_<pid>/sockets/plasma_store` below our folder, at most
 # 68 bytes; a unix socket's path may have 107.
 LONGEST_FOLDER = 107 - 68
 PREFIX = "polymode-ray-"
-QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # Ray's coming behaviour, asked for now so that it prints no FutureWarning.
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_SCHEDULER_EVENTS": "0",
-    "RAY_DEDUP_LOGS": "0",
-}
-GPU_DEVICES = ("nvidia[0-9]*", "nvhost-gpu", "nvgpu", "dxg", "kfd")  # CUDA, Jetson, WSL, ROCm
-
-
-def cpus() -> int:
-    """Cores that this process may use."""
-    return max(1, len(os.sched_getaffinity(0)))
-
-
-def gpus() -> int:
-    """GPUs that torch can use here.  Imports torch, but not where the kernel shows no GPU."""
-    if sys.platform == "linux" and not any(any(Path("/dev").glob(name)) for name in GPU_DEVICES):
-        return 0
-    import torch
-
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 @contextmanager
@@ -93,63 +64,6 @@ def private_ray(place: Path, *, cpus: int, gpus: int) -> Iterator[None]:
             os.environ.update(before)
             guard.dismiss(watching)
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def import_path() -> Path | None:
-    """The checkout that this process imports polymode from; None if that is where Python looks."""
-    folder = Path(__file__).resolve().parent.parent
-    return None if folder.name in ("site-packages", "dist-packages") else folder
-
-
-def connect(path: Path | None = None, **settings: Any) -> None:
-    """Connect this process to Ray, quietly, with its signals left as they are.
-
-    Ray puts the folder that this process runs in first on its workers' import path, where a folder
-    named `core` would be imported in place of ours.  That is switched off.
-
-    Args:
-        path: folder to put first on the workers' import path instead.
-        settings: of `ray.init`.
-    """
-    import ray
-    from ray.job_config import JobConfig
-
-    config: Any = JobConfig(_py_driver_sys_path=[str(path)] if path else [])
-    config._runtime_env_has_working_dir = lambda: True  # Ray adds no folder where there is one
-    on_stop = signal.getsignal(signal.SIGTERM)
-    heed_environment()
-    ray.init(logging_level=logging.ERROR, log_to_driver=False, job_config=config, **settings)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_stop)  # Ray has put its own there
-
-
-def heed_environment() -> None:
-    """Have Ray read its settings anew: it keeps those that it found when it was first imported."""
-    inner: Any = importlib.import_module("ray._raylet")
-    inner.Config.initialize("")
-    inner.AuthenticationTokenLoader.instance().reset_cache()
-
-
-def is_drained() -> bool:
-    """Whether Ray has been told that the machine of this worker will be taken away soon.
-
-    Asked as often as one likes: Ray is asked once a second.
-    """
-    import ray
-
-    return ray.get_runtime_context().get_node_id() in _draining(int(time.monotonic()))
-
-
-def is_any_drained() -> bool:
-    """Whether some machine of the running Ray will be taken away soon."""
-    return bool(_draining(int(time.monotonic())))
-
-
-@lru_cache(maxsize=1)
-def _draining(second: int) -> frozenset[str]:
-    """The machines that Ray drains, by their hexadecimal names."""
-    inner: Any = importlib.import_module("ray._private.worker")
-    return frozenset(inner.global_worker.gcs_client.get_draining_nodes())
 
 
 def _short_enough(place: Path) -> Path:

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import InputError
-from pipelines import cluster, joining, shipping, store
+from pipelines.cluster import connection, deadlines, joined
+from pipelines.cluster.code import unpack
+from pipelines.store import results
 
-STOP_SECONDS = 60  # a step has these to write its checkpoint; Ray itself gives three
 AWAKE_SECONDS = 60  # that a head which has just started may take until it accepts jobs
 PROGRAM = "from pipelines.cli import main; main()"
 JOB, JOB_FILE = "polymode_job", "job.yaml"  # our mark in Ray's list of jobs; the file's name there
@@ -66,7 +67,7 @@ def submit(file: Path, settings: Sequence[str], *, address: str, out: Path) -> s
     Raises:
         InputError: the job is wrong, or the cluster cannot be reached or refuses.
     """
-    from pipelines.job import read
+    from pipelines.job.file import read
 
     what = read(file, settings)
     if not out.is_absolute():
@@ -85,8 +86,11 @@ def submit(file: Path, settings: Sequence[str], *, address: str, out: Path) -> s
             metadata={JOB: what.name, "out": str(out)},
             runtime_env={
                 "working_dir": str(folder),
-                "py_modules": [str(path) for path in shipping.unpack(code)],
-                "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), **cluster.QUIET},
+                "py_modules": [str(path) for path in unpack(code)],
+                "env_vars": {
+                    "RAY_JOB_STOP_WAIT_TIME_S": f"{deadlines.JOB:.0f}",
+                    **connection.QUIET,
+                },
             },
         )
 
@@ -115,11 +119,11 @@ def log(address: str, name: str, step: str = "") -> str:
     if not step:
         return printed
     record = Path(job.metadata["out"], job.metadata[JOB])
-    planned = store.read_json(record / "plan.json") or {}
+    planned = results.read_json(record / "plan.json") or {}
     known = list(planned) or sorted({match["step"] for match in SAID.finditer(printed)})
     if step not in known:
         raise InputError(f"no step {step!r} in this job; it has: {', '.join(known) or 'none yet'}")
-    whole = record / planned[step]["folder"] / store.LOG if planned else None
+    whole = record / planned[step]["folder"] / results.LOG if planned else None
     if whole is not None and whole.is_file():
         return whole.read_text(encoding="utf-8", errors="replace")
     lines = printed.splitlines(keepends=True)
@@ -135,7 +139,7 @@ def stop(address: str, name: str) -> Submitted:
     with _client(address) as client:
         job = _find(client, name)
         client.stop_job(job.submission_id)
-        deadline = time.monotonic() + STOP_SECONDS + 30
+        deadline = time.monotonic() + deadlines.STOPPED
         while time.monotonic() < deadline:
             job = client.get_job_info(job.submission_id)
             if job.status.is_terminal():
@@ -177,12 +181,12 @@ def _client(address: str) -> Iterator[Any]:
     try:
         from ray.job_submission import JobSubmissionClient
 
-        os.environ.update({**cluster.QUIET, **joining.credentials()})
+        os.environ.update({**connection.QUIET, **joined.credentials()})
         for overrides in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
             os.environ.pop(overrides, None)
-        cluster.heed_environment()
+        connection.heed_environment()
         url = address if "://" in address else f"http://{address}"
-        joining.check_listens(re.sub(r"^https?://", "", url).rstrip("/"), "its dashboard")
+        joined.check_listens(re.sub(r"^https?://", "", url).rstrip("/"), "its dashboard")
         logging.disable(logging.INFO)  # each file that is sent would be a line
         yield JobSubmissionClient(url)
     except InputError:

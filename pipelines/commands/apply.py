@@ -12,12 +12,12 @@ import typer
 
 from core.cli import Settings
 from core.errors import InputError
-from pipelines.arguments import Address, Out
+from pipelines.commands.options import Address, Out
 
 if TYPE_CHECKING:
     from core.request import Machine, Note, Progress
-    from pipelines.resources import Resources
-    from pipelines.verbs import ApplyRequest, ApplyResult
+    from pipelines.apply.request import ApplyRequest, ApplyResult
+    from pipelines.job.resources import Resources
 
 NAME = "apply"
 
@@ -72,7 +72,7 @@ def apply_to_folder(
     --set predictor.steps=8 --workers 4
     """
     from core.parts.config import bind, override
-    from pipelines.verbs import ApplyRequest
+    from pipelines.apply.request import ApplyRequest
 
     given = {"predictor": predictor, "folder": str(folder)}
     request = bind(ApplyRequest, override(given, settings or []))
@@ -98,10 +98,10 @@ def run(request: "ApplyRequest", out: Path, means: Means, *, retry: bool = False
         InputError: the request is wrong, or this machine has not what is asked for.
     """
     from core.request import Machine
-    from pipelines import batch
-    from pipelines.order import prepared
-    from pipelines.progress import Display
-    from pipelines.step import continued
+    from pipelines.apply import batch
+    from pipelines.apply.listing import prepared
+    from pipelines.run.display import Display
+    from pipelines.run.step import continued
 
     several = means.workers > 1 or means.address is not None
     machine, gpus = Machine(threads=means.cpus), 0.0
@@ -137,13 +137,12 @@ def _each(means: Means) -> "tuple[Machine, float]":
         InputError: this machine has less.
     """
     from core.request import Machine
-    from pipelines import cluster
-    from pipelines.resources import Resources
+    from pipelines.job.resources import Resources, cpus_here, gpus_here
 
     if means.address is not None:
         cpus, gpus = means.cpus or 1, means.gpus or 0
     else:
-        have = Resources(cpus=cluster.cpus(), gpus=0 if means.gpus == 0 else cluster.gpus())
+        have = Resources(cpus=cpus_here(), gpus=0 if means.gpus == 0 else gpus_here())
         cpus = means.cpus or max(1, int(have.cpus) // means.workers)
         gpus = min(1.0, have.gpus / means.workers) if means.gpus is None else means.gpus
         _check_room(means.workers, cpus, gpus, [have], "this machine")
@@ -153,16 +152,17 @@ def _each(means: Means) -> "tuple[Machine, float]":
 @contextmanager
 def _ray(means: Means, out: Path, cpus: int, gpus: float) -> Iterator[None]:
     """A Ray in which the workers have room."""
-    from pipelines import cluster
-    from pipelines.joining import joined
+    from pipelines.cluster.joined import joined
+    from pipelines.cluster.private import private_ray
+    from pipelines.job.resources import gpus_here
 
     if means.address is not None:
         with joined(means.address, out) as machines:
             _check_room(means.workers, cpus, gpus, machines, "the cluster")
             yield
         return
-    shared = cluster.gpus() if gpus else 0
-    with cluster.private_ray(out, cpus=cpus * means.workers, gpus=shared):
+    shared = gpus_here() if gpus else 0
+    with private_ray(out, cpus=cpus * means.workers, gpus=shared):
         yield
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from core.cli import Settings
-from pipelines.arguments import JobFile
+from pipelines.commands.options import JobFile
 
 HERE = "127.0.0.1:8265"
 Dashboard = Annotated[
@@ -30,14 +30,14 @@ def submit_job(
 
     Example: polymode submit pipelines/jobs/demo.yaml --out /shared/runs
     """
-    from pipelines import submit
+    from pipelines.cluster import submit
 
     print(submit.submit(job, settings or [], address=address, out=out))
 
 
 def show_submitted(address: Dashboard = HERE) -> None:
     """List jobs that were submitted to a cluster, and how far their steps are."""
-    from pipelines import submit
+    from pipelines.cluster import submit
 
     for line in submit.table(submit.jobs(address)):
         print(line)
@@ -49,7 +49,7 @@ def show_log(
     address: Dashboard = HERE,
 ) -> None:
     """Print what a submitted job, or one of its steps, has written so far."""
-    from pipelines import submit
+    from pipelines.cluster import submit
 
     print(submit.log(address, job, step), end="")
 
@@ -59,7 +59,7 @@ def stop_submitted(job: Submitted, address: Dashboard = HERE) -> None:
 
     The same `submit` goes on from there.
     """
-    from pipelines import submit
+    from pipelines.cluster import submit
 
     for line in submit.table([submit.stop(address, job)]):
         print(line)

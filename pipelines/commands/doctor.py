@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import typer
 
 from core.errors import InputError
 from core.parts.registry import installed_version
+from pipelines.commands.options import Out
 
 GIB = 1 << 30
 ROOM_NEEDED, ROOM_WANTED = 1 * GIB, 10 * GIB  # the embedded job writes less than the first
@@ -237,7 +240,7 @@ def _torch() -> Iterator[Finding]:
 
 
 def _cpu() -> Iterator[Finding]:
-    from pipelines.cluster import cpus
+    from pipelines.job.resources import cpus_here
 
     flags: set[str] = set()
     try:
@@ -251,7 +254,7 @@ def _cpu() -> Iterator[Finding]:
     fast = bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
     known = ", ".join(features) or "no vector extension known"
     speed = "bf16 in hardware" if fast else "bf16 emulated: leave precision at fp32"
-    yield Finding(what="cpu", state="ok", found=f"{cpus()} cores, {known}; {speed}")
+    yield Finding(what="cpu", state="ok", found=f"{cpus_here()} cores, {known}; {speed}")
 
 
 def _memory() -> Iterator[Finding]:
@@ -296,3 +299,27 @@ def folders(out: Path) -> Iterator[Finding]:
     else:
         todo = "set HOME to a folder that can be written; clusters' tokens and caches lie in it"
         yield Finding(what="home", state="note", found=f"{home} is not writable", todo=todo)
+
+
+# --- the command -----------------------------------------------------------------------------
+
+
+def show_findings(
+    out: Out = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Say what this machine has and lacks, and what to do; status 1 if something needed is missing.
+
+    Example: polymode doctor --json
+    """
+    findings = examine(out)
+    if as_json:
+        import json
+        from dataclasses import asdict
+
+        whole = {"usable": usable(findings), "findings": [asdict(f) for f in findings]}
+        print(json.dumps(whole, indent=1))
+    else:
+        print("\n".join(table(findings)))
+    if not usable(findings):
+        raise typer.Exit(1)

@@ -12,12 +12,14 @@ import typer
 from core.errors import InputError
 from core.parts.config import plain
 from core.storage import files
-from pipelines import cluster, joining, store
-from pipelines.execute import Outcomes, failure, locally, on_ray
-from pipelines.job import Job
-from pipelines.plan import Planned, plan
-from pipelines.progress import Display
-from pipelines.resources import Resources, check_fits, memory_here
+from pipelines.cluster import joined
+from pipelines.cluster.private import private_ray
+from pipelines.job.file import Job
+from pipelines.job.plan import Planned, plan
+from pipelines.job.resources import Resources, check_fits, cpus_here, gpus_here, memory_here
+from pipelines.run.display import Display
+from pipelines.run.execute import Outcomes, failure, locally, on_ray
+from pipelines.store import results
 
 Show = Callable[[Sequence[Planned], Outcomes], None]
 """Prints where results are; there are no outcomes where nothing was to be done."""
@@ -43,13 +45,13 @@ def check_fits_here(planned: Sequence[Planned], cpus: int | None) -> None:
     Raises:
         InputError: some steps do not fit; all of them at once.
     """
-    here = Resources(cpus=cpus or cluster.cpus(), gpus=_gpus_wanted(planned), memory=memory_here())
+    here = Resources(cpus=cpus or cpus_here(), gpus=_gpus_wanted(planned), memory=memory_here())
     check_fits(planned, [here])
 
 
 def _gpus_wanted(planned: Sequence[Planned]) -> int:
     """The GPUs of this machine, if a step wants one."""
-    return cluster.gpus() if any(p.step.gpus for p in planned if p.state == "run") else 0
+    return gpus_here() if any(p.step.gpus for p in planned if p.state == "run") else 0
 
 
 def show_reports(planned: Sequence[Planned], outcomes: Outcomes) -> None:
@@ -57,7 +59,7 @@ def show_reports(planned: Sequence[Planned], outcomes: Outcomes) -> None:
     whole = [p for p in planned if not outcomes or outcomes[p.step.name].state in ("done", "hit")]
     needed = {need for p in planned for need in p.step.needs}
     shown: list[Any] = [
-        store.result_path(p.folder, "report") for p in whole if p.step.run == "report"
+        results.result_path(p.folder, "report") for p in whole if p.step.run == "report"
     ]
     if not shown and len(whole) == len(planned):
         shown = [p.folder for p in whole if p.step.name not in needed]
@@ -116,7 +118,7 @@ def _ready(
         if address is None:
             check_fits_here(planned, cpus)
         else:
-            joining.check_answers(address)
+            joined.check_answers(address)
         if not there:
             stack.enter_context(_in_use(root, out))
         yield planned
@@ -131,11 +133,11 @@ def _exists(root: Path, out: Path) -> bool:
 
 @contextmanager
 def _in_use(root: Path, out: Path) -> Iterator[None]:
-    """`store.in_use`, the store made if need be."""
+    """`results.in_use`, the store made if need be."""
     with ExitStack() as stack:
         try:
             root.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(store.in_use(root))
+            stack.enter_context(results.in_use(root))
         except OSError as error:
             raise _unwritable(out, error) from error
         yield
@@ -188,7 +190,7 @@ def _execute(
             return _elsewhere(planned, record, address, display)
         display.say("starting Ray on this machine")
         gpus = _gpus_wanted(planned)
-        with cluster.private_ray(record, cpus=cpus or cluster.cpus(), gpus=gpus):
+        with private_ray(record, cpus=cpus or cpus_here(), gpus=gpus):
             return on_ray(planned, display)
 
 
@@ -198,7 +200,7 @@ def _elsewhere(
     """Do the steps on a running Ray, if each fits on one of its machines."""
     display.say(f"joining the Ray at {address}")
     training = [p.folder for p in planned if p.state == "run" and p.step.run in ("train", "sweep")]
-    with joining.joined(address, record) as machines, joining.stopped_gently(training):
+    with joined.joined(address, record) as machines, joined.stopped_gently(training):
         check_fits(planned, machines, where="the cluster")
         return on_ray(planned, display)
 

@@ -10,12 +10,12 @@ import typer
 
 from core.cli import RequestFile, Settings
 from core.errors import InputError
-from pipelines.arguments import Address, Out
+from pipelines.commands.options import Address, Out
 
 if TYPE_CHECKING:
-    from pipelines.execute import Outcomes
-    from pipelines.job import Job
-    from pipelines.plan import Planned
+    from pipelines.job.file import Job
+    from pipelines.job.plan import Planned
+    from pipelines.run.execute import Outcomes
 
 NAME = "sweep"
 # What the messages about jobs call the options of this command.
@@ -66,7 +66,7 @@ def sweep_options(
     Example: polymode sweep plugins/image2image/configs/demo.yaml --set validate_every=100
     --vary lr=loguniform:1e-4:1e-2 --vary network.width=16,32 --trials 8 --workers 2
     """
-    from pipelines import invocation
+    from pipelines.commands import invocation
 
     chosen = {"trials": trials, "metric": metric}
     given = request_of(request, settings or [], vary or [], chosen)
@@ -94,7 +94,7 @@ def request_of(
     """
     from core.parts.config import override
     from core.parts.yaml_file import read_yaml
-    from pipelines.space import vary as space_of
+    from pipelines.sweep.space import vary as space_of
 
     given = override(read_yaml(file) if file else {}, list(settings))
     if vary or "space" not in given:
@@ -117,10 +117,10 @@ def job_of(
     Raises:
         InputError: an option is wrong; all problems at once.
     """
-    from pipelines import cluster
-    from pipelines.job import parse
+    from pipelines.job.file import parse
+    from pipelines.job.resources import cpus_here
 
-    each = threads or max(1, cluster.cpus() // workers)
+    each = threads or max(1, cpus_here() // workers)
     step = {"run": NAME, "request": request, "workers": workers, "cpus": each, "gpus": gpus}
     return parse({"name": NAME, "steps": {NAME: step}})
 
@@ -135,13 +135,13 @@ def in_its_words(error: InputError) -> InputError:
 
 def show(planned: "Sequence[Planned]", outcomes: "Outcomes") -> None:
     """Print where the best of a search is, after a table of all on standard error."""
-    from pipelines import store
+    from pipelines.store import results
 
     for p in planned:
         if not outcomes or outcomes[p.step.name].state in ("done", "hit"):
             print("\n".join(table(p.folder)), file=sys.stderr)
             for field in ("request", "checkpoint"):
-                print(os.path.relpath(store.result_path(p.folder, field)))
+                print(os.path.relpath(results.result_path(p.folder, field)))
 
 
 def table(folder: Path) -> list[str]:
@@ -150,10 +150,10 @@ def table(folder: Path) -> list[str]:
     Args:
         folder: of the step, in the store.
     """
-    from pipelines import store
-    from pipelines.space import value_text
+    from pipelines.store import results
+    from pipelines.sweep.space import value_text
 
-    said = store.read_json(store.result_path(folder, "table")) or {"trials": []}
+    said = results.read_json(results.result_path(folder, "table")) or {"trials": []}
     names = list(dict.fromkeys(name for row in said["trials"] for name in row["options"]))
     rows = [["trial", *names, "steps", said.get("metric", ""), "at step", "state"]]
     for row in said["trials"]:

@@ -21,8 +21,8 @@ from core.parts.registry import Registry, installed, nearest
 from core.parts.signature import Option, options_of
 from core.parts.yaml_file import read_yaml
 from core.request import Count
-from pipelines.matrix import MAX_NAME, expand
-from pipelines.verbs import VERBS, Verb, Verbs, find, known, load
+from pipelines.job.matrix import MAX_NAME, expand
+from pipelines.job.verbs import VERBS, Runnable, Verbs, find, known, load
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 SIZE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?(B|kB|MB|GB|TB|KiB|MiB|GiB|TiB)")
@@ -180,7 +180,7 @@ def _about_name(at: str, name: str) -> list[str]:
 
 def _verbs(
     written: Mapping[str, Mapping[str, Any]], verbs: Verbs, registry: Registry | None
-) -> tuple[dict[str, Verb], dict[str, str]]:
+) -> tuple[dict[str, Runnable], dict[str, str]]:
     """The verbs that the steps name and those that join their parts; what is wrong with others."""
     table, wrong = dict(verbs), dict[str, str]()
     for run in {step["run"] for step in written.values() if isinstance(step.get("run"), str)}:
@@ -201,7 +201,7 @@ def _step(
     name: str,
     written: Mapping[str, Any],
     steps: Mapping[str, Mapping[str, Any]],
-    table: Mapping[str, Verb],
+    table: Mapping[str, Runnable],
     wrong: Mapping[str, str],
     registry: Registry | None,
 ) -> tuple[Step, list[str]]:
@@ -274,7 +274,7 @@ def _about_source(
     at: str,
     source: Source,
     steps: Mapping[str, Mapping[str, Any]],
-    table: Mapping[str, Verb],
+    table: Mapping[str, Runnable],
     whole: bool,
 ) -> Iterator[str]:
     run = steps[source.step].get("run") if source.step in steps else None

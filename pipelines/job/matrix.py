@@ -14,7 +14,7 @@ from itertools import product
 from typing import Any
 
 from core.parts.config import ConfigError, override
-from pipelines.verbs import Verb
+from pipelines.job.verbs import Runnable
 
 MOST = 1000  # steps that one may stand for
 MAX_NAME = 64  # letters of a step's name; a folder's holds it, a dash and 16 digits
@@ -42,7 +42,7 @@ Choice = dict[tuple[str, str], int]  # (step, option) to the place of its value
 
 
 def expand(
-    steps: Mapping[str, Written], table: Mapping[str, Verb]
+    steps: Mapping[str, Written], table: Mapping[str, Runnable]
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """The steps with one for each choice of a matrix and for each shard, and all problems.
 
@@ -76,7 +76,7 @@ def expand(
 # --- a matrix --------------------------------------------------------------------------------
 
 
-def _whole(step: Written, table: Mapping[str, Verb]) -> bool:
+def _whole(step: Written, table: Mapping[str, Runnable]) -> bool:
     run = step.get("run")
     return isinstance(run, str) and run in table and table[run].folders
 
@@ -88,7 +88,7 @@ def _sources(step: Written) -> list[str]:
     return [text.partition(".")[0] for text in texts if isinstance(text, str)]
 
 
-def _order(steps: Mapping[str, Written], table: Mapping[str, Verb]) -> list[str]:
+def _order(steps: Mapping[str, Written], table: Mapping[str, Runnable]) -> list[str]:
     """Each step after those whose matrix it has; as written if they go in a circle."""
     graph = {name: [s for s in _sources(step) if s in steps] for name, step in steps.items()}
     try:
@@ -221,7 +221,7 @@ def _matched(
 
 
 def _shards(
-    name: str, step: dict[str, Any], table: Mapping[str, Verb], problems: list[str]
+    name: str, step: dict[str, Any], table: Mapping[str, Runnable], problems: list[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The step, or its shares and a step of its name that joins them."""
     count, run, request = step.get("shards"), step.get("run"), step.get("request", {})

@@ -20,9 +20,9 @@ from core.parts.config import plain
 from core.parts.registry import Part, Registry, Spec, installed
 from core.parts.signature import Option, options_of, part_options
 from core.storage import files
-from pipelines import store
-from pipelines.job import Job, Step
-from pipelines.verbs import VERBS, Verb, Verbs, find, load
+from pipelines.job.file import Job, Step
+from pipelines.job.verbs import VERBS, Runnable, Verbs, find, load
+from pipelines.store import results
 
 Mention = tuple[str, Path | tuple[str, str]]
 """A path, or a part (kind and name, version), with its dotted place in a request."""
@@ -111,7 +111,7 @@ def plan(
 
 
 def _in_variants(
-    verb: Verb, request: Mapping[str, Any], before: Sequence[Mention], registry: Registry
+    verb: Runnable, request: Mapping[str, Any], before: Sequence[Mention], registry: Registry
 ) -> list[Mention]:
     """What the requests that are made of `request` name and it does not itself."""
     named = {thing for _, thing in before}
@@ -153,7 +153,7 @@ def _weighed(
     for at, thing in mentioned:
         if isinstance(thing, Path):
             try:
-                contents[at] = store.digest(thing)
+                contents[at] = results.digest(thing)
             except OSError as error:
                 problems.append(f"{at}: {thing}: {error.strerror}")
         else:
@@ -181,7 +181,9 @@ def _code(targets: Iterable[str]) -> dict[str, str]:
 
 def _noted(planned: Planned, code: Mapping[str, str]) -> Planned:
     """`planned` with its code, and of a hit a note if that was another when it was made."""
-    request = store.read_json(planned.folder / store.REQUEST) if planned.state == "hit" else None
+    request = (
+        results.read_json(planned.folder / results.REQUEST) if planned.state == "hit" else None
+    )
     before = (request or {}).get("code")
     before = before if isinstance(before, dict) else {}
     changed = [name for name in code if name in before and before[name] != code[name]]
@@ -247,8 +249,8 @@ def _within(annotation: Any, value: Any, registry: Registry, at: str) -> Iterato
 
 def _judge(step: Step, identity: Mapping[str, Any], root: Path, verify: bool) -> Planned:
     key = key_of(identity)
-    folder = store.folder_of(root, step.name, key)
-    found = store.inspect(folder, key, verify=verify)
+    folder = results.folder_of(root, step.name, key)
+    found = results.inspect(folder, key, verify=verify)
     match found.state:
         case "whole":
             why = ""
@@ -257,7 +259,7 @@ def _judge(step: Step, identity: Mapping[str, Any], root: Path, verify: bool) ->
         case "unfinished":
             why = "unfinished: goes on from where it stopped"
         case "absent":
-            before = store.latest(root, step.name)
+            before = results.latest(root, step.name)
             why = _difference(before["identity"], identity, step) if before else "first run"
     state = "run" if why else "hit"
     return Planned(step=step, key=key, identity=identity, folder=folder, state=state, why=why)

@@ -1,19 +1,22 @@
-"""What steps want and what machines have: whether each step can ever start.  No torch, no Ray."""
+"""What steps require and what machines have: whether each step can ever start."""
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import InputError
-from pipelines.job import Step
-from pipelines.plan import Planned
+from pipelines.job.file import Step
+from pipelines.job.plan import Planned
 
 CGROUP = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
+
+GPU_DEVICES = ("nvidia[0-9]*", "nvhost-gpu", "nvgpu", "dxg", "kfd")  # CUDA, Jetson, WSL, ROCm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,20 @@ def size_in_words(size: float) -> str:
             return f"{size:.4g} {unit}"
         size /= 1024
     return f"{size:.4g} TiB"
+
+
+def cpus_here() -> int:
+    """Cores that this process may use."""
+    return max(1, len(os.sched_getaffinity(0)))
+
+
+def gpus_here() -> int:
+    """GPUs that torch can use here.  Imports torch, but not where the kernel shows no GPU."""
+    if sys.platform == "linux" and not any(any(Path("/dev").glob(name)) for name in GPU_DEVICES):
+        return 0
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def memory_here() -> int:

@@ -1,140 +1,19 @@
-"""What a step can run: the core's three runs, folders, joins, reports, and plug-ins' own."""
+"""The table of verbs that a step can run: the core's, those of pipelines, and plug-ins' own."""
 
 import importlib
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from annotated_types import Ge
+from typing import Any
 
 from core import request
 from core.parts import registry
-from core.parts.registry import Registry, RegistryError, Spec, installed
-from core.request import Count, SampleResult, TrainRequest
+from core.parts.registry import Registry, RegistryError, installed
 
 
 @dataclass(frozen=True, kw_only=True)
-class JoinRequest:
-    """Put the parts of a sampling together."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ApplyRequest:
-    """Make one file of each file in a folder and those inside it.
-
-    Args:
-        predictor: what makes one file of another.
-        checkpoint: the model's folder or file.
-        folder: the files; those that the predictor does not read are passed over.
-    """
-
-    predictor: Annotated[Spec, "predictor"]
-    checkpoint: Path
-    folder: Path
-
-
-@dataclass(frozen=True, kw_only=True)
-class ApplyResult:
-    """A folder of results.
-
-    Args:
-        results: a file for each that could be used, in the same folders.
-        files: what became of each file: one line of JSON, `pipelines.ledger.Record`.
-        done: files with a result.
-        bad: files that cannot be used.
-        failed: files that something else went wrong with; they are tried again next time.
-    """
-
-    results: Path
-    files: Path
-    done: int
-    bad: int
-    failed: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportRequest:
-    """One page about other steps.
-
-    Args:
-        title: the page's heading; by default, what was evaluated.
-    """
-
-    title: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportResult:
-    """A page and its facts.
-
-    Args:
-        report: one self-contained HTML file.
-        data: the same facts as JSON.
-    """
-
-    report: Path
-    data: Path
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepRequest(TrainRequest):
-    """Train with several choices of options and keep the best; see `TrainRequest` for the rest.
-
-    Choices are drawn from `space` by `seed`: a choice is the same whatever the number of trials.
-    Trials that do badly in validation are cut by successive halving, as soon as they are measured.
-    Source: Li et al. 2020, arXiv:1810.05934, algorithm 2.
-
-    Args:
-        space: dotted option of the training to the values it may take: a list of them, or one of
-            ``{uniform: [low, high]}``, ``{loguniform: [low, high]}``, ``{int: [low, high, step]}``.
-        trials: choices that are tried; fewer where the space has no more.
-        metric: what is compared, lower is better: the mean loss on held-out items, or the upper
-            end of its interval.
-        grace: steps before a trial may be cut; by default until its first validation.
-        reduction: of the trials that got as far, the best one in so many goes on; measured again
-            after `grace` times it, times its square, and so on.
-    """
-
-    space: dict[str, Any]
-    trials: Count = 16
-    metric: Literal["val/loss", "val/high"] = "val/loss"
-    grace: Count | None = None
-    reduction: Annotated[int, Ge(2)] = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepResult:
-    """The best of several trainings.
-
-    Args:
-        checkpoint: folder of checkpoints of the best trial.
-        best: its step with the lowest validation loss.
-        request: its options as ``polymode train`` reads them.
-        table: ``trials.json``: options and outcome of every trial.
-        trial: its name.
-        value: the figure that was compared, at that step.
-        finished: trials that were trained to the end.
-        cut: trials that were ended early because others did better.
-        failed: trials that could not be trained.
-        seconds: spent by this process.
-    """
-
-    checkpoint: Path
-    best: Path
-    request: Path
-    table: Path
-    trial: str
-    value: float
-    finished: int
-    cut: int
-    failed: int
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verb:
+class Runnable:
     """Something a step can run.
 
     Args:
@@ -170,13 +49,13 @@ class Verb:
         return tuple(f.name for f in fields(self.result) if hints[f.name] is Path)
 
 
-def _resolved(name: str, verb: registry.Verb) -> Verb:
+def _resolved(name: str, verb: registry.Verb) -> Runnable:
     """A verb of a table of contents, with its request and result imported.
 
     Raises:
         RegistryError: either is not a dataclass.
     """
-    return Verb(
+    return Runnable(
         request=_dataclass(verb.request, name),
         result=_dataclass(verb.result, name),
         target=verb.target,
@@ -193,42 +72,55 @@ def _dataclass(target: str, name: str) -> type[Any]:
     return found
 
 
-Verbs = Mapping[str, Verb]
-_CORE = {verb.name: _resolved(verb.name, verb) for verb in request.VERBS}
-VERBS: Verbs = {
-    **_CORE,
-    "train": replace(_CORE["train"], together="pipelines.ddp:train_together"),
-    "sweep": Verb(
-        request=SweepRequest,
-        result=SweepResult,
-        target="pipelines.sweep:sweep",
-        together="pipelines.sweep:sweep_together",
-        variants="pipelines.space:variants",
+Verbs = Mapping[str, Runnable]
+PIPELINES = (
+    registry.Verb(
+        name="sweep",
+        request="pipelines.sweep.request:SweepRequest",
+        result="pipelines.sweep.request:SweepResult",
+        target="pipelines.sweep.search:sweep",
         summary="Search options of a training by successive halving (ASHA)",
-        version="1",
     ),
-    "sample": replace(_CORE["sample"], joined_by="join"),
-    "join": Verb(
-        request=JoinRequest,
-        result=SampleResult,
+    registry.Verb(
+        name="join",
+        request="pipelines.job.join:JoinRequest",
+        result="core.request:SampleResult",
         target="core.results.samples:join",
         summary="Concatenate the parts of a sampling",
         folders=True,
+        version="",
     ),
-    "apply": Verb(
-        request=ApplyRequest,
-        result=ApplyResult,
-        target="pipelines.batch:apply",
+    registry.Verb(
+        name="apply",
+        request="pipelines.apply.request:ApplyRequest",
+        result="pipelines.apply.request:ApplyResult",
+        target="pipelines.apply.batch:apply",
         summary="Apply a predictor to every file in a folder",
-        together="pipelines.batch:apply_together",
+        version="",
     ),
-    "report": Verb(
-        request=ReportRequest,
-        result=ReportResult,
-        target="pipelines.report:report",
+    registry.Verb(
+        name="report",
+        request="pipelines.report.request:ReportRequest",
+        result="pipelines.report.request:ReportResult",
+        target="pipelines.report.render:report",
         summary="One HTML page about other steps",
         folders=True,
+        version="",
     ),
+)
+"""Verbs of this package; those of the core are in `core.request.VERBS`."""
+_ABILITIES: Mapping[str, Mapping[str, str]] = {
+    "train": {"together": "pipelines.run.ddp:train_together"},
+    "sample": {"joined_by": "join"},
+    "sweep": {
+        "together": "pipelines.sweep.search:sweep_together",
+        "variants": "pipelines.sweep.space:variants",
+    },
+    "apply": {"together": "pipelines.apply.batch:apply_together"},
+}
+VERBS: Verbs = {
+    verb.name: replace(_resolved(verb.name, verb), **_ABILITIES.get(verb.name, {}))
+    for verb in (*request.VERBS, *PIPELINES)
 }
 
 
@@ -237,7 +129,7 @@ def known(verbs: Verbs = VERBS, registry: Registry | None = None) -> list[str]:
     return [*verbs, *(name for name, _ in (registry or installed()).verbs())]
 
 
-def find(name: str, verbs: Verbs = VERBS, registry: Registry | None = None) -> Verb:
+def find(name: str, verbs: Verbs = VERBS, registry: Registry | None = None) -> Runnable:
     """The verb of that name, from the table or from a plug-in, whose request is then imported.
 
     Raises:

@@ -60,7 +60,7 @@ def trial_curves(trials: Sequence[Facts]) -> Facts | None:
 
 
 def line_chart(chart: Facts) -> Facts:
-    """Lines, marks and ticks of a chart as `pipelines.views.read_charts` gives it."""
+    """Lines, marks and ticks of a chart as `pipelines.report.panels.read_charts` gives it."""
     log = chart["x"]["log"]
     rows = [
         [{**point, "step": math.log2(point["x"]) if log else point["x"]} for point in one["points"]]

@@ -6,34 +6,22 @@ anywhere, shows whatever text it is given as text, and names no absolute path.
 
 import base64
 import hashlib
-import json
-import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from core.errors import InputError
 from core.progress import duration
 from core.storage import files
-from core.storage.formats import METRICS, check_format
-from pipelines import store, trials
-from pipelines.drawings import CHART, NODE, curve, graph, line_chart, trial_curves
-from pipelines.space import value_text
-from pipelines.verbs import ReportResult
-from pipelines.verdict import FOREST, evaluation, signed
-from pipelines.views import read_charts, read_panels, sheet, told
+from pipelines.report.charts import CHART, NODE, curve, graph, line_chart, trial_curves
+from pipelines.report.facts import Facts, gather
+from pipelines.report.panels import read_panels, sheet, told
+from pipelines.report.request import ReportResult
+from pipelines.report.verdict import FOREST, signed
+from pipelines.store import results
 
-FORMAT = 2
 MAX_BYTES = 20 << 20
-POINTS = 300  # of a loss curve
 PAGE = Path(__file__).with_name("page")
-COSTS = ("seconds", "cpu_seconds")  # of a step, apart from what it was made with
-FOLDERS = re.compile(r"(?<![\w.…])/(?:[^\s/:]+/)+")  # of an absolute path, within a sentence
 SCRIPTS = ("theme", "steps", "pictures", "viewer", "clip", "volume", "cloud")
-
-Facts = dict[str, Any]
 
 
 def report(title: str, inputs: Mapping[str, Path], out: Path) -> ReportResult:
@@ -78,7 +66,7 @@ def report(title: str, inputs: Mapping[str, Path], out: Path) -> ReportResult:
 def _panels(folder: Path, step: Facts) -> Iterator[Facts]:
     """What an evaluation or any other step shows."""
     evaluated = step.get("evaluation", {"panels": [], "reference": ""})
-    other = (store.read_json(folder / "panels.json") or {}).get("panels")
+    other = (results.read_json(folder / "panels.json") or {}).get("panels")
     for panels, reference in ((evaluated["panels"], evaluated["reference"]), (other, "")):
         for panel in read_panels(folder, panels, reference):
             yield {**panel, "step": step["label"]}
@@ -159,170 +147,3 @@ def _digest(text: str) -> str:
 
 
 # --- facts -----------------------------------------------------------------------------------
-
-
-def gather(title: str, inputs: Mapping[str, Path]) -> Facts:
-    """Everything that the page says, as JSON's types; pictures and chart geometry apart.
-
-    Raises:
-        InputError: a folder holds no result.
-    """
-    steps = [_step(label, folder) for label, folder in inputs.items()]
-    labels = {step["key"]: step["label"] for step in steps}
-    for step in steps:
-        step["needs"] = [labels.get(key, f"{key[:12]} (not shown)") for key in step["needs"]]
-    evaluated = [step["evaluation"] for step in steps if "evaluation" in step]
-    named = title or next((f"{e['task']}: evaluation" for e in evaluated), "Report")
-    return {
-        "format": FORMAT,
-        "title": named,
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(sum(step["seconds"] for step in steps), 3),
-        "cpu_seconds": _sum([step["cpu_seconds"] for step in steps]),
-        "gpu_seconds": _sum([step["gpu_seconds"] for step in steps]),
-        "versions": _versions(steps),
-        "steps": steps,
-    }
-
-
-def _step(label: str, folder: Path) -> Facts:
-    request, environment, result = (
-        store.read_json(folder / name) for name in (store.REQUEST, store.ENVIRONMENT, store.RESULT)
-    )
-    if request is None or environment is None or result is None:
-        raise InputError(f"report: input {label!r}: {folder.name} holds no finished result")
-    identity = request["identity"]
-    options = dict(_flat(identity["request"]))
-    facts: Facts = {
-        "label": label,
-        "step": request["step"],
-        "run": identity["run"],
-        "key": request["key"],
-        "folder": folder.name,
-        "needs": list(dict.fromkeys(entry["key"] for entry in identity["inputs"].values())),
-        "options": options,
-        "seed": options.get("seed"),
-        "result": {name: _no_absolute(value) for name, value in _flat(result)},
-        "seconds": environment["seconds"],
-        "cpu_seconds": environment.get("cpu_seconds"),
-        "gpu_seconds": round(environment["seconds"] * (environment.get("gpus") or 0), 3),
-        "environment": {k: v for k, v in environment.items() if k not in COSTS},
-    }
-    if metrics := store.read_json(folder / "metrics.json"):
-        check_format(metrics, METRICS, folder / "metrics.json")
-        facts["evaluation"] = evaluation(metrics)
-        if charts := list(read_charts(metrics.get("charts"))):
-            facts["charts"] = charts
-    if search := _search(folder):
-        facts["search"] = search
-    rows = _rows(folder / "metrics.jsonl")
-    if losses := _losses(rows):
-        facts["training"], facts["validation"] = losses, _validations(rows)
-    return facts
-
-
-def _search(folder: Path) -> Facts | None:
-    """The trials of a search with their figures over steps, as `pipelines.trials` writes them."""
-    table = store.read_json(folder / trials.TABLE)
-    if table is None or table.get("format") != trials.FORMAT:
-        return None
-    metric, rows = table["metric"], []
-    for row in table["trials"]:
-        options = {name: _no_absolute(value) for name, value in row["options"].items()}
-        points = [
-            {"step": at["step"], "loss": figure}
-            for at in _rows(folder / "trials" / row["trial"] / "metrics.jsonl")
-            if (figure := _number(at.get(metric))) is not None
-        ]
-        rows.append({
-            **row,
-            "options": options,
-            "shown": {name: value_text(value) for name, value in options.items()},
-            "cause": FOLDERS.sub("…/", row.get("cause", "")),
-            "points": points,
-            "best": row["trial"] == table["best"],
-        })  # fmt: skip
-    states = [row["state"] for row in rows]
-    counts = {state: states.count(state) for state in dict.fromkeys(states)}
-    return {
-        "metric": metric,
-        "best": table["best"],
-        "said": ", ".join(f"{count} {state}" for state, count in counts.items()),
-        "options": list(dict.fromkeys(name for row in rows for name in row["options"])),
-        "trials": rows,
-    }
-
-
-def _flat(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
-        for key, inner in value.items():
-            yield from _flat(inner, f"{at}.{key}" if at else key)
-    else:
-        yield at, _no_absolute(value)
-
-
-def _no_absolute(value: Any) -> Any:
-    """An absolute path as its last part: folders' names may say whose data it is."""
-    if isinstance(value, str) and value.startswith("/"):
-        return f"…/{Path(value).name}"
-    return [_no_absolute(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _versions(steps: Sequence[Facts]) -> Facts:
-    """What each step was made with; one value where all agree."""
-    names = dict.fromkeys(name for step in steps for name in step["environment"])
-    skipped = {"start", "end", "device", "threads", "gpus", "attempts"}
-    versions: Facts = {}
-    for name in names:
-        values = list(dict.fromkeys(str(step["environment"].get(name, "—")) for step in steps))
-        if name not in skipped:
-            versions[name] = " / ".join(values)
-    return versions
-
-
-def _sum(values: Sequence[float | None]) -> float | None:
-    """Of all, if all are known."""
-    known = [value for value in values if value is not None]
-    return round(sum(known), 3) if len(known) == len(values) else None
-
-
-def _rows(path: Path) -> list[Facts]:
-    """Whole lines of a training's record."""
-    rows = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and _number(row.get("step")) is not None:
-            rows.append(row)
-    return rows
-
-
-def _number(value: Any) -> float | None:
-    number = float(value) if isinstance(value, int | float) else None
-    return number if number is not None and math.isfinite(number) else None
-
-
-def _losses(rows: Sequence[Facts]) -> list[Facts]:
-    """Steps and losses, averaged to at most `POINTS`."""
-    numbers = [(float(row["step"]), _number(row.get("loss"))) for row in rows]
-    known = [(step, loss) for step, loss in numbers if loss is not None]
-    size = max(1, math.ceil(len(known) / POINTS))
-    groups = [known[i : i + size] for i in range(0, len(known), size)]
-    return [{"step": g[-1][0], "loss": sum(loss for _, loss in g) / len(g)} for g in groups]
-
-
-def _validations(rows: Sequence[Facts]) -> list[Facts]:
-    """Steps, losses on held-out items and their intervals; all of the last `POINTS`."""
-    found = [
-        {"step": float(row["step"]), "n": row.get("val/n"),
-         **{key: _number(row.get(f"val/{key}")) for key in ("loss", "low", "high")}}
-        for row in rows
-        if _number(row.get("val/loss")) is not None
-    ]  # fmt: skip
-    return found[-POINTS:]

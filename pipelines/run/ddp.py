@@ -15,11 +15,9 @@ from typing import Any
 from core.errors import InputError
 from core.request import Emit, Machine, TrainRequest, TrainResult
 from core.training.stopping import Stopped
-from pipelines import cluster
-from pipelines.step import Moved, continued, share_gpu
-
-FOREVER = str(7 * 24 * 3600)  # workers wait for cores that other steps occupy; whether they exist
-# is checked before anything starts
+from pipelines.cluster import deadlines
+from pipelines.cluster.drained import is_any_drained, is_drained
+from pipelines.run.step import Moved, continued, share_gpu
 
 
 def train_together(
@@ -48,7 +46,7 @@ def train_together(
         Moved: a worker's machine is taken away; a checkpoint is written.
         Stopped: asked to stop by a file; a checkpoint is written.
     """
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = FOREVER
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(deadlines.FOREVER)
     try:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
@@ -83,7 +81,7 @@ def train_together(
         shutil.rmtree(ours, ignore_errors=True)
     if isinstance(answer, TrainResult):
         return answer
-    if cluster.is_any_drained():
+    if is_any_drained():
         raise Moved
     raise Stopped(answer, 1)
 
@@ -107,7 +105,7 @@ def _one_of_them(given: dict[str, Any]) -> TrainResult | int:
                 given["out"],
                 machine=given["machine"],
                 emit=emit,
-                stop=cluster.is_drained,
+                stop=is_drained,
             )
         except Stopped as stopped:
             return stopped.step

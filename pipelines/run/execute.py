@@ -11,15 +11,16 @@ from typing import Any
 
 from core.progress import duration
 from core.request import Note, Progress
-from pipelines import cluster, store
-from pipelines.plan import Planned
-from pipelines.progress import Display
-from pipelines.step import Outcome, run_step
-from pipelines.tail import Tail
-from pipelines.verbs import VERBS, Verbs, find
+from pipelines.cluster import deadlines
+from pipelines.cluster.drained import is_drained
+from pipelines.job.plan import Planned
+from pipelines.job.verbs import VERBS, Verbs, find
+from pipelines.run.display import Display
+from pipelines.run.step import Outcome, run_step
+from pipelines.store import results
+from pipelines.store.tail import Tail
 
 POLL = 0.3  # seconds between two looks at Ray and at the steps' events
-SAVING = 20.0  # seconds that steps have to save what they did when the run is stopped
 TAIL = 15  # lines of a failed step's log that are shown
 
 Outcomes = dict[str, Outcome]
@@ -59,7 +60,7 @@ def on_ray(planned: Sequence[Planned], display: Display, *, verbs: Verbs = VERBS
     running: dict[Any, tuple[Planned, int, _Events]] = {}
 
     def submit(p: Planned, attempt: int) -> None:
-        tail, alone = _Events(p.folder / store.EVENTS), p.step.workers == 1
+        tail, alone = _Events(p.folder / results.EVENTS), p.step.workers == 1
         # Of several it is the workers that occupy cores; who calls them stays with this process.
         occupied = (
             {"num_cpus": p.step.cpus, "num_gpus": p.step.gpus, "memory": p.step.memory or None}
@@ -74,7 +75,7 @@ def on_ray(planned: Sequence[Planned], display: Display, *, verbs: Verbs = VERBS
             verb,
             attempt=attempt,
             together=not alone,
-            leave=cluster.is_drained,
+            leave=is_drained,
         )
         running[task] = p, attempt, tail
 
@@ -127,7 +128,7 @@ def _cancelled(running: Mapping[Any, object]) -> Iterator[None]:
             for task in running:
                 ray.cancel(task, force=False)
             if running:
-                ray.wait(list(running), num_returns=len(running), timeout=SAVING)
+                ray.wait(list(running), num_returns=len(running), timeout=deadlines.STEPS)
         raise
 
 
@@ -198,7 +199,7 @@ def _show(p: Planned, outcome: Outcome, display: Display) -> None:
 
 def failure(p: Planned, outcome: Outcome) -> str:
     """What a user needs to see of a failed step: which, why, where its log is, how that ends."""
-    log = p.folder / store.LOG
+    log = p.folder / results.LOG
     tries = f", attempt {outcome.attempts} of {p.step.retries + 1}" if p.step.retries else ""
     said = f"step {p.step.name}{tries}: {outcome.cause}"
     if outcome.refused:

@@ -27,9 +27,9 @@ from core.parts.registry import installed_version
 from core.request import Emit, Machine, Note, Progress, silent
 from core.storage import files
 from core.training.stopping import Stopped
-from pipelines import store
-from pipelines.plan import Planned
-from pipelines.verbs import Verb, load
+from pipelines.job.plan import Planned
+from pipelines.job.verbs import Runnable, load
+from pipelines.store import results
 
 BETWEEN = 0.25  # seconds between two written progress events of a step
 
@@ -65,7 +65,7 @@ class Moved(Exception):
 def run_step(
     planned: Planned,
     folders: Mapping[str, Path],
-    verb: Verb,
+    verb: Runnable,
     *,
     attempt: int = 1,
     together: bool = False,
@@ -95,16 +95,16 @@ def run_step(
             tell(Note(text="another process is doing this step; waiting for it"))
 
     try:
-        with store.locked(folder, waiting):
-            found = store.inspect(folder, planned.key)
+        with results.locked(folder, waiting):
+            found = results.inspect(folder, planned.key)
             if found.state == "whole":
                 return ended("hit")
             if found.state == "damaged":
-                store.set_aside(folder)
-            store.begin(folder, planned.key, planned.identity, name, planned.code)
+                results.set_aside(folder)
+            results.begin(folder, planned.key, planned.identity, name, planned.code)
             with _events(folder, attempt, emit, began=True) as tell:
                 _do(planned, folders, verb, tell, together, leave)
-            store.commit(folder, planned.key)
+            results.commit(folder, planned.key)
         return ended("done")
     except Stopped:
         if leave is None or not leave():
@@ -129,7 +129,7 @@ def _final(error: Exception) -> bool:
 def _do(
     planned: Planned,
     folders: Mapping[str, Path],
-    verb: Verb,
+    verb: Runnable,
     emit: Emit,
     together: bool,
     leave: Callable[[], bool] | None,
@@ -144,13 +144,13 @@ def _do(
         share_gpu(step.gpus)
     machine = Machine(device="auto" if step.gpus else "cpu", threads=step.cpus)
     began, clock, spent = datetime.now(UTC), time.monotonic(), sum(os.times()[:4])
-    with _logged(folder / store.LOG):
+    with _logged(folder / results.LOG):
         try:
             result = _call(planned, folders, verb, machine, emit, together, leave)
         except Exception:
             traceback.print_exc()
             raise
-    files.write_json(folder / store.RESULT, _relative(result, folder))
+    files.write_json(folder / results.RESULT, _relative(result, folder))
     environment = {
         **_environment(),
         "device": machine.device,
@@ -161,7 +161,7 @@ def _do(
         "seconds": round(time.monotonic() - clock, 3),
         "cpu_seconds": round(sum(os.times()[:4]) - spent, 3),  # children that ended included
     }
-    files.write_json(folder / store.ENVIRONMENT, environment)
+    files.write_json(folder / results.ENVIRONMENT, environment)
 
 
 def share_gpu(part: float) -> None:
@@ -175,7 +175,7 @@ def share_gpu(part: float) -> None:
 def _call(
     planned: Planned,
     folders: Mapping[str, Path],
-    verb: Verb,
+    verb: Runnable,
     machine: Machine,
     emit: Emit,
     together: bool,
@@ -187,7 +187,7 @@ def _call(
         whole = {label: folders[source.step] for label, source in step.inputs.items()}
         return function(*step.request.values(), whole, planned.folder)
     given = {
-        field: store.result_path(folders[source.step], source.field)
+        field: results.result_path(folders[source.step], source.field)
         for field, source in step.inputs.items()
     }
     request = verb.request(**step.request, **given)
@@ -226,7 +226,7 @@ def _environment() -> dict[str, Any]:
 
 def _commit() -> dict[str, Any]:
     """The commit of the checkout that this code lies in, and whether files in it have changed."""
-    here, git = Path(__file__).resolve().parent, shutil.which("git")
+    here, git = Path(__file__).resolve().parents[1], shutil.which("git")
     if git is None or not (here.parent / ".git").exists():
         return {}
 
@@ -262,7 +262,7 @@ def _logged(path: Path) -> Iterator[None]:
 @contextmanager
 def _events(folder: Path, attempt: int, emit: Emit, *, began: bool = False) -> Iterator[Emit]:
     """A listener that writes a step's events, one JSON line each, and passes them on."""
-    with (folder / store.EVENTS).open("a", encoding="utf-8", buffering=1) as file:
+    with (folder / results.EVENTS).open("a", encoding="utf-8", buffering=1) as file:
         last = 0.0
 
         def write(event: Mapping[str, Any]) -> None:
@@ -291,7 +291,7 @@ def continued(folder: Path, *, tells: bool) -> Iterator[Emit]:
         folder: the step's.
         tells: it is the one of them that is heard.
     """
-    with _logged(folder / store.LOG):
+    with _logged(folder / results.LOG):
         if not tells:
             yield silent
             return

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from core.errors import InputError, StorageError
 from core.storage import files
-from pipelines import store
+from pipelines.store import results
 
-RESULT = re.compile(rf"[a-z0-9][a-z0-9_-]*-([0-9a-f]{{{store.KEY_DIGITS}}})")
+RESULT = re.compile(rf"[a-z0-9][a-z0-9_-]*-([0-9a-f]{{{results.KEY_DIGITS}}})")
 DAMAGED, HALF_REMOVED = "damaged-", ".del-"
 
 
-def results(root: Path) -> list[Path]:
+def result_folders(root: Path) -> list[Path]:
     """The folders of results in the store, finished or not, by name.
 
     Raises:
@@ -36,16 +36,16 @@ def _aside(path: Path) -> bool:
     return path.name.startswith(DAMAGED) and re.search(r"-\d{8}T\d{12}$", path.name) is not None
 
 
-def verify(folder: Path) -> store.Found:
+def verify(folder: Path) -> results.Found:
     """What a result's folder holds, with every byte of it compared with the manifest."""
-    manifest = store.read_json(folder / store.MANIFEST) or {}
-    request = store.read_json(folder / store.REQUEST) or {}
+    manifest = results.read_json(folder / results.MANIFEST) or {}
+    request = results.read_json(folder / results.REQUEST) or {}
     named = RESULT.fullmatch(folder.name)
-    for document, where in ((manifest, store.MANIFEST), (request, store.REQUEST)):
+    for document, where in ((manifest, results.MANIFEST), (request, results.REQUEST)):
         key = document.get("key", "")
         if named and key and not str(key).startswith(named[1]):
-            return store.Found("damaged", f"{where} belongs to another key")
-    return store.inspect(folder, str(manifest.get("key", request.get("key"))), verify=True)
+            return results.Found("damaged", f"{where} belongs to another key")
+    return results.inspect(folder, str(manifest.get("key", request.get("key"))), verify=True)
 
 
 # --- what nobody names -----------------------------------------------------------------------
@@ -74,7 +74,7 @@ def named(out: Path) -> set[str]:
     """
     kept: set[str] = set()
     for path in sorted(out.glob("*/plan.json")):
-        steps = store.read_json(path)
+        steps = results.read_json(path)
         folders = [s.get("folder") if isinstance(s, dict) else None for s in (steps or {}).values()]
         found = [RESULT.fullmatch(Path(f).name) if isinstance(f, str) else None for f in folders]
         if steps is None or not all(found):
@@ -93,7 +93,7 @@ def unused(out: Path) -> list[Unused]:
         InputError: there is no store, or a record cannot be read.
     """
     root, kept = out / "store", named(out)
-    whole = {path: _state(path) for path in results(root) if path.name not in kept}
+    whole = {path: _state(path) for path in result_folders(root) if path.name not in kept}
     for path in _folders(root):
         if _aside(path):
             whole[path] = "damaged"
@@ -103,7 +103,7 @@ def unused(out: Path) -> list[Unused]:
 
 
 def _state(folder: Path) -> str:
-    return "unused" if (folder / store.MANIFEST).exists() else "unfinished"
+    return "unused" if (folder / results.MANIFEST).exists() else "unfinished"
 
 
 def _size(folder: Path) -> int:
@@ -126,10 +126,10 @@ def remove_unused(out: Path) -> Iterator[Unused]:
         InputError: as `unused`, or a run is using the store.
         StorageError: a folder cannot be removed.
     """
-    results(out / "store")  # says so if there is none
-    with store.removing(out / "store"):
+    result_folders(out / "store")  # says so if there is none
+    with results.removing(out / "store"):
         for found in unused(out):
-            with store.free(found.path) as nobody_is_there:
+            with results.free(found.path) as nobody_is_there:
                 if not nobody_is_there:
                     continue
                 try:

@@ -28,11 +28,12 @@ from core.training.stopping import (
     remove_stop_file,
     stop_request,
 )
-from pipelines import cluster
-from pipelines.step import Moved, continued, share_gpu
-from pipelines.tail import Tail
-from pipelines.trials import Ended, Point, Search, Trial, points_in, read_ended, write_ended
-from pipelines.verbs import SweepRequest, SweepResult
+from pipelines.cluster import deadlines
+from pipelines.cluster.drained import is_drained
+from pipelines.run.step import Moved, continued, share_gpu
+from pipelines.store.tail import Tail
+from pipelines.sweep.request import SweepRequest, SweepResult
+from pipelines.sweep.trials import Ended, Point, Search, Trial, points_in, read_ended, write_ended
 
 # No files and no words of Tune's own; a trial that failed reports nothing.
 QUIET = {
@@ -40,7 +41,6 @@ QUIET = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
 }
-KEPT = 15.0  # seconds that trials have to save what they did; below `execute.SAVING`
 NEWS_SECONDS = 1.0  # between two pieces of news while nothing changes
 
 Told = Callable[[Trial, Point], bool]
@@ -275,7 +275,7 @@ def _tune(
 
 def _save(search: Search) -> None:
     """Have trials write checkpoints where Tune does nothing any more, and wait for it."""
-    told, deadline = _ask(search), time.monotonic() + KEPT
+    told, deadline = _ask(search), time.monotonic() + deadlines.TRIALS
     while any(file.exists() for file in told) and time.monotonic() < deadline:
         time.sleep(0.1)  # who obeys removes the file
 
@@ -302,7 +302,7 @@ def _in_a_process(trial: Trial, machine: Machine, gpus: float) -> None:
 
     with continued(trial.folder, tells=True) as emit:
         try:
-            _train(trial, machine, emit, lambda: int(cluster.is_drained()), told)
+            _train(trial, machine, emit, lambda: int(is_drained()), told)
         except Stopped:
             write_ended(trial, "stopped")
 
@@ -326,14 +326,14 @@ def _watch(search: Search, asked: Callable[[], int]) -> Any:
                 search.tell()
             if self.why is None:
                 number = asked()
-                if number or cluster.is_drained():
+                if number or is_drained():
                     self.stop(Stopped(0, number) if number else Moved())
             elif not search.running() or time.monotonic() > self.deadline:
                 raise self.why
 
         def stop(self, why: BaseException) -> None:
             """Have running trials save what they did; Tune goes on meanwhile."""
-            self.why, self.deadline = why, time.monotonic() + KEPT
+            self.why, self.deadline = why, time.monotonic() + deadlines.TRIALS
             _ask(search)
 
         def on_trial_start(

@@ -14,10 +14,10 @@ from core.parts.config import bind, plain
 from core.request import Emit, Note, Progress, TrainRequest, TrainResult
 from core.storage import files
 from core.training.stopping import FILE as STOP
-from pipelines import store
-from pipelines.space import Choice, draw, shown, trained
-from pipelines.tail import Tail
-from pipelines.verbs import SweepRequest, SweepResult
+from pipelines.store import results
+from pipelines.store.tail import Tail
+from pipelines.sweep.request import SweepRequest, SweepResult
+from pipelines.sweep.space import Choice, draw, shown, trained
 
 FORMAT = 1
 BULK = ("checkpoints", "averages")  # of a trial that is not the best: removed
@@ -260,7 +260,7 @@ class Search:
 
 
 def read_ended(trial: Trial) -> Ended | None:
-    said = store.read_json(trial.folder / ENDED)
+    said = results.read_json(trial.folder / ENDED)
     return Ended(**said) if said else None
 
 

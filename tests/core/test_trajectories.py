@@ -27,7 +27,7 @@ from core.sampler.grids import uniform_log_snr
 from core.sampler.runge_kutta import Heun
 from core.sampler.sample import sample
 from core.testing.distributions import Gaussian
-from pipelines.verbs import VERBS
+from pipelines.job.verbs import VERBS
 
 WORLD, PROCESS, COUNT = Gaussian(0.2, 0.6), vp_cosine(), 24
 HERE = {"checkpoint": Path("exact"), "count": COUNT}

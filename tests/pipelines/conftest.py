@@ -28,9 +28,9 @@ def ray_here(tmp_path_factory):
     os.environ["PYTHONPATH"] = os.pathsep.join([HERE, os.environ.get("PYTHONPATH", "")])
     environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
     handler = signal.getsignal(signal.SIGTERM)
-    from pipelines import cluster
+    from pipelines.cluster.private import private_ray
 
-    with cluster.private_ray(tmp_path_factory.mktemp("ray"), cpus=2, gpus=0):
+    with private_ray(tmp_path_factory.mktemp("ray"), cpus=2, gpus=0):
         assert signal.getsignal(signal.SIGTERM) is handler
         folder = Path(os.environ["RAY_AUTH_TOKEN_PATH"]).parent
         yield

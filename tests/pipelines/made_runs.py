@@ -9,7 +9,7 @@ from PIL import Image
 from core.results.panels import write_panels
 from core.storage import files
 from core.task import Clip, Cloud, Panel, Volume
-from pipelines import store
+from pipelines.store import results
 
 XSS = [
     "<script>alert(1)</script>",
@@ -36,7 +36,7 @@ def finished(root: Path, name: str, run: str, request: dict, inputs: dict | None
     folder = root / f"{name}-{key[:16]}"
     identity = {"format": 1, "run": run, "request": request, "parts": {}, "files": {}}
     entries = {field: {"key": key, "field": ""} for field, key in (inputs or {}).items()}
-    store.begin(folder, key, {**identity, "inputs": entries}, name)
+    results.begin(folder, key, {**identity, "inputs": entries}, name)
     environment = {"python": "3.11.7", "torch": "2.13.0", "seconds": 61.5, "threads": 2}
     files.write_json(folder / "env.json", {**environment, "device": "cpu", "gpus": 0})
     files.write_json(folder / "result.json", {"made": "x", "seconds": 1.0})
@@ -103,9 +103,9 @@ def three_steps(root: Path) -> dict[str, Path]:
             loss = 0.9 * step**-0.45 + 0.02 * (step % 7) / 7
             file.write(json.dumps({"step": step, "loss": loss, "lr": 1e-4, "rate": 9.0}) + "\n")
         file.write('{"step": 401, "lo')
-    key = store.read_json(train / "request.json")["key"]
+    key = results.read_json(train / "request.json")["key"]
     sample = finished(root, "sample", "sample", {"seed": 3}, {"checkpoint": key})
-    key = store.read_json(sample / "request.json")["key"]
+    key = results.read_json(sample / "request.json")["key"]
     evaluate = finished(root, "evaluate", "evaluate", {"confidence": 0.95}, {"samples": key})
     files.write_json(evaluate / "metrics.json", metrics(panels=with_panels(evaluate)))
     return {"train": train, "sample": sample, "evaluate": evaluate}

@@ -3,17 +3,20 @@
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from pipelines import cluster
+from pipelines.cluster import connection
+from pipelines.cluster.private import OBJECT_STORE_BYTES
 
 PYTHON = Path(sys.executable)
 COMMAND = str(PYTHON.with_name("polymode"))
@@ -30,13 +33,13 @@ def _free_port():
 @pytest.fixture(scope="session")
 def head(tmp_path_factory):
     """A head of two cores; its addresses and the environment of who may use it."""
-    place = Path(cluster.tempfile.mkdtemp(prefix="polymode-head-"))  # short: sockets lie in it
+    place = Path(tempfile.mkdtemp(prefix="polymode-head-"))  # short: sockets lie in it
     token = place / "token"
     token.touch(0o600)
     token.write_text(secrets.token_hex(32))
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
-        **cluster.QUIET,
+        **connection.QUIET,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
@@ -59,7 +62,7 @@ def head(tmp_path_factory):
     _, left = psutil.wait_procs(started, timeout=20)
     for other in left:
         other.kill()
-    cluster.shutil.rmtree(place)
+    shutil.rmtree(place)
 
 
 def _start_head(place, environment):
@@ -68,7 +71,7 @@ def _start_head(place, environment):
     command = [str(PYTHON.with_name("ray")), "start", "--head", "--block", "--num-cpus=2"]
     command += ["--node-ip-address=127.0.0.1", f"--port={gcs}", "--dashboard-host=127.0.0.1"]
     command += [f"--dashboard-port={dashboard}", f"--temp-dir={place}/r", "--disable-usage-stats"]
-    command += [f"--object-store-memory={cluster.OBJECT_STORE_BYTES}"]
+    command += [f"--object-store-memory={OBJECT_STORE_BYTES}"]
     with (place / "said.txt").open("w") as said:
         process = subprocess.Popen(
             command, env=environment, stdout=said, stderr=said, cwd="/", start_new_session=True

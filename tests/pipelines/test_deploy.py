@@ -11,6 +11,8 @@ import jsonschema
 import pytest
 import yaml
 
+from pipelines.cluster import deadlines
+
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "pipelines" / "deploy"
 LOCK = dict(
@@ -53,6 +55,7 @@ def test_the_job_of_kuberay_is_whole(rayjob):
     assert spec["rayClusterSpec"]["headGroupSpec"]["serviceType"] == "ClusterIP"
     assert spec["shutdownAfterJobFinishes"] is True
     waits = yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]
+    assert int(waits) == deadlines.JOB
     for pod in _pods(job):
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["terminationGracePeriodSeconds"] > int(waits)

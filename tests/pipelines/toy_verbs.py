@@ -11,7 +11,8 @@ from unittest import mock
 from core.errors import InputError
 from core.parts.registry import Plugin, Registry, Spec, network
 from core.request import Emit, Machine, Note, Progress, silent
-from pipelines.verbs import VERBS, ReportRequest, ReportResult, Verb
+from pipelines.job.verbs import VERBS, Runnable
+from pipelines.report.request import ReportRequest, ReportResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,16 +167,16 @@ def show(title: str, inputs: dict[str, Path], out: Path) -> ReportResult:
 
 
 TOYS = {
-    "make": Verb(request=MakeRequest, result=MakeResult, target="toy_verbs:make"),
-    "learn": Verb(request=LearnRequest, result=MakeResult, target="toy_verbs:make"),
-    "add": Verb(request=AddRequest, result=MakeResult, target="toy_verbs:add"),
-    "report": Verb(
+    "make": Runnable(request=MakeRequest, result=MakeResult, target="toy_verbs:make"),
+    "learn": Runnable(request=LearnRequest, result=MakeResult, target="toy_verbs:make"),
+    "add": Runnable(request=AddRequest, result=MakeResult, target="toy_verbs:add"),
+    "report": Runnable(
         request=ReportRequest, result=ReportResult, target="toy_verbs:show", folders=True
     ),
-    "deal": Verb(
+    "deal": Runnable(
         request=DealRequest, result=MakeResult, target="toy_verbs:deal", joined_by="gather"
     ),
-    "gather": Verb(
+    "gather": Runnable(
         request=GatherRequest, result=MakeResult, target="toy_verbs:gather", folders=True
     ),
 }
@@ -185,7 +186,7 @@ def polymode() -> None:
     """The command `polymode` with these verbs instead of its own."""
     from pipelines.cli import main
 
-    with mock.patch.dict(cast(dict[str, Verb], VERBS), TOYS, clear=True):
+    with mock.patch.dict(cast(dict[str, Runnable], VERBS), TOYS, clear=True):
         main()
 
 

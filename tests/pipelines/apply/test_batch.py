@@ -24,17 +24,18 @@ from core.parts.registry import Spec
 from core.request import Machine, Note, Progress
 from core.testing.contract import check_part
 from core.training.stopping import Stopped
-from pipelines import batch, order, store
-from pipelines.batch import Incomplete, apply, apply_together
-from pipelines.execute import locally, on_ray
-from pipelines.job import read
-from pipelines.order import prepared
-from pipelines.plan import plan
-from pipelines.progress import Display
-from pipelines.verbs import ApplyRequest
+from pipelines.apply import batch, listing
+from pipelines.apply.batch import Incomplete, apply, apply_together
+from pipelines.apply.listing import prepared
+from pipelines.apply.request import ApplyRequest
+from pipelines.job.file import read
+from pipelines.job.plan import plan
+from pipelines.run.display import Display
+from pipelines.run.execute import locally, on_ray
+from pipelines.store import results
 
 FULL = os.environ.get("POLYMODE_TORTURE", "") not in ("", "0")
-JOBS = Path(batch.__file__).parent / "jobs"
+JOBS = Path(batch.__file__).parents[1] / "jobs"
 POLYMODE = str(Path(sys.executable).with_name("polymode"))
 TEXTS = {"a.txt": "one", "b.md": "two", "in/c.TXT": "three", "in/deep er/d.txt": "four"}
 LOUD = {
@@ -81,7 +82,7 @@ def begun(place):
     return [line.split(maxsplit=1)[1] for line in lines]
 
 
-def results(place, out="out"):
+def written(place, out="out"):
     at = place / out / "results"
     return {p.relative_to(at).as_posix(): p.read_text() for p in at.rglob("*") if p.is_file()}
 
@@ -107,7 +108,7 @@ def test_each_file_gives_one_in_the_same_folder(place):
     put(place, ".hidden.txt", "passed over")
     put(place, ".git/e.txt", "passed over")
     result, told, _ = run(place)
-    assert results(place) == LOUD
+    assert written(place) == LOUD
     assert (result.done, result.bad, result.failed) == (4, 0, 0)
     files = listed(place)
     assert list(files) == sorted(TEXTS)
@@ -144,7 +145,7 @@ def test_what_has_changed_is_done_again_and_nothing_else(place):
     os.utime(place / "texts/in/deep er/d.txt", (1, 1))
     result, _, names = run(place)
     assert sorted(names) == ["a.txt", "b.md", "c.TXT", "new.txt"]
-    assert results(place) == {**LOUD, "a.loud": "well UNO!", "new.loud": "well FIVE!"}
+    assert written(place) == {**LOUD, "a.loud": "well UNO!", "new.loud": "well FIVE!"}
     assert result.done == 5
 
 
@@ -157,7 +158,7 @@ def test_all_is_done_again_where_that_decides(place, what):
     _, _, names = run(place, **changed)
     assert len(names) == 4
     first = {"option": "well ONE?", "version": "well ONE!", "checkpoint": "oh ONE!"}[what]
-    assert results(place)["a.loud"] == first
+    assert written(place)["a.loud"] == first
 
 
 def test_results_of_files_that_are_gone_are_left_and_said(place):
@@ -166,7 +167,7 @@ def test_results_of_files_that_are_gone_are_left_and_said(place):
     _, told, names = run(place)
     assert names == []
     assert notes(told) == ["results of 1 files that are gone now are left where they are"]
-    assert "a.loud" in results(place)
+    assert "a.loud" in written(place)
     assert "a.txt" not in listed(place)
 
 
@@ -178,7 +179,7 @@ def test_bad_files_are_named_and_not_tried_again(place):
     put(place, "bad.txt", "bad")
     result, told, _ = run(place)
     assert (result.done, result.bad, result.failed) == (4, 2, 0)
-    assert results(place) == LOUD
+    assert written(place) == LOUD
     assert notes(told) == ["bad: bad.txt: holds 3 letters", "bad: zero.txt: holds 0 letters"]
     assert str(place) not in (place / "out/files.jsonl").read_text()
     again, told, names = run(place)
@@ -195,7 +196,7 @@ def test_a_file_that_became_bad_has_no_result(place):
     run(place)
     put(place, "a.txt", "bad")
     run(place)
-    assert "a.loud" not in results(place)
+    assert "a.loud" not in written(place)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +212,7 @@ def test_what_may_work_next_time_is_tried_again(place, text, cause):
     result, told, _ = run(place)
     assert (result.done, result.failed) == (4, 1)
     assert notes(told) == [f"failed: x.txt: {cause}"]
-    assert results(place) == LOUD
+    assert written(place) == LOUD
     _, _, names = run(place)
     assert names == ["x.txt"]
 
@@ -233,7 +234,7 @@ def test_what_is_no_file_is_never_opened(place):
     result, told, _ = run(place)
     assert notes(told) == ["bad: pipe.txt: not a file that holds anything"]
     assert (result.done, result.bad) == (5, 1)
-    assert results(place)["folder.txt/e.loud"] == "well FIVE!"
+    assert written(place)["folder.txt/e.loud"] == "well FIVE!"
 
 
 def test_links_out_of_the_folder_are_not_followed(place):
@@ -251,7 +252,7 @@ def test_links_out_of_the_folder_are_not_followed(place):
     ]  # fmt: skip
     assert "leads out of the folder" in said[2]
     assert (result.done, result.bad, result.failed) == (5, 2, 1)
-    assert not any("SECRET" in text for text in results(place).values())
+    assert not any("SECRET" in text for text in written(place).values())
 
 
 def test_results_do_not_leave_by_a_link_among_them(place):
@@ -270,7 +271,7 @@ def test_names_that_are_no_text_are_refused_and_shown_safely(place):
     put(place, "n\u00fcr \u7bc4.txt", "seven")
     result, told, _ = run(place)
     assert (result.done, result.bad) == (5, 2)
-    assert results(place)["n\u00fcr \u7bc4.loud"] == "well SEVEN!"
+    assert written(place)["n\u00fcr \u7bc4.loud"] == "well SEVEN!"
     said = "\n".join(notes(told))
     assert "\\udce9" in said
     assert "\\x1b" in said
@@ -360,14 +361,14 @@ def test_options_are_checked(place):
 
 
 def test_a_checkpoint_that_changes_meanwhile_is_noticed(place, monkeypatch):
-    real = order._order
+    real = listing._order
 
     def late(*given):
         found = real(*given)
         (place / "word").write_text("other")
         return found
 
-    monkeypatch.setattr(order, "_order", late)
+    monkeypatch.setattr(listing, "_order", late)
     with pytest.raises(InputError, match="has changed meanwhile"):
         run(place)
 
@@ -415,14 +416,14 @@ def test_two_workers_give_what_one_loop_gives(ray_here, place):
     run(place)
     result, told = together(place)
     assert (result.done, result.bad, result.failed) == (24, 1, 0)
-    assert results(place, "both") == results(place)
+    assert written(place, "both") == written(place)
     assert notes(told) == ["bad: bad.txt: holds 3 letters"]
     ours, theirs = listed(place), listed(place, "both")
     for record in (*ours.values(), *theirs.values()):
         record.pop("seconds")
     assert ours == theirs
     assert sorted(p.name for p in (place / "both").iterdir()) == [
-        "files.jsonl", store.LOG, "results",
+        "files.jsonl", results.LOG, "results",
     ]  # fmt: skip
 
 
@@ -433,7 +434,7 @@ def test_a_file_that_kills_its_workers_is_left_alone(ray_here, place):
     times = Counter(begun(place))
     assert times.pop("poison.txt") == 2
     assert times == dict.fromkeys(["a.txt", "b.md", "c.TXT", "d.txt"], 1)
-    assert results(place, "both") == LOUD
+    assert written(place, "both") == LOUD
     with pytest.raises(Incomplete):
         together(place)
     assert Counter(begun(place))["poison.txt"] == 2
@@ -506,7 +507,7 @@ def test_a_job_trains_and_applies(ray_here, tmp_path):
     states, said = done(on_ray, steps(tmp_path / "b", "steps.enlarge.workers=2"))
     assert states == ["hit", "done"], said
     assert "bad: bad.png: not a picture" in said
-    told = store.read_json(shared[1].folder / store.RESULT)
+    told = results.read_json(shared[1].folder / results.RESULT)
     assert told == {
         "results": "results", "files": "files.jsonl", "done": 3, "bad": 1, "failed": 0,
     }  # fmt: skip
@@ -561,7 +562,7 @@ def test_the_command_says_what_it_did(command, place):
     assert out == "out/results\n"
     assert "bad: bad.txt: holds 3 letters" in said
     assert "4 done, 1 bad" in said
-    assert results(place) == LOUD
+    assert written(place) == LOUD
     (place / "texts/bad.txt").unlink()
     ended(command(), place, 0)
     _, said = ended(command("--set", "predictor.mrk=1"), place, 2)
@@ -582,7 +583,7 @@ def killed_again_and_again(command, place, *words, kills, seconds=0.1):
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        whole = [text for text in results(place).values() if not text.startswith("well ")]
+        whole = [text for text in written(place).values() if not text.startswith("well ")]
         assert whole == []
     ended(command(*words, seconds=seconds), place, 0)
 
@@ -592,7 +593,7 @@ def test_a_kill_costs_the_file_in_work(command, place, kills):
     for number in range(5 * kills):
         put(place, f"{number}.txt", f"text {number}")
     killed_again_and_again(command, place, kills=kills)
-    assert len(results(place)) == 4 + 5 * kills
+    assert len(written(place)) == 4 + 5 * kills
     times = Counter(begun(place))
     assert len(times) == 4 + 5 * kills
     assert sum(times.values()) <= len(times) + kills
@@ -627,7 +628,7 @@ def test_killed_workers_cost_the_files_in_work(command, place):
     ended(process, place, 0)
     assert victims
     times = Counter(begun(place))
-    assert (len(times), len(results(place))) == (44, 44)
+    assert (len(times), len(written(place))) == (44, 44)
     assert sum(times.values()) <= 44 + len(victims)
 
 
@@ -639,7 +640,7 @@ def test_a_file_that_kills_the_command_is_left_alone(command, place):
         assert process.returncode == -signal.SIGKILL
     _, said = ended(command(), place, 1)
     assert "failed: aa.txt: 2 processes died doing it" in said
-    assert results(place) == LOUD
+    assert written(place) == LOUD
     # Tried again last, so that it keeps no other file waiting.
     assert begun(place) == ["a.txt", "aa.txt", "b.md", "c.TXT", "d.txt", "aa.txt"]
     ended(command(), place, 1)
@@ -657,4 +658,4 @@ def test_an_interrupted_command_goes_on(command, place, words):
     assert "run the same command again" in said
     assert list((place / "out/.apply/begun").iterdir()) == []  # it was no file's doing
     ended(command(), place, 0)
-    assert results(place) == LOUD
+    assert written(place) == LOUD

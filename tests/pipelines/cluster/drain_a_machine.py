@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipelines import cluster, store
-from pipelines.execute import locally, on_ray
-from pipelines.job import parse
-from pipelines.plan import plan
-from pipelines.progress import Display
+from pipelines.cluster import connection
+from pipelines.job.file import parse
+from pipelines.job.plan import plan
+from pipelines.run.display import Display
+from pipelines.run.execute import locally, on_ray
+from pipelines.store import results
 
 STEPS = 400
 TRAIN = {
@@ -37,8 +38,8 @@ TRAIN = {
 @contextmanager
 def machines() -> Iterator[tuple[str, dict]]:
     """Two machines of one core each, beside a head that has none."""
-    os.environ.update({"RAY_AUTH_MODE": "disabled", **cluster.QUIET})
-    cluster.heed_environment()
+    os.environ.update({"RAY_AUTH_MODE": "disabled", **connection.QUIET})
+    connection.heed_environment()
     import ray
     from ray.cluster_utils import Cluster
 
@@ -47,7 +48,7 @@ def machines() -> Iterator[tuple[str, dict]]:
     for _ in range(2):
         node = made.add_node(num_cpus=1)
         nodes[node.node_id] = node
-    cluster.connect(address=made.address)
+    connection.connect(address=made.address)
     yield made.address, nodes
     ray.shutdown()
     made.shutdown()
@@ -108,7 +109,7 @@ def leave_a_drained_machine(address: str, nodes: dict, place: Path) -> None:
     assert "its machine is taken away; going on on another" in shown.getvalue()
     assert "resuming from step" in shown.getvalue()
     assert times["saved"] - times["told"] < 10
-    assert store.inspect(steps[0].folder, steps[0].key, verify=True).state == "whole"
+    assert results.inspect(steps[0].folder, steps[0].key, verify=True).state == "whole"
 
     alone = place / "alone"
     with Display(["train"], stream=io.StringIO()) as display:

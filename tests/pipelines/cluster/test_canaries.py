@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 from ray_head import PYTHON, call
-from test_cluster import STRAY
+from stray_plugin import STRAY
 
 pytestmark = pytest.mark.torture  # a head of Ray's own, started and ended: minutes
 

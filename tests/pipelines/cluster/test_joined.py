@@ -7,16 +7,17 @@ from pathlib import Path
 import psutil
 import pytest
 from ray_head import PYTHON, answers, call, job_file
-from test_execute import POLYMODE
+from stray_plugin import STRAY
+from toy_jobs import POLYMODE
 
 from core.errors import InputError
-from pipelines import joining, shipping
+from pipelines.cluster import code, joined
 
 pytestmark = pytest.mark.torture  # a head of Ray's own, started and ended: minutes
 
 
 def test_a_job_runs_on_a_ray_that_was_running_and_leaves_it_running(head, tmp_path):
-    here = {"PYTHONPATH": str(Path(__file__).parent)}
+    here = {"PYTHONPATH": str(Path(__file__).parents[1])}
     words = ["run", job_file(tmp_path), "--out", tmp_path / "runs"]
     joining_it = [*words, "--address", head["address"]]
     first = call(head, *joining_it, command=POLYMODE, **here)
@@ -34,12 +35,12 @@ def test_a_job_runs_on_a_ray_that_was_running_and_leaves_it_running(head, tmp_pa
 def test_a_step_that_fits_on_no_machine_of_the_cluster_is_refused(head, tmp_path):
     job = job_file(tmp_path, {"a": {"run": "make", "cpus": 3}, "b": {"run": "make", "gpus": 1}})
     words = ["run", job, "--out", tmp_path / "runs", "--address", head["address"]]
-    done = call(head, *words, command=POLYMODE, PYTHONPATH=str(Path(__file__).parent))
+    done = call(head, *words, command=POLYMODE, PYTHONPATH=str(Path(__file__).parents[1]))
     assert done.returncode == 2
     assert "steps.a: wants 3 CPUs" in done.stderr
     assert "steps.b: wants 1 GPU, the cluster has 0" in done.stderr
     words[0] = "plan"
-    asked = call(head, *words, command=POLYMODE, PYTHONPATH=str(Path(__file__).parent))
+    asked = call(head, *words, command=POLYMODE, PYTHONPATH=str(Path(__file__).parents[1]))
     assert asked.returncode == 2
     assert asked.stderr == done.stderr.replace(f"joining the Ray at {head['address']}\n", "")
     assert [line.split()[0] for line in asked.stdout.splitlines()] == ["a", "b"]
@@ -49,7 +50,7 @@ SEEN = """
 import sys
 from pathlib import Path
 import ray
-from pipelines.joining import joined
+from pipelines.cluster.joined import joined
 
 def seen():
     import os
@@ -61,18 +62,6 @@ if __name__ == "__main__":
     with joined(sys.argv[1], Path(sys.argv[2])) as machines:
         for said in (machines[0].cpus, *ray.get(ray.remote(seen).remote())):
             print(said)
-"""
-STRAY = """
-[build-system]
-requires = ["setuptools"]
-build-backend = "setuptools.build_meta"
-[project]
-name = "polymode-stray"
-version = "1.0"
-[project.entry-points."polymode.plugins"]
-stray = "stray:PLUGIN"
-[tool.setuptools]
-packages = ["stray"]
 """
 
 
@@ -117,10 +106,10 @@ def test_a_ray_that_cannot_be_joined_is_refused_in_one_sentence(head, tmp_path, 
     )
     token.chmod(spoil.get("mode", 0o600))
     changes["RAY_AUTH_TOKEN_PATH"] = spoil.get("RAY_AUTH_TOKEN_PATH", str(token))
-    code = "import ray, sys\nfrom toy_verbs import TOYS\nfrom pipelines.job import VERBS\n"
+    code = "import ray, sys\nfrom toy_verbs import TOYS\nfrom pipelines.job.file import VERBS\n"
     code += f"VERBS.update(TOYS)\nray.__version__ = {spoil.get('ray')!r} or ray.__version__\n"
     code += "from pipelines.cli import main\nmain()"
-    changes["PYTHONPATH"] = str(Path(__file__).parent)
+    changes["PYTHONPATH"] = str(Path(__file__).parents[1])
     words = ["run", job_file(tmp_path), "--out", tmp_path / "runs"]
     words += ["--address", spoil.get("address", head["address"])]
     done = call(head, *words, command=[PYTHON, "-c", code], **changes)
@@ -134,7 +123,7 @@ def test_a_ray_that_cannot_be_joined_is_refused_in_one_sentence(head, tmp_path, 
 BLIND = """
 import os, sys
 from pathlib import Path
-from pipelines.joining import joined
+from pipelines.cluster.joined import joined
 from core.errors import InputError
 
 handle = os.open(sys.argv[2], os.O_RDONLY)
@@ -166,7 +155,7 @@ def test_a_checkout_that_cannot_be_built_is_refused(tmp_path):
     )
     (tmp_path / "place").mkdir()
     with pytest.raises(InputError, match="could not be built to be sent to the cluster"):
-        shipping._build("broken", tmp_path, tmp_path / "place")
+        code._build("broken", tmp_path, tmp_path / "place")
 
 
 def test_nothing_secret_is_in_what_a_job_tells_the_cluster(head):
@@ -193,7 +182,7 @@ def test_the_head_listens_on_loopback_alone(head):
 def test_joining_leaves_the_environment_as_it_was(monkeypatch, tmp_path):
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
     before = dict(os.environ)
-    with pytest.raises(InputError), joining.joined("127.0.0.1:1", tmp_path):
+    with pytest.raises(InputError), joined.joined("127.0.0.1:1", tmp_path):
         pass
     assert dict(os.environ) == before
 
@@ -206,7 +195,7 @@ def test_a_folder_is_done_by_a_ray_that_was_running(head, tmp_path):
     (about / "entry_points.txt").write_text("[polymode.plugins]\ntoy = toy_predictor:PLUGIN\n")
     (about / "RECORD").write_text("toy_predictor.py,,\ntoy-1.0.dist-info/METADATA,,\n"
                                   "toy-1.0.dist-info/entry_points.txt,,\n")  # fmt: skip
-    module = Path(__file__).with_name("toy_predictor.py")
+    module = Path(__file__).parents[1] / "toy_predictor.py"
     (tmp_path / "plugins" / module.name).write_bytes(module.read_bytes())
     (tmp_path / "texts").mkdir()
     for k in range(4):

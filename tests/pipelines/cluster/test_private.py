@@ -10,7 +10,7 @@ import psutil
 import pytest
 from processes import started_by
 
-from pipelines import guard
+from pipelines.cluster import guard
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 

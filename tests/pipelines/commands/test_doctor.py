@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import doctor
+from pipelines.commands import doctor
 
 POLYMODE = Path(sys.executable).with_name("polymode")
 REQUIREMENTS = [

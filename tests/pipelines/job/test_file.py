@@ -6,24 +6,14 @@ import sys
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from toy_jobs import job, problems
 from toy_verbs import TOYS, toys
 
 from core.errors import InputError
 from core.parts.config import ConfigError
 from core.parts.registry import Spec
-from pipelines.job import Job, Source, parse, read
-from pipelines.verbs import VERBS
-
-
-def job(steps, name="toys", **more):
-    return parse({"name": name, "steps": steps, **more}, verbs=TOYS, registry=toys())
-
-
-def problems(steps, **more):
-    with pytest.raises(ConfigError) as caught:
-        job(steps, **more)
-    return caught.value.problems
-
+from pipelines.job.file import Job, Source, parse, read
+from pipelines.job.verbs import VERBS
 
 CHAIN = {
     "page": {"run": "report", "inputs": {"Sum": "sum.made", "A": "a"}},
@@ -205,7 +195,9 @@ def test_reading_and_planning_import_neither_torch_nor_ray(tmp_path):
 import sys
 from pathlib import Path
 from toy_verbs import TOYS
-from pipelines import cli, job, plan
+from pipelines import cli
+from pipelines.job import file as job
+from pipelines.job import plan
 found = job.read(Path({str(tmp_path / "job.yaml")!r}), verbs=TOYS)
 assert plan.plan(found, Path({str(tmp_path)!r}), verbs=TOYS)
 print(sorted({{"torch", "ray", "rich", "numpy", "jinja2"}} & set(sys.modules)))

@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_execute import done, planned
-from test_job import job, problems
+from toy_jobs import done, job, planned, problems
 from toy_verbs import TOYS, toys
 
 from core.parts.config import ConfigError
 from core.parts.registry import Plugin, Registry, Verb
-from pipelines import store
-from pipelines.execute import run_step
-from pipelines.job import Source, parse
-from pipelines.plan import plan
-from pipelines.verbs import VERBS, find, known
+from pipelines.job.file import Source, parse
+from pipelines.job.plan import plan
+from pipelines.job.verbs import VERBS, find, known
+from pipelines.run.execute import run_step
+from pipelines.store import results
 
 
 def steps_of(steps, **more):
@@ -234,7 +233,7 @@ def test_a_shared_sampling_is_the_one_of_a_single_run_bit_for_bit(tmp_path):
     for p in steps.values():
         outcome = run_step(p, folders, VERBS[p.step.run])
         assert outcome.state == "done", outcome.cause
-    one, many = (store.result_path(folders[name], "samples") for name in ("one", "many"))
+    one, many = (results.result_path(folders[name], "samples") for name in ("one", "many"))
     names = ["samples.safetensors", "samples.json", "sheet.png"]
     for name in names:
         assert (many / name).read_bytes() == (one / name).read_bytes()
@@ -268,14 +267,14 @@ def count(request, out, *, machine, emit):
     return CountResult(counted=out / "count.txt")
 
 
-def strangers(request="test_matrix:CountRequest", version="1", **more):
-    verb = Verb(name="count", request=request, result="test_matrix:CountResult",
-                target="test_matrix:count", summary="Letters", version=version)  # fmt: skip
+def strangers(request=f"{__name__}:CountRequest", version="1", **more):
+    verb = Verb(name="count", request=request, result=f"{__name__}:CountResult",
+                target=f"{__name__}:count", summary="Letters", version=version)  # fmt: skip
     return Registry([Plugin("letters", "Of files", (), verbs=(verb,), **more)])
 
 
 def test_a_verb_of_a_plugin_runs_like_ours(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.verbs.installed", strangers)
+    monkeypatch.setattr("pipelines.job.verbs.installed", strangers)
     steps = {
         "m": {"run": "make", "request": {"number": 12345}},
         "c": {"run": "letters/count", "inputs": {"text": "m.made"}, "request": {"times": 2}},
@@ -287,7 +286,7 @@ def test_a_verb_of_a_plugin_runs_like_ours(tmp_path, monkeypatch):
         outcome = run_step(p, folders, find(p.step.run, TOYS))
         assert outcome.state == "done", outcome.cause
     assert [(folders[name] / "count.txt").read_text() for name in "cd"] == ["10", "2"]
-    monkeypatch.setattr("pipelines.verbs.installed", lambda: strangers(version="2"))
+    monkeypatch.setattr("pipelines.job.verbs.installed", lambda: strangers(version="2"))
     again = plan(parse({"name": "x", "steps": steps}, verbs=TOYS), tmp_path, verbs=TOYS)
     why = {p.step.name: p.why for p in again}
     assert why == {"m": "", "c": "part letters/count version 1 -> 2", "d": why["d"]}
@@ -309,8 +308,8 @@ def test_a_verb_of_a_plugin_is_checked_like_ours():
     ]
     broken = Registry([], {"letters": "ImportError: no such thing"})
     assert "could not be read: ImportError: no such thing" in said({"run": "letters/x"}, broken)[0]
-    assert said({"run": "letters/count"}, strangers(request="test_matrix:count")) == [
-        "steps.a.run: verb 'letters/count': test_matrix:count is not a dataclass"
+    assert said({"run": "letters/count"}, strangers(request=f"{__name__}:count")) == [
+        f"steps.a.run: verb 'letters/count': {__name__}:count is not a dataclass"
     ]
 
 

@@ -9,10 +9,10 @@ from toy_verbs import TOYS, toys
 
 from core.errors import InputError
 from core.storage import files
-from pipelines import store
-from pipelines.job import parse
-from pipelines.plan import key_of, plan
-from pipelines.resources import Resources, check_fits, memory_here
+from pipelines.job.file import parse
+from pipelines.job.plan import key_of, plan
+from pipelines.job.resources import Resources, check_fits, memory_here
+from pipelines.store import results
 
 STEPS = {
     "a": {"run": "make", "request": {"number": 3}},
@@ -35,11 +35,11 @@ def keys(root, *args, **more):
 
 def pretend(p) -> None:
     """Commit a result for a planned step without doing it."""
-    store.begin(p.folder, p.key, p.identity, p.step.name, p.code)
+    results.begin(p.folder, p.key, p.identity, p.step.name, p.code)
     (p.folder / "made.txt").write_text("1")
     files.write_json(p.folder / "result.json", {"made": "made.txt"})
     files.write_json(p.folder / "env.json", {})
-    store.commit(p.folder, p.key)
+    results.commit(p.folder, p.key)
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_damage_and_a_start_are_reasons(root):
 
 def test_the_reason_compares_with_the_newest_result_even_unfinished(root):
     changed = planned(root, settings=["steps.a.request.number=8"])["a"]
-    store.begin(changed.folder, changed.key, changed.identity, "a")
+    results.begin(changed.folder, changed.key, changed.identity, "a")
     why = planned(root, settings=["steps.a.request.number=9"])["a"].why
     assert why == "request.number 8 -> 9"
 
@@ -204,7 +204,7 @@ def test_a_step_whose_name_begins_another_is_not_it(tmp_path):
 
 def test_a_store_of_a_later_version_is_refused(root):
     a = planned(root)["a"]
-    manifest = store.read_json(a.folder / "MANIFEST.json")
+    manifest = results.read_json(a.folder / "MANIFEST.json")
     files.write_json(a.folder / "MANIFEST.json", {**manifest, "format": 2})
     with pytest.raises(InputError, match="written by a newer polymode"):
         planned(root)

@@ -13,8 +13,8 @@ import pytest
 from made_runs import XSS, ball, clip, metrics, three_steps, with_panels, with_viewers
 
 from core.storage import files
-from pipelines import report as page
-from pipelines import store
+from pipelines.report import render
+from pipelines.store import results
 
 ARGUMENTS = ["--no-sandbox"] if os.geteuid() == 0 else []  # root has no other way
 pytestmark = pytest.mark.browser
@@ -46,7 +46,7 @@ def shown(tmp_path_factory):
     """A report with viewers of every kind, on disk."""
     root = tmp_path_factory.mktemp("shown")
     (root / "out").mkdir()
-    return page.report("", with_viewers(root), root / "out").report
+    return render.report("", with_viewers(root), root / "out").report
 
 
 @contextmanager
@@ -262,12 +262,12 @@ def test_hostile_text_is_shown_as_text(browser, tmp_path):
     hostile["sources"], hostile["task"] = XSS, XSS[0]
     hostile["methods"][XSS[4]] = hostile["methods"].pop("one sample")
     files.write_json(place, hostile)
-    request = store.read_json(run["sample"] / "request.json")
+    request = results.read_json(run["sample"] / "request.json")
     request["identity"]["request"] = {XSS[i]: XSS[-i] for i in range(len(XSS))}
     files.write_json(run["sample"] / "request.json", request)
     inputs = {**{name: run[name] for name in ("train", "evaluate")}, XSS[2]: run["sample"]}
     (tmp_path / "out").mkdir()
-    path = page.report(XSS[5], inputs, tmp_path / "out").report
+    path = render.report(XSS[5], inputs, tmp_path / "out").report
     with opened(browser, path, 375) as tab:
         tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
         text = tab.inner_text("body")
@@ -284,7 +284,7 @@ def test_hostile_text_is_shown_as_text(browser, tmp_path):
 def test_what_the_policy_forbids_does_not_run(browser, tmp_path):
     """A hole in the escaping would still run nothing: the policy is planted against one."""
     (tmp_path / "out").mkdir()
-    path = page.report("", three_steps(tmp_path), tmp_path / "out").report
+    path = render.report("", three_steps(tmp_path), tmp_path / "out").report
     planted = '<script>document.title = "taken"</script><img src=x onerror="document.title=1">'
     text = path.read_text()
     path.write_text(text.replace("</main>", f"{planted}</main>"))
@@ -300,14 +300,14 @@ def test_what_the_policy_forbids_does_not_run(browser, tmp_path):
 def test_a_page_without_pictures_and_one_with_single_ones(browser, tmp_path):
     run = three_steps(tmp_path)
     (tmp_path / "a").mkdir()
-    with opened(browser, page.report("", {"train": run["train"]}, tmp_path / "a").report) as tab:
+    with opened(browser, render.report("", {"train": run["train"]}, tmp_path / "a").report) as tab:
         assert tab.locator(".graph a").count() == 1
     singles = with_panels(run["evaluate"], 5)
     for panel in singles:
         panel["images"] = panel["images"][-1:]
     files.write_json(run["evaluate"] / "metrics.json", metrics(panels=singles))
     (tmp_path / "b").mkdir()
-    with opened(browser, page.report("", run, tmp_path / "b").report, 375) as tab:
+    with opened(browser, render.report("", run, tmp_path / "b").report, 375) as tab:
         assert tab.locator(".panel").count() == 1
         assert tab.locator(".images.single .zoom").count() == 5
         tab.locator(".zoom").first.click()

@@ -7,10 +7,10 @@ import pytest
 from made_runs import XSS, finished, metrics
 
 from core.storage import files
-from pipelines.drawings import CHART, line_chart
-from pipelines.report import report
-from pipelines.verdict import evaluation
-from pipelines.views import read_charts
+from pipelines.report.charts import CHART, line_chart
+from pipelines.report.panels import read_charts
+from pipelines.report.render import report
+from pipelines.report.verdict import evaluation
 
 
 def chart(*series, log=True):

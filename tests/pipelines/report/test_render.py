@@ -13,8 +13,9 @@ from PIL import Image
 
 from core.errors import InputError
 from core.storage import files, formats
-from pipelines import drawings, store, views
-from pipelines import report as page
+from pipelines.report import charts, render
+from pipelines.report.panels import read_panels
+from pipelines.store import results
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ class Reader(HTMLParser):
 
 def written(title, inputs, out: Path) -> tuple[Reader, str, dict]:
     out.mkdir(exist_ok=True)
-    result = page.report(title, inputs, out)
+    result = render.report(title, inputs, out)
     text = result.report.read_text()
     return Reader(text), text, json.loads(result.data.read_text())
 
@@ -124,7 +125,7 @@ def test_an_interval_that_holds_zero_beats_nothing(run, tmp_path, better, low, h
     said["metrics"]["psnr"]["better"] = better
     said["differences"]["mean of 8"]["psnr"] = cell(sum(gain) / 2, *gain)
     files.write_json(run["evaluate"] / "metrics.json", said)
-    lead = page.gather("", {"e": run["evaluate"]})["steps"][0]["evaluation"]["verdicts"]
+    lead = render.gather("", {"e": run["evaluate"]})["steps"][0]["evaluation"]["verdicts"]
     found = next(v for v in lead if (v["method"], v["metric"]) == ("mean of 8", "psnr"))
     assert found["outcome"] == outcome
     assert ("does not beat" in found["sentence"]) == (outcome != "beats")
@@ -211,7 +212,7 @@ def test_hostile_text_is_shown_as_text(run, tmp_path):
             hostile[table][new] = hostile[table].pop(old)
     hostile["metrics"]["psnr"] |= {"label": XSS[4], "unit": XSS[1]}
     files.write_json(run["evaluate"] / "metrics.json", hostile)
-    request = store.read_json(run["sample"] / "request.json")
+    request = results.read_json(run["sample"] / "request.json")
     request["identity"]["request"] = {**{f"option{i}": t for i, t in enumerate(XSS)}, XSS[0]: [XSS]}
     files.write_json(run["sample"] / "request.json", request)
     inputs = {**run, XSS[0]: run["sample"]}
@@ -236,15 +237,15 @@ def test_too_many_pictures_are_left_out_until_the_page_fits(run, tmp_path, monke
     files.write_json(
         run["evaluate"] / "metrics.json", metrics(panels=with_panels(run["evaluate"], 12, 64))
     )
-    monkeypatch.setattr(page, "MAX_BYTES", 120_000)
+    monkeypatch.setattr(render, "MAX_BYTES", 120_000)
     reader, text, facts = written("", run, tmp_path / "out")
     assert len(text.encode()) <= 120_000
     assert facts["panels_shown"] + facts["panels_left_out"] == 12
     assert 0 < facts["panels_shown"] < 12
     assert f"{facts['panels_left_out']} more panels were left out" in reader.shown
-    monkeypatch.setattr(page, "MAX_BYTES", 1000)
+    monkeypatch.setattr(render, "MAX_BYTES", 1000)
     with pytest.raises(InputError, match="even without pictures"):
-        page.report("", run, tmp_path / "out")
+        render.report("", run, tmp_path / "out")
 
 
 @pytest.mark.parametrize("kept", [["train"], ["sample"], ["evaluate"], ["train", "sample"]])
@@ -258,9 +259,9 @@ def test_reports_of_fewer_steps(run, tmp_path, kept):
 def test_a_step_without_a_result_is_refused(run, tmp_path):
     (run["sample"] / "result.json").unlink()
     with pytest.raises(InputError, match=r"input 'sample': sample-\w+ holds no finished result"):
-        page.report("", run, tmp_path)
+        render.report("", run, tmp_path)
     with pytest.raises(InputError, match="nothing to show"):
-        page.report("", {}, tmp_path)
+        render.report("", {}, tmp_path)
 
 
 def test_the_loss_curve_has_every_point_in_its_place(run, tmp_path):
@@ -284,7 +285,7 @@ def test_the_loss_curve_has_every_point_in_its_place(run, tmp_path):
 
 @pytest.mark.parametrize("losses", [[1.0], [0.5, 0.5], [0.0, 1.0], [-3.0, 4.0], [1e-9, 1e6]])
 def test_curves_of_odd_losses_have_ticks_inside(losses):
-    curve = drawings.curve([{"step": i + 1.0, "loss": loss} for i, loss in enumerate(losses)])
+    curve = charts.curve([{"step": i + 1.0, "loss": loss} for i, loss in enumerate(losses)])
     assert len(curve["y"]) >= 2
     assert all(14 <= tick["at"] <= 220 for tick in curve["y"])
     assert curve["log"] == (min(losses) > 0)
@@ -337,8 +338,8 @@ def test_a_view_that_is_not_what_it_says_is_left_out_and_counted(tmp_path, kind,
     before = len(panel[kind])
     panel[kind][at] |= change
     place.write_text(json.dumps(said))
-    facts = page.gather("", run)["steps"][2]["evaluation"]
-    read = next(p for p in views.read_panels(run["evaluate"], facts["panels"]) if p[kind])
+    facts = render.gather("", run)["steps"][2]["evaluation"]
+    read = next(p for p in read_panels(run["evaluate"], facts["panels"]) if p[kind])
     assert len(read[kind]) == before - 1
     reader, _, facts = written("", run, tmp_path / "out")
     assert facts["views_unreadable"] == 1
@@ -347,7 +348,7 @@ def test_a_view_that_is_not_what_it_says_is_left_out_and_counted(tmp_path, kind,
 
 @pytest.mark.parametrize("panels", [None, 3, {}, [3], [[]], [{"clips": 3}], [{"images": [3]}]])
 def test_panels_that_are_none_show_nothing(tmp_path, panels):
-    assert list(views.read_panels(tmp_path, panels)) == []
+    assert list(read_panels(tmp_path, panels)) == []
 
 
 def test_any_step_can_show_panels_and_samples_have_a_sheet(run, tmp_path):
@@ -367,13 +368,13 @@ def test_any_step_can_show_panels_and_samples_have_a_sheet(run, tmp_path):
 def test_validation_is_drawn_on_the_scale_of_training(tmp_path):
     rows = [{"step": 10.0, "loss": 1.0}, {"step": 20.0, "loss": 0.1}]
     held = [{"step": 20.0, "loss": 1.0, "low": 0.1, "high": 10.0}]
-    drawn = drawings.curve(rows, held)
+    drawn = charts.curve(rows, held)
     first, second = (float(point.split(",")[1]) for point in drawn["points"].split())
     high, low = (float(point.split(",")[1]) for point in drawn["band"].split())
     assert drawn["dots"] == [{"x": 706.0, "y": first}]  # the same loss, the same height
     assert low == second
     assert abs((first - high) - (second - first)) < 0.11  # a decade is a decade
-    bare = drawings.curve(rows, [{"step": 20.0, "loss": 0.5, "low": None, "high": None}])
+    bare = charts.curve(rows, [{"step": 20.0, "loss": 0.5, "low": None, "high": None}])
     assert bare["band"] == ""
 
 
@@ -383,9 +384,9 @@ def test_steps_stand_right_of_what_they_need(tmp_path):
 
     steps = [step("report", "a2", "b2", "gone (not shown)"), step("a1", seconds=40.0), step("b1"),
              step("a2", "a1"), step("b2", "b1", "a1")]  # fmt: skip
-    graph = drawings.graph(steps)
+    graph = charts.graph(steps)
     place = {node["label"]: node for node in graph["nodes"]}
-    width = drawings.NODE["width"]
+    width = charts.NODE["width"]
     for label, needs in ((s["label"], s["needs"]) for s in steps):
         for need in needs:
             if need in place:
@@ -394,13 +395,13 @@ def test_steps_stand_right_of_what_they_need(tmp_path):
     assert place["a1"]["bar"] == 4 * place["b1"]["bar"] == width - 24
     corners = {(node["x"], node["y"]) for node in graph["nodes"]}
     assert len(corners) == 5
-    around = drawings.graph([step("x", "y"), step("y", "x"), step("z", "z")])
+    around = charts.graph([step("x", "y"), step("y", "x"), step("z", "z")])
     assert len(around["nodes"]) == 3  # what cannot be is drawn somehow, and ends
 
 
 def test_costs_add_up_where_they_are_known(run, tmp_path):
     for name, cpu, gpus in (("train", 100.0, 2), ("sample", 20.0, 0.5), ("evaluate", 3.0, 0)):
-        environment = store.read_json(run[name] / "env.json")
+        environment = results.read_json(run[name] / "env.json")
         environment |= {"cpu_seconds": cpu, "gpus": gpus}
         files.write_json(run[name] / "env.json", environment)
     reader, _, facts = written("", run, tmp_path / "out")
@@ -410,4 +411,4 @@ def test_costs_add_up_where_they_are_known(run, tmp_path):
     (run["sample"] / "env.json").write_text(
         (run["sample"] / "env.json").read_text().replace('"cpu_seconds"', '"other"')
     )
-    assert page.gather("", run)["cpu_seconds"] is None
+    assert render.gather("", run)["cpu_seconds"] is None

@@ -10,11 +10,11 @@ from processes import started_by
 from safetensors.torch import load_file
 
 from core.parts.config import ConfigError
-from pipelines import store
-from pipelines.execute import locally, on_ray
-from pipelines.job import parse
-from pipelines.plan import plan
-from pipelines.progress import Display
+from pipelines.job.file import parse
+from pipelines.job.plan import plan
+from pipelines.run.display import Display
+from pipelines.run.execute import locally, on_ray
+from pipelines.store import results
 
 REQUEST = {
     "task": {"name": "image2image/sr3", "scale": 4},
@@ -54,11 +54,11 @@ def test_two_workers_train_what_one_trains(ray_here, tmp_path):
             difference = (tensor.double() - two[name][key].double()).abs().max()
             assert difference <= 1e-5, (name, key)
     assert not list(folder.glob(".together"))
-    assert store.inspect(folder, folder_key(folder), verify=True).state == "whole"
+    assert results.inspect(folder, folder_key(folder), verify=True).state == "whole"
 
 
 def folder_key(folder):
-    return store.read_json(folder / store.REQUEST)["key"]
+    return results.read_json(folder / results.REQUEST)["key"]
 
 
 @pytest.mark.torture

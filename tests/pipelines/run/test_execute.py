@@ -12,39 +12,18 @@ from pathlib import Path
 
 import pytest
 from commands import call
-from toy_verbs import TOYS, polymode, toys
+from toy_jobs import POLYMODE, STEPS, done, planned, toy
+from toy_verbs import TOYS, polymode
 
 from core.errors import InputError
 from core.request import Note, Progress
-from pipelines import store
-from pipelines.execute import failure, locally
-from pipelines.invocation import carry_out
-from pipelines.job import parse
-from pipelines.plan import plan
-from pipelines.progress import Display
-from pipelines.step import run_step
-from pipelines.verbs import VERBS
-
-STEPS = {
-    "a": {"run": "make", "request": {"number": 3}, "cpus": 2},
-    "b": {"run": "make", "request": {"number": 4, "scale": 0.5}},
-    "sum": {"run": "add", "inputs": {"left": "a.made", "right": "b.made"}},
-    "other": {"run": "add", "inputs": {"left": "a.made"}},
-    "page": {"run": "report", "request": {"title": "hi"}, "inputs": {"A": "a", "Sum": "sum"}},
-}
-POLYMODE = [sys.executable, str(Path(__file__).parent / "toy_verbs.py")]
-
-
-def planned(root, steps=STEPS, settings=()):
-    job = parse({"name": "toys", "steps": steps}, settings, verbs=TOYS, registry=toys())
-    return plan(job, root, verbs=TOYS, registry=toys())
-
-
-def done(root, steps=STEPS, settings=()):
-    """Outcomes by step, and what was shown."""
-    found, shown = planned(root, steps, settings), io.StringIO()
-    with Display([p.step.name for p in found], stream=shown) as display:
-        return locally(found, display, verbs=TOYS), shown.getvalue()
+from pipelines.commands.invocation import carry_out
+from pipelines.job.file import parse
+from pipelines.job.verbs import VERBS
+from pipelines.run.display import Display
+from pipelines.run.execute import failure
+from pipelines.run.step import run_step
+from pipelines.store import results
 
 
 def folder(root, name) -> Path:
@@ -149,7 +128,7 @@ def test_two_at_once_do_a_step_once(tmp_path):
         "found, shown = done(Path(sys.argv[1]), settings=over)\n"
         "print(sum(o.state == 'done' for o in found.values()), 'waiting for it' in shown)"
     )
-    path = os.pathsep.join([*map(str, Path(__file__).parents[:2]), os.environ["PYTHONPATH"]])
+    path = os.pathsep.join([*map(str, Path(__file__).parents[1:3]), os.environ["PYTHONPATH"]])
     two = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE,
                          text=True, env={**os.environ, "PYTHONPATH": path})
@@ -170,7 +149,7 @@ def test_a_result_outside_its_folder_fails_the_step(tmp_path, monkeypatch):
     (p,) = planned(tmp_path, {"a": {"run": "make"}})
     outcome = run_step(p, {}, TOYS["make"])
     assert outcome.state == "failed"
-    assert store.inspect(p.folder, p.key).state == "unfinished"
+    assert results.inspect(p.folder, p.key).state == "unfinished"
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -192,12 +171,6 @@ def test_a_stop_ends_with_its_status_and_the_next_run_goes_on(tmp_path, number, 
     assert not (at / "MANIFEST.json").exists()
     after = call(polymode, "plan", *where)
     assert "unfinished: goes on from where it stopped" in after.stdout
-
-
-def toy(tmp_path, *words, steps=STEPS, name="toys"):
-    job = tmp_path / "job.yaml"
-    job.write_text(json.dumps({"name": name, "steps": steps}))
-    return call(polymode, words[0], job, *words[1:], cwd=tmp_path)
 
 
 def test_the_command_prints_the_report_and_a_second_call_has_nothing_to_do(tmp_path):

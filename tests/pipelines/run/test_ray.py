@@ -13,12 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 from processes import started_by
-from test_execute import POLYMODE, STEPS, planned
+from toy_jobs import POLYMODE, STEPS, planned
 from toy_verbs import TOYS
 
-from pipelines import store
-from pipelines.execute import locally, on_ray
-from pipelines.progress import Display
+from pipelines.run.display import Display
+from pipelines.run.execute import locally, on_ray
+from pipelines.store import results
 
 
 def _done(root, display, run, settings=()):
@@ -41,7 +41,7 @@ def test_ray_and_this_process_give_the_same_files(ray_here, tmp_path, display):
     files = {
         run: {
             name: (tmp_path / run / name).read_bytes()
-            for name in store.files_below(tmp_path / run)
+            for name in results.files_below(tmp_path / run)
             if not name.endswith(timed)
         }
         for run in ("here", "ray")
@@ -120,7 +120,7 @@ def test_a_plugin_on_the_python_path_is_seen_by_workers(ray_here):
         return toy_verbs.__file__, os.getcwd()
 
     file, folder = ray.get(seen.remote())
-    assert file == str(Path(__file__).parent / "toy_verbs.py")
+    assert file == str(Path(__file__).parents[1] / "toy_verbs.py")
     assert folder == os.getcwd()  # so that relative paths in requests mean the same
 
 

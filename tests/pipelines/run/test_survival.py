@@ -17,15 +17,17 @@ from pathlib import Path
 import psutil
 import pytest
 from processes import GONE_WITHIN, check_gone, started_by
-from test_execute import POLYMODE, done, planned
+from toy_jobs import POLYMODE, done, planned
 from toy_verbs import TOYS
 
 import pipelines
 from core.parts.registry import installed
 from core.parts.yaml_file import read_yaml
-from pipelines import cluster, guard, store
-from pipelines.execute import on_ray
-from pipelines.progress import Display
+from pipelines.cluster import guard
+from pipelines.cluster.private import PREFIX
+from pipelines.run.display import Display
+from pipelines.run.execute import on_ray
+from pipelines.store import results
 
 FULL = os.environ.get("POLYMODE_TORTURE", "") not in ("", "0")
 JOBS = Path(pipelines.__file__).with_name("jobs")
@@ -96,7 +98,7 @@ class Place:
         assert [p.state for p in found] == ["hit"] * 16
         assert len(self.committed()) == 16
         for p in found:
-            assert store.inspect(p.folder, p.key, verify=True).state == "whole"
+            assert results.inspect(p.folder, p.key, verify=True).state == "whole"
         assert {*(found[-1].folder / "report.html").read_text().splitlines()[1:]} == REPORT
         assert not list(self.store.glob("damaged-*"))
 
@@ -120,9 +122,7 @@ def temporary(monkeypatch):
         monkeypatch.setenv("TMPDIR", folder)
         yield
         deadline = time.monotonic() + GONE_WITHIN
-        while (left := list(Path(folder).glob(f"{cluster.PREFIX}*"))) and (
-            time.monotonic() < deadline
-        ):
+        while (left := list(Path(folder).glob(f"{PREFIX}*"))) and (time.monotonic() < deadline):
             time.sleep(0.1)
         assert left == []
 

@@ -6,27 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
+from made_results import IDENTITY, KEY, made
 
 from core.errors import InputError
 from core.storage import files
-from pipelines import store
-
-KEY = "ab" * 32
-IDENTITY = {"format": 1, "run": "make", "request": {"number": 1}, "parts": {}, "inputs": {}}
-
-
-def made(root: Path) -> Path:
-    folder = store.folder_of(root, "a", KEY)
-    store.begin(folder, KEY, IDENTITY, "a")
-    (folder / "deep").mkdir(exist_ok=True)
-    (folder / "deep" / "values.bin").write_bytes(bytes(range(64)))
-    (folder / "empty.txt").write_text("")
-    (folder / "events.jsonl").write_text("{}\n")
-    files.write_json(folder / "result.json", {"made": "deep"})
-    files.write_json(folder / "env.json", {})
-    store.commit(folder, KEY)
-    return folder
-
+from pipelines.store import results
 
 LISTED = ["deep/values.bin", "empty.txt", "result.json", "env.json", "request.json"]
 
@@ -34,10 +18,10 @@ LISTED = ["deep/values.bin", "empty.txt", "result.json", "env.json", "request.js
 def test_a_result_is_whole_and_found_by_its_fields(tmp_path):
     folder = made(tmp_path)
     assert folder.name == "a-" + "ab" * 8
-    assert store.inspect(folder, KEY, verify=True) == store.Found("whole")
-    assert store.result_path(folder, "made") == folder / "deep"
+    assert results.inspect(folder, KEY, verify=True) == results.Found("whole")
+    assert results.result_path(folder, "made") == folder / "deep"
     with pytest.raises(InputError, match="has no file or folder 'other'"):
-        store.result_path(folder, "other")
+        results.result_path(folder, "other")
 
 
 @pytest.mark.parametrize("name", LISTED)
@@ -50,7 +34,7 @@ def test_a_changed_size_is_seen(tmp_path, name, size):
     else:
         (folder / name).write_bytes(data + b"x" if size == "more" else data[:size])
     same = size != "gone" and (folder / name).read_bytes() == data
-    found = store.inspect(folder, KEY)
+    found = results.inspect(folder, KEY)
     assert found.state == ("whole" if same else "damaged")
     assert same or name in found.what
 
@@ -63,7 +47,7 @@ def test_every_turned_bit_is_seen_when_asked(tmp_path, name):
         turned = bytearray(data)
         turned[place // 8] ^= 1 << place % 8
         (folder / name).write_bytes(turned)
-        assert store.inspect(folder, KEY, verify=True).what == f"{name} has changed"
+        assert results.inspect(folder, KEY, verify=True).what == f"{name} has changed"
 
 
 def test_a_manifest_cut_anywhere_is_no_hit(tmp_path):
@@ -71,7 +55,7 @@ def test_a_manifest_cut_anywhere_is_no_hit(tmp_path):
     text = (folder / "MANIFEST.json").read_bytes()
     for length in range(0, len(text) - 2, 5):  # the last two bytes are the brace and the line's end
         (folder / "MANIFEST.json").write_bytes(text[:length])
-        assert store.inspect(folder, KEY).state == "damaged"
+        assert results.inspect(folder, KEY).state == "damaged"
 
 
 @pytest.mark.parametrize(
@@ -85,50 +69,50 @@ def test_a_manifest_cut_anywhere_is_no_hit(tmp_path):
 )  # fmt: skip
 def test_a_strange_manifest_is_no_hit(tmp_path, change):
     folder = made(tmp_path)
-    manifest = store.read_json(folder / "MANIFEST.json")
+    manifest = results.read_json(folder / "MANIFEST.json")
     files.write_json(folder / "MANIFEST.json", {**manifest, **change})
-    assert store.inspect(folder, KEY).state == "damaged"
+    assert results.inspect(folder, KEY).state == "damaged"
 
 
 def test_a_later_format_is_refused_not_remade(tmp_path):
     folder = made(tmp_path)
     files.write_json(folder / "MANIFEST.json", {"format": 2, "how": "unknown"})
     with pytest.raises(InputError, match="store format 2, this one knows 1"):
-        store.inspect(folder, KEY)
+        results.inspect(folder, KEY)
 
 
 def test_states_before_a_manifest(tmp_path):
-    folder = store.folder_of(tmp_path, "a", KEY)
-    assert store.inspect(folder, KEY).state == "absent"
+    folder = results.folder_of(tmp_path, "a", KEY)
+    assert results.inspect(folder, KEY).state == "absent"
     folder.mkdir()
-    assert store.inspect(folder, KEY).state == "unfinished"
-    store.begin(folder, KEY, IDENTITY, "a")
-    assert store.inspect(folder, KEY).state == "unfinished"
-    assert store.inspect(folder, "cd" * 32).state == "damaged"
+    assert results.inspect(folder, KEY).state == "unfinished"
+    results.begin(folder, KEY, IDENTITY, "a")
+    assert results.inspect(folder, KEY).state == "unfinished"
+    assert results.inspect(folder, "cd" * 32).state == "damaged"
 
 
 def test_beginning_again_keeps_what_was_made(tmp_path):
-    folder = store.folder_of(tmp_path, "a", KEY)
-    store.begin(folder, KEY, IDENTITY, "a")
+    folder = results.folder_of(tmp_path, "a", KEY)
+    results.begin(folder, KEY, IDENTITY, "a")
     (folder / "checkpoint").write_text("half-way")
     (folder / ".request.json.99.tmp").write_text("half a fi")
-    store.begin(folder, KEY, IDENTITY, "a")
-    assert store.files_below(folder) == ["checkpoint", "request.json"]
+    results.begin(folder, KEY, IDENTITY, "a")
+    assert results.files_below(folder) == ["checkpoint", "request.json"]
 
 
 def test_a_damaged_folder_is_kept_under_another_name(tmp_path):
     folder = made(tmp_path)
-    aside = store.set_aside(folder)
+    aside = results.set_aside(folder)
     assert not folder.exists()
     assert (aside / "deep" / "values.bin").exists()
-    assert store.latest(tmp_path, "a") is None  # and is nobody's earlier result
+    assert results.latest(tmp_path, "a") is None  # and is nobody's earlier result
 
 
 def test_events_may_still_grow_after_the_commit(tmp_path):
     folder = made(tmp_path)
     with (folder / "events.jsonl").open("a") as file:
         file.write("{}\n")
-    assert store.inspect(folder, KEY, verify=True).state == "whole"
+    assert results.inspect(folder, KEY, verify=True).state == "whole"
 
 
 def _make_and_die(root: Path, left: int) -> int:
@@ -162,15 +146,15 @@ def test_a_death_before_any_write_is_on_disk_never_gives_a_hit(tmp_path):
         root.mkdir()
         status = _make_and_die(root, deaths)
         assert status in (0, 9)
-        folder = store.folder_of(root, "a", KEY)
-        found = store.inspect(folder, KEY, verify=True)
+        folder = results.folder_of(root, "a", KEY)
+        found = results.inspect(folder, KEY, verify=True)
         if found.state == "whole":  # the manifest was renamed: nothing may be missing
-            assert store.result_path(folder, "made").joinpath("values.bin").stat().st_size == 64
+            assert results.result_path(folder, "made").joinpath("values.bin").stat().st_size == 64
         else:
             assert found.state in ("absent", "unfinished")
             assert status == 9
         made(root)  # and it can always be gone on with
-        assert store.inspect(folder, KEY, verify=True).state == "whole"
+        assert results.inspect(folder, KEY, verify=True).state == "whole"
         deaths += 1
     assert deaths > 20
 
@@ -189,7 +173,7 @@ def test_everything_listed_is_synced_before_the_manifest_appears(tmp_path, monke
         assert str(source) in synced
         if Path(target).name == "MANIFEST.json":
             folder = Path(target).parent
-            for name in store.files_below(folder):
+            for name in results.files_below(folder):
                 if name not in ("events.jsonl", Path(source).name):
                     assert str(folder / name) in synced
             assert {str(folder), str(folder / "deep")} <= synced
@@ -206,7 +190,7 @@ def test_everything_listed_is_synced_before_the_manifest_appears(tmp_path, monke
 
 
 def _hold(folder: Path, log: Path, seconds: float) -> None:
-    with store.locked(folder, lambda: _append(log, "waits")):
+    with results.locked(folder, lambda: _append(log, "waits")):
         _append(log, "in")
         time.sleep(seconds)
         _append(log, "out")

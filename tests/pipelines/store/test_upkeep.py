@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 from commands import call
-from test_execute import POLYMODE, STEPS, toy
-from test_store import IDENTITY, KEY, made
+from made_results import IDENTITY, KEY, made
+from toy_jobs import POLYMODE, STEPS, toy
 from toy_verbs import polymode
 
 from core.errors import InputError
 from core.storage import files
-from pipelines import store, upkeep
+from pipelines.store import results, upkeep
 
 
 def command(tmp_path, *words):
@@ -25,7 +25,7 @@ def command(tmp_path, *words):
 @pytest.fixture(scope="module")
 def ran_once(tmp_path_factory):
     """A folder in which a job was run twice, with another number the second time."""
-    place, path = tmp_path_factory.mktemp("ran"), str(Path(__file__).parent)
+    place, path = tmp_path_factory.mktemp("ran"), str(Path(__file__).parents[1])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", path)
         assert toy(place, "run", "--local").returncode == 0
@@ -81,9 +81,9 @@ def test_what_another_record_names_stays(ran):
 
 def test_starts_and_what_was_set_aside_go_too_and_what_is_not_ours_stays(ran):
     root = ran / "runs" / "store"
-    started = store.folder_of(root, "new", KEY)
-    store.begin(started, KEY, IDENTITY, "new")
-    aside = store.set_aside(made(root))
+    started = results.folder_of(root, "new", KEY)
+    results.begin(started, KEY, IDENTITY, "new")
+    aside = results.set_aside(made(root))
     half = root / ".del-a-0000-12ab"
     half.mkdir()
     (root / "Mine").mkdir()
@@ -106,7 +106,7 @@ def test_starts_and_what_was_set_aside_go_too_and_what_is_not_ours_stays(ran):
 
 def test_what_is_being_made_is_left_alone(ran):
     (first, *_) = upkeep.unused(ran / "runs")
-    with store.locked(first.path, lambda: None):
+    with results.locked(first.path, lambda: None):
         gone = [found.path for found in upkeep.remove_unused(ran / "runs")]
     assert first.path.exists()
     assert len(gone) == 2
@@ -133,7 +133,7 @@ def test_nothing_is_removed_while_a_run_goes_on(ran):
 
 
 def test_no_run_begins_while_results_are_removed(ran):
-    with store.removing(ran / "runs" / "store"):
+    with results.removing(ran / "runs" / "store"):
         result = toy(ran, "run", "--local")
     assert result.returncode == 2
     assert "unused results are being removed" in result.stderr
@@ -163,7 +163,7 @@ def test_killed_between_any_two_removals_leaves_whole_results_only(tmp_path):
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         assert status in (0, 9)
         if folder.exists():
-            assert store.inspect(folder, KEY, verify=True).state == "whole"
+            assert results.inspect(folder, KEY, verify=True).state == "whole"
         list(upkeep.remove_unused(out))
         assert [path.name for path in (out / "store").iterdir()] == [".locks"]
         deaths += 1
@@ -318,13 +318,13 @@ def test_no_manifest_result_or_record_leads_elsewhere(tmp_path, name):
     files.write_json(folder / "result.json", {"made": name})
     if name != ".":  # the whole folder
         with pytest.raises(InputError):
-            store.result_path(folder, "made")
-    manifest = store.read_json(folder / "MANIFEST.json")
+            results.result_path(folder, "made")
+    manifest = results.read_json(folder / "MANIFEST.json")
     assert manifest
     files.write_json(
         folder / "MANIFEST.json", {**manifest, "files": {name: [0, "x"], **manifest["files"]}}
     )
-    assert store.inspect(folder, KEY).what == f"{name} is no file of this result"
+    assert results.inspect(folder, KEY).what == f"{name} is no file of this result"
     (tmp_path / "toys").mkdir()
     files.write_json(tmp_path / "toys" / "plan.json", {"a": {"folder": name}})
     with pytest.raises(InputError, match="what it uses is not known"):
@@ -334,13 +334,13 @@ def test_no_manifest_result_or_record_leads_elsewhere(tmp_path, name):
 def test_a_result_may_be_its_whole_folder(tmp_path):
     folder = made(tmp_path)
     files.write_json(folder / "result.json", {"samples": "."})
-    assert store.result_path(folder, "samples") == folder
+    assert results.result_path(folder, "samples") == folder
 
 
 def test_a_result_with_a_link_out_of_it_is_none(tmp_path):
-    folder = store.folder_of(tmp_path, "a", KEY)
-    store.begin(folder, KEY, IDENTITY, "a")
+    folder = results.folder_of(tmp_path, "a", KEY)
+    results.begin(folder, KEY, IDENTITY, "a")
     (folder / "password").symlink_to("/etc/passwd")
     with pytest.raises(InputError, match="leads out of"):
-        store.commit(folder, KEY)
-    assert store.inspect(folder, KEY).state == "unfinished"
+        results.commit(folder, KEY)
+    assert results.inspect(folder, KEY).state == "unfinished"

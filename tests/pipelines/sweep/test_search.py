@@ -23,14 +23,15 @@ from core.request import TrainRequest, TrainResult, silent
 from core.storage import files
 from core.training.loop import NotFinite
 from core.training.stopping import Stopped
-from pipelines import report, store
-from pipelines.execute import on_ray
-from pipelines.job import parse
-from pipelines.plan import plan
-from pipelines.progress import Display
-from pipelines.space import draw, vary
-from pipelines.sweep import sweep
-from pipelines.verbs import SweepRequest
+from pipelines.job.file import parse
+from pipelines.job.plan import plan
+from pipelines.report import render
+from pipelines.run.display import Display
+from pipelines.run.execute import on_ray
+from pipelines.store import results
+from pipelines.sweep.request import SweepRequest
+from pipelines.sweep.search import sweep
+from pipelines.sweep.space import draw, vary
 
 TRAINING = {
     "task": {"name": "image2image/sr3", "scale": 4},
@@ -447,13 +448,13 @@ def test_the_best_request_trains_the_same_network_again(real, tmp_path):
     assert found["value"] == min(losses.values()) == losses[found["step"]]
     assert result.best.name == f"step-{found['step']:08d}"
     ours = files.digest(result.best / "ema.safetensors")
-    best = store.result_path(folder, "best")
+    best = results.result_path(folder, "best")
     assert files.digest(best / "ema.safetensors") == ours
 
 
 def test_a_report_draws_every_trial_and_marks_the_best(real, tmp_path):
     folder, _ = real
-    made = report.report("", {"search": folder}, tmp_path)
+    made = render.report("", {"search": folder}, tmp_path)
     page, facts = made.report.read_text(), json.loads(made.data.read_text())
     trials = facts["steps"][0]["search"]["trials"]
     rows = [json.loads(line) for line in
@@ -485,7 +486,7 @@ def test_causes_and_values_in_a_report_are_text_and_name_no_folder(real, tmp_pat
     table["trials"][1] |= {"state": "failed", "cause": f"/home/me/x/photo.png: {hostile}"}
     table["trials"][1]["options"] = {"lr": "/home/me/y", hostile: hostile}
     files.write_json(copy / "trials.json", table)
-    page = report.report("", {"s": copy}, tmp_path).report.read_text()
+    page = render.report("", {"s": copy}, tmp_path).report.read_text()
     assert "/home/me" not in page
     assert "…/photo.png" in page
     assert page.count("<script>") == 1
@@ -510,14 +511,14 @@ def test_two_at_once_on_ray_cut_the_hopeless_and_agree_with_one_process(real, ra
     assert "cut" in (by_rate[HOPELESS]["state"], by_rate[1e-8]["state"])
     assert by_rate[1e30]["state"] == "failed"
     assert by_rate[1e30]["cause"].startswith("NotFinite: ")
-    assert store.read_json(folder / "result.json")["trial"] == by_rate[GOOD]["trial"]
+    assert results.read_json(folder / "result.json")["trial"] == by_rate[GOOD]["trial"]
     assert not list(folder.glob(".tune"))
     assert f"trial {by_rate[GOOD]['trial']} finished: " in shown.getvalue()
     deadline = time.monotonic() + 10
     while searches() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not searches()
-    assert store.inspect(folder, steps[0].key, verify=True).state == "whole"
+    assert results.inspect(folder, steps[0].key, verify=True).state == "whole"
 
 
 def events(folder):

@@ -1,0 +1,1 @@
+"""A predictor applied to every file in a folder."""

@@ -1,0 +1,1 @@
+"""Ray: a private one of this machine, a running one that is joined, a job sent to one."""

@@ -1,0 +1,54 @@
+"""This process made a driver of a Ray: quietly, and with nothing of the caller's folder imported.
+
+Source of the settings: Ray 2.60, `ray/_private/services.py` and `ray/_private/worker.py`.
+"""
+
+import importlib
+import logging
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray's coming behaviour, asked for now so that it prints no FutureWarning.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_SCHEDULER_EVENTS": "0",
+    "RAY_DEDUP_LOGS": "0",
+}
+
+
+def import_path() -> Path | None:
+    """The checkout that this process imports polymode from; None if that is where Python looks."""
+    folder = Path(__file__).resolve().parents[2]
+    return None if folder.name in ("site-packages", "dist-packages") else folder
+
+
+def connect(path: Path | None = None, **settings: Any) -> None:
+    """Connect this process to Ray, quietly, with its signals left as they are.
+
+    Ray puts the folder that this process runs in first on its workers' import path, where a folder
+    named `core` would be imported in place of ours.  That is switched off.
+
+    Args:
+        path: folder to put first on the workers' import path instead.
+        settings: of `ray.init`.
+    """
+    import ray
+    from ray.job_config import JobConfig
+
+    config: Any = JobConfig(_py_driver_sys_path=[str(path)] if path else [])
+    config._runtime_env_has_working_dir = lambda: True  # Ray adds no folder where there is one
+    on_stop = signal.getsignal(signal.SIGTERM)
+    heed_environment()
+    ray.init(logging_level=logging.ERROR, log_to_driver=False, job_config=config, **settings)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_stop)  # Ray has put its own there
+
+
+def heed_environment() -> None:
+    """Have Ray read its settings anew: it keeps those that it found when it was first imported."""
+    inner: Any = importlib.import_module("ray._raylet")
+    inner.Config.initialize("")
+    inner.AuthenticationTokenLoader.instance().reset_cache()

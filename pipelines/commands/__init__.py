@@ -1,0 +1,1 @@
+"""The commands of `polymode` for jobs; the options that they share."""

@@ -1,0 +1,66 @@
+"""The commands `polymode verify` and `polymode gc`: care of stored results."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from core.cli import Settings
+from pipelines.commands.jobs import planned
+from pipelines.commands.options import Out
+
+
+def verify_results(
+    job: Annotated[
+        Path | None,
+        typer.Argument(metavar="[JOB]", help="Only results of this YAML file of steps."),
+    ] = None,
+    out: Out = Path("runs"),
+    settings: Settings = None,
+) -> None:
+    """Compare every byte of stored results with their manifests; print the damaged ones.
+
+    Ends with 1 if there are any.  `run` makes those again.
+
+    Example: polymode verify pipelines/jobs/demo.yaml
+    """
+    from pipelines.store import upkeep
+
+    folders = upkeep.result_folders(out / "store")
+    if job is not None:
+        wanted = {p.folder.name for p in planned(job, out, settings, verify=False)}
+        folders = [folder for folder in folders if folder.name in wanted]
+    counts: dict[str, int] = {}
+    for folder in folders:
+        found = upkeep.verify(folder)
+        counts[found.state] = counts.get(found.state, 0) + 1
+        if found.state == "damaged":
+            print(f"{os.path.relpath(folder)}  {found.what}")
+    said = ", ".join(f"{count} {state}" for state, count in sorted(counts.items(), reverse=True))
+    print(said or "no results", file=sys.stderr)
+    if "damaged" in counts:
+        raise typer.Exit(1)
+
+
+def remove_unused_results(
+    out: Out = Path("runs"),
+    yes: Annotated[bool, typer.Option("--yes", help="Remove them; otherwise only list.")] = False,
+) -> None:
+    """List the results that no job's newest record in OUT names; remove them with --yes.
+
+    A record, OUT/NAME, is what the newest `run` of a job left; remove it too if the job is not
+    wanted any more.  Nothing is removed while a run uses the store.
+
+    Example: polymode gc --yes
+    """
+    from pipelines.job.resources import size_in_words
+    from pipelines.store import upkeep
+
+    total = 0
+    for found in upkeep.remove_unused(out) if yes else upkeep.unused(out):
+        print(f"{os.path.relpath(found.path)}  {size_in_words(found.size)}  {found.why}")
+        total += found.size
+    said = "removed" if yes else "could be removed with --yes"
+    print(f"{size_in_words(total)} {said}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""A job as it is written, checked, and planned; starts nothing."""

@@ -1,0 +1,1 @@
+"""Steps done: in this process, as tasks of Ray, by several processes."""

@@ -1,0 +1,1 @@
+"""Results of steps, found again by what they were made from."""

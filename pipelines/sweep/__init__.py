@@ -1,0 +1,1 @@
+"""A search of training options."""
