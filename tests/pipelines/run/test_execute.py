@@ -123,7 +123,7 @@ def test_a_damaged_result_is_set_aside_and_made_again(tmp_path):
 
 def test_two_at_once_do_a_step_once(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from test_execute import done\n"
+        "import sys; from pathlib import Path; from toy_jobs import done\n"
         "over = ['steps.a.request.seconds=1.5']\n"
         "found, shown = done(Path(sys.argv[1]), settings=over)\n"
         "print(sum(o.state == 'done' for o in found.values()), 'waiting for it' in shown)"

@@ -120,6 +120,7 @@ def test_nothing_is_removed_while_a_run_goes_on(ran):
     run = subprocess.Popen(words, cwd=ran, stderr=subprocess.DEVNULL)
     try:
         while not list(ran.glob("runs/store/z-*/events.jsonl")):
+            assert run.poll() is None
             time.sleep(0.05)
         before = stored(ran)
         refused = command(ran, "gc", "--yes")
