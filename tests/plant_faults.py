@@ -255,8 +255,8 @@ FAULTS = (
           "core/process/test_noise.py"),
     # Checkpoints.
     _commit("a file's bytes are not synced", "core/storage/files.py",
-            "        os.fsync(handle)\n    finally:\n        os.close(handle)\n\n\ndef write_text",
-            "    finally:\n        os.close(handle)\n\n\ndef write_text", "power"),
+            "        os.fsync(handle)\n    finally:\n        os.close(handle)\n\n\n@contextmanager",
+            "    finally:\n        os.close(handle)\n\n\n@contextmanager", "power"),
     _commit("tensors are not synced", "core/storage/tensor_file.py",
             "& 0o666)\n    files.sync(path)", "& 0o666)", "power"),
     _commit("the names of files are not synced", "core/storage/checkpoint.py",
