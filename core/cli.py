@@ -404,6 +404,8 @@ def run_app(commands: typer.Typer) -> NoReturn:
     try:
         _end(commands(standalone_mode=False) or 0)
     except InputError as error:
+        if error.__cause__ is not None:  # such as an exception of a plug-in's method
+            _print_traceback()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except typer.Exit as stop:
@@ -440,16 +442,20 @@ def _print_failure(error: Exception) -> NoReturn:
         no_arguments = type(error).__name__ == "NoArgsIsHelpError"
         print(usage() if no_arguments else f"error: {usage()}", file=sys.stderr)
         sys.exit(2)
-    import traceback
-
-    if os.environ.get("POLYMODE_TRACEBACK"):
-        traceback.print_exc()
+    _print_traceback()
     print(
         f"error: {type(error).__name__}: {error}\n"
         "  set POLYMODE_TRACEBACK=1 to see where it happened",
         file=sys.stderr,
     )
     sys.exit(1)
+
+
+def _print_traceback() -> None:
+    import traceback
+
+    if os.environ.get("POLYMODE_TRACEBACK"):
+        traceback.print_exc()
 
 
 def _stop(signum: int, frame: object) -> NoReturn:

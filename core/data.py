@@ -2,16 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Shaped, jaxtyped
 from torch import Tensor
 
 from core.errors import InputError
 from core.parts.config import configure
-from core.parts.registry import Spec
-from core.task import Degrading, Example, Item, Task
+from core.parts.registry import Spec, installed
+from core.task import Degrading, Example, Item, Reading, Task
 
 
 @runtime_checkable
@@ -62,10 +62,49 @@ def open_dataset(spec: Spec, split: str, task: Task) -> Dataset:
     """A split of the dataset, its items degraded where the task does that.
 
     Raises:
-        InputError: an option is wrong, or the data cannot be used.
+        InputError: an option is wrong, the data cannot be used, or the first item lacks a tensor
+            that the task reads, or has it in another shape.
     """
     dataset: Dataset = configure("dataset", spec)(split)
+    if not isinstance(dataset, Dataset):
+        methods = ("__len__", "__getitem__", "source", "name", "digest")
+        missing = [name for name in methods if not hasattr(dataset, name)]
+        raise InputError(
+            f"dataset {spec.name} has no {', '.join(missing)}; a dataset has {', '.join(methods)}, "
+            "as core.data.Dataset describes them"
+        )
+    if isinstance(task, Reading) and len(dataset):
+        _check_read(task, dataset[0], spec.name)
     return _Degraded(dataset, task) if isinstance(task, Degrading) else dataset
+
+
+def _check_read(task: Reading, item: Item, dataset: str) -> None:
+    """Refuse an item without the tensors that a task reads.
+
+    Raises:
+        InputError: a tensor is missing, or has another shape.
+    """
+    found = ", ".join(f"{name} ({' '.join(map(str, value.shape))})" for name, value in item.items())
+    wrong = []
+    with jaxtyped("context"):  # an axis has one size in all tensors
+        for name, shape in task.reads.items():
+            if name not in item:
+                wrong.append(f"{name!r}, which is not there")
+            elif not isinstance(item[name], cast(type, Shaped[Tensor, shape])):
+                wrong.append(f"{name!r} of shape ({shape})")
+    if wrong:
+        raise InputError(
+            f"task {part_name('task', task)} reads {', and '.join(wrong)}; an item of dataset "
+            f"{dataset} has {found}; choose another dataset or its options"
+        )
+
+
+def part_name(kind: str, built: object) -> str:
+    """The full name of the part that an object was built from; its class if that is none."""
+    made = type(built)
+    target = f"{made.__module__}:{made.__qualname__}"
+    names = (name for name, part in installed().names(kind) if part.target == target)
+    return next(names, made.__qualname__)
 
 
 def collate(dataset: Dataset, indices: list[int]) -> dict[str, Shaped[Tensor, " b ..."]]:

@@ -71,6 +71,11 @@ class Generate:
         named = {"image": self.image, "class": self.classes}
         return {name: number for name, number in named.items() if number}
 
+    @property
+    def reads(self) -> Mapping[str, str]:
+        """The image, and the class where there are classes."""
+        return {"image": f"{self.channels} *space"} | ({"class": ""} if self.classes else {})
+
     def prepare(self, batch: Batch) -> Example:
         """The samples, with their classes and the enlarged image condition.
 

@@ -134,6 +134,11 @@ class Plane:
         """The number of classes, where there are some."""
         return {"class": self.classes} if self.classes else {}
 
+    @property
+    def reads(self) -> Mapping[str, str]:
+        """The point, and the class where there are classes."""
+        return {"point": "2"} | ({"class": ""} if self.classes else {})
+
     def prepare(self, batch: Batch) -> Example:
         """The points, with their classes."""
         if "point" not in batch:

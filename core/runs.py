@@ -42,6 +42,7 @@ from core.task import ShownTogether, Task
 from core.training.distributed import PeerError, World, process_group
 from core.training.journal import journal
 from core.training.preparation import Run, prepare_run
+from core.training.rehearsal import check_scores, rehearse
 from core.training.run import resume, save, train_to_end
 from core.training.state import TrainingState
 from core.training.stopping import Stopped, catch_signals, raise_caught_signal, stop_request
@@ -170,6 +171,7 @@ def sample(
         "guidance": plain(guidance_of(model, request)),
         "checkpoint_step": model.step,
     }
+    rehearse(model.task, dataset, scored=False, emit=emit)
     items = range(len(about["items"]))
     pairs = [(item, draw) for item in items for draw in range(request.samples)]
     chunks = [pairs[i : i + request.batch] for i in range(0, len(pairs), request.batch)]
@@ -260,6 +262,7 @@ def _report(
     for first in range(0, count, size):
         chosen = list(range(first, min(first + size, count)))
         scores = task.score(results[chosen], collate(dataset, chosen))
+        check_scores(task, scores, len(chosen))
         for method, named in scores.items():
             for figure, numbers in named.items():
                 values.setdefault(method, {}).setdefault(figure, []).extend(numbers.tolist())

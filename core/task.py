@@ -158,6 +158,19 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class Reading(Protocol):
+    """A task that states the tensors it reads of an item, so that another dataset is refused.
+
+    Attributes:
+        reads: the shape of each tensor of an item, by name, as jaxtyping writes shapes: "3 h w";
+            "" of a single number.  An axis with one name in two shapes has one size.  Tensors that
+            a task can do without are not among them.
+    """
+
+    reads: Mapping[str, str]
+
+
+@runtime_checkable
 class Degrading(Protocol):
     """A task that adds a degradation to each item of a dataset: a mask, a compressed file.
 

@@ -121,15 +121,17 @@ def check(
     """
     # Names first, then numbers, then options: all problems in one error.
     unknown = sorted(set(conditions) - set(names))
-    found = [f"takes no condition named {name}, only {', '.join(names)}" for name in unknown]
+    found = [
+        f"network: takes no condition named {name!r}, only {', '.join(names)}" for name in unknown
+    ]
     found += [
-        f"condition {name}: expected at least 1 channel, class or element, got {number}"
+        f"network: condition {name!r}: expected at least 1 channel, class or element, got {number}"
         for name, number in conditions.items()
         if name in names and number < 1
     ]
-    found += [problem for wrong, problem in checks if wrong]
+    found += [f"network.{problem}" for wrong, problem in checks if wrong]
     if found:
-        raise InputError("\n".join(f"network.{problem}" for problem in found))
+        raise InputError("\n".join(found))
 
 
 def at_least(least: int, options: Mapping[str, int]) -> list[tuple[bool, str]]:

@@ -82,6 +82,14 @@ def _expected(error: Mapping[str, Any]) -> str:
     return _EXPECTED.get(stem) or str(stem)
 
 
+def _nested(name: str, known: list[str]) -> str:
+    """A hint of what to write in the place of an unknown option."""
+    first, _, rest = name.partition(".")
+    if rest and first in known:
+        return f"; dotted names are for --set and matrix: write {first}: {{{rest}: ...}}"
+    return nearest(name, known)
+
+
 def _messages(
     errors: list[Any], given: Mapping[str, Any], known: list[str], at: str
 ) -> Iterator[str]:
@@ -93,7 +101,7 @@ def _messages(
             continue
         path = _dotted(at, location)
         if error["type"] == "extra_forbidden":
-            yield f"{path}: unknown option{nearest(str(location[-1]), known)}"
+            yield f"{path}: unknown option{_nested(str(location[-1]), known)}"
         elif error["type"] == "missing":
             yield f"{_dotted(at, error['loc'])}: required, but not given"
         elif error["type"] == "value_error":

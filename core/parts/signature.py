@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Optional, Union, cast
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from core.parts.registry import Registry, Spec, installed
+from core.parts.registry import Registry, RegistryError, Spec, installed
 
 REQUIRED: Any = inspect.Parameter.empty
 
@@ -216,11 +216,17 @@ def part_options(kind: str, name: str, registry: Registry | None = None) -> tupl
     """The options of a registered part; imports it only if its source text does not tell them.
 
     Raises:
-        RegistryError: no such part.
+        RegistryError: no such part, or one of its options has no annotation.
     """
     registry = registry or installed()
     module, attribute = registry.find(kind, name).target.split(":")
     try:
         return _options_in_text(module, attribute)
     except (_NotPlain, ImportError, OSError, SyntaxError):
-        return options_of(registry.load(kind, name))
+        options = options_of(registry.load(kind, name))
+    if bare := [option.name for option in options if option.annotation is Any]:
+        raise RegistryError(
+            f"{kind} {name!r}: option {', '.join(map(repr, bare))} has no annotation, so its "
+            f"values cannot be checked; annotate it, as in `{bare[0]}: int`"
+        )
+    return options

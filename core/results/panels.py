@@ -6,7 +6,7 @@ coordinates of one cube and then n x 3 uint8 colours.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +48,48 @@ def write_panels(panels: Sequence[Panel], folder: Path) -> list[dict[str, Any]]:
     return written
 
 
-def _image(pixels: np.ndarray, path: Path) -> dict[str, Any]:
+def check_panels(panels: Sequence[Panel]) -> None:
+    """Check the arrays of panels as `write_panels` does, and write nothing.
+
+    Raises:
+        ValueError: arrays of another type or shape than the panel's documentation says.
+    """
+    for panel in panels:
+        for kind, check in CHECKS.items():
+            views: Mapping[str, Any] = getattr(panel, kind)
+            for view in views.values():
+                check(view)
+
+
+def _check_image(pixels: np.ndarray) -> None:
     _check(pixels, "a picture", ("uint8",), ("h w", "h w 3", "h w 1"))
+
+
+def _check_clip(clip: Clip) -> None:
+    _check(clip.frames, "a clip", ("uint8",), ("t h w", "t h w 3"))
+
+
+def _check_volume(volume: Volume) -> None:
+    _check(volume.voxels, "a volume", ("uint8", "uint16"), ("d h w",))
+
+
+def _check_cloud(cloud: Cloud) -> None:
+    points, colours = np.asarray(cloud.points), cloud.colours
+    if points.ndim != 2 or points.shape[1] != 3 or not len(points):
+        raise ValueError(f"a cloud: expected points (n, 3), got {points.shape}")
+    if colours is not None and (colours.shape != points.shape or colours.dtype != np.uint8):
+        raise ValueError(f"a cloud: expected uint8 colours {points.shape}, got {colours.shape}")
+
+
+def _image(pixels: np.ndarray, path: Path) -> dict[str, Any]:
+    _check_image(pixels)
     _save(pixels.squeeze(-1) if pixels.shape[2:] == (1,) else pixels, path)
     return {"width": pixels.shape[1], "height": pixels.shape[0]}
 
 
 def _clip(clip: Clip, path: Path) -> dict[str, Any]:
+    _check_clip(clip)
     frames = clip.frames
-    _check(frames, "a clip", ("uint8",), ("t h w", "t h w 3"))
     every = math.ceil(math.sqrt(math.prod(frames.shape[:3]) / PIXELS))
     frames = frames[:, ::every, ::every]
     pixels, across = _sprite(frames)
@@ -66,8 +99,8 @@ def _clip(clip: Clip, path: Path) -> dict[str, Any]:
 
 
 def _volume(volume: Volume, path: Path) -> dict[str, Any]:
+    _check_volume(volume)
     voxels = volume.voxels
-    _check(voxels, "a volume", ("uint8", "uint16"), ("d h w",))
     every = math.ceil((voxels.size / PIXELS) ** (1 / 3))
     voxels = voxels[::every, ::every, ::every]
     bits = 8 * voxels.dtype.itemsize
@@ -85,12 +118,8 @@ def _volume(volume: Volume, path: Path) -> dict[str, Any]:
 
 
 def _cloud(cloud: Cloud, path: Path) -> dict[str, Any]:
-    points = np.asarray(cloud.points, dtype=np.float64)
-    if points.ndim != 2 or points.shape[1] != 3 or not len(points):
-        raise ValueError(f"a cloud: expected points (n, 3), got {points.shape}")
-    colours = cloud.colours
-    if colours is not None and (colours.shape != points.shape or colours.dtype != np.uint8):
-        raise ValueError(f"a cloud: expected uint8 colours {points.shape}, got {colours.shape}")
+    _check_cloud(cloud)
+    points, colours = np.asarray(cloud.points, dtype=np.float64), cloud.colours
     finite = np.isfinite(points).all(axis=1)
     points = points[finite] if finite.any() else np.zeros((1, 3))
     colours = colours[finite] if colours is not None and finite.any() else None
@@ -145,4 +174,7 @@ def _check(array: np.ndarray, what: str, types: Sequence[str], shapes: Sequence[
         )
 
 
+CHECKS: Mapping[str, Callable[[Any], None]] = {
+    "images": _check_image, "clips": _check_clip, "volumes": _check_volume, "clouds": _check_cloud,
+}  # fmt: skip
 WRITERS = {"images": _image, "clips": _clip, "volumes": _volume, "clouds": _cloud}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.data import Dataset, check_classes, collate, open_dataset
+from core.data import Dataset, open_dataset
 from core.errors import InputError
 from core.model import GAIN, compile_network, gain_of, network_of, objective_of
 from core.network.conditioning import takes_null
@@ -26,6 +26,7 @@ from core.training.distributed import World
 from core.training.journal import check_tensorboard
 from core.training.loop import Learner
 from core.training.precision import check_precision, scaler_of
+from core.training.rehearsal import Trained, first_example, rehearse
 from core.training.validation import HeldOut, evenly_spaced
 
 # Besides the request, these must match for a run to resume; values are their names in messages.
@@ -94,9 +95,10 @@ def prepare_run(
     _note_gain(request, objective.process, emit)
     start = _load_start(request, network, out, emit)
     dataset = open_dataset(request.dataset, "train", task)
-    shape = _check_first(dataset, task)
-    held_out = _held_out(request, task)
     network.to(device)
+    row = configure("parameterization", request.parameterization)()
+    shape = _shape(task, dataset, Trained(network, objective.process, row), out, world, emit)
+    held_out = _held_out(request, task)
     if machine.compile:
         compile_network(network, device)
     optimizer = torch.optim.AdamW(
@@ -173,15 +175,20 @@ def _note_gain(request: TrainRequest, process: GaussianPath, emit: Emit) -> None
         )
 
 
-def _check_first(dataset: Dataset, task: Task) -> tuple[int, ...] | None:
-    """The shape of a sample; the first item's example is made, so that unfit data is refused.
+def _shape(
+    task: Task, dataset: Dataset, trained: Trained, out: Path, world: World, emit: Emit
+) -> tuple[int, ...] | None:
+    """The shape of a sample, None of an empty dataset; a new run is rehearsed first.
 
-    None of an empty dataset.
+    One process rehearses, since the others would find the same; a run that has a checkpoint has
+    been rehearsed.
     """
     if not len(dataset):
         return None
-    example = task.prepare(collate(dataset, [0]))
-    check_classes(example, task, lambda _: dataset.name(0))
+    if world.first and not checkpoint.is_started(out / "checkpoints"):
+        example = rehearse(task, dataset, trained, emit=emit)
+    else:
+        example = first_example(task, dataset)
     return tuple(example.x0.shape[1:])
 
 
@@ -206,7 +213,7 @@ def _held_out(request: TrainRequest, task: Task) -> HeldOut | None:
             f"validate_every: the test split of {spec.name} is empty; name another dataset by "
             "`validation`, or leave validate_every at 0"
         )
-    _check_first(dataset, task)
+    first_example(task, dataset)
     items = evenly_spaced(len(dataset), request.validation_items)
     return HeldOut(dataset, items, task, objective_of(request), request.seed, request.precision)
 

@@ -447,7 +447,7 @@ def test_channels_follow_width_and_multipliers():
 def test_impossible_networks_are_refused_with_every_problem():
     with pytest.raises(InputError) as caught:
         UNet(3, 3, {"label": 1}, width=0, attention=(5,), patch=0, dropout=1.0, epsilon=0.0)
-    words = ("network.takes no condition named label", "network.width", "network.attention",
+    words = ("network: takes no condition named 'label'", "network.width", "network.attention",
              "network.patch", "network.dropout", "network.epsilon")  # fmt: skip
     for said in words:
         assert said in str(caught.value)
@@ -457,7 +457,7 @@ def test_impossible_networks_are_refused_with_every_problem():
         UNet(3, 3, {}, width=8, multipliers=(1,), attention=(), heads=3)
     with pytest.raises(InputError, match="give heads or head_channels"):
         Transformer(3, 3, {}, heads=3, head_channels=8)
-    with pytest.raises(InputError, match="condition class: expected at least 1"):
+    with pytest.raises(InputError, match="network: condition 'class': expected at least 1"):
         Transformer(3, 3, {"class": 0}, depth=0)
 
 
@@ -520,7 +520,7 @@ def test_a_new_mlp_outputs_zero_and_takes_vectors_alone():
         network(drawn(2, 3, 8, 8), torch.ones(2), given)
     with pytest.raises(InputError) as caught:
         MLP(2, 2, {"sequence": 4}, width=0, depth=0, dropout=1.0)
-    for words in ("no condition named sequence, only image, class, vector", "width", "depth",
+    for words in ("no condition named 'sequence', only image, class, vector", "width", "depth",
                   "dropout"):  # fmt: skip
         assert words in str(caught.value)
 
