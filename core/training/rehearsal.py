@@ -301,7 +301,8 @@ def _score_and_show(
     begun = time.monotonic()
     with _calling(f"{name}: score(results, batch)"):
         scores = task.score(results, batch)
-    check_scores(task, scores, 1)
+    if scores or task.figures:  # a task may have none, which `evaluate` refuses
+        check_scores(task, scores, 1)
     if time.monotonic() - begun > SLOW:
         return
     panels: Any

@@ -295,6 +295,13 @@ def test_a_mistake_of_a_task_is_one_sentence(changed, words):
     assert "\n" not in str(caught)
 
 
+def test_a_task_that_is_not_scored_may_be_trained():
+    unscored = task_with(figures={}, reference="", score=lambda self, results, batch: {})
+    rehearse(unscored, Waves(), trained(Convolution()))
+    with pytest.raises(InputError, match="score gives no method ''"):
+        check_scores(unscored, {}, 1)
+
+
 def test_a_task_without_a_member_is_one_sentence():
     with pytest.raises(InputError, match="task x has no figures, show; a task has channels"):
         _check_task("task x", task_with(figures=None, show=None))
