@@ -101,6 +101,7 @@ import math
 import torch
 from torch import nn
 
+from core.network.conditioning import check
 from core.task import Example, Figure
 
 
@@ -113,6 +114,7 @@ class MLP(nn.Module):
 
     def __init__(self, channels, outputs, conditions, *, width: int = 32):
         super().__init__()
+        check(conditions, (), names=())  # it takes none
         self.layers = nn.Sequential(
             nn.Linear(channels + 1, width), nn.SiLU(), nn.Linear(width, outputs)
         )
@@ -125,7 +127,7 @@ class Ring:
     """Points of the unit circle."""
 
     def __init__(self, split):
-        self.shift = 0.0 if split == "train" else 0.5
+        self.split, self.shift = split, 0.0 if split == "train" else 0.5
 
     def __len__(self):
         return 64
@@ -135,7 +137,7 @@ class Ring:
         return {"point": torch.tensor([math.cos(angle), math.sin(angle)])}
 
     def source(self, index):
-        return str(index)
+        return f"{self.split} {index}"
 
     def name(self, index):
         return f"point {index}"
@@ -149,6 +151,7 @@ class Generate:
 
     def __init__(self):
         self.channels, self.conditions, self.reference = 2, {}, "truth"
+        self.reads = {"point": "2"}
         self.figures = {"radius": Figure("radius error", "", "lower")}
 
     def prepare(self, batch):
@@ -159,7 +162,7 @@ class Generate:
 
     def score(self, results, batch):
         def error(x):
-            return {"radius": (x.norm(dim=-1) - 1).abs()}
+            return {"radius": (x.norm(dim=-1) - batch["point"].norm(dim=-1)).abs()}
 
         return {"truth": error(batch["point"]), "draws": error(results[:, 0])}
 
@@ -222,6 +225,19 @@ def test_it_is_listed_and_shown(environment):
     assert "dots/radius" in polymode(environment, "list").stdout
     assert "width: int = 32" in polymode(environment, "show", "network", "dots/mlp").stdout
     assert "scale: float = 1.0" in polymode(environment, "show", "verb", "dots/radius").stdout
+
+
+CONTRACT = """
+from core.parts.registry import installed
+from core.testing.contract import check_part
+
+for kind, name in (("network", "mlp"), ("dataset", "ring"), ("task", "generate")):
+    check_part(installed(), kind, f"dots/{name}")
+"""
+
+
+def test_its_parts_keep_the_contract(environment):
+    subprocess.run([sys.executable, "-c", CONTRACT], env=environment, check=True)
 
 
 def test_its_commands_stand_under_the_one_command(environment):

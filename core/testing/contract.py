@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from core.data import Dataset
 from core.denoiser.parameterization import Condition, Denoiser, FunctionDenoiser, Prediction, v
+from core.errors import InputError
 from core.inverse.measurement import Measurement, dot, residual
 from core.inverse.operators import Average
 from core.inverse.posterior import Guided
@@ -25,10 +26,11 @@ from core.process.gaussian import GaussianPath, over
 from core.process.noise import Noise
 from core.process.rows import row_sum
 from core.process.schedules import edm, flow, vp_cosine
+from core.results.panels import check_panels
 from core.sampler.ancestral import DDIM
 from core.sampler.grids import uniform_log_snr
 from core.sampler.sample import prior, sample
-from core.task import Degrading, Task
+from core.task import Degrading, Reading, Task
 from core.testing.distributions import Gaussian
 from core.testing.orders import check_solver
 
@@ -48,20 +50,24 @@ def check_part(
 ) -> None:
     """Assert the contract of every part, and of its kind.
 
+    Nothing but the first three is required: a network is called on points, signals, images or
+    volumes, whichever it takes, with every condition that it does not refuse; a task is given a
+    batch of the shapes that it `reads`.
+
     Args:
         registry: the registry of the part.
         kind: its kind.
         name: its full name.
         options: of the part where the defaults are large: networks, datasets, tasks, operators,
             posterior methods.
-        process: the forward process, for samplers and grids.
-        batch: a batch of the task's data, for tasks.
-        shape: of a sample, for networks; of a batch, for operators.
+        process: the forward process, for samplers and grids; EDM's by default.
+        batch: a batch of the task's data, for tasks whose data is more than shapes.
+        shape: of a sample, for networks that take few shapes; of a batch, for operators.
         given: inputs of a guidance part beyond those of the core, by name.
 
     Raises:
         AssertionError: the part breaks its contract.
-        TypeError: an input that the kind's check does not take, or lacks.
+        TypeError: an input that the kind's check does not take.
     """
     part, build = registry.find(kind, name), registry.load(kind, name)
     assert len(part.summary) < 60, f"{name}: the summary is {len(part.summary)} characters"
@@ -80,43 +86,109 @@ def check_part(
         check(build, **{name: value for name, value in inputs.items() if value is not None})
 
 
-def _network(build: Build, *, options: Mapping[str, Any], shape: tuple[int, ...] = (3, 24, 17)):
-    """Shape kept at two sizes, samples independent, inputs used, every parameter trained."""
-    network: nn.Module = build(3, 3, {"image": 3}, **options)
+SHAPES = ((3, 24, 17), (3, 24), (3,), (3, 12, 10, 8))  # of an image, a signal, a point, a volume
+NUMBERS = {"image": 3, "class": 4, "vector": 5, "sequence": 6}
+
+
+def _network(
+    build: Build,
+    *,
+    options: Mapping[str, Any] | None = None,
+    shape: tuple[int, ...] | None = None,
+) -> None:
+    """Shape kept at two sizes, samples independent, inputs used, every parameter trained.
+
+    A condition is refused by an `InputError` when the network is built, or heeded.
+    """
+    options = options or {}
+    channels = shape[0] if shape else 3
+    numbers = {**NUMBERS, "image": channels}
+    conditions = {
+        name: number
+        for name, number in numbers.items()
+        if not _refuses(build, channels, {name: number}, options)
+    }
+    network: nn.Module = build(channels, channels, conditions, **options)
     with torch.no_grad():  # layers that begin at zero would hide what lies behind them
         generator = torch.Generator().manual_seed(0)
         for p in network.parameters():
             p.add_(0.05 * torch.randn(p.shape, generator=generator))
-    network.eval()
-
-    def evaluate(x: Tensor, level: Tensor) -> Tensor:
-        return network(x, level, {"image": x.flip(0)})
-
+    shape = shape or _shape_of(network.eval(), conditions, generator)
     level = torch.tensor([3.0, -40.0])
     for size in (shape, (shape[0], *(s + 5 for s in shape[1:]))):
         x = torch.randn(2, *size, generator=generator)
-        output = evaluate(x, level)
+        given, other = (_condition(conditions, x, generator, label) for label in (0, 1))
+        output = network(x, level, given)
         assert output.shape == x.shape, f"the output of {tuple(x.shape)} is {tuple(output.shape)}"
-        alone = network(x[:1], level[:1], {"image": x[1:]})
+        first = {name: value[:1] for name, value in given.items()}
+        alone = network(x[:1], level[:1], first)
         assert (alone[0] - output[0]).abs().max() < 1e-4, "a sample depends on its neighbours"
-        assert (evaluate(x, level + 20) - output).abs().max() > 1e-4, (
+        assert (network(x, level + 20, given) - output).abs().max() > 1e-4, (
             "the output ignores the noise level"
         )
-        other = network(x, level, {"image": x * 0})
-        assert (other - output).abs().max() > 1e-4, "the output ignores the condition"
-        if takes_null(network):
-            first, second = (
-                network(x, level, null_condition({"image": image})) for image in (x, x.flip(0))
+        for name, value in other.items():
+            changed = network(x, level, {**given, name: value})
+            assert (changed - output).abs().max() > 1e-4, (
+                f"the output ignores the condition {name!r}: use it, or refuse it when the network "
+                "is built, by core.network.conditioning.check"
             )
-            assert torch.equal(first, second), "samples without condition depend on it"
+        if conditions and takes_null(network):
+            one, two = (network(x, level, null_condition(c)) for c in (given, other))
+            assert torch.equal(one, two), "samples without condition depend on it"
     network.train()
-    evaluate(torch.randn(2, *shape, generator=generator), level).square().sum().backward()
+    x = torch.randn(2, *shape, generator=generator)
+    network(x, level, _condition(conditions, x, generator, 0)).square().sum().backward()
     idle = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert not idle, f"no gradient reaches {', '.join(idle)}"
 
 
-def _dataset(build: Build, *, options: Mapping[str, Any]) -> None:
+def _refuses(
+    build: Build, channels: int, conditions: Mapping[str, int], options: Mapping[str, Any]
+) -> bool:
+    """Whether a network refuses a condition when it is built."""
+    try:
+        build(channels, channels, conditions, **options)
+    except InputError:
+        return True
+    return False
+
+
+def _condition(
+    conditions: Mapping[str, int], x: Tensor, generator: torch.Generator, label: int
+) -> dict[str, Tensor]:
+    """A value for each condition of a network, for the batch `x`."""
+    shapes = {"image": x.shape, "vector": (len(x), 5), "sequence": (len(x), 7, 6)}
+    drawn = {
+        name: torch.randn(shape, generator=generator)
+        for name, shape in shapes.items()
+        if name in conditions
+    }
+    labels = {"class": torch.full((len(x),), label)} if "class" in conditions else {}
+    return {**drawn, **labels}
+
+
+def _shape_of(
+    network: nn.Module, conditions: Mapping[str, int], generator: torch.Generator
+) -> tuple[int, ...]:
+    """The first of `SHAPES` that a network takes and gives back."""
+    failed = []
+    for shape in SHAPES:
+        x = torch.randn(2, *shape, generator=generator)
+        try:
+            with torch.no_grad():
+                output = network(x, torch.zeros(2), _condition(conditions, x, generator, 0))
+        except Exception as error:  # noqa: BLE001  (whatever another number of axes leads to)
+            failed.append(f"{tuple(x.shape)} raises {type(error).__name__}: {error}")
+            continue
+        if output.shape == x.shape:
+            return shape
+        failed.append(f"{tuple(x.shape)} gives {tuple(output.shape)}")
+    raise AssertionError("\n".join(["no batch is taken; pass `shape`, if it is another", *failed]))
+
+
+def _dataset(build: Build, *, options: Mapping[str, Any] | None = None) -> None:
     """Items are deterministic and in range; splits have no source in common."""
+    options = options or {}
     sides: list[Dataset] = [build(split, **options) for split in ("train", "test")]
     for side in sides:
         for index in (0, len(side) - 1):
@@ -133,9 +205,18 @@ def _dataset(build: Build, *, options: Mapping[str, Any]) -> None:
     )
 
 
-def _task(build: Build, *, batch: Mapping[str, Tensor], options: Mapping[str, Any] | None = None):
+def _task(
+    build: Build,
+    *,
+    batch: Mapping[str, Tensor] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> None:
     """Preparing is deterministic; finishing the true x0 gives the best score there is."""
     task: Task = build(**(options or {}))
+    assert isinstance(task, Task), "expected the attributes and methods of core.task.Task"
+    if batch is None:
+        assert isinstance(task, Reading), "state the shapes that the task `reads`, or pass a batch"
+        batch = _batch_of(task.reads)
     if isinstance(task, Degrading):
         count = len(next(iter(batch.values())))
         items = [{name: value[i] for name, value in batch.items()} for i in range(count)]
@@ -160,6 +241,10 @@ def _task(build: Build, *, batch: Mapping[str, Tensor], options: Mapping[str, An
     wrong = task.finish(example.x0 + 0.5, batch)[:, None]
     best, worse = task.score(perfect, batch), task.score(wrong, batch)
     assert task.reference in best, f"no score for the reference {task.reference!r}"
+    figures = {figure for named in best.values() for figure in named}
+    unknown = ", ".join(sorted(figures - task.figures.keys()))
+    assert not unknown, f"score gives figures that `figures` does not describe: {unknown}"
+    check_panels(task.show(perfect, batch, [str(i) for i in range(len(perfect))]))
     for method in best.keys() - {task.reference}:
         for name, figure in task.figures.items():
             if name not in best[method]:
@@ -167,6 +252,24 @@ def _task(build: Build, *, batch: Mapping[str, Tensor], options: Mapping[str, An
             sign = 1 if figure.better == "higher" else -1
             apart = sign * (best[method][name] - worse[method][name])
             assert (apart >= 0).all(), f"{name} prefers a wrong result"
+
+
+def _batch_of(reads: Mapping[str, str], side: int = 32) -> dict[str, Tensor]:
+    """Two items of random values in [-0.8, 0.8] in the shapes that a task reads.
+
+    Axes with a name have `side` elements, and as many as two axes stand for several.  A single
+    number is a class.
+    """
+    generator, batch = torch.Generator().manual_seed(0), {}
+    for name, text in reads.items():
+        shape = [2]
+        for axis in text.split():
+            several = axis.startswith("*") or axis == "..."
+            shape += [side, side] if several else [int(axis) if axis.isdigit() else side]
+        batch[name] = torch.rand(shape, generator=generator) * 1.6 - 0.8
+        if not text.split():
+            batch[name] = torch.tensor([0, 1])
+    return batch
 
 
 def _operator(
@@ -221,12 +324,13 @@ def _process(build: Build) -> None:
     assert (back - t).abs().max() < 1e-6 * path.t_max, "time_of_log_snr does not invert log_snr"
 
 
-def _sampler(build: Build, *, process: GaussianPath) -> None:
-    check_solver(build(), process)
+def _sampler(build: Build, *, process: GaussianPath | None = None) -> None:
+    check_solver(build(), process or edm())
 
 
-def _grid(build: Build, *, process: GaussianPath) -> None:
+def _grid(build: Build, *, process: GaussianPath | None = None) -> None:
     """Falls strictly from the noisy end to the clean one."""
+    process = process or edm()
     grid = build(process)
     assert (grid.diff() < 0).all(), "the grid does not fall"
     assert float(grid[0]) <= process.t_max

@@ -115,8 +115,7 @@ OPTIONS = {
 def test_part_keeps_its_contract(kind, name, tmp_path):
     inputs = {}
     if kind == "network":
-        shape = {"shape": (3,)} if name == "core/mlp" else {}
-        inputs = {"options": NETWORKS[name], **shape}
+        inputs = {"options": NETWORKS[name]}
     if kind == "dataset":
         options = OPTIONS.get(name, {"patches": 40, "size": 32})
         if name in FOLDERS:
@@ -125,13 +124,9 @@ def test_part_keeps_its_contract(kind, name, tmp_path):
         inputs = {"options": options}
     if kind == "operator":
         inputs = OPERATORS.get(name, {})
-    if kind == "task":
+    if kind == "task" and name.startswith("image2image/"):
         image = torch.rand(2, 3, 32, 32, generator=torch.Generator()) * 1.6 - 0.8
-        if name.startswith("medical/"):
-            image = image[:, :1]
         inputs = {"batch": {"image": image}}
-        if name == "core/points":
-            inputs = {"batch": {"point": image[:, 0, 0, :2], "class": torch.tensor([0, 1])}}
     processes = {"sampler": PROCESSES[:1], "grid": PROCESSES}
     for process in processes.get(kind, (None,)):
         check_part(installed(), kind, name, **({"process": process} if process else inputs))
@@ -153,3 +148,68 @@ def test_the_contract_catches_a_network_that_mixes_its_batch():
 
     with pytest.raises(AssertionError, match="neighbours"):
         _network(Mixing, options=SMALL)
+
+
+def layers(axes, *, deaf=(), names=("image", "vector")):
+    """A network of one layer over `axes` axes of space, which ignores the conditions in `deaf`."""
+    from torch import nn
+
+    from core.network.conditioning import check
+
+    class Layers(nn.Module):
+        def __init__(self, channels, outputs, conditions):
+            super().__init__()
+            check(conditions, (), names=names)
+            self.conditions = [name for name in conditions if name not in deaf]
+            inputs = channels + 1 + sum(conditions[name] for name in self.conditions)
+            kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+            self.layer = kinds[axes](inputs, outputs, *([1] if axes else []))
+
+        def forward(self, x, level, condition=None):
+            given = [condition[name] for name in self.conditions]
+            whole = [v.view(*v.shape[:2], *[1] * axes) for v in given if v.ndim == 2 and axes]
+            spread = [v.expand(*v.shape[:2], *x.shape[2:]) for v in whole]
+            spread += [v for v in given if v.ndim == x.ndim]
+            level = level.view(-1, *[1] * (x.ndim - 1)).expand(-1, 1, *x.shape[2:])
+            return self.layer(torch.cat([x, level, *spread], 1))
+
+    return Layers
+
+
+@pytest.mark.parametrize("axes", range(4))
+@pytest.mark.parametrize("names", [(), ("image",), ("image", "vector")])
+def test_networks_of_any_rank_and_conditions_keep_the_contract_without_options(axes, names):
+    from core.testing.contract import _network
+
+    _network(layers(axes, names=names))
+    with pytest.raises(AssertionError, match="a sample depends on its neighbours"):
+        _network(mixing(layers(axes, names=names)))
+
+
+def mixing(kind):
+    class Mixing(kind):
+        def forward(self, x, level, condition=None):
+            return super().forward(x, level, condition) + x.mean()
+
+    return Mixing
+
+
+def test_a_condition_that_is_neither_used_nor_refused_breaks_the_contract():
+    from core.testing.contract import _network
+
+    with pytest.raises(AssertionError, match="ignores the condition 'vector': use it, or refuse"):
+        _network(layers(2, deaf=("vector",)))
+
+
+def test_a_network_that_takes_no_batch_is_said_with_every_reason():
+    from core.testing.contract import _network
+
+    class Broken(torch.nn.Module):
+        def __init__(self, channels, outputs, conditions):
+            super().__init__()
+
+        def forward(self, x, level, condition=None):
+            return x.flatten()
+
+    with pytest.raises(AssertionError, match=r"(?s)pass `shape`.*\(2, 3, 24\) gives \(144,\)"):
+        _network(Broken)

@@ -32,6 +32,7 @@ class Reconstruction(ABC):
         channels: of a sample.
     """
 
+    reads: Mapping[str, str] = {"image": "1 h w"}
     conditions: Mapping[str, int] = {}
     figures: Mapping[str, Figure] = {
         "psnr": Figure("PSNR", "dB", "higher"),
