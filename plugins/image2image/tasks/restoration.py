@@ -57,6 +57,7 @@ class Restoration:
     """
 
     channels = 3
+    reads: Mapping[str, str] = {"image": "3 h w"}
 
     def __init__(self, reference: str, target: Target) -> None:
         self.reference, self.target = reference, target
