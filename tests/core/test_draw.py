@@ -66,6 +66,31 @@ def test_guidance_is_a_name_or_a_mapping():
     assert clipped.abs().max() <= 1 + 1e-6
 
 
+def test_a_list_of_guidances_is_applied_in_order():
+    """Each of these two leaves what the other has bounded as it is, so that the first decides."""
+    clip, dynamic = {"name": "core/clip"}, {"name": "core/dynamic_threshold", "quantile": 1.0}
+    one, other, first, second = (
+        polymode.draw(exact(), range(64), steps=10, guidance=guidance)
+        for guidance in (clip, dynamic, [clip, dynamic], [dynamic, clip])
+    )
+    assert not torch.equal(one, other)
+    assert torch.equal(first, one)
+    assert torch.equal(second, other)
+
+
+@pytest.mark.parametrize("noise", ["fresh", "counter"])
+def test_draws_by_every_kind_of_streams_are_standard_normal_and_of_their_seed_alone(noise):
+    """Of the model of N(0.3, 0.5^2), by a solver that draws at every step."""
+    sampler = {"name": "core/multistep", "eta": 1.0}
+    options = {"sampler": sampler, "steps": 40, "noise": noise}
+    x = polymode.draw(exact(), range(2000), **options).double()
+    n = x.numel()
+    assert abs(x.mean() - 0.3) < 4 * 0.5 / n**0.5 + 0.01
+    assert abs(x.std() - 0.5) < 4 * 0.5 / (2 * n) ** 0.5 + 0.02
+    few = polymode.draw(exact(), [7, 1999], batch=1, **options)
+    torch.testing.assert_close(few.double(), x[[7, 1999]], rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
