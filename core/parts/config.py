@@ -10,6 +10,7 @@ import re
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -137,11 +138,10 @@ def check(
     except (TypeError, ValueError) as error:
         return {}, [f"{at or label}: expected plain values: {error}"]
     values, problems = _validated(options, given, text, at)
-    for option in options:
-        kind, value = _kind_of(option.annotation), values.get(option.name)
-        if kind and value is not None and value is not REQUIRED:
-            path = _dotted(at, (option.name,))
-            values[option.name], more = _resolved(kind, value, path, registry)
+    for name, kind in _schema(options)[1].items():
+        value = values.get(name)
+        if value is not None and value is not REQUIRED:
+            values[name], more = _resolved(kind, value, _dotted(at, (name,)), registry)
             problems += more
     return values, problems
 
@@ -175,17 +175,26 @@ def _with_default_parts(options: tuple[Option, ...], given: Mapping[str, Any]) -
     }
 
 
-def _validated(
-    options: tuple[Option, ...], given: Mapping[str, Any], text: str, at: str
-) -> tuple[dict[str, Any], list[str]]:
-    """The values of `text`, which is `given` as JSON, checked by type; and the problems."""
-    from pydantic import ConfigDict, ValidationError, create_model
+@lru_cache(maxsize=1024)
+def _schema(options: tuple[Option, ...]) -> tuple[Any, dict[str, str]]:
+    """Of the same options once: a pydantic model, and the kinds of those that name parts."""
+    from pydantic import ConfigDict, create_model
 
     schema: Any = {
         o.name: (o.annotation, ... if o.default is REQUIRED else o.default) for o in options
     }
     strict = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
     model = create_model("Options", __config__=strict, **schema)
+    return model, {o.name: kind for o in options if (kind := _kind_of(o.annotation))}
+
+
+def _validated(
+    options: tuple[Option, ...], given: Mapping[str, Any], text: str, at: str
+) -> tuple[dict[str, Any], list[str]]:
+    """The values of `text`, which is `given` as JSON, checked by type; and the problems."""
+    from pydantic import ValidationError
+
+    model = _schema(options)[0]
     known = [option.name for option in options]
     try:
         checked = model.model_validate_json(text, strict=True)

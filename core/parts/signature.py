@@ -9,11 +9,13 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import os
 import re
 import sys
 import typing
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, Union, cast
 
@@ -24,9 +26,9 @@ from core.parts.registry import Registry, RegistryError, Spec, installed
 REQUIRED: Any = inspect.Parameter.empty
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Option:
-    """One keyword-only parameter.
+    """One keyword-only parameter; equal to itself alone, so that a schema is kept by its options.
 
     Args:
         name: the parameter's name.
@@ -55,12 +57,26 @@ _PLAIN_TYPES: dict[str, Any] = {
 _BOUNDS: dict[str, Callable[[Any], object]] = {"Ge": Ge, "Gt": Gt, "Le": Le, "Lt": Lt}
 
 
-def _tree(module: str) -> ast.Module:
-    """The text of a module, parsed; the module is not imported."""
+_Stamp = tuple[str, int, int]
+
+
+def _stamp(module: str) -> _Stamp:
+    """The file of a module, the time of its last change and its size; it is not imported."""
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         raise _NotPlain(module)
-    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    found = os.stat(spec.origin)
+    return spec.origin, found.st_mtime_ns, found.st_size
+
+
+@lru_cache(maxsize=64)
+def _parsed(stamp: _Stamp) -> ast.Module:
+    return ast.parse(Path(stamp[0]).read_text(encoding="utf-8"))
+
+
+def _tree(module: str) -> ast.Module:
+    """The text of a module, parsed; the module is not imported."""
+    return _parsed(_stamp(module))
 
 
 def _named(tree: ast.Module, name: str) -> Any:
@@ -184,6 +200,7 @@ def _meanings(document: str | None) -> dict[str, str]:
     return {name: re.sub(r"\s+", " ", meaning).strip() for name, meaning in entries}
 
 
+@lru_cache(maxsize=1024)
 def options_of(build: Callable[..., Any]) -> tuple[Option, ...]:
     """The keyword-only parameters of an imported callable; of a dataclass, such fields or all."""
     meanings = _meanings(inspect.getdoc(build))
@@ -221,12 +238,22 @@ def part_options(kind: str, name: str, registry: Registry | None = None) -> tupl
     registry = registry or installed()
     module, attribute = registry.find(kind, name).target.split(":")
     try:
-        return _options_in_text(module, attribute)
-    except (_NotPlain, ImportError, OSError, SyntaxError):
-        options = options_of(registry.load(kind, name))
+        found = _kept_options(module, attribute, _stamp(module))
+    except (_NotPlain, ImportError, OSError):
+        found = None
+    options = options_of(registry.load(kind, name)) if found is None else found
     if bare := [option.name for option in options if option.annotation is Any]:
         raise RegistryError(
             f"{kind} {name!r}: option {', '.join(map(repr, bare))} has no annotation, so its "
             f"values cannot be checked; annotate it, as in `{bare[0]}: int`"
         )
     return options
+
+
+@lru_cache(maxsize=1024)
+def _kept_options(module: str, attribute: str, stamp: _Stamp) -> tuple[Option, ...] | None:
+    """The options that the text of a module tells, read again where the file has changed."""
+    try:
+        return _options_in_text(module, attribute)
+    except (_NotPlain, ImportError, OSError, SyntaxError):
+        return None

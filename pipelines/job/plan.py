@@ -77,15 +77,13 @@ def plan(
     Raises:
         InputError: a request names a file or folder that does not exist; all of them at once.
     """
+    registry = registry or installed()
     planned: dict[str, Planned] = {}
     problems: list[str] = []
+    stored, digests = results.by_step(root), dict[str, str | None]()
     for step in job.steps:
         verb = find(step.run, verbs, registry)
-        options = options_of(verb.request)
-        mentioned = list(_mentioned(options, step.request, registry or installed(), "request"))
-        if verb.variants:
-            mentioned += _in_variants(verb, step.request, mentioned, registry or installed())
-        contents, parts, wrong = _weighed(mentioned)
+        contents, parts, wrong = _weighed(_named(verb, step, registry))
         problems += [f"steps.{step.name}.{said}" for said in wrong]
         if problems:
             continue
@@ -103,11 +101,18 @@ def plan(
             "files": contents,
         }
         targets = [verb.target, *(part.target for part in _parts(identity, registry))]
-        code = _code(targets)
-        planned[step.name] = _noted(_judge(step, identity, root, verify), code)
+        judged = _judge(step, identity, root, stored.get(step.name, ()), verify)
+        planned[step.name] = _noted(judged, _code(targets, digests))
     if problems:
         raise InputError("\n".join(problems))
     return tuple(planned.values())
+
+
+def _named(verb: Runnable, step: Step, registry: Registry) -> list[Mention]:
+    """Every path and part in a step's request, and in those that are made of it."""
+    options = options_of(verb.request)
+    found = list(_mentioned(options, step.request, registry, "request"))
+    return found + (_in_variants(verb, step.request, found, registry) if verb.variants else [])
 
 
 def _in_variants(
@@ -161,22 +166,34 @@ def _weighed(
     return contents, parts, problems
 
 
-def _parts(identity: Mapping[str, Any], registry: Registry | None) -> Iterator[Part]:
+def _parts(identity: Mapping[str, Any], registry: Registry) -> Iterator[Part]:
     for named in identity["parts"]:
         kind, _, name = named.partition(" ")
         if kind != "verb":
-            yield (registry or installed()).find(kind, name)
+            yield registry.find(kind, name)
 
 
-def _code(targets: Iterable[str]) -> dict[str, str]:
-    """Digests of the modules that hold `targets`; those that they import are not looked at."""
-    found: dict[str, str] = {}
-    for module in sorted({target.partition(":")[0] for target in targets}):
-        with suppress(ImportError, ValueError, OSError):
-            spec = importlib.util.find_spec(module)
-            if spec and spec.origin and spec.origin.endswith(".py"):
-                found[module] = files.digest(Path(spec.origin))[:16]
-    return found
+def _code(targets: Iterable[str], digests: dict[str, str | None]) -> dict[str, str]:
+    """Digests of the modules that hold `targets`; those that they import are not looked at.
+
+    Args:
+        targets: each ``package.module:attribute``.
+        digests: of modules that were looked at before; new ones are added.
+    """
+    modules = sorted({target.partition(":")[0] for target in targets})
+    for module in modules:
+        if module not in digests:
+            digests[module] = _digest(module)
+    return {module: found for module in modules if (found := digests[module])}
+
+
+def _digest(module: str) -> str | None:
+    """The digest of a module's text; None where there is none."""
+    with suppress(ImportError, ValueError, OSError):
+        spec = importlib.util.find_spec(module)
+        if spec and spec.origin and spec.origin.endswith(".py"):
+            return files.digest(Path(spec.origin))[:16]
+    return None
 
 
 def _noted(planned: Planned, code: Mapping[str, str]) -> Planned:
@@ -247,7 +264,9 @@ def _within(annotation: Any, value: Any, registry: Registry, at: str) -> Iterato
 # --- hit or run, and why ---------------------------------------------------------------------
 
 
-def _judge(step: Step, identity: Mapping[str, Any], root: Path, verify: bool) -> Planned:
+def _judge(
+    step: Step, identity: Mapping[str, Any], root: Path, stored: Sequence[Path], verify: bool
+) -> Planned:
     key = key_of(identity)
     folder = results.folder_of(root, step.name, key)
     found = results.inspect(folder, key, verify=verify)
@@ -259,7 +278,7 @@ def _judge(step: Step, identity: Mapping[str, Any], root: Path, verify: bool) ->
         case "unfinished":
             why = "unfinished: goes on from where it stopped"
         case "absent":
-            before = results.latest(root, step.name)
+            before = results.latest(stored)
             why = _difference(before["identity"], identity, step) if before else "first run"
     state = "run" if why else "hit"
     return Planned(step=step, key=key, identity=identity, folder=folder, state=state, why=why)

@@ -11,8 +11,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ LOG, EVENTS = "log.txt", "events.jsonl"
 # A waiting second process may still write an event after the commit.
 UNLISTED = {MANIFEST, EVENTS}
 KEY_DIGITS = 16
+FOLDER = re.compile(rf"([a-z0-9][a-z0-9_-]*)-([0-9a-f]{{{KEY_DIGITS}}})")  # step and key
 LOCKS, IN_USE = ".locks", ".in-use"
 
 
@@ -176,10 +177,18 @@ def _mismatch(folder: Path, name: str, said: Any, verify: bool) -> str:
             return f"is not described in {MANIFEST}"
 
 
-def latest(root: Path, step: str) -> dict[str, Any] | None:
-    """The newest `request.json` of any result of `step`, finished or not."""
-    name = re.compile(rf"{re.escape(step)}-[0-9a-f]{{{KEY_DIGITS}}}")
-    folders = [path for path in root.glob(f"{step}-*") if name.fullmatch(path.name)]
+def by_step(root: Path) -> dict[str, list[Path]]:
+    """The folders of results in the store, finished or not, by the names of their steps."""
+    found: dict[str, list[Path]] = {}
+    with suppress(OSError):  # no store, or one that cannot be listed
+        for path in root.iterdir():
+            if match := FOLDER.fullmatch(path.name):
+                found.setdefault(match[1], []).append(path)
+    return found
+
+
+def latest(folders: Iterable[Path]) -> dict[str, Any] | None:
+    """The newest `request.json` of any of `folders`, finished or not."""
     found = [r for path in folders if (r := read_json(path / REQUEST)) and "identity" in r]
     return max(found, key=lambda request: str(request.get("started")), default=None)
 

@@ -11,7 +11,6 @@ from core.errors import InputError, StorageError
 from core.storage import files
 from pipelines.store import results
 
-RESULT = re.compile(rf"[a-z0-9][a-z0-9_-]*-([0-9a-f]{{{results.KEY_DIGITS}}})")
 DAMAGED, HALF_REMOVED = "damaged-", ".del-"
 
 
@@ -23,7 +22,7 @@ def result_folders(root: Path) -> list[Path]:
     """
     if not root.is_dir():
         raise InputError(f"{root}: no store there; name the folder that `run` wrote with --out")
-    return sorted(p for p in _folders(root) if RESULT.fullmatch(p.name))
+    return sorted(p for p in _folders(root) if results.FOLDER.fullmatch(p.name))
 
 
 def _folders(root: Path) -> Iterator[Path]:
@@ -40,10 +39,10 @@ def verify(folder: Path) -> results.Found:
     """What a result's folder holds, with every byte of it compared with the manifest."""
     manifest = results.read_json(folder / results.MANIFEST) or {}
     request = results.read_json(folder / results.REQUEST) or {}
-    named = RESULT.fullmatch(folder.name)
+    named = results.FOLDER.fullmatch(folder.name)
     for document, where in ((manifest, results.MANIFEST), (request, results.REQUEST)):
         key = document.get("key", "")
-        if named and key and not str(key).startswith(named[1]):
+        if named and key and not str(key).startswith(named[2]):
             return results.Found("damaged", f"{where} belongs to another key")
     return results.inspect(folder, str(manifest.get("key", request.get("key"))), verify=True)
 
@@ -76,7 +75,9 @@ def named(out: Path) -> set[str]:
     for path in sorted(out.glob("*/plan.json")):
         steps = results.read_json(path)
         folders = [s.get("folder") if isinstance(s, dict) else None for s in (steps or {}).values()]
-        found = [RESULT.fullmatch(Path(f).name) if isinstance(f, str) else None for f in folders]
+        found = [
+            results.FOLDER.fullmatch(Path(f).name) if isinstance(f, str) else None for f in folders
+        ]
         if steps is None or not all(found):
             raise InputError(
                 f"{path}: cannot be read, so what it uses is not known; remove {path.parent} or "

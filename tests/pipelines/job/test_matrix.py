@@ -274,7 +274,8 @@ def strangers(request=f"{__name__}:CountRequest", version="1", **more):
 
 
 def test_a_verb_of_a_plugin_runs_like_ours(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.job.verbs.installed", strangers)
+    for module in ("plan", "verbs"):
+        monkeypatch.setattr(f"pipelines.job.{module}.installed", strangers)
     steps = {
         "m": {"run": "make", "request": {"number": 12345}},
         "c": {"run": "letters/count", "inputs": {"text": "m.made"}, "request": {"times": 2}},
@@ -286,7 +287,8 @@ def test_a_verb_of_a_plugin_runs_like_ours(tmp_path, monkeypatch):
         outcome = run_step(p, folders, find(p.step.run, TOYS))
         assert outcome.state == "done", outcome.cause
     assert [(folders[name] / "count.txt").read_text() for name in "cd"] == ["10", "2"]
-    monkeypatch.setattr("pipelines.job.verbs.installed", lambda: strangers(version="2"))
+    for module in ("plan", "verbs"):
+        monkeypatch.setattr(f"pipelines.job.{module}.installed", lambda: strangers(version="2"))
     again = plan(parse({"name": "x", "steps": steps}, verbs=TOYS), tmp_path, verbs=TOYS)
     why = {p.step.name: p.why for p in again}
     assert why == {"m": "", "c": "part letters/count version 1 -> 2", "d": why["d"]}
