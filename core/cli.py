@@ -4,60 +4,23 @@ Results go to standard output, one a line; messages to standard error.  The exit
 (the run failed), 2 (the request was wrong), 130 or 143 (stopped).
 """
 
-import inspect
 import os
-import signal
 import sys
-from collections.abc import Callable
-from dataclasses import fields
 from fnmatch import fnmatchcase
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, get_args
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from core.errors import InputError, StorageError
+from core.commands import OnMachine, RequestFile, Settings, domain, run_app, with_options
+from core.errors import InputError
 from core.parts.registry import KINDS, Verb, attribute_of, installed
-from core.parts.signature import Option, options_of
 from core.request import VERBS, Machine
-from core.storage.files import NO_ROOM
-from core.training.stopping import Stopped
 
+app = domain("Diffusion models as practical tools.  Start with `list`, then `show KIND NAME`.")
 
-def commands(text: str, *functions: Callable[..., None]) -> typer.Typer:
-    """A group of commands named after functions, with the settings of every entry script.
-
-    Typer runs a group of one command without its name unless the group has a callback.
-
-    Args:
-        text: the group's help.
-        functions: its commands; others can be added.
-    """
-    made = typer.Typer(
-        help=text,
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-    made.callback()(lambda: None)
-    for function in functions:
-        made.command()(function)
-    return made
-
-
-app = commands("Diffusion models as practical tools.  Start with `list`, then `show KIND NAME`.")
-
-RequestFile = Annotated[
-    Path | None, typer.Argument(metavar="[REQUEST]", help="YAML file of options.")
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=VALUE", help="Set one option over the file's; repeatable."),
-]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for everything the run writes.")]
+OnCompiled = Annotated[Machine, ("device", "threads", "compile")]
 BUILT_IN: dict[str, Verb] = {verb.name: verb for verb in VERBS}
 """Verbs of jobs that no plug-in brings; `pipelines.cli` adds its own."""
 
@@ -132,57 +95,6 @@ def _verbs() -> dict[str, Verb]:
     return {**BUILT_IN, **dict(installed().verbs())}
 
 
-def machine_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options `names` of `Machine`; it is called with one, ``machine``.
-
-    Types, bounds, defaults and help are those of the dataclass.
-    """
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        @wraps(command)
-        def called(*given: Any, **options: Any) -> None:
-            from core.parts.config import bind
-
-            chosen = {name: options.pop(name) for name in names}
-            command(*given, machine=bind(Machine, chosen), **options)
-
-        signature = inspect.signature(command)
-        parameters = [p for p in signature.parameters.values() if p.name != "machine"]
-        parameters += [_as_parameter(o) for o in options_of(Machine) if o.name in names]
-        called.__dict__["__signature__"] = signature.replace(parameters=parameters)
-        called.__annotations__ = {p.name: p.annotation for p in parameters}
-        return called
-
-    return decorate
-
-
-def _as_parameter(option: Option) -> inspect.Parameter:
-    """An option of a dataclass as a parameter of a Typer command."""
-    kind, least = option.annotation, None
-    for one in (kind, *get_args(kind)):  # Annotated[int, Ge(1)], or that or None
-        for bound in getattr(one, "__metadata__", ()):
-            least = getattr(bound, "ge", least)
-    plain: Any = next((t for t in (bool, int, float, str) if t in _flat(kind)), str)
-    declared = typer.Option(
-        "--" + option.name.replace("_", "-"),
-        min=least,
-        help=option.meaning.replace("``", ""),
-    )
-    optional = plain | None if type(None) in _flat(kind) else plain
-    return inspect.Parameter(
-        option.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=option.default,
-        annotation=Annotated[optional, declared],
-    )
-
-
-def _flat(annotation: Any) -> tuple[Any, ...]:
-    """The types in an annotation, those inside unions and `Annotated` too."""
-    inner = [one for part in get_args(annotation) for one in _flat(part)]
-    return (annotation, *inner)
-
-
 def _run(verb: str, file: Path | None, settings: list[str] | None, out: Path, on: Machine) -> Any:
     """Run a built-in verb on the request of a file and settings; returns its result.
 
@@ -201,7 +113,7 @@ def _run(verb: str, file: Path | None, settings: list[str] | None, out: Path, on
 
 
 @app.command("train")
-@machine_options(*(f.name for f in fields(Machine)))
+@with_options
 def train(
     request: RequestFile = None,
     out: Out = Path("runs/train"),
@@ -223,13 +135,13 @@ def train(
 
 
 @app.command("sample")
-@machine_options("device", "threads", "compile")
+@with_options
 def sample(
     request: RequestFile = None,
     out: Out = Path("runs/sample"),
     settings: Settings = None,
     *,
-    machine: Machine,
+    machine: OnCompiled,
 ) -> None:
     """Draw from a trained network.
 
@@ -239,13 +151,13 @@ def sample(
 
 
 @app.command("evaluate")
-@machine_options("device", "threads")
+@with_options
 def evaluate(
     request: RequestFile = None,
     out: Out = Path("runs/evaluate"),
     settings: Settings = None,
     *,
-    machine: Machine,
+    machine: OnMachine,
 ) -> None:
     """Score samples against the items they were drawn for.
 
@@ -259,13 +171,13 @@ def evaluate(
 
 
 @app.command("encode")
-@machine_options("device", "threads", "compile")
+@with_options
 def encode(
     request: RequestFile = None,
     out: Out = Path("runs/encode"),
     settings: Settings = None,
     *,
-    machine: Machine,
+    machine: OnCompiled,
 ) -> None:
     """Encode items of a dataset to latents, and measure how well they decode again.
 
@@ -279,13 +191,13 @@ def encode(
 
 
 @app.command("interpolate")
-@machine_options("device", "threads", "compile")
+@with_options
 def interpolate(
     request: RequestFile = None,
     out: Out = Path("runs/interpolate"),
     settings: Settings = None,
     *,
-    machine: Machine,
+    machine: OnCompiled,
 ) -> None:
     """Draw samples on the way from each item of a dataset to the next one, through their latents.
 
@@ -297,13 +209,13 @@ def interpolate(
 
 
 @app.command("likelihood")
-@machine_options("device", "threads", "compile")
+@with_options
 def likelihood(
     request: RequestFile = None,
     out: Out = Path("runs/likelihood"),
     settings: Settings = None,
     *,
-    machine: Machine,
+    machine: OnCompiled,
 ) -> None:
     """Measure bits per dimension of held-out items, by the probability-flow ODE.
 
@@ -395,71 +307,6 @@ def _run_plugin(context: typer.Context) -> int:
     """Run the commands of the plug-in that `context` names; returns the exit status."""
     commands: typer.Typer = installed().load_commands(str(context.info_name))
     return commands(context.args, prog_name=context.command_path, standalone_mode=False) or 0
-
-
-def run_app(commands: typer.Typer) -> NoReturn:
-    """Run a group of commands with the exit codes and messages of every entry script."""
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `polymode list | head` ends quietly
-    try:
-        _end(commands(standalone_mode=False) or 0)
-    except InputError as error:
-        if error.__cause__ is not None:  # such as an exception of a plug-in's method
-            _print_traceback()
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except typer.Exit as stop:
-        _end(stop.exit_code)
-    except KeyboardInterrupt:
-        _end(130)
-    except Stopped as stopped:
-        _end(stopped.status)
-    except OSError as error:
-        _print_no_room(error)
-    except Exception as error:  # noqa: BLE001  (the last place where a cause can be printed)
-        _print_failure(error)
-
-
-def _end(code: int) -> NoReturn:
-    if code in (130, 143):  # typer turns an interruption into the first
-        print("stopped; run the same command again to resume", file=sys.stderr)
-    sys.exit(code)
-
-
-def _print_no_room(error: OSError) -> NoReturn:
-    """Print one line for a file that cannot be written; other system errors are failures."""
-    if not isinstance(error, StorageError) and error.errno not in NO_ROOM:
-        _print_failure(error)
-    path = error.filename or "the output folder"
-    message = f"{path}: {error.strerror}; make room and run the same command again"
-    print(f"error: {error if isinstance(error, StorageError) else message}", file=sys.stderr)
-    sys.exit(1)
-
-
-def _print_failure(error: Exception) -> NoReturn:
-    usage = getattr(error, "format_message", None)  # typer's own: an unknown option, a bad value
-    if usage is not None:
-        no_arguments = type(error).__name__ == "NoArgsIsHelpError"
-        print(usage() if no_arguments else f"error: {usage()}", file=sys.stderr)
-        sys.exit(2)
-    _print_traceback()
-    print(
-        f"error: {type(error).__name__}: {error}\n"
-        "  set POLYMODE_TRACEBACK=1 to see where it happened",
-        file=sys.stderr,
-    )
-    sys.exit(1)
-
-
-def _print_traceback() -> None:
-    import traceback
-
-    if os.environ.get("POLYMODE_TRACEBACK"):
-        traceback.print_exc()
-
-
-def _stop(signum: int, frame: object) -> NoReturn:
-    _end(128 + signum)
 
 
 def main() -> NoReturn:

@@ -2,7 +2,8 @@
 
 from typing import NoReturn
 
-from core.cli import BUILT_IN, add_plugins, app, run_app
+from core.cli import BUILT_IN, add_plugins, app
+from core.commands import run_app
 from pipelines.commands import apply, cluster, doctor, jobs, store, sweep
 from pipelines.job.verbs import PIPELINES
 

@@ -85,9 +85,9 @@ def radius(request, out, *, machine, emit):
     return RadiusResult(radius=out / "radius.txt")
 """
 COMMAND = '''
-from core.cli import commands
+from core.commands import domain
 
-app = commands("Points.")
+app = domain("Points.")
 
 
 @app.command("norm")

@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from core.errors import InputError
 from core.parts.registry import Registry, Spec, installed, nearest
-from core.parts.signature import REQUIRED, Option, options_of, part_options
+from core.parts.signature import REQUIRED, Option, arguments, options_of, part_options
 from core.parts.yaml_file import parse_yaml
 
 T = TypeVar("T")
@@ -228,7 +228,7 @@ def bind(build: Callable[..., T], given: Mapping[str, Any], *, at: str = "") -> 
     values, problems = check(options_of(build), given, at=at, label=build.__name__)
     if problems:
         raise ConfigError(problems)
-    return build(**values)
+    return build(**arguments(build, values))
 
 
 def configure(
@@ -244,7 +244,8 @@ def configure(
     if problems:
         raise ConfigError(problems)
     build = (registry or installed()).load(kind, spec.name)
-    return lambda *inputs: build(*inputs, **resolved.options)
+    options = arguments(build, resolved.options)
+    return lambda *inputs: build(*inputs, **options)
 
 
 # --- plain values ----------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """The options of a part, read from its signature: from its source text where that suffices.
 
 A keyword-only parameter is an option; of a dataclass, a keyword-only field, or every field where
-none is keyword-only.  Reading text needs no import of torch; a signature that the text does not
-determine is read from the imported part.
+none is keyword-only.  A keyword-only parameter whose type is a dataclass is a group: its fields are
+the options, so that several signatures can have them and one place states them.  Reading text needs
+no import of torch; a signature that the text does not determine is read from the imported part.
 """
 
 import ast
@@ -13,8 +14,8 @@ import os
 import re
 import sys
 import typing
-from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, Union, cast
@@ -148,6 +149,38 @@ def _option_fields(node: ast.ClassDef) -> list[ast.AnnAssign]:
     return fields[marks[0] + 1 :] if marks else fields
 
 
+def _group_home(annotation: ast.expr, module: str) -> tuple[str, str] | None:
+    """Module and name of the dataclass that a module's annotation is; None of any other type."""
+    if not isinstance(annotation, ast.Name) or annotation.id in _PLAIN_TYPES:
+        return None
+    for node in _tree(module).body:
+        match node:
+            case ast.ClassDef(name=found) if found == annotation.id:
+                return (module, found) if _is_dataclass(node) else None
+            case ast.ImportFrom(module=str(other), names=names, level=0):
+                # A package that is not here yet would be imported by being looked for.
+                for alias in names if other.partition(".")[0] in sys.modules else ():
+                    if (alias.asname or alias.name) == annotation.id:
+                        return _group_home(ast.Name(alias.name), other)
+    return None
+
+
+def _group_in_text(home: tuple[str, str], default: ast.expr | None) -> tuple[Option, ...]:
+    """The options of a group, with the defaults that ``Group(name=value)`` states."""
+    stated: dict[str, Any] = {}
+    match default:
+        case None:
+            pass
+        case ast.Call(func=ast.Name(), args=[], keywords=keywords) if all(k.arg for k in keywords):
+            stated = {str(k.arg): _default_from(k.value) for k in keywords}
+        case _:
+            raise _NotPlain(ast.unparse(default))
+    return tuple(
+        replace(option, default=stated.get(option.name, option.default))
+        for option in _options_in_text(*home)
+    )
+
+
 def _is_class(tree: ast.Module, name: str) -> bool:
     return any(isinstance(node, ast.ClassDef) and node.name == name for node in tree.body)
 
@@ -186,7 +219,10 @@ def _options_in_text(module: str, attribute: str) -> tuple[Option, ...]:
     for argument, default in zip(args.kwonlyargs, args.kw_defaults, strict=True):
         if argument.annotation is None:
             raise _NotPlain(argument.arg)
-        options.append(option(argument.arg, argument.annotation, default))
+        if home := _group_home(argument.annotation, module):
+            options += _group_in_text(home, default)
+        else:
+            options.append(option(argument.arg, argument.annotation, default))
     return tuple(options)
 
 
@@ -200,33 +236,77 @@ def _meanings(document: str | None) -> dict[str, str]:
     return {name: re.sub(r"\s+", " ", meaning).strip() for name, meaning in entries}
 
 
+def _hints(build: Callable[..., Any]) -> dict[str, Any]:
+    """The types of a callable's parameters, or of a dataclass' fields."""
+    plain = is_dataclass(build) or inspect.isfunction(build)
+    return typing.get_type_hints(build if plain else build.__init__, include_extras=True)
+
+
+def _fields_of(kind: type) -> tuple[Option, ...]:
+    """The keyword-only fields of a dataclass, or all; described where they are defined."""
+    meanings = {
+        name: meaning
+        for one in reversed(kind.__mro__)
+        for name, meaning in _meanings(one.__doc__).items()
+    }
+    hints, options = _hints(kind), []
+    every = fields(cast(Any, kind))
+    for field in [f for f in every if f.kw_only] or every:
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        default = REQUIRED if default is MISSING else default
+        options.append(
+            Option(field.name, hints.get(field.name, Any), default, meanings.get(field.name, ""))
+        )
+    return tuple(options)
+
+
 @lru_cache(maxsize=1024)
 def options_of(build: Callable[..., Any]) -> tuple[Option, ...]:
     """The keyword-only parameters of an imported callable; of a dataclass, such fields or all."""
-    meanings = _meanings(inspect.getdoc(build))
-    if is_dataclass(build):  # inherited fields are described where they are defined
-        meanings = {
-            name: meaning
-            for kind in reversed(cast(type, build).__mro__)
-            for name, meaning in _meanings(kind.__doc__).items()
-        }
-    hints = typing.get_type_hints(
-        build if is_dataclass(build) or inspect.isfunction(build) else build.__init__,
-        include_extras=True,
-    )
     if is_dataclass(build):
-        keyword_only = [f for f in fields(build) if f.kw_only]
-        named = [
-            (f.name, f.default_factory() if f.default_factory is not MISSING else f.default)
-            for f in keyword_only or fields(build)
-        ]
-        named = [(name, REQUIRED if default is MISSING else default) for name, default in named]
-    else:
-        if not meanings:
-            meanings = _meanings(inspect.getdoc(getattr(build, "__init__", None)))
-        parameters = inspect.signature(build).parameters.values()
-        named = [(p.name, p.default) for p in parameters if p.kind is p.KEYWORD_ONLY]
-    return tuple(Option(n, hints.get(n, Any), d, meanings.get(n, "")) for n, d in named)
+        return _fields_of(cast(type, build))
+    meanings = _meanings(inspect.getdoc(build)) or _meanings(
+        inspect.getdoc(getattr(build, "__init__", None))
+    )
+    hints, groups, options = _hints(build), groups_of(build), []
+    for p in inspect.signature(build).parameters.values():
+        if p.name in groups:
+            options += [
+                option
+                if p.default is REQUIRED
+                else replace(option, default=getattr(p.default, option.name))
+                for option in _fields_of(groups[p.name])
+            ]
+        elif p.kind is p.KEYWORD_ONLY:
+            options.append(
+                Option(p.name, hints.get(p.name, Any), p.default, meanings.get(p.name, ""))
+            )
+    return tuple(options)
+
+
+def groups_of(build: Callable[..., Any]) -> dict[str, type]:
+    """The keyword-only parameters that stand for the fields of a dataclass, by name."""
+    if is_dataclass(build):
+        return {}
+    hints, parameters = _hints(build), inspect.signature(build).parameters
+    return {
+        name: kind
+        for name, kind in hints.items()
+        if name in parameters
+        and parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
+        and isinstance(kind, type)
+        and is_dataclass(kind)
+        and kind is not Spec
+    }
+
+
+def arguments(build: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of options as keyword arguments of `build`: those of a group as one value."""
+    given = dict(values)
+    for name, kind in groups_of(build).items():
+        inner = {option.name: given.pop(option.name) for option in _fields_of(kind)}
+        given[name] = kind(**inner)
+    return given
 
 
 def part_options(kind: str, name: str, registry: Registry | None = None) -> tuple[Option, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from core.cli import Settings
+from core.commands import Settings
 from core.errors import InputError
 from pipelines.commands.options import Address, Out
 

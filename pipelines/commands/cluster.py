@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from core.cli import Settings
+from core.commands import Settings
 from pipelines.commands.options import JobFile
 
 HERE = "127.0.0.1:8265"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from core.cli import Settings
+from core.commands import Settings
 from pipelines.commands.options import Address, Cpus, JobFile, Out
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from core.cli import Settings
+from core.commands import Settings
 from pipelines.commands.jobs import planned
 from pipelines.commands.options import Out
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from core.cli import RequestFile, Settings
+from core.commands import RequestFile, Settings
 from core.errors import InputError
 from pipelines.commands.options import Address, Out
 

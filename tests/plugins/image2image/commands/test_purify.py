@@ -19,7 +19,7 @@ from plugins.image2image.io.pictures import Picture
 
 
 def command(monkeypatch, *arguments):
-    from core.cli import run_app
+    from core.commands import run_app
     from plugins.image2image.__main__ import app
 
     monkeypatch.setattr(sys, "argv", ["image2image", "purify", *map(str, arguments)])

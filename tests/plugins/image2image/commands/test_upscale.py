@@ -10,7 +10,7 @@ from commands import call
 from PIL import Image, ImageCms
 from skimage import data as photographs
 
-from core.cli import run_app
+from core.commands import run_app
 from core.errors import InputError
 from core.parts.config import configure
 from core.parts.registry import Spec

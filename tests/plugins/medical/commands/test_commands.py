@@ -13,7 +13,7 @@ import torch
 from commands import call
 
 from core import runs
-from core.cli import run_app
+from core.commands import run_app
 from core.errors import InputError
 from core.parts.config import bind
 from core.parts.registry import Spec
