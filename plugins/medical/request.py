@@ -1,4 +1,4 @@
-"""What the plug-in's verbs are asked and answer: frozen values, no torch."""
+"""Requests and results of the plug-in's verbs, and choices of its commands: no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,11 @@ from annotated_types import Ge, Gt, Lt
 from core.parts.registry import Spec
 from core.request import Count
 
+Modality = Literal["ct", "mri"]
+Plane = Literal["acquired", "axial", "coronal", "sagittal"]
+Beam = Literal["parallel", "fan"]
+SamplingMask = Literal["random", "equispaced", "density", "poisson", "radial"]
+
 RULE = Spec("core/diffpir", {"iterations": 20, "tolerance": 1e-3})
 SOLVER = Spec("core/ddim", {"eta": 1.0})
 LEVELS = Spec("core/karras", {"steps": 20, "sigma_min": 0.005, "sigma_max": 0.5, "rho": 3.0})
@@ -16,22 +21,22 @@ LEVELS = Spec("core/karras", {"steps": 20, "sigma_min": 0.005, "sigma_max": 0.5,
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructRequest:
-    """Measure held-out slices sparsely and draw what they may have been.
+    """Simulate sparse measurements of held-out slices and draw posterior samples of them.
 
-    What comes out are samples, which ``evaluate`` reads.
+    The result is a folder of samples, which ``evaluate`` reads.
 
     Args:
-        checkpoint: folder of a prior: a model of such pictures, given nothing beside them.
-        task: what is measured of them, `medical/ct` or `medical/mri`.
-        dataset: whose slices are measured.
-        split: which of its splits.
-        count: how many of its slices, the first ones; by default all.
-        samples: draws for each.
-        posterior: what holds the draws to the measurement.
-        sampler: rule of a step.
+        checkpoint: folder of a prior: an unconditional model of such images.
+        task: the measurement, `medical/ct` or `medical/mri`.
+        dataset: of the slices.
+        split: of the dataset.
+        count: number of slices, from the first; by default all.
+        samples: draws of each slice.
+        posterior: the posterior sampler.
+        sampler: solver of the reverse process.
         grid: its times; levels beyond the process's are its noisy end.
-        start: what draws begin at, with noise of the grid's first level: a classical method of the
-            task by its name in tables, or ``noise`` alone.
+        start: initial image, to which noise of the grid's first level is added: a classical method
+            of the task by its name in tables, or ``noise`` alone.
         batch: slices at a time.
         seed: draw k of slice i depends on it, i and k alone.
     """
@@ -52,17 +57,17 @@ class ReconstructRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplersRequest:
-    """Compare posterior samplers with one prior: figures against evaluations of the network.
+    """Compare posterior samplers with one prior: metrics against network evaluations.
 
     Args:
         checkpoint: folder of a prior.
-        task: what is measured.
-        dataset: whose slices are measured.
-        split: which of its splits.
-        count: how many of its slices, the first ones.
-        samples: draws for each, whose mean is scored beside the first.
-        steps: of the samplers: evaluations are as many, or more where a rule asks twice.
-        methods: which; by default all.
+        task: the measurement.
+        dataset: of the slices.
+        split: of the dataset.
+        count: number of slices, from the first.
+        samples: draws of each slice; their mean is scored beside the first.
+        steps: of the samplers: as many network evaluations, or more where a rule takes two a step.
+        methods: names of the samplers; by default all.
         batch: slices at a time.
         confidence: of the intervals.
         seed: of the draws.
@@ -86,9 +91,9 @@ class SamplersResult:
     """Posterior samplers compared.
 
     Args:
-        metrics: ``metrics.json``: every figure with interval, and the curves.
+        metrics: ``metrics.json``: every metric with its interval, and the curves.
         best: the sampler with the highest PSNR of one draw.
-        scores: method, steps -> figure -> mean.
+        scores: method, steps -> metric -> mean.
         seconds: spent by this process.
     """
 
@@ -100,14 +105,14 @@ class SamplersResult:
 
 @dataclass(frozen=True, kw_only=True)
 class MemorisationRequest:
-    """Look whether draws are nearer to slices that were trained on than held-out slices are.
+    """Test whether draws are nearer to training slices than held-out slices are.
 
     Args:
         samples: folder of draws.
-        learned_from: dataset that the prior was trained on.
-        count: of its slices that are looked at, the first ones.
+        learned_from: the prior's training dataset.
+        count: number of its slices that are compared, from the first.
         confidence: of the intervals.
-        pictures: draws to picture beside what is nearest to them.
+        pictures: draws to show beside their nearest training slices.
     """
 
     samples: Path
@@ -119,11 +124,11 @@ class MemorisationRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class MemorisationResult:
-    """How near draws are to what was trained on.
+    """Distances of draws to the training data.
 
     Args:
-        metrics: ``metrics.json``, and pictures beside it.
-        draws: PSNR of draws against the nearest of the training slices, in dB.
+        metrics: ``metrics.json``, with images beside it.
+        draws: mean PSNR of draws against their nearest training slices, in dB.
         truth: the same of the held-out slices.
         seconds: spent by this process.
     """

@@ -5,28 +5,46 @@ from typing import Annotated
 
 import typer
 
+from plugins.medical.request import Beam, Modality, SamplingMask
+from plugins.medical.request import Plane as PlaneName
+
 Place = Annotated[
     Path, typer.Argument(help="A DICOM file or folder, a .nii or .nii.gz, or raw data.")
 ]
-Series = Annotated[int | None, typer.Option(min=1, help="Which DICOM series, as `info` counts.")]
-Volume = Annotated[int | None, typer.Option(min=0, help="Which volume of a 4-D NIfTI, from 0.")]
-Plane = Annotated[str, typer.Option(help="acquired, axial, coronal or sagittal.")]
-Kind = Annotated[str, typer.Option(help="ct or mri.")]
-Views = Annotated[int, typer.Option(min=1, help="CT: how many angles.")]
+Series = Annotated[
+    int | None, typer.Option(min=1, help="DICOM: number of the series, if there are several.")
+]
+Volume = Annotated[
+    int | None, typer.Option(min=0, help="NIfTI: index of the volume of a 4-D file, from 0.")
+]
+Plane = Annotated[PlaneName, typer.Option(help="Plane of the slices.")]
+Kind = Annotated[Modality, typer.Option(help="Modality.")]
+Views = Annotated[int, typer.Option(min=1, help="CT: number of views.")]
 Arc = Annotated[
-    float | None, typer.Option(help="CT: degrees they are spread over; 180, of a fan 360.")
+    float | None,
+    typer.Option(max=360, help="CT: angular range in degrees.", show_default="180, fan beam 360"),
 ]
-Geometry = Annotated[str, typer.Option(help="CT: parallel or fan.")]
-Photons = Annotated[float, typer.Option(min=0, help="CT: counted without a patient; 0: no noise.")]
-Mask = Annotated[
-    str, typer.Option(help="MRI: random, equispaced, density, poisson or radial frequencies.")
+Geometry = Annotated[Beam, typer.Option(help="CT: beam geometry.")]
+Photons = Annotated[
+    float,
+    typer.Option(
+        min=0, help="CT: photons per detector in the unattenuated beam (I0); 0 for no noise."
+    ),
 ]
-Acceleration = Annotated[float, typer.Option(min=1, help="MRI: how many times fewer.")]
-Centre = Annotated[float, typer.Option(min=0, max=1, help="MRI: share that is always measured.")]
-Noise = Annotated[float, typer.Option(min=0, help="MRI: deviation, where bright tissue is 1.")]
-Seed = Annotated[int, typer.Option(min=0, help="Every draw follows from it.")]
+Mask = Annotated[SamplingMask, typer.Option(help="MRI: k-space sampling pattern.")]
+Acceleration = Annotated[float, typer.Option(min=1, help="MRI: acceleration factor R.")]
+Centre = Annotated[
+    float, typer.Option(min=0, max=1, help="MRI: fraction of k-space, fully sampled in the centre.")
+]
+Noise = Annotated[
+    float,
+    typer.Option(
+        min=0, help="MRI: standard deviation of k-space noise, for bright tissue of intensity 1."
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed.")]
 Reduce = Annotated[
-    int, typer.Option(min=1, help="Average so many pixels each way first; slices get smaller.")
+    int, typer.Option(min=1, help="Downsample the slices first, by means over REDUCE x REDUCE.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")]

@@ -1,11 +1,10 @@
-"""Commands on scans: what is there, a prior of them, measurements, figures of samples."""
+"""Commands on scans: their properties, a prior, simulated measurements, evaluation."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from core.errors import InputError
 from plugins.medical.commands.options import (
     Acceleration,
     Arc,
@@ -26,9 +25,11 @@ from plugins.medical.commands.options import (
     Volume,
 )
 
+CONFIGS = {"ct": "reference.yaml", "mri": "reference-mri.yaml"}
+
 
 def info(place: Place, series: Series = None, volume: Volume = None) -> None:
-    """Say what a scan is, and nothing of whose it is.
+    """Print a scan's modality, size, spacing and range, without the patient's identity.
 
     Example: polymode medical info scans/ct
     """
@@ -38,7 +39,7 @@ def info(place: Place, series: Series = None, volume: Volume = None) -> None:
         measured = raw.read(place)
         shape = " x ".join(map(str, measured.values.shape))
         if isinstance(measured, raw.KSpace):
-            print(f"k-space: {shape}; {measured.mask.mean():.0%} of the frequencies")
+            print(f"k-space: {shape}; {measured.mask.mean():.0%} sampled")
         else:
             print(f"sinogram: {shape}; {measured.geometry}")
         return
@@ -48,35 +49,34 @@ def info(place: Place, series: Series = None, volume: Volume = None) -> None:
     print(f"patient      {found.patient}")
     print(f"modality     {found.modality}")
     print(f"voxels       {d} slices of {w}x{h}")
-    print(f"spacing      {slices:.4g} mm between slices, {columns:.4g} x {rows:.4g} mm in them")
+    print(f"spacing      {slices:.4g} mm between slices, {columns:.4g} x {rows:.4g} mm in plane")
     print(f"values       {found.voxels.min():.5g} to {found.voxels.max():.5g}")
-    print(f"slices lie   {scan.plane_of(found)}")
+    print(f"plane        {scan.plane_of(found)}")
     for note in found.notes:
         print(f"note         {note}")
 
 
-def _check_kind(kind: str) -> None:
-    if kind not in ("ct", "mri"):
-        raise InputError(f"kind: expected ct or mri, got {kind!r}")
-
-
 def train_prior(
-    folder: Annotated[Path, typer.Argument(help="Your scans, in this folder and those in it.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of your scans, searched recursively.")],
     kind: Kind,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
-    steps: Annotated[int | None, typer.Option(min=1, help="By default half an hour's.")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Optimiser steps.", show_default="4800, half an hour of one core"),
+    ] = None,
     pixel: Annotated[
-        float | None, typer.Option(help="Millimetres; by default 4 for CT, 1.7 for MRI.")
+        float | None,
+        typer.Option(help="Pixel spacing of the prior in mm.", show_default="CT 4, MRI 1.7"),
     ] = None,
     test_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the patients kept for testing.")
+        float, typer.Option(min=0, max=1, help="Fraction of the patients held out for testing.")
     ] = 0.2,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Train a prior on pictures alone; run the same command again to go on.
+    """Train a prior on images alone; the same command resumes it.
 
-    More options: `polymode train plugins/medical/configs/ct.yaml --set ...`.
+    More options: `polymode train plugins/medical/configs/reference.yaml --set ...`.
 
     Example: polymode medical train-prior scans --kind ct -o runs/ct
     """
@@ -88,9 +88,8 @@ def train_prior(
     from plugins.medical.data.folders import inside
     from plugins.medical.io.nifti import SUFFIXES
 
-    _check_kind(kind)
     nifti = any(path.name.lower().endswith(SUFFIXES) for path in inside(folder))
-    request = dict(read_yaml(Path(__file__).parents[1] / "configs" / f"{kind}.yaml"))
+    request = dict(read_yaml(Path(__file__).parents[1] / "configs" / CONFIGS[kind]))
     dataset = {
         **request["dataset"],
         "name": "medical/nifti_folder" if nifti else "medical/dicom_folder",
@@ -109,7 +108,7 @@ def train_prior(
 def simulate(
     place: Place,
     kind: Kind,
-    out: Annotated[Path, typer.Option("--out", "-o", help="A .npy; a .json goes beside it.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A .npy; its .json is written too.")],
     views: Views = 23,
     arc: Arc = None,
     geometry: Geometry = "parallel",
@@ -124,33 +123,34 @@ def simulate(
     volume: Volume = None,
     seed: Seed = 0,
 ) -> None:
-    """Measure a scan sparsely: a sinogram of counts, or masked k-space, with its JSON.
+    """Simulate a sparse measurement of a scan: a sinogram of counts, or undersampled k-space.
 
     Example: polymode medical simulate scan.nii.gz --kind ct --views 23 -o sparse.npy
     """
-    from plugins.medical.inference.measurement import sparse_ct, sparse_mri
+    from plugins.medical.inference.measurement import simulated_mri, sparse_ct
     from plugins.medical.io import raw, scans
 
     raw.check_place(out)
-    _check_kind(kind)
     found = scans.prepared(place, series, volume, plane, reduce).scan
     if kind == "ct":
         raw.write_sinogram(out, sparse_ct(found, geometry, views, arc, photons, seed))
     else:
-        kspace = sparse_mri(found, mask, acceleration, centre, noise, seed)
+        kspace = simulated_mri(
+            found, mask=mask, acceleration=acceleration, centre=centre, noise=noise, seed=seed
+        )
         raw.write_kspace(out, kspace)
     print(out)
 
 
 def evaluate(
-    samples: Annotated[Path, typer.Argument(help="Folder of the verb medical/reconstruct.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of figures and pictures.")],
+    samples: Annotated[Path, typer.Argument(help="Samples of the verb medical/reconstruct.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of metrics and images.")],
     learned_from: Annotated[
         Path | None,
-        typer.Option(help="YAML of the training dataset: are draws nearer to it than the truth?"),
+        typer.Option(help="YAML of the training dataset, to test draws for memorisation."),
     ] = None,
 ) -> None:
-    """Score reconstructions beside the classical ones, and look for remembered slices.
+    """Score reconstructions against classical methods, and test them for memorisation.
 
     Example: polymode medical evaluate runs/drawn --learned-from data.yaml -o runs/eval
     """
@@ -165,15 +165,15 @@ def evaluate(
     with listener("evaluate") as emit:
         result = runs.evaluate(EvaluateRequest(samples=samples), out, emit=emit)
         for method, row in result.scores.items():
-            said = "  ".join(f"{name} {value:.4g}" for name, value in row.items())
-            print(f"{method:14} {said}")
+            figures = "  ".join(f"{name} {value:.4g}" for name, value in row.items())
+            print(f"{method:14} {figures}")
         print(result.metrics)
         if learned_from is not None:
             spec = Spec.parse(read_yaml(learned_from))
             request = MemorisationRequest(samples=samples, learned_from=spec)
             near = memorisation.evaluate(request, out / "memorisation", emit=emit)
             print(
-                f"nearest training slice: of draws {near.draws:.2f} dB, of held-out slices "
+                f"PSNR to the nearest training slice: draws {near.draws:.2f} dB, ground truth "
                 f"{near.truth:.2f} dB"
             )
             print(near.metrics)

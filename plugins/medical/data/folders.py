@@ -1,4 +1,4 @@
-"""Slices of folders of scans: NIfTI, DICOM, and public sets of those."""
+"""Slices of the scans in a folder: NIfTI, DICOM, and public datasets."""
 
 import hashlib
 import os
@@ -18,8 +18,9 @@ from core.process.noise import derive
 from core.storage import files
 from plugins.medical.data.slices import Pose, Slices
 from plugins.medical.io import dicom, identity, nifti, raw
-from plugins.medical.io.scan import Plane, Scan
+from plugins.medical.io.scan import Scan
 from plugins.medical.operators.fourier import inverse_fourier, root_sum_of_squares
+from plugins.medical.request import Plane
 
 LIDC = r"LIDC-IDRI-\d{4}"
 SAMPLES = ("CT_small.dcm", "MR_small.dcm")
@@ -31,9 +32,9 @@ class Entry:
     """A scan on disk.
 
     Args:
-        patient: whose it is; decides the split and is never shown.
-        files: it is made of.
-        read: what reads it.
+        patient: decides the split and is never shown.
+        files: of the scan.
+        read: reads it.
     """
 
     patient: str
@@ -42,39 +43,39 @@ class Entry:
 
     @property
     def place(self) -> float:
-        """Where the patient falls in [0, 1): below `test_share` is test."""
+        """The patient's hash in [0, 1): test below `test_share`."""
         return int(hashlib.sha256(self.patient.encode()).hexdigest()[:13], 16) / 16**13
 
 
 class _Folder(Slices, ABC):
-    """Slices of the scans in a folder and those inside it, split by patient.
+    """Slices of the scans in a folder and its subfolders, split by patient.
 
-    An item holds ``image`` (1, size, size) in [-1, 1]: of CT the window's range, of MR twice the
-    share of the brightest less 1.  To test it holds ``fine`` as well (1, 2 size, 2 size), whose
-    means over 2x2 it is.  Scans are read when they are first needed.
+    An item holds ``image`` (1, size, size) in [-1, 1]: CT by its window, MR by 0 and a percentile.
+    A test item also holds ``fine`` (1, 2 size, 2 size), whose means over 2x2 are the image.  Scans
+    are read when they are first needed.
 
     Args:
         root: the folder.
         size: side of a slice, in pixels.
-        pixel: side of a pixel, in millimetres; by default what shows the whole of each scan.
-        plane: of the slices: as they were acquired, another one, or to train any of three,
-            two thirds as they were acquired.
-        low: of CT, the Hounsfield units that are black.
-        high: of CT, the Hounsfield units that are white.
-        percentile: of other scans, the share of voxels below white; black is 0.
-        modality: what the scans are; where their files do not say, values below -500 tell CT.
-        test_share: share of the patients that is kept for testing; approximate, as a patient's
-            name decides; 0 and 1 for folders that are for one of the two alone.
-        count: how many different slices the training set has.
-        per_scan: how many slices of each scan the test set has, spread evenly.
-        turn: how far slices to train are turned within their plane to either side, in degrees.
-        tilt: how far their plane is tilted about each of its axes, in degrees.
-        zoom: greatest factor that they are enlarged or reduced by.
-        shift: how far their middle is moved, share of their side.
-        mirror: whether left and right may be exchanged.
-        contrast: of other scans than CT, by what factor the brightness of tissues is changed.
-        seed: of the slices to train.
-        cache_gib: memory for volumes, in GiB, in each process; of more the last used are kept.
+        pixel: pixel spacing, in millimetres; by default the one that fits each scan's whole slice.
+        plane: of the slices; ``any``, for training: acquired in half, and each of the three
+            standard planes in a sixth of the slices.
+        low: CT: lower end of the window, in Hounsfield units.
+        high: CT: upper end of the window, in Hounsfield units.
+        percentile: other scans: intensity that becomes 1; 0 becomes -1.
+        modality: of the scans; ``auto`` takes it from the header, and values below -500 for CT.
+        test_share: fraction of the patients held out for testing, approximate, since a hash of the
+            patient decides; 0 and 1 for folders of one split alone.
+        count: number of training slices.
+        per_scan: number of test slices of each scan, evenly spaced.
+        turn: augmentation: largest in-plane rotation, in degrees.
+        tilt: augmentation: largest rotation about each in-plane axis, in degrees.
+        zoom: augmentation: largest factor of scaling.
+        shift: augmentation: largest translation, as a fraction of the side.
+        mirror: augmentation: whether left and right may be flipped.
+        contrast: augmentation of MR: largest factor of a tissue's intensity.
+        seed: of the training slices.
+        cache_gib: memory for volumes, in GiB, in each process; the least recently used are dropped.
     """
 
     def __init__(
@@ -102,36 +103,11 @@ class _Folder(Slices, ABC):
         cache_gib: float = 2.0,
     ) -> None:
         pose = Pose(turn=turn, tilt=tilt, zoom=zoom, shift=shift, mirror=mirror, contrast=contrast)
-        problems = []
-        if split not in ("train", "test"):
-            problems.append(f"split: expected train or test, got {split!r}")
-        if not 8 <= size <= 1024:
-            problems.append(f"size: expected 8 to 1024, got {size}")
-        if pixel is not None and not pixel > 0:
-            problems.append(f"pixel: expected more than 0, got {pixel:g}")
-        if not low < high:
-            problems.append(f"low, high: expected low below high, got {low:g} and {high:g}")
-        if not 0 < percentile <= 100:
-            problems.append(f"percentile: expected 0 to 100, got {percentile:g}")
-        if not 0 <= test_share <= 1:
-            problems.append(f"test_share: expected 0 to 1, got {test_share:g}")
-        if count < 1 or per_scan < 1:
-            problems.append(f"count, per_scan: expected at least 1, got {count} and {per_scan}")
-        if not (pose.zoom >= 1 and pose.contrast >= 1):
-            problems.append(
-                f"zoom, contrast: expected at least 1, got {pose.zoom:g} and {pose.contrast:g}"
-            )
-        if min(pose.turn, pose.tilt, pose.shift) < 0:
-            problems.append(
-                "turn, tilt, shift: expected at least 0, got "
-                f"{pose.turn:g}, {pose.tilt:g} and {pose.shift:g}"
-            )
-        if problems:
-            raise InputError("\n".join(problems))
-        self._entries = side(root, self._found(root), split, test_share)
+        _check(split, size, pixel, (low, high), percentile, test_share, count, per_scan, pose)
+        self._entries = side(root, self._found(root, split), split, test_share)
         first: Plane = "acquired" if plane == "any" else plane
         every: list[Plane] = ["acquired", "acquired", "acquired", "axial", "coronal", "sagittal"]
-        self._said = (
+        self._options = (
             2, split, size, pixel, plane, low, high, percentile, modality,
             (count, pose, seed) if split == "train" else per_scan,
         )  # fmt: skip
@@ -150,8 +126,8 @@ class _Folder(Slices, ABC):
         )
 
     def digest(self) -> str:
-        """SHA-256 of the files' bytes and of how slices are cut."""
-        whole = hashlib.sha256(repr(self._said).encode())
+        """SHA-256 of the files' bytes and of the options of slicing."""
+        whole = hashlib.sha256(repr(self._options).encode())
         for entry in self._entries:
             for path in entry.files:
                 whole.update(files.digest(path).encode())
@@ -159,15 +135,56 @@ class _Folder(Slices, ABC):
 
     @staticmethod
     @abstractmethod
-    def _found(root: Path) -> list[Entry]:
-        """The scans in a folder."""
+    def _found(root: Path, split: str) -> list[Entry]:
+        """The scans of a folder, those of both splits unless they have folders of their own."""
+
+
+def _check(
+    split: str,
+    size: int,
+    pixel: float | None,
+    window: tuple[float, float],
+    percentile: float,
+    test_share: float,
+    count: int,
+    per_scan: int,
+    pose: Pose,
+) -> None:
+    """Refuse options out of their range, all at once."""
+    low, high = window
+    problems = []
+    if split not in ("train", "test"):
+        problems.append(f"split: expected train or test, got {split!r}")
+    if not 8 <= size <= 1024:
+        problems.append(f"size: expected 8 to 1024, got {size}")
+    if pixel is not None and not pixel > 0:
+        problems.append(f"pixel: expected more than 0, got {pixel:g}")
+    if not low < high:
+        problems.append(f"low, high: expected low below high, got {low:g} and {high:g}")
+    if not 0 < percentile <= 100:
+        problems.append(f"percentile: expected 0 to 100, got {percentile:g}")
+    if not 0 <= test_share <= 1:
+        problems.append(f"test_share: expected 0 to 1, got {test_share:g}")
+    if count < 1 or per_scan < 1:
+        problems.append(f"count, per_scan: expected at least 1, got {count} and {per_scan}")
+    if not (pose.zoom >= 1 and pose.contrast >= 1):
+        problems.append(
+            f"zoom, contrast: expected at least 1, got {pose.zoom:g} and {pose.contrast:g}"
+        )
+    if min(pose.turn, pose.tilt, pose.shift) < 0:
+        problems.append(
+            "turn, tilt, shift: expected at least 0, got "
+            f"{pose.turn:g}, {pose.tilt:g} and {pose.shift:g}"
+        )
+    if problems:
+        raise InputError("\n".join(problems))
 
 
 class NiftiFolder(_Folder):
     __doc__ = _Folder.__doc__
 
     @staticmethod
-    def _found(root: Path) -> list[Entry]:
+    def _found(root: Path, split: str) -> list[Entry]:
         paths = sorted(path for path in inside(root) if path.name.lower().endswith(nifti.SUFFIXES))
         return [Entry(_patient(root, path), (path,), partial(nifti.read, path)) for path in paths]
 
@@ -176,7 +193,7 @@ class DicomFolder(_Folder):
     __doc__ = _Folder.__doc__
 
     @staticmethod
-    def _found(root: Path) -> list[Entry]:
+    def _found(root: Path, split: str) -> list[Entry]:
         folders: dict[Path, list[Path]] = {}
         for path in sorted(inside(root)):
             if path.name != "DICOMDIR" and dicom.is_dicom(path):
@@ -195,10 +212,10 @@ class Lidc(_Folder):
     __doc__ = _Folder.__doc__
 
     @staticmethod
-    def _found(root: Path) -> list[Entry]:
-        """CT series of LIDC-IDRI's layout: patient, study, series; chest radiographs left out."""
+    def _found(root: Path, split: str) -> list[Entry]:
+        """CT series of LIDC-IDRI's layout: patient, study, series; without chest radiographs."""
         found = []
-        for entry in DicomFolder._found(root):
+        for entry in DicomFolder._found(root, split):
             place = entry.files[0].relative_to(root)
             named = next((part for part in place.parts if re.fullmatch(LIDC, part)), None)
             if named is not None and len(entry.files) > 2:
@@ -210,8 +227,8 @@ class FastMri(_Folder):
     __doc__ = _Folder.__doc__
 
     @staticmethod
-    def _found(root: Path) -> list[Entry]:
-        """Fully measured volumes of fastMRI's layout."""
+    def _found(root: Path, split: str) -> list[Entry]:
+        """Fully sampled volumes of fastMRI's layout."""
         paths = sorted(path for path in inside(root) if path.suffix.lower() == ".h5")
         return [
             Entry(raw.fastmri_patient(path) or path.stem, (path,), partial(fastmri_scan, path))
@@ -220,16 +237,18 @@ class FastMri(_Folder):
 
 
 def fastmri_scan(path: Path) -> Scan:
-    """The magnitude of all coils of a fully measured file, the middle half of its rows.
+    """The root sum of squares of a fully sampled file, the central half of its rows.
 
-    The readout is sampled twice as densely as the picture wants: what is beyond is cut off.
+    The readout is oversampled twice: rows beyond the field of view are cropped.
 
     Raises:
-        InputError: as `raw.read_fastmri`, or frequencies that were not measured.
+        InputError: as `raw.read_fastmri`, or undersampled k-space.
     """
     values, mask = raw.read_fastmri(path)
     if mask is not None and not mask.all():
-        raise InputError(f"{path.name}: undersampled k-space; a prior wants whole pictures")
+        raise InputError(
+            f"{path.name}: k-space is undersampled; a prior needs fully sampled images"
+        )
     pictures = root_sum_of_squares(inverse_fourier(torch.from_numpy(values)))
     rows, columns = pictures.shape[1:]
     if rows > columns * 1.5:
@@ -238,16 +257,16 @@ def fastmri_scan(path: Path) -> Scan:
 
 
 class Samples(_Folder):
-    """The scans inside pydicom's and nibabel's own packages: for trying files, not for learning.
+    """The scans inside the packages pydicom and nibabel: examples, too few to train on.
 
-    Train is a head of echo-planar pictures (nibabel's tests), test a CT slice and an MR slice
-    (pydicom's).  Items are as those of `medical/nifti_folder`.
+    Train is an echo-planar head (nibabel's tests), test a CT and an MR slice (pydicom's).  Items
+    are as those of `medical/nifti_folder`.
 
     Args:
         size: side of a slice, in pixels.
-        count: how many different slices the training set has.
-        per_scan: how many slices of each scan the test set has.
-        seed: of the slices to train.
+        count: number of training slices.
+        per_scan: number of test slices of each scan.
+        seed: of the training slices.
     """
 
     def __init__(
@@ -255,7 +274,7 @@ class Samples(_Folder):
     ) -> None:
         super().__init__(
             split,
-            root=Path(split),
+            root=Path("pydicom and nibabel"),
             size=size,
             test_share=1.0 if split == "test" else 0.0,
             count=count,
@@ -264,11 +283,11 @@ class Samples(_Folder):
         )
 
     @staticmethod
-    def _found(root: Path) -> list[Entry]:
+    def _found(root: Path, split: str) -> list[Entry]:
         import nibabel.testing
         import pydicom.data
 
-        if root.name == "train":
+        if split == "train":
             head = Path(str(nibabel.testing.data_path)) / "example4d.nii.gz"
             return [Entry("nibabel example4d", (head,), partial(nifti.read, head, volume=0))]
         places = [pydicom.data.get_testdata_file(name, download=False) for name in SAMPLES]
@@ -279,14 +298,14 @@ class Samples(_Folder):
 
 
 def inside(root: Path) -> list[Path]:
-    """The files in a folder and those inside it, hidden ones and links left out.
+    """The files in a folder and its subfolders, without hidden ones and links.
 
     Raises:
         InputError: no such folder.
     """
     if not root.is_dir():
-        what = "a file, not a folder" if root.exists() else "no such folder"
-        raise InputError(f"{root}: {what}; root is the folder that holds your scans")
+        what = "is a file" if root.exists() else "does not exist"
+        raise InputError(f"{root}: {what}; expected root to be the folder of your scans")
     return [
         Path(folder, name)
         for folder, _, names in os.walk(root)
@@ -296,7 +315,7 @@ def inside(root: Path) -> list[Path]:
 
 
 def _patient(root: Path, path: Path) -> str:
-    """Whose a file is by its place: ``sub-`` of BIDS, the first folder, or the file itself."""
+    """The patient by the path: ``sub-`` of BIDS, the first folder, or the file itself."""
     place = path.relative_to(root)
     found = re.search(r"(?:^|[/_])(sub-[A-Za-z0-9]+)", place.as_posix())
     return found[1] if found else place.parts[0]
@@ -315,14 +334,14 @@ def side(root: Path, entries: list[Entry], split: str, test_share: float) -> lis
         InputError: there are none.
     """
     if not entries:
-        raise InputError(f"{root}: no scan here that can be read")
+        raise InputError(f"{root}: contains no readable scan")
     test = [entry for entry in entries if entry.place < test_share]
     wanted = test if split == "test" else [entry for entry in entries if entry.place >= test_share]
     if wanted:
         return wanted
     patients = len({entry.patient for entry in entries})
     raise InputError(
-        f"{root}: of {patients} patients none falls on the {split} side at test_share "
-        f"{test_share:g}; add some, change it, or take another folder to {split} with test_share "
-        f"{1 if split == 'test' else 0}"
+        f"{root}: none of {patients} patients falls into split {split} at test_share "
+        f"{test_share:g}; add patients, change it, or give a folder for {split} alone and "
+        f"test_share {1 if split == 'test' else 0}"
     )

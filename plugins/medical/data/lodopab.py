@@ -20,9 +20,9 @@ class Lodopab:
 
     Args:
         root: folder with ``ground_truth_train_000.hdf5`` and so on.
-        size: side of a slice, in pixels: theirs are 362, and are reduced by area.
-        low: Hounsfield units that are black.
-        high: Hounsfield units that are white.
+        size: side of a slice, in pixels; theirs of 362 are resampled by area.
+        low: lower end of the window, in Hounsfield units.
+        high: upper end of the window, in Hounsfield units.
 
     Raises:
         InputError: no such files.
@@ -38,7 +38,9 @@ class Lodopab:
             )
         self._paths = sorted(root.glob(f"ground_truth_{split}_*.hdf5"))
         if not self._paths:
-            raise InputError(f"{root}: no ground_truth_{split}_000.hdf5 here; root is LoDoPaB's")
+            raise InputError(
+                f"{root}: contains no ground_truth_{split}_000.hdf5; expected LoDoPaB-CT"
+            )
         self._split, self._size, self._window = split, size, (low, high)
         counts = [raw.lodopab(path)[0] for path in self._paths]
         self._places = [
@@ -59,7 +61,7 @@ class Lodopab:
         return {"image": picture[None]}
 
     def source(self, index: int) -> str:
-        """The file of an item: which patient it is of is not published."""
+        """The file of an item: patients are not published."""
         return self._places[index][0].stem
 
     def name(self, index: int) -> str:
@@ -67,7 +69,7 @@ class Lodopab:
         return f"{self.source(index)}, slice {self._places[index][1] + 1}"
 
     def digest(self) -> str:
-        """SHA-256 of the files' bytes and of how slices are made."""
+        """SHA-256 of the files' bytes and of the options."""
         whole = hashlib.sha256(repr((self._split, self._size, self._window)).encode())
         for path in self._paths:
             whole.update(files.digest(path).encode())

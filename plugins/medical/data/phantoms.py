@@ -15,14 +15,15 @@ from plugins.medical.operators.ellipses import random_head, rasterised
 class Phantoms:
     """Head-like phantoms of ellipses whose measurements are known in closed form.
 
-    An item holds ``image`` (1, size, size), twice the value less 1; to test ``fine`` as well
-    (1, 2 size, 2 size), whose means over 2x2 it is.  Splits are drawn apart.
+    An item holds ``image`` (1, size, size), values [0, 1] mapped to [-1, 1]; a test item also
+    ``fine`` (1, 2 size, 2 size), whose means over 2x2 are the image.  The splits have seeds of
+    their own.
 
     Args:
-        size: side of the picture, in pixels.
-        side: of the picture, in millimetres.
-        count: of the phantoms of a split.
-        seed: of all of them.
+        size: side of the image, in pixels.
+        side: field of view, in millimetres.
+        count: number of phantoms of a split.
+        seed: of all phantoms.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Phantoms:
         return self._drawn(index)[0]
 
     def _drawn(self, index: int) -> tuple[Tensor, Tensor]:
-        """Its ellipses and their picture, 0 to 1."""
+        """Its ellipses and their image in [0, 1]."""
         if not 0 <= index < self._count:
             raise IndexError(f"item {index} of {self._count}")
         random = np.random.Generator(np.random.Philox(key=np.array([self._seed, index], np.uint64)))
@@ -68,10 +69,10 @@ class Phantoms:
             image = rasterised(drawn, self._size, self._size, self._side / self._size)
             if image.min() >= 0 and image.max() <= 1:
                 return drawn, image
-            drawn[2:, 0] /= 2  # ellipses overlap: all but the skull paler
+            drawn[2:, 0] /= 2  # ellipses overlap: lower the contrast of all but the skull
 
     def source(self, index: int) -> str:
-        """The phantom itself: each is drawn alone."""
+        """The phantom itself: each is independent."""
         return self.name(index)
 
     def name(self, index: int) -> str:
@@ -79,6 +80,6 @@ class Phantoms:
         return f"{self._split} phantom {index}"
 
     def digest(self) -> str:
-        """SHA-256 of what they are drawn from."""
-        said = (1, self._split, self._size, self._side, self._count, self._seed)
-        return hashlib.sha256(repr(said).encode()).hexdigest()
+        """SHA-256 of the options."""
+        options = (1, self._split, self._size, self._side, self._count, self._seed)
+        return hashlib.sha256(repr(options).encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""Square slices of scans: cut where they lie to test, in any nearby pose to train.
+"""Square slices of scans: as acquired for testing, in random nearby poses for training.
 
-A slice is taken at half its pixel from the volume, linearly, and averaged over 2x2: it is as
-sharp as a slice whose pixels are means of finer ones, and that finer slice is there to be measured.
+A slice is interpolated linearly at half its pixel spacing and averaged over 2x2, so that its pixels
+are means; the finer slice is what measurements are simulated of.
 """
 
 import math
@@ -15,30 +15,31 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from plugins.medical.io.scan import Plane, Scan, canonical, like_canonical
+from plugins.medical.io.scan import Scan, canonical, like_canonical
+from plugins.medical.request import Plane
 
-FINER = 2  # how many points along each side of a pixel
-TRIES = 8  # at a slice that is more than air
-DARK, LEAST = 0.1, 0.1  # share of the range that is dark, and of the picture that is not
+FINER = 2  # points along each side of a pixel
+TRIES = 8  # to find a slice that is more than air
+DARK, LEAST = 0.1, 0.1  # an air pixel's largest value; least fraction of other pixels
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pose:
-    """How far a slice to train on may be moved, each drawn evenly.
+    """Ranges of the random pose of a training slice, each sampled uniformly.
 
     Args:
-        turn: within its plane, to either side, in degrees.
-        tilt: of its plane, about each of its axes, in degrees.
-        zoom: greatest factor that it is enlarged or reduced by.
-        shift: of its middle, share of its side.
-        mirror: whether left and right may be exchanged.
-        contrast: how much a tissue's brightness may change against another's, as a factor, where
-            no window says what it means: sequences and scanners differ.
+        turn: in-plane rotation to either side, in degrees.
+        tilt: rotation about each in-plane axis, in degrees.
+        zoom: largest factor of scaling.
+        shift: translation of the centre, as a fraction of the side.
+        mirror: whether left and right may be flipped.
+        contrast: largest factor of a tissue's intensity, where there is no window: MR sequences
+            and scanners differ.
     """
 
     turn: float = 15.0
-    tilt: float = 15.0
-    zoom: float = 1.3
+    tilt: float = 10.0
+    zoom: float = 1.2
     shift: float = 0.1
     mirror: bool = True
     contrast: float = 2.0
@@ -46,13 +47,13 @@ class Pose:
 
 @dataclass(frozen=True)
 class Volume:
-    """A scan made ready to be cut.
+    """A scan prepared for slicing.
 
     Args:
-        values: 1 1 d h w, 0 for air: of CT (HU + 1000) / 2000 of the window, of MR the share of the
-            brightest; not clipped.
+        values: 1 1 d h w, with 0 and 1 at the ends of the window, or at 0 and the percentile; not
+            clipped.
         spacing: between slices, rows and columns, in millimetres.
-        windowed: whether its values have a meaning of their own.
+        windowed: whether the intensities are calibrated (CT).
     """
 
     values: Float[Tensor, "1 1 d h w"]
@@ -68,14 +69,14 @@ def prepared(
     window: tuple[float, float] | None,
     percentile: float,
 ) -> Volume:
-    """The scan with 0 for air and 1 for the end of its range, at about half a pixel's spacing.
+    """The scan normalised to [0, 1] and averaged to about half a pixel's spacing.
 
     Args:
-        scan: as it was read.
+        scan: as read.
         plane: of the slices.
-        pixel: side of a slice's pixel in millimetres: finer voxels are averaged in whole numbers.
+        pixel: pixel spacing of a slice, in millimetres.
         window: the values that become 0 and 1.
-        percentile: where there is no window, 0 and this one do.
+        percentile: without a window, of the intensity that becomes 1; 0 stays.
     """
     turned = canonical(scan, plane)
     low, high = window or (0.0, max(float(np.percentile(turned.voxels, percentile)), 1e-6))
@@ -102,17 +103,17 @@ def cut(
     shift: tuple[float, float] = (0.0, 0.0),
     mirror: bool = False,
 ) -> Float[Tensor, " fine fine"]:
-    """The slice at twice the resolution.
+    """A slice of a volume at twice the resolution.
 
     Args:
-        volume: that is cut.
-        at: which slice, counted from 0; may lie between two.
-        size: side of the slice in pixels.
-        pixel: side of a pixel in millimetres.
-        turn: within its plane, in degrees.
-        tilt: of its plane about its rows' and its columns' axis, in degrees.
-        shift: of its middle down and to the right, in millimetres.
-        mirror: exchange left and right.
+        volume: to slice.
+        at: index of the slice, from 0; may lie between two.
+        size: side of the slice, in pixels.
+        pixel: pixel spacing, in millimetres.
+        turn: in-plane rotation, in degrees.
+        tilt: rotation about the axis of rows and of columns, in degrees.
+        shift: translation down and to the right, in millimetres.
+        mirror: flip left and right.
     """
     fine = size * FINER
     line = (torch.arange(fine, dtype=torch.float64) - (fine - 1) / 2) * pixel / FINER
@@ -141,11 +142,11 @@ def cut(
 def recoloured(
     fine: Float[Tensor, " h w"], random: np.random.Generator, contrast: float
 ) -> Float[Tensor, " h w"]:
-    """The slice as another sequence and coil might show it: air stays air.
+    """The slice with a random contrast and bias field; air stays 0.
 
-    Brightness goes through a curve by six points, each moved by a factor of up to `contrast`, and
-    is multiplied by a field that varies slowly over the slice, between 1 / 1.5 and 1.5 in all.
-    Source: random intensities for one contrast's sake, Billot et al. 2023, arXiv:2107.09559.
+    Intensities go through a piecewise linear curve of six knots, each scaled by a factor of up to
+    `contrast`, and are multiplied by a smooth bias field between 1 / 1.5 and 1.5.
+    Source: random contrasts, Billot et al. 2023, arXiv:2107.09559.
     """
     knots = np.linspace(0, 1, 6)
     moved = knots * np.exp(random.uniform(-1, 1, 6) * math.log(contrast))
@@ -171,21 +172,19 @@ def _ranged(fine: Float[Tensor, " h w"]) -> Float[Tensor, "1 h w"]:
 class Slices:
     """Slices of the scans of one split.
 
-    An item holds ``image`` (1, size, size) in [-1, 1]: the range of the window, or of MR twice the
-    share of the brightest less 1.  To test it holds ``fine`` as well (1, 2 size, 2 size), whose
-    means it is.
+    An item holds ``image`` (1, size, size) in [-1, 1]; a test item also ``fine`` (1, 2 size,
+    2 size), whose means over 2x2 are the image.
 
     Args:
-        scans: of each its patient's name and what reads it; read when first needed, and kept within
-            the cache.
-        split: ``train`` cuts in any pose, ``test`` where slices lie.
-        size: side of a slice in pixels.
-        pixel: side of a pixel in millimetres; None for what shows the whole of each scan.
-        planes: of the slices; the first one to test.
-        window: of a scan, as `prepared` wants it.
-        percentile: as in `prepared`.
-        count: of items to train; to test, of each scan.
-        pose: how far they may be moved.
+        scans: pseudonym and reader of each; read when first needed, and cached.
+        split: ``train`` in random poses, ``test`` as acquired.
+        size: side of a slice, in pixels.
+        pixel: pixel spacing in millimetres; None for the one that fits each scan's whole slice.
+        planes: of the slices; the first one for testing.
+        window: of a scan, as of `prepared`.
+        percentile: as of `prepared`.
+        count: number of training slices; of test slices of each scan.
+        pose: ranges of the random poses.
         seed: of the poses.
         cache: bytes of volumes that are kept.
     """
@@ -265,7 +264,7 @@ class Slices:
         )
 
     def _volume(self, number: int, plane: Plane) -> tuple[Volume, float, int]:
-        """A scan's volume, the side of a slice's pixel, and how many slices the scan has."""
+        """A scan's volume, pixel spacing and number of slices."""
         found = self._kept.pop((number, plane), None)
         if found is None:
             scan = self._scans[number][1]()
@@ -291,7 +290,7 @@ class Slices:
         return self._scans[int(self._random(index).integers(len(self._scans)))][0]
 
     def name(self, index: int) -> str:
-        """``patient-7f3a91c2, slice 12``, counted from 1; to train, ``pose 12``."""
+        """``patient-7f3a91c2, slice 12``, from 1; of training, ``pose 12``."""
         if self._split == "test":
             return f"{self.source(index)}, slice {self._places[index][1] + 1:g}"
         return f"{self.source(index)}, pose {index + 1}"

@@ -1,4 +1,4 @@
-"""Whether a prior says again what it was trained on: the nearest training slices of its draws."""
+"""The verb medical/memorisation: nearest training slices of a prior's draws."""
 
 import time
 from collections.abc import Iterator
@@ -30,28 +30,28 @@ TRUTH, DRAW = "held-out slices", "one sample"
 def evaluate(
     request: MemorisationRequest, out: Path, *, machine: Machine | None = None, emit: Emit = silent
 ) -> MemorisationResult:
-    """Find the training slice nearest to each draw, and to the held-out slice that it is of.
+    """Find the training slice nearest to each draw, and to its ground truth.
 
-    A draw that is much nearer to a training slice than its own truth is was remembered rather than
-    reconstructed.  Slices are compared where they lie, pixel by pixel: copies that are moved or
-    turned are not found.
+    A draw that is much nearer to a training slice than its ground truth is was memorised rather
+    than reconstructed.  Slices are compared pixel by pixel: shifted or rotated copies
+    are not found.
     Source: the nearest neighbour as a test, Carlini et al. 2023, arXiv:2301.13188, section 4.2.
 
     Args:
-        request: which samples, and what the prior was trained on.
-        out: ``metrics.json`` and pictures go there.
-        machine: not looked at.
-        emit: hears of progress.
+        request: samples, and the prior's training dataset.
+        out: folder of ``metrics.json`` and images.
+        machine: unused.
+        emit: receives progress.
 
     Raises:
-        InputError: no samples of a reconstruction, or training slices of another size.
+        InputError: samples of another task, or training slices of another size.
     """
     begun = time.perf_counter()
     request = bind(MemorisationRequest, plain(request))
     read = samples.read(request.samples)
     task = read.task
     if not isinstance(task, Reconstruction):
-        raise InputError(f"{request.samples}: samples of no reconstruction")
+        raise InputError(f"{request.samples}: expected samples that medical/reconstruct wrote")
     count = len(read.results)
     truth = torch.cat([
         task.picture(collate(read.dataset, [i])["image"]) for i in range(count)
@@ -94,7 +94,7 @@ def evaluate(
 def nearest(
     pictures: Float[Tensor, " n 1 h w"], others: Iterator[Float[Tensor, " m 1 h w"]]
 ) -> tuple[Float[Tensor, " n"], Int64[Tensor, " n"]]:
-    """The mean squared error to the nearest of the others, and which it is, counted from 0.
+    """Mean squared error to the nearest of the others, and its index from 0.
 
     Raises:
         InputError: others of another size.
@@ -105,8 +105,8 @@ def nearest(
     for some in others:
         if some.shape[1:] != pictures.shape[1:]:
             raise InputError(
-                f"learned_from: slices of {some.shape[-1]}x{some.shape[-2]}, the samples are of "
-                f"{pictures.shape[-1]}x{pictures.shape[-2]}; set its size"
+                f"learned_from: expected slices of {pictures.shape[-1]}x{pictures.shape[-2]}, as "
+                f"the samples, got {some.shape[-1]}x{some.shape[-2]}; set its size"
             )
         apart = torch.cdist(rows, some.double().flatten(1)).square() / rows.shape[1]
         least, at = apart.min(1)

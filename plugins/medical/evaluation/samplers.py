@@ -1,9 +1,10 @@
-"""Posterior samplers compared with one prior: figures against evaluations of the network."""
+"""The verb medical/samplers: posterior samplers with one prior, metrics against evaluations."""
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from torch import Tensor
 from core.data import collate, open_dataset
 from core.denoiser.parameterization import Condition, Denoiser, Prediction
 from core.errors import InputError
+from core.inverse.measurement import Measurement
+from core.model import Model
 from core.parts.config import bind, configure, plain
 from core.parts.registry import Spec
 from core.process.gaussian import Time
@@ -25,7 +28,7 @@ from plugins.medical.request import LEVELS, RULE, SOLVER, SamplersRequest, Sampl
 from plugins.medical.tasks.reconstruction import Reconstruction
 
 WHOLE = Spec("core/karras", {"sigma_min": 0.01, "sigma_max": 30.0, "rho": 5.0})
-"""Levels from noise that nothing is seen through."""
+"""Levels from pure noise."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,10 @@ class Rule:
     """A posterior sampler.
 
     Args:
-        posterior: what holds it to the measurement.
-        sampler: its rule of a step.
-        start: classical method that it begins from; ``noise`` for none.
-        grid: its levels, but for how many.
+        posterior: its guidance by the measurement.
+        sampler: solver of the reverse process.
+        start: classical method of its initial image; ``noise`` for none.
+        grid: its levels, without their number.
     """
 
     posterior: Spec
@@ -61,7 +64,7 @@ RULES: Mapping[str, Rule] = {
 
 
 class _Counted:
-    """A denoiser that counts how often it is asked about each of a batch."""
+    """A denoiser that counts its calls."""
 
     def __init__(self, denoise: Denoiser) -> None:
         self._denoise, self.calls = denoise, 0
@@ -78,19 +81,19 @@ def compare(
     """Draw the same slices by every sampler and number of steps, and score one draw and the mean.
 
     Args:
-        request: what is compared.
-        out: ``metrics.json`` goes there: a row for each, the classical methods', and curves of PSNR
-            against evaluations of the network; what grows without end is left out, and said.
-        machine: where to run.
-        emit: hears of progress.
+        request: options.
+        out: folder of ``metrics.json``: a row for each sampler and classical method, and curves of
+            PSNR against network evaluations; samplers that diverge are left out, with a note.
+        machine: device and threads.
+        emit: receives progress.
 
     Raises:
-        InputError: a part or option is wrong, or no sampler of that name.
+        InputError: a wrong part or option, or an unknown sampler.
     """
     begun = time.perf_counter()
     request = bind(SamplersRequest, plain(request))
     if strange := [name for name in request.methods if name not in RULES]:
-        raise InputError(f"methods: no {strange[0]!r}; known: {', '.join(RULES)}")
+        raise InputError(f"methods: expected some of {', '.join(RULES)}, got {strange[0]!r}")
     model = prior_of(request.checkpoint, request.task, machine)
     task = model.task
     assert isinstance(task, Reconstruction)
@@ -102,28 +105,12 @@ def compare(
     classical = task.classical(measurement)
     rows = {name: task.figures_of(x, measurement, batch) for name, x in classical.items()}
     curves: dict[str, list[list[float]]] = {}
-    names = request.methods or tuple(RULES)
-    todo = [(name, steps) for name in names for steps in request.steps]
+    todo = [(name, steps) for name in request.methods or tuple(RULES) for steps in request.steps]
     for number, (name, steps) in enumerate(todo, start=1):
-        rule = RULES[name]
-        counted = _Counted(model.denoise)
-        spec = Spec(rule.grid.name, {**rule.grid.options, "steps": steps})
-        how = How(
-            method=configure("posterior", rule.posterior),
-            solver=configure("sampler", rule.sampler)(),
-            grid=configure("grid", spec)(model.process),
-            at_once=request.batch,
-        )
-        first = torch.zeros_like(batch["image"]) if rule.start == "noise" else classical[rule.start]
-        drawn = []
-        for draw in range(request.samples):
-            noise = streams(request.seed, items, draw)
-            drawn.append(reconstructed(counted, measurement, how, first, noise))
-        parts = -(-request.count // request.batch)
-        calls = counted.calls / parts / request.samples
+        drawn, calls = _draws(model, measurement, RULES[name], steps, classical, request)
         label = f"{name}, {calls:.0f}"
         if not all(bool(x.isfinite().all()) for x in drawn):
-            emit(Note(text=f"{label}: grew without end; left out"))
+            emit(Note(text=f"{label}: diverged; left out"))
             continue
         rows[label] = task.figures_of(drawn[0], measurement, batch)
         if len(drawn) > 1:
@@ -131,6 +118,57 @@ def compare(
             rows[f"{label}, mean of {len(drawn)}"] = task.figures_of(mean, measurement, batch)
         curves.setdefault(name, []).append([calls, float(rows[label]["psnr"].mean())])
         emit(Progress(done=number, total=len(todo), unit="sampler", figures={}))
+    make_folder(out)
+    files.write_json(out / "metrics.json", _report(rows, curves, about, task, classical, request))
+    single = [name for name in rows if name not in classical and ", mean of" not in name]
+    best = max(single, key=lambda name: float(rows[name]["psnr"].mean()), default="none")
+    return SamplersResult(
+        metrics=out / "metrics.json",
+        best=best,
+        scores={m: {f: float(v.mean()) for f, v in row.items()} for m, row in rows.items()},
+        seconds=time.perf_counter() - begun,
+    )
+
+
+def _draws(
+    model: Model,
+    measurement: Measurement,
+    rule: Rule,
+    steps: int,
+    classical: Mapping[str, Tensor],
+    request: SamplersRequest,
+) -> tuple[list[Tensor], float]:
+    """Draws of all slices by one sampler, and its network evaluations for a slice."""
+    counted = _Counted(model.denoise)
+    how = How(
+        method=configure("posterior", rule.posterior),
+        solver=configure("sampler", rule.sampler)(),
+        grid=configure("grid", Spec(rule.grid.name, {**rule.grid.options, "steps": steps}))(
+            model.process
+        ),
+        at_once=request.batch,
+    )
+    any_of_them = next(iter(classical.values()))
+    first = torch.zeros_like(any_of_them) if rule.start == "noise" else classical[rule.start]
+    drawn = [
+        reconstructed(
+            counted, measurement, how, first, streams(request.seed, range(request.count), draw)
+        )
+        for draw in range(request.samples)
+    ]
+    parts = -(-request.count // request.batch)
+    return drawn, counted.calls / parts / request.samples
+
+
+def _report(
+    rows: Mapping[str, Mapping[str, Tensor]],
+    curves: Mapping[str, list[list[float]]],
+    about: Mapping[str, Any],
+    task: Reconstruction,
+    classical: Mapping[str, Tensor],
+    request: SamplersRequest,
+) -> dict[str, Any]:
+    """The content of ``metrics.json``: every metric with its interval, and the curves."""
     report = summarised(
         {name: {f: v.tolist() for f, v in row.items()} for name, row in rows.items()},
         about,
@@ -140,21 +178,10 @@ def compare(
         confidence=request.confidence,
         drawn=[name for name in rows if name not in classical],
     )
-    report["charts"] = [
-        {
-            "title": "One draw against evaluations of the network",
-            "x": {"label": "evaluations for a slice", "log": True},
-            "y": {"label": "PSNR", "unit": "dB"},
-            "series": [{"label": name, "points": points} for name, points in curves.items()],
-        }
-    ]
-    make_folder(out)
-    files.write_json(out / "metrics.json", report)
-    single = [name for name in rows if name not in classical and ", mean of" not in name]
-    best = max(single, key=lambda name: float(rows[name]["psnr"].mean()), default="none")
-    return SamplersResult(
-        metrics=out / "metrics.json",
-        best=best,
-        scores={m: {f: float(v.mean()) for f, v in row.items()} for m, row in rows.items()},
-        seconds=time.perf_counter() - begun,
-    )
+    chart = {
+        "title": "One draw against network evaluations",
+        "x": {"label": "network evaluations for a slice", "log": True},
+        "y": {"label": "PSNR", "unit": "dB"},
+        "series": [{"label": name, "points": points} for name, points in curves.items()],
+    }
+    return {**report, "charts": [chart]}

@@ -1,4 +1,4 @@
-"""From a measurement to draws of what was measured: a prior asked, and held to the measurement."""
+"""Posterior draws of images given a measurement, by a prior and a posterior sampler."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -18,15 +18,15 @@ from core.sampler.solver import Solver
 
 @dataclass(frozen=True, kw_only=True)
 class How:
-    """How a reconstruction is drawn.
+    """Options of a draw.
 
     Args:
-        method: what holds the estimates, or the samples, to the measurement.
-        solver: rule of a step.
-        grid: falling times; where it begins below the noisy end, draws begin at a reconstruction
-            with noise of that level added.
-        along: weight of the total variation along slices, in units of the pictures; 0 for none.
-        at_once: slices that the network is asked at once: bounds the memory.
+        method: the posterior sampler.
+        solver: of the reverse process.
+        grid: falling times; from below the noisy end, draws start at a reconstruction with noise
+            of that level added.
+        along: weight of total variation between slices, in units of the images; 0 for none.
+        at_once: slices per network call; bounds the memory.
     """
 
     method: Method
@@ -45,19 +45,18 @@ def reconstructed(
     *,
     watch: Watch | None = None,
 ) -> Float[Tensor, " b c h w"]:
-    """One draw for each measurement; of a volume, whose slices are the batch, one draw of it.
+    """One draw for each measurement; the slices of a volume are a batch.
 
     Source: the start part-way, Chung et al. 2022, arXiv:2112.05146 (CCDF); consistency along
     slices, Chung et al. 2023, arXiv:2211.10655 (DiffusionMBIR), there by ADMM on the samples, here
     by a proximal step on the estimates.
 
     Args:
-        denoise: of a prior of pictures; it is given no condition.
-        measurement: of each.
-        how: the rule.
-        start: a reconstruction to begin from; where the grid begins at the noisy end only its shape
-            counts.
-        noise: one stream for each.
+        denoise: of an unconditional prior.
+        measurement: of each slice.
+        how: options of the draw.
+        start: initial reconstruction; only its shape counts where the grid starts at the noisy end.
+        noise: one stream for each slice.
         watch: called after each step.
     """
     process, asked = denoise.process, by_parts(denoise, how.at_once)
@@ -78,29 +77,31 @@ def streams(seed: int, items: Iterable[int], draw: int) -> Noise:
 
 
 def by_parts(denoise: Denoiser, size: int) -> Denoiser:
-    """The denoiser asked for `size` samples at a time."""
+    """The denoiser, called with at most `size` samples at a time."""
 
     def ask(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
         if len(x) <= size:
             return denoise(x, t, condition)
-        said = [denoise(a, b, condition) for a, b in zip(x.split(size), t.split(size), strict=True)]
-        return Prediction(torch.cat([one.x0 for one in said]))
+        found = [
+            denoise(a, b, condition) for a, b in zip(x.split(size), t.split(size), strict=True)
+        ]
+        return Prediction(torch.cat([one.x0 for one in found]))
 
     return FunctionDenoiser(denoise.process, ask)
 
 
 def smooth_along(denoise: Denoiser, weight: float) -> Denoiser:
-    """Estimates brought to less variation from slice to slice, more at noisy levels.
+    """The denoiser with estimates regularised by total variation between slices.
 
     Each becomes argmin_z |z - x0|^2 / 2 + min(s, 1) weight TV(z) at s = sigma / alpha, so that at
-    the clean end slices are what the prior and the measurement make of them.
+    the clean end prior and measurement alone determine the slices.
     """
 
     def ask(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
-        said = denoise(x, t, condition)
+        found = denoise(x, t, condition)
         alpha, sigma = denoise.process.alpha_sigma(t[0].double())
         level = min(float(sigma / alpha), 1.0)
-        return replace(said, x0=less_variation(said.x0, level * weight))
+        return replace(found, x0=less_variation(found.x0, level * weight))
 
     return FunctionDenoiser(denoise.process, ask)
 

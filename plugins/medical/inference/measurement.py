@@ -1,6 +1,4 @@
-"""From scans to what a scanner would have measured of them, and from that to a measurement."""
-
-from typing import cast, get_args
+"""Raw data simulated of scans, and raw data as measurements of images."""
 
 import numpy as np
 import torch
@@ -22,29 +20,30 @@ from plugins.medical.operators.fourier import (
 )
 from plugins.medical.operators.phase import low_phase, smooth_phase, turned
 from plugins.medical.operators.photons import WATER, counted, of_counts
-from plugins.medical.operators.sampling import Kind, sampling_mask
+from plugins.medical.operators.sampling import sampling_mask
+from plugins.medical.request import Beam, SamplingMask
 from plugins.medical.tasks.geometry import Geometry, geometry_of, scanner
 
-BRIGHT = 99.8  # percentile of what is seen of a scan that is taken as 1
+BRIGHT = 99.8  # percentile of the magnitude that is scaled to 1
 
 
 # --- computed tomography -------------------------------------------------------------------------
 
 
 def simulated_ct(scan: Scan, geometry: Geometry, seed: int) -> Sinogram:
-    """What a scan of Hounsfield units would be measured as; with photons, noisy counts of them.
+    """A simulated sinogram of a CT scan; with photons, of noisy counts.
 
-    Simulated on the scan's own grid: a reconstruction on the same one looks a little better than
-    one of real measurements.
+    Simulated on the scan's own grid: reconstructions on the same grid are a little better than of
+    real measurements (inverse crime).
 
     Raises:
-        InputError: no CT, or pixels that are not square.
+        InputError: not CT, or pixels that are not square.
     """
     if scan.modality != "CT":
-        raise InputError("a scan of no Hounsfield units; CT is simulated of CT")
+        raise InputError("CT can only be simulated from a CT scan (Hounsfield units)")
     _, down, across = scan.spacing
     if abs(down - across) > 1e-3 * across:
-        raise InputError(f"pixels of {across:g} x {down:g} mm; CT is simulated of square ones")
+        raise InputError(f"CT requires square pixels, got {across:g} x {down:g} mm")
     attenuation = WATER * (1 + torch.from_numpy(scan.voxels).clamp(min=-1000) / 1000)
     p = scanner(geometry).forward(attenuation[:, None])
     values = counted(p, geometry.photons, seed) if geometry.units == "counts" else p
@@ -52,9 +51,9 @@ def simulated_ct(scan: Scan, geometry: Geometry, seed: int) -> Sinogram:
 
 
 def integrals(sinogram: Sinogram) -> tuple[Float[Tensor, " d 1 v n"], Float[Tensor, " d 1 v n"]]:
-    """Line integrals of attenuation, and the variance of their noise (0 where it is not known).
+    """Line integrals of attenuation, and the variance of their noise (0 if unknown).
 
-    Of line integrals p that are said to be of I photons the variance is e^p / I.
+    The variance of line integrals p with a stated I0 is e^p / I0.
     """
     values = torch.from_numpy(sinogram.values)[:, None]
     photons = sinogram.geometry.photons
@@ -65,12 +64,12 @@ def integrals(sinogram: Sinogram) -> tuple[Float[Tensor, " d 1 v n"], Float[Tens
 
 
 def sparse_ct(
-    found: Scan, geometry: str, views: int, arc: float | None, photons: float, seed: int
+    found: Scan, geometry: Beam, views: int, arc: float | None, photons: float, seed: int
 ) -> Sinogram:
-    """A sinogram of a scan, of counts where there are photons.
+    """A simulated sinogram of a scan, of counts if `photons` is not 0.
 
     Raises:
-        InputError: no such geometry, or a scan that is no CT.
+        InputError: an option out of its range, or not CT.
     """
     size, pixel = found.voxels.shape[1:], found.spacing[2]
     measured_by = geometry_of(geometry, views, arc, size, pixel, photons=photons)
@@ -83,27 +82,27 @@ def sparse_ct(
 def simulated_mri(
     scan: Scan,
     *,
-    mask: Kind = "random",
+    mask: SamplingMask = "random",
     acceleration: float = 4.0,
     centre: float = 0.08,
     noise: float = 0.005,
     seed: int = 0,
 ) -> KSpace:
-    """K-space of a scan of magnitudes by one coil, with a smooth phase and noise.
+    """Simulated single-coil k-space of a magnitude scan, with a smooth phase and noise.
 
     Args:
-        scan: of magnitudes.
-        mask: as of `medical/fourier`.
-        acceleration: how many times fewer frequencies than all.
-        centre: share that is always measured.
-        noise: deviation of the real and imaginary part each, where bright tissue is 1.
+        scan: magnitudes.
+        mask: sampling pattern, as of `medical/fourier`.
+        acceleration: acceleration factor R.
+        centre: fraction that is fully sampled in the centre.
+        noise: standard deviation of the real and imaginary part each, for bright tissue of 1.
         seed: of mask, phase and noise.
 
     Raises:
-        InputError: a CT, or an option out of its range.
+        InputError: a CT scan, or an option out of its range.
     """
     if scan.modality == "CT":
-        raise InputError("a scan of Hounsfield units; MRI is simulated of magnitudes")
+        raise InputError("MRI cannot be simulated from a CT scan (Hounsfield units)")
     bright = max(float(np.percentile(scan.voxels, BRIGHT)), 1e-6)
     pictures = torch.from_numpy(scan.voxels / bright).clamp(min=0).to(torch.complex64)
     height, width = pictures.shape[1:]
@@ -115,31 +114,15 @@ def simulated_mri(
     return KSpace((k * bright).numpy(), chosen.numpy(), noise * bright)
 
 
-def sparse_mri(
-    found: Scan, mask: str, acceleration: float, centre: float, noise: float, seed: int
-) -> KSpace:
-    """Masked k-space of a scan of magnitudes.
-
-    Raises:
-        InputError: no such mask.
-    """
-    if mask not in get_args(Kind):
-        raise InputError(f"mask: expected one of {', '.join(get_args(Kind))}, got {mask!r}")
-    return simulated_mri(
-        found, mask=cast(Kind, mask), acceleration=acceleration, centre=centre, noise=noise,
-        seed=seed,
-    )  # fmt: skip
-
-
 def coils_of(
     k: Complex[Tensor, " d c h w"], mask: Bool[Tensor, " h w"]
 ) -> Complex[Tensor, " d c h w"]:
-    """Sensitivities of each slice's coils, with the phase that the middle of k-space shows.
+    """Coil sensitivities of each slice, with the low-frequency phase of the image.
 
-    Of several coils by ESPIRiT from the middle that is wholly measured; of one the phase alone.
+    Of several coils by ESPIRiT from the calibration region; of one coil the phase alone.
 
     Raises:
-        InputError: several coils, and a middle that is too small.
+        InputError: several coils, and a calibration region that is too small.
     """
     if k.shape[1] == 1:
         phase = low_phase(k[:, 0])[:, None]
@@ -160,7 +143,7 @@ def coils_of(
 
 
 def middle(mask: Bool[Tensor, " h w"]) -> tuple[int, int]:
-    """How far the middle reaches that is wholly measured, to either side; at most 16."""
+    """Half-sides of the calibration region: rows and columns fully sampled; at most 16."""
     height, width = mask.shape
     wide = _reach(mask[height // 2])
     high = _reach(mask[:, width // 2 - wide : width // 2 + wide].all(1))
@@ -173,26 +156,26 @@ def _reach(line: Bool[Tensor, " n"]) -> int:
 
 
 def measured_mri(kspace: KSpace, *, noise: float = 0.0) -> tuple[Measurement, float]:
-    """K-space as a measurement of pictures whose bright tissue is 1, and what that 1 was.
+    """K-space as a measurement of images with bright tissue at 1, and the scale of that 1.
 
-    The scale is taken of what was measured: the zero-filled picture.
+    The scale is a percentile of the zero-filled image.
 
     Args:
-        kspace: as it was read.
-        noise: its deviation where the file does not say, in its own units; 0 takes it from the
-            corners of k-space, where there is little else.
+        kspace: as read.
+        noise: standard deviation of its noise, in its own units; 0 for that of the file, or an
+            estimate from the outermost frequencies, where there is little signal.
     """
     k = torch.from_numpy(kspace.values)
     seen = root_sum_of_squares(inverse_fourier(k))
     bright = max(float(np.percentile(seen.numpy(), BRIGHT)), 1e-30)
     mask = torch.from_numpy(kspace.mask)
     operator = Fourier().given(frequencies=mask, sensitivities=coils_of(k, mask))
-    deviation = noise or kspace.noise or corner_deviation(k, mask)
-    return Measurement(operator, k / bright, deviation / bright), bright
+    std = noise or kspace.noise or corner_std(k, mask)
+    return Measurement(operator, k / bright, std / bright), bright
 
 
-def corner_deviation(k: Complex[Tensor, " d c h w"], mask: Tensor) -> float:
-    """The deviation of the outermost measured frequencies, robust against what signal they hold."""
+def corner_std(k: Complex[Tensor, " d c h w"], mask: Tensor) -> float:
+    """Noise standard deviation from the outermost sampled frequencies, by the median."""
     height, width = mask.shape
     rows = (torch.arange(height) - height // 2).abs() / (height / 2)
     columns = (torch.arange(width) - width // 2).abs() / (width / 2)

@@ -1,4 +1,4 @@
-"""Reconstructions of held-out slices from measurements simulated of them, as samples."""
+"""The verb medical/reconstruct: draws of held-out slices from simulated measurements."""
 
 import time
 from pathlib import Path
@@ -23,16 +23,16 @@ from plugins.medical.tasks.reconstruction import Reconstruction
 def sample(
     request: ReconstructRequest, out: Path, *, machine: Machine | None = None, emit: Emit = silent
 ) -> SampleResult:
-    """Draw reconstructions of a dataset's slices from what is measured of them.
+    """Draw reconstructions of a dataset's slices from simulated measurements.
 
     Args:
-        request: what to draw.
-        out: what `core.runs.sample` writes.
-        machine: where to run.
-        emit: hears of progress.
+        request: options.
+        out: folder of samples, as `core.runs.sample` writes it.
+        machine: device and threads.
+        emit: receives progress.
 
     Raises:
-        InputError: a part or option is wrong, no such start, or a model of other pictures.
+        InputError: a wrong part or option, an unknown start, or a prior of other images.
         StorageError: the disk is full or not writable.
     """
     begun = time.perf_counter()
@@ -72,21 +72,23 @@ def sample(
 
 
 def prior_of(checkpoint: Path, task: Spec, machine: Machine | None = None) -> Model:
-    """A trained prior, asked for a task of reconstruction.
+    """A trained prior as the model of a reconstruction task.
 
     Raises:
-        InputError: no such task, or a model of other pictures than it reconstructs.
+        InputError: not a reconstruction task, or a prior of other images.
     """
     model = for_task(load_model(checkpoint, machine=machine), task)
     if not isinstance(model.task, Reconstruction):
-        raise InputError(f"task: {task.name} reconstructs nothing; take medical/ct or medical/mri")
+        raise InputError(
+            f"task: {task.name} is not a reconstruction task; use medical/ct or medical/mri"
+        )
     return model
 
 
 def draws(
     model: Model, dataset: Dataset, items: list[int], how: How, start: str, count: int, seed: int
 ) -> Tensor:
-    """Draws of some items (items, count, c, h, w), each by its own stream.
+    """Draws of some items (items, count, c, h, w), each with a noise stream of its own.
 
     Raises:
         InputError: the task has no classical method named `start`.
@@ -106,10 +108,10 @@ def draws(
 def beginning(
     task: Reconstruction, measurement: Measurement, like: Tensor, start: str
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The classical reconstruction that draws begin at, and all of them.
+    """The classical reconstruction that draws start from, and all of them.
 
     Raises:
-        InputError: the task has none of that name.
+        InputError: the task has no classical method of that name.
     """
     known = task.classical(measurement)
     if start == "noise":

@@ -1,4 +1,4 @@
-"""Scans through a prior: measured or simulated, slice by slice, with what is certain of them."""
+"""Volumes reconstructed with a prior: draws, their mean and standard deviation, units, sheet."""
 
 import time
 from dataclasses import dataclass, replace
@@ -31,17 +31,17 @@ from plugins.medical.tasks.reconstruction import Reconstruction
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What several draws of a volume say together, in pictures of [-1, 1].
+    """Summary of the draws of a volume, in images of [-1, 1].
 
     Args:
         mean: of the draws.
-        deviation: of them, as `core.results.calibration.local_std` has it; 0 of a single one.
-        classical: the methods without a prior, by name.
+        std: standard deviation of the draws, as `core.results.calibration.local_std`; 0 of one.
+        classical: reconstructions without a prior, by name.
         misfit: of the mean, for each slice, in units of the noise.
     """
 
     mean: Float[Tensor, " d 1 h w"]
-    deviation: Float[Tensor, " d 1 h w"]
+    std: Float[Tensor, " d 1 h w"]
     classical: dict[str, Float[Tensor, " d 1 h w"]]
     misfit: Float[Tensor, " d"]
 
@@ -57,20 +57,20 @@ def drawn(
     seed: int,
     emit: Emit = silent,
 ) -> Found:
-    """Draws of a volume from what was measured of its slices.
+    """Draws of a volume from measurements of its slices.
 
-    Slices are walked together, so that they can be held to each other; the network is asked
-    `how.at_once` of them at a time.
+    All slices take each step together, so that they can be regularised along the third axis; the
+    network is called with `how.at_once` of them at a time.
 
     Args:
-        model: a prior asked for a task of reconstruction.
+        model: a prior as the model of a reconstruction task.
         measurement: of all slices.
         like: their shape.
-        how: the rule.
-        start: what draws begin at.
-        draws: how many.
+        how: options of a draw.
+        start: name of the initial reconstruction.
+        draws: number of draws.
         seed: draw k of slice i depends on it, i and k alone.
-        emit: hears of progress.
+        emit: receives progress.
 
     Raises:
         InputError: the task has no such start.
@@ -96,11 +96,11 @@ def drawn(
         apart = shown - mean
         mean += apart / (draw + 1)
         squares += apart * (shown - mean)
-    deviation = averaged(squares / max(1, draws - 1)).sqrt()
+    std = averaged(squares / max(1, draws - 1)).sqrt()
     whole = total / draws
     return Found(
         task.picture(whole),
-        deviation,
+        std,
         {name: task.picture(x) for name, x in known.items()},
         misfit(measurement, whole),
     )
@@ -111,7 +111,7 @@ def drawn(
 
 @dataclass(frozen=True)
 class Scale:
-    """What pictures in [-1, 1] stand for.
+    """Values of images in [-1, 1].
 
     Args:
         low: value of -1: Hounsfield units, or 0 of a magnitude.
@@ -125,7 +125,7 @@ class Scale:
 def understood(
     model: Model, measured: Sinogram | KSpace
 ) -> tuple[Measurement, Float[Tensor, " d c h w"], Scale]:
-    """Raw data as a measurement, what its slices are like, and what their values stand for."""
+    """Raw data as a measurement, an empty volume of its shape, and the scale of its values."""
     if isinstance(measured, KSpace):
         measurement, bright = measured_mri(measured)
         y = measurement.y.to(model.device)
@@ -141,32 +141,32 @@ def understood(
 
 
 def place_of(measured: Sinogram | KSpace) -> Subject:
-    """A scan for results of raw data, which say nothing of where the patient lay."""
+    """A scan for results of raw data, which have no geometry in the patient."""
     if isinstance(measured, Sinogram):
         geometry = measured.geometry
         size, pixel = (geometry.height, geometry.width), geometry.pixel_mm
     else:
         size, pixel = measured.values.shape[2:], 1.0
     voxels = np.zeros((len(measured.values), *size), np.float32)
-    note = "raw data say nothing of the distance of slices: it is taken as a pixel"
+    note = "raw data have no slice spacing: it was set to the pixel spacing"
     modality = "CT" if isinstance(measured, Sinogram) else "MR"
     lies = Scan(voxels, np.diag([pixel, pixel, pixel, 1.0]), modality, notes=(note,))
     return Subject(lies, lies, "acquired")
 
 
 def in_units(found: Found, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation (d, h, w) in Hounsfield units, or in those of the scan."""
+    """Mean and standard deviation (d, h, w) in Hounsfield units, or in the units of the scan."""
     half = (scale.high - scale.low) / 2
     mean = (found.mean[:, 0].cpu().numpy() + 1) * half + scale.low
-    return mean.astype(np.float32), (found.deviation[:, 0].cpu().numpy() * half).astype(np.float32)
+    return mean.astype(np.float32), (found.std[:, 0].cpu().numpy() * half).astype(np.float32)
 
 
 def write_sheet(path: Path, found: Found, scale: Scale, truth: Scan | None) -> None:
-    """The middle slice: classical methods, mean, deviation and, of a known scan, its error."""
+    """The middle slice: classical methods, mean, standard deviation and, of a scan, the error."""
     k = len(found.mean) // 2
     images = {name: to_bytes(x[k]) for name, x in found.classical.items()}
     images["mean"] = to_bytes(found.mean[k])
-    images["deviation, x4"] = to_bytes(found.deviation[k] * 4 - 1)
+    images["standard deviation, x4"] = to_bytes(found.std[k] * 4 - 1)
     if truth is not None:
         half = (scale.high - scale.low) / 2
         known = torch.from_numpy((truth.voxels[k] - scale.low) / half - 1).clamp(-1, 1)[None]

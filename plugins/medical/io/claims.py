@@ -1,4 +1,4 @@
-"""What a file claims, checked before memory is taken, and why it could not be read."""
+"""Sizes that headers claim, checked before memory is allocated, and reasons of failures."""
 
 import os
 from pathlib import Path
@@ -7,15 +7,15 @@ from core.errors import InputError
 
 
 def check_claim(path: Path, shape: tuple[int, ...], bytes_each: int) -> None:
-    """Refuse sizes that no scan has or that do not fit into half of this machine's free memory.
+    """Refuse empty arrays, and those that need over half of this machine's free memory.
 
     Args:
         path: of the file, for the message.
-        shape: that it claims.
-        bytes_each: of an element once it is read.
+        shape: that its header claims.
+        bytes_each: of an element in memory.
 
     Raises:
-        InputError: a size below 1, or too much.
+        InputError: a size below 1, or too large.
     """
     import psutil
 
@@ -28,12 +28,12 @@ def check_claim(path: Path, shape: tuple[int, ...], bytes_each: int) -> None:
     free = psutil.virtual_memory().available
     if needed > free // 2:
         raise InputError(
-            f"{path.name}: claims {said} voxels, {needed / 2**30:,.0f} GiB once read; "
-            f"{free / 2**30:.0f} GiB are free here; cut it, or use a larger machine"
+            f"{path.name}: claims {said} voxels, {needed / 2**30:,.0f} GiB in memory; "
+            f"{free / 2**30:.0f} GiB are free here; crop it, or use a machine with more memory"
         )
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what went wrong, without folders: their names may say whose scan it is."""
+    """The first line of an error without path separators: folders may name the patient."""
     said = (getattr(error, "strerror", None) or str(error)).splitlines()
     return said[0].replace(os.sep, " ")[:160] if said else type(error).__name__

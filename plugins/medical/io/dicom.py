@@ -1,4 +1,4 @@
-"""DICOM series: read as scans with their geometry, in Hounsfield units where they are CT."""
+"""DICOM series read as scans with their geometry, CT in Hounsfield units."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -15,24 +15,24 @@ from plugins.medical.io.claims import check_claim, reason
 from plugins.medical.io.identity import pseudonym
 from plugins.medical.io.scan import Scan
 
-AIR, PADDING = -1000.0, -1500.0  # Hounsfield units; at or below the second no tissue and no air is
-EVEN = 0.02  # of the spacing: what two gaps between slices may differ by
-STRAIGHT = 0.25  # of a voxel's side: what a slice may lie off the line through all of them
-SQUARE = 1e-3  # of a direction's length, or of the cosine between two
-FAR, SMALL = 1e6, 1e-4  # millimetres: no position is farther, no pixel smaller
-TILT = 0.5  # degrees that slices may lie askew to their own normal
+AIR, PADDING = -1000.0, -1500.0  # Hounsfield units; at or below the second there is no tissue
+EVEN = 0.02  # of the slice spacing: largest difference between two gaps
+STRAIGHT = 0.25  # of a voxel's side: largest distance of a slice from the line through all
+SQUARE = 1e-3  # tolerance of a direction cosine's length, and of the product of two
+FAR, SMALL = 1e6, 1e-4  # millimetres: largest position, smallest pixel
+TILT = 0.5  # degrees: largest angle between the slices' step and their normal
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a derived series keeps of the one that it is derived of.
+    """Attributes of a source series that a derived series refers to.
 
     Args:
-        study: its UID: viewers show the two side by side.
-        frame_of_reference: UID of the space that positions are in; empty where there is none.
-        series: its UID.
-        sources: SOP class and instance UID of each slice, in order.
-        header: a file of it, for fields that are asked for by name.
+        study: StudyInstanceUID.
+        frame_of_reference: FrameOfReferenceUID; empty where there is none.
+        series: SeriesInstanceUID.
+        sources: SOPClassUID and SOPInstanceUID of each slice, in order.
+        header: a file of the series, for attributes to copy by name.
     """
 
     study: str
@@ -44,14 +44,14 @@ class Origin:
 
 @dataclass(frozen=True, eq=False)
 class _Frame:
-    """One slice: where it is, and how its numbers are read."""
+    """One slice: its geometry, and the rescaling of its stored values."""
 
     path: Path
     number: int
     position: np.ndarray
-    directions: np.ndarray  # along a row and along a column, of unit length
+    directions: np.ndarray  # direction cosines of a row and of a column
     spacing: tuple[float, float]  # between rows and between columns, in millimetres
-    thickness: float  # in millimetres; 0 where it is not said
+    thickness: float  # SliceThickness in millimetres; 0 where it is missing
     slope: float
     intercept: float
     source: tuple[str, str]
@@ -59,27 +59,27 @@ class _Frame:
 
 @dataclass(frozen=True, eq=False)
 class _File:
-    """A file that claims to hold pictures: its header, and sizes that are whole numbers."""
+    """An image file: its header, and its sizes as integers."""
 
     path: Path
     header: Any
     size: tuple[int, int]  # rows and columns
     frames: int
-    samples: int  # numbers a pixel
+    samples: int  # SamplesPerPixel
 
 
 def read(place: Path, *, series: int | None = None) -> Scan:
-    """The scan of a file, or of a folder and the folders in it.
+    """The scan of a file, or of a folder and its subfolders.
 
-    Slices are sorted by where they lie along their normal, and their distance is taken from there.
-    A folder's index (DICOMDIR) is not looked at.
+    Slices are sorted by ImagePositionPatient along their normal, which also gives their spacing.
+    DICOMDIR is ignored.
 
     Args:
         place: a file or a folder.
-        series: which of several, counted from 1 as a refusal lists them.
+        series: number of the series, if there are several: from 1, as the error lists them.
 
     Raises:
-        InputError: nothing that can be read, several series, or slices that make no volume.
+        InputError: no readable image, several series, or slices that do not form a volume.
     """
     with dicom_pixels.quiet():
         return _read(place, series)
@@ -93,7 +93,7 @@ def _read(place: Path, series: int | None) -> Scan:
             uid = str(file.header.get("SeriesInstanceUID", ""))
             found.setdefault(uid, []).append(file)
     if not found:
-        raise InputError(f"{place}: no DICOM file with a picture in it")
+        raise InputError(f"{place}: contains no DICOM image")
     chosen = _chosen(place, found, series)
     first = chosen[0]
     _check_alike(chosen)
@@ -110,8 +110,8 @@ def _read(place: Path, series: int | None) -> Scan:
     affine[:3, 2], affine[:3, 3] = step, frames[0].position
     if len(frames) == 1:
         known = frames[0].thickness > 0
-        thickness = "its thickness" if known else "1 mm, as it does not say its thickness,"
-        notes = (*notes, f"a single slice: {thickness} is taken for the distance of slices")
+        spacing = "SliceThickness" if known else "1 mm, since SliceThickness is missing"
+        notes = (*notes, f"a single slice: its spacing was set to {spacing}")
     return Scan(
         voxels,
         affine,
@@ -125,11 +125,12 @@ def _read(place: Path, series: int | None) -> Scan:
             tuple(frame.source for frame in frames),
             first.path,
         ),
+        tuple(dict.fromkeys(frame.path for frame in frames)),
     )
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file begins as DICOM files do."""
+    """Whether a file has DICOM's preamble and prefix."""
     try:
         with path.open("rb") as file:
             return file.read(132)[128:] == b"DICM"
@@ -138,7 +139,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def patient_of(path: Path) -> str:
-    """Whose a file says it is; empty where it does not say or cannot be read."""
+    """PatientID and PatientName of a file; empty where they are missing or cannot be read."""
     with dicom_pixels.quiet():
         try:
             return _whose(_header(path))
@@ -161,7 +162,8 @@ def _files(place: Path) -> list[Path]:
                 if file.read(132)[128:] == b"DICM":
                     return [place]
             raise InputError(
-                f"{place}: no DICOM file, which has DICM after its first 128 bytes; export it again"
+                f"{place}: not a DICOM file: the prefix DICM is missing after the preamble of 128 "
+                "bytes; export it again"
             )
         if not place.is_dir():
             raise InputError(f"{place}: no such file or folder")
@@ -185,11 +187,11 @@ def _header(path: Path) -> Any:
         syntax = read_file_meta_info(path).get("TransferSyntaxUID")
         if syntax == DeflatedExplicitVRLittleEndian:  # pydicom would unpack all, however much
             raise InputError(
-                f"{path.name}: deflated as a whole, which may unpack to any size and is not "
-                "read; save it with another transfer syntax"
+                f"{path.name}: transfer syntax Deflated Explicit VR Little Endian is not read, "
+                "since its decompressed size is unbounded; save it with another one"
             )
         header = pydicom.dcmread(path, stop_before_pixels=True)
-        # Elements are understood when first looked at: what is damaged is to be found here.
+        # pydicom parses an element at its first access: damaged ones are found here.
         for name in _LOOKED_AT:
             header.get(name)
         return header
@@ -200,7 +202,7 @@ def _header(path: Path) -> Any:
 
 
 def _file(path: Path) -> _File | None:
-    """The file if it claims to hold pictures: reports, structures and the like do not."""
+    """The file if it holds an image; None for reports, structure sets and the like."""
     header = _header(path)
     if "Rows" not in header or "Columns" not in header:
         return None
@@ -209,7 +211,7 @@ def _file(path: Path) -> _File | None:
         said = header.get(name)
         said = otherwise if said is None else said
         if not isinstance(said, int) or said < 1:
-            raise InputError(f"{path.name}: {name} is not one whole number above 0")
+            raise InputError(f"{path.name}: {name} is not a positive integer")
         return int(said)
 
     size = whole("Rows"), whole("Columns")
@@ -217,7 +219,7 @@ def _file(path: Path) -> _File | None:
 
 
 def _unquoted(error: BaseException) -> str:
-    """Why, without what the file says: a name may stand where a number should."""
+    """The reason without quoted values: a patient's name may stand where a number should."""
     return re.sub(r"(['\"]).*\1", "...", reason(error))
 
 
@@ -239,28 +241,28 @@ def _chosen(place: Path, found: dict[str, list[_File]], series: int | None) -> l
             f"{one[0].size[1]}x{one[0].size[0]}"
             for number, one in enumerate(listed, start=1)
         )
-        raise InputError(f"{place}: {len(listed)} series ({said}); choose one by its number")
+        raise InputError(f"{place}: {len(listed)} series ({said}); choose one with --series")
     if series is not None and not 1 <= series <= len(listed):
         raise InputError(f"series: expected 1 to {len(listed)}, got {series}")
     return listed[(series or 1) - 1]
 
 
 def _kind(header: Any) -> str:
-    """A modality's two letters or so; ``?`` for what is none, as it may be anything."""
+    """Modality; ``?`` where it is not a code, since it may be any text."""
     said = str(header.get("Modality") or "")
     return said if re.fullmatch("[A-Z]{2,3}|RT[A-Z]{4,6}", said) else "?"
 
 
 def _frames(file: _File) -> Iterator[_Frame]:
-    """The slices of a file: one, or those of a multi-frame object with a place for each."""
+    """The slices of a file: one, or the frames of an enhanced multi-frame object."""
     path, header, count = file.path, file.header, file.frames
     try:
         own = list(header.get("PerFrameFunctionalGroupsSequence") or [])
         shared = next(iter(header.get("SharedFunctionalGroupsSequence") or [{}]))
         if count > 1 and len(own) != count:
             raise InputError(
-                f"{path.name}: {count} frames without a position for each; expected an enhanced "
-                "multi-frame object, or one file for each slice"
+                f"{path.name}: {count} frames without PerFrameFunctionalGroupsSequence for each; "
+                "expected an enhanced multi-frame object, or one file per slice"
             )
         for number in range(count):
             groups = (own[number] if number < len(own) else {}, shared)
@@ -272,7 +274,7 @@ def _frames(file: _File) -> Iterator[_Frame]:
 
 
 def _frame(path: Path, number: int, header: Any, groups: Sequence[Any]) -> _Frame:
-    def told(sequence: str, name: str, otherwise: Any = None) -> Any:
+    def value_of(sequence: str, name: str, otherwise: Any = None) -> Any:
         for group in groups:
             items = group.get(sequence)
             if items and items[0].get(name) is not None:
@@ -280,35 +282,41 @@ def _frame(path: Path, number: int, header: Any, groups: Sequence[Any]) -> _Fram
         value = header.get(name)
         return otherwise if value is None else value
 
-    def numbers(sequence: str, name: str, count: int, means: str) -> np.ndarray:
-        said = told(sequence, name)
+    def numbers(sequence: str, name: str, count: int) -> np.ndarray:
+        said = value_of(sequence, name)
         values = np.array([] if said is None else [float(x) for x in said])
         if values.shape != (count,) or not (np.abs(values) < FAR).all():
-            raise InputError(f"{path.name}: says nothing, or no {count} numbers, of {means}")
+            raise InputError(f"{path.name}: {name} is missing or not {count} finite numbers")
         return values
 
-    position = numbers("PlanePositionSequence", "ImagePositionPatient", 3, "where its slice lies")
-    ways = numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6, "how its slice lies")
-    spacing = numbers("PixelMeasuresSequence", "PixelSpacing", 2, "the size of its pixels")
+    position = numbers("PlanePositionSequence", "ImagePositionPatient", 3)
+    ways = numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6)
+    spacing = numbers("PixelMeasuresSequence", "PixelSpacing", 2)
     if not (spacing > SMALL).all():
-        raise InputError(f"{path.name}: pixels of {spacing[0]:g} x {spacing[1]:g} mm")
+        raise InputError(
+            f"{path.name}: PixelSpacing is {spacing[0]:g} x {spacing[1]:g} mm; expected positive "
+            "sizes"
+        )
     directions = ways.reshape(2, 3)
     lengths = np.linalg.norm(directions, axis=1)
     if abs(lengths - 1).max() > SQUARE or abs(directions[0] @ directions[1]) > SQUARE:
-        raise InputError(f"{path.name}: its rows and columns are not at right angles")
+        raise InputError(f"{path.name}: ImageOrientationPatient is not two orthogonal unit vectors")
     values = "PixelValueTransformationSequence"
     slope, intercept = (
-        float(told(values, name, otherwise))
+        float(value_of(values, name, otherwise))
         for name, otherwise in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
     )
     if not (np.isfinite([slope, intercept]).all() and slope):
-        raise InputError(f"{path.name}: a rescale slope of {slope:g} and intercept {intercept:g}")
+        raise InputError(
+            f"{path.name}: RescaleSlope is {slope:g} and RescaleIntercept {intercept:g}; expected "
+            "finite numbers and a slope that is not 0"
+        )
     if abs(float(header.get("GantryDetectorTilt") or 0)) > TILT:
         raise InputError(
-            f"{path.name}: a gantry tilted by {float(header.GantryDetectorTilt):g} degrees; its "
-            "slices make no upright volume, resample them first"
+            f"{path.name}: GantryDetectorTilt is {float(header.GantryDetectorTilt):g} degrees; the "
+            "volume is sheared, resample it first"
         )
-    thickness = float(told("PixelMeasuresSequence", "SliceThickness") or 0)
+    thickness = float(value_of("PixelMeasuresSequence", "SliceThickness") or 0)
     source = (str(header.get("SOPClassUID", "")), str(header.get("SOPInstanceUID", "")))
     return _Frame(
         path, number, position, directions / lengths[:, None],
@@ -320,27 +328,27 @@ def _frame(path: Path, number: int, header: Any, groups: Sequence[Any]) -> _Fram
 
 
 def _check_alike(chosen: Sequence[_File]) -> None:
-    """Refuse a series whose files differ in size, and numbers that are no measurements."""
+    """Refuse a series whose files differ in size, colour images and look-up tables."""
     first = chosen[0]
     for other in chosen:
         name, header = other.path.name, other.header
         if other.size != first.size:
             raise InputError(
-                f"{name}: {other.size[1]}x{other.size[0]} pixels, {first.path.name} of the same "
-                f"series has {first.size[1]}x{first.size[0]}"
+                f"{name}: has {other.size[1]}x{other.size[0]} pixels, {first.path.name} of the "
+                f"same series has {first.size[1]}x{first.size[0]}"
             )
         colours = str(header.get("PhotometricInterpretation") or "MONOCHROME2")
         if other.samples != 1 or not colours.startswith("MONOCHROME"):
-            raise InputError(f"{name}: a picture in colours; expected one number a pixel")
+            raise InputError(f"{name}: is a colour image; expected MONOCHROME1 or 2")
         if header.get("ModalityLUTSequence"):
             raise InputError(
-                f"{name}: its values are looked up in a table (ModalityLUTSequence), which is not "
-                "read; export it with a rescale slope and intercept"
+                f"{name}: ModalityLUTSequence is not supported; export it with RescaleSlope and "
+                "RescaleIntercept"
             )
 
 
 def _check_length(file: _File) -> None:
-    """Refuse a file that is shorter than the pixels it claims, before memory is taken for them."""
+    """Refuse a file that is shorter than its PixelData, before memory is allocated."""
     try:
         packed = file.header.file_meta.TransferSyntaxUID.is_encapsulated
         bits = int(file.header.get("BitsAllocated") or 0)
@@ -350,24 +358,24 @@ def _check_length(file: _File) -> None:
     wanted = file.frames * file.size[0] * file.size[1] * bits // 8
     if not packed and held < wanted:
         raise InputError(
-            f"{file.path.name}: {held:,} bytes, its header says {wanted:,} of pixels alone; it is "
-            "cut off, copy it again"
+            f"{file.path.name}: is truncated: it has {held:,} bytes, PixelData alone needs "
+            f"{wanted:,}; copy it again"
         )
 
 
 def _ordered(frames: list[_Frame]) -> tuple[list[_Frame], np.ndarray]:
-    """Slices by where they lie along the normal, and the step from one to the next."""
+    """Slices in the order of their positions along the normal, and the step between two."""
     first = frames[0]
     for frame in frames:
         if abs(frame.directions - first.directions).max() > SQUARE:
             raise InputError(
-                f"{frame.path.name}: lies in another direction than {first.path.name} of the same "
-                "series; separate the two"
+                f"{frame.path.name}: ImageOrientationPatient differs from {first.path.name} of "
+                "the same series; separate the two"
             )
         if np.abs(np.subtract(frame.spacing, first.spacing)).max() > 1e-3 * first.spacing[0]:
             raise InputError(
-                f"{frame.path.name}: pixels of {frame.spacing[0]:g} mm, {first.path.name} of the "
-                f"same series has {first.spacing[0]:g} mm"
+                f"{frame.path.name}: PixelSpacing is {frame.spacing[0]:g} mm, {first.path.name} "
+                f"of the same series has {first.spacing[0]:g} mm; separate the two"
             )
     normal = np.cross(*first.directions)
     frames = sorted(frames, key=lambda frame: float(normal @ frame.position))
@@ -379,43 +387,43 @@ def _ordered(frames: list[_Frame]) -> tuple[list[_Frame], np.ndarray]:
     if gaps.min() <= max(1e-4, EVEN * usual):
         twice = int(gaps.argmin())
         raise InputError(
-            f"{frames[twice].path.name} and {frames[twice + 1].path.name} lie at the same place; "
-            "remove one, or choose a series with one picture of each slice"
+            f"{frames[twice].path.name} and {frames[twice + 1].path.name} have the same "
+            "ImagePositionPatient; remove one, or choose a series with one image per position"
         )
     if np.abs(gaps - usual).max() > EVEN * usual:
         odd = int(np.abs(gaps - usual).argmax())
         raise InputError(
             f"{frames[odd].path.name} and {frames[odd + 1].path.name} are {gaps[odd]:.4g} mm "
-            f"apart, the others {usual:.4g} mm: slices are missing, or of two scans"
+            f"apart, the others {usual:.4g} mm: slices are missing, or belong to another series"
         )
     step = (frames[-1].position - frames[0].position) / (len(frames) - 1)
     cosine = float(normal @ step) / float(np.linalg.norm(step))
     askew = float(np.degrees(np.arccos(min(1.0, cosine))))
     if askew > TILT:
         raise InputError(
-            f"{frames[0].path.name}: slices are shifted against each other as of a gantry tilted "
-            f"by {askew:.1f} degrees; they make no upright volume, resample them first"
+            f"{frames[0].path.name}: slices are sheared as by a gantry tilt of {askew:.1f} "
+            "degrees; resample the volume first"
         )
     _check_straight(frames, step)
     return frames, step
 
 
 def _check_straight(frames: Sequence[_Frame], step: np.ndarray) -> None:
-    """Refuse slices that do not lie on one line at equal steps: one affine says where all are."""
+    """Refuse slices that are not on one line at equal steps."""
     line = frames[0].position + np.arange(len(frames))[:, None] * step
     off = np.linalg.norm(np.array([frame.position for frame in frames]) - line, axis=1)
     side = min(*frames[0].spacing, float(np.linalg.norm(step)))
     if off.max() > STRAIGHT * side:
         raise InputError(
-            f"{frames[int(off.argmax())].path.name}: lies {off.max():.3g} mm off the line through "
-            "the other slices; they make no upright volume, resample them first"
+            f"{frames[int(off.argmax())].path.name}: is {off.max():.3g} mm off the line through "
+            "the other slices; resample the volume first"
         )
 
 
 def _voxels(
     frames: Sequence[_Frame], size: tuple[int, int], modality: str
 ) -> tuple[Float32[np.ndarray, " d h w"], tuple[str, ...]]:
-    """The values of all slices, and what was done to them."""
+    """The values of all slices, and notes on changes made to them."""
     found = np.empty((len(frames), *size), np.float32)
     held: tuple[Path, dicom_pixels.Pixels] | None = None
     padded, inverted = 0, set()
@@ -426,23 +434,25 @@ def _voxels(
         with np.errstate(over="ignore", invalid="ignore"):
             values = stored.astype(np.float32) * frame.slope + frame.intercept
         if not np.isfinite(values).all():
-            raise InputError(f"{frame.path.name}: its rescale slope makes numbers without end")
+            raise InputError(
+                f"{frame.path.name}: RescaleSlope or RescaleIntercept give values that are not "
+                "finite"
+            )
         if modality == "CT":
             outside = (values <= PADDING) | ((stored == held[1].padding) & (values < AIR))
             values[outside] = AIR
             padded += int(outside.sum())
-        else:  # Hounsfield units are what they are, however they are shown
+        else:  # Hounsfield units do not depend on the photometric interpretation
             inverted.add(held[1].inverted)
         found[place] = values
     if len(inverted) > 1:
         raise InputError(
-            f"{frames[0].path.parent}: white is high in some slices and low in others "
-            "(MONOCHROME1); separate the two"
+            f"{frames[0].path.parent}: mixes MONOCHROME1 and MONOCHROME2 slices; separate the two"
         )
     notes: list[str] = []
-    if True in inverted:  # one range for all slices, or equal tissue would differ between them
+    if True in inverted:  # one range for all slices, so that a tissue has one intensity
         np.subtract(found.max() + found.min(), found, out=found)
-        notes.append("white and black were exchanged (MONOCHROME1)")
+        notes.append("intensities were inverted (MONOCHROME1)")
     if padded:
-        notes.append(f"{padded} voxels outside the scanner's circle were set to air")
+        notes.append(f"{padded} padding voxels outside the field of view were set to air")
     return found, tuple(notes)

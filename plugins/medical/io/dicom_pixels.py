@@ -1,4 +1,4 @@
-"""A DICOM file's stored numbers: decoded, counted, and refused where they cannot be had."""
+"""PixelData of a DICOM file: decoded, and checked against its header."""
 
 import warnings
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import numpy as np
 from core.errors import InputError
 from plugins.medical.io.claims import check_claim, reason
 
-# Which package decodes what pydicom and Pillow do not.
+# Packages that decode transfer syntaxes beyond pydicom's and Pillow's own.
 DECODERS = {
     "JPEG-LS": "pylibjpeg and pylibjpeg-libjpeg",
     "JPEG Lossless": "pylibjpeg and pylibjpeg-libjpeg",
@@ -23,7 +23,7 @@ DECODERS = {
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep pydicom's warnings from the terminal: they repeat what a header says, names too."""
+    """Suppress pydicom's warnings: they quote header values, names of patients included."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -31,7 +31,7 @@ def quiet() -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """A file's stored numbers (frames, rows, columns), and what they mean."""
+    """Stored values (frames, rows, columns), and how they are interpreted."""
 
     stored: np.ndarray
     inverted: bool
@@ -39,14 +39,14 @@ class Pixels:
 
 
 def read(path: Path, size: tuple[int, int]) -> Pixels:
-    """The numbers of all frames of a file.
+    """The stored values of all frames of a file.
 
     Args:
-        path: of the file, whose header has been looked at.
-        size: rows and columns that its header says.
+        path: of the file, whose header has been checked.
+        size: Rows and Columns of its header.
 
     Raises:
-        InputError: no decoder, too few numbers, or none that are whole.
+        InputError: no decoder, truncated PixelData, or none of integers.
     """
     import pydicom
     from pydicom.pixels.decoders.base import get_decoder
@@ -69,24 +69,27 @@ def read(path: Path, size: tuple[int, int]) -> Pixels:
         if not available:
             known = [mend for kind, mend in DECODERS.items() if syntax.name.startswith(kind)]
             raise InputError(
-                f"{path.name}: compressed as {syntax.name}, which nothing here decodes; install "
+                f"{path.name}: no decoder for transfer syntax {syntax.name}; install "
                 f"{known[0] if known else 'python-gdcm'}"
             )
         if not isinstance(held, bytes):
             fractions = "FloatPixelData" in data or "DoubleFloatPixelData" in data
-            other = "fractions for pixels; expected whole numbers and a rescale slope"
-            lost = "no pixels; it is cut off, copy it again"
-            raise InputError(f"{path.name}: holds {other if fractions else lost}")
+            other = "has FloatPixelData; only integer PixelData with a RescaleSlope is read"
+            lost = "PixelData is missing: the file is truncated, copy it again"
+            raise InputError(f"{path.name}: {other if fractions else lost}")
         wanted = frames * size[0] * size[1] * bits // 8
         if not compressed and len(held) < wanted:
             raise InputError(
-                f"{path.name}: {len(held):,} bytes of pixels, its header says "
-                f"{wanted:,}; it is cut off, copy it again"
+                f"{path.name}: is truncated: PixelData has {len(held):,} bytes, the header claims "
+                f"{wanted:,}; copy it again"
             )
         try:
             values = np.asarray(data.pixel_array)
         except Exception as error:
-            raise InputError(f"{path.name}: its pixels cannot be read: {reason(error)}") from error
+            raise InputError(f"{path.name}: cannot decode PixelData: {reason(error)}") from error
     if values.size != frames * size[0] * size[1]:
-        raise InputError(f"{path.name}: holds {values.shape} numbers for {frames} x {size}")
+        raise InputError(
+            f"{path.name}: PixelData has shape {values.shape}; the header claims {frames} frames "
+            f"of {size[0]} x {size[1]}"
+        )
     return Pixels(values.reshape(frames, *size), inverted, padding)

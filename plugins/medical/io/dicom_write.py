@@ -1,8 +1,8 @@
-"""Results as DICOM series that are derived of another: the same places, another series.
+"""Results as derived DICOM series with the geometry of their source.
 
-The study and the frame of reference stay those of the source: viewers need both to lay the two on
-each other.  Of its header nothing else is written but its slices' UIDs, and fields that are asked
-for by name; the patient is a keyed hash.
+StudyInstanceUID and FrameOfReferenceUID stay those of the source: viewers need both to overlay the
+two series.  Nothing else of its header is written but the UIDs of its slices and attributes that
+are named; the patient is a keyed hash.
 """
 
 import os
@@ -31,7 +31,7 @@ CLASSES = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4"}
 OTHER = "1.2.840.10008.5.1.4.1.1.7"  # secondary capture
 
 
-# What says how the pixels of a result are to be read; another's would make it another picture.
+# Attributes that describe the result's own pixels and cannot be copied from the source.
 OWN = (
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"),
     *("FrameOfReferenceUID", "SpecificCharacterSet", "Modality", "ImageType"),
@@ -49,18 +49,18 @@ OWN = (
 
 
 def check_keep(keep: Sequence[str]) -> None:
-    """Refuse names of fields that cannot be kept; call it before long work.
+    """Refuse names of attributes that cannot be copied; call it before long work.
 
     Raises:
-        InputError: no such field, or one that a result has its own of.
+        InputError: not a DICOM keyword, or an attribute that the result sets itself.
     """
     from pydicom.datadict import tag_for_keyword
 
     for name in keep:
         if tag_for_keyword(name) is None:
-            raise InputError(f"keep: no DICOM field is called {name!r}; names are as PatientName")
+            raise InputError(f"keep: {name!r} is not a DICOM keyword; expected one as PatientName")
         if name in OWN:
-            raise InputError(f"keep: a result has a {name} of its own; leave it out")
+            raise InputError(f"keep: {name} is set by the result itself; leave it out")
 
 
 def write(
@@ -71,33 +71,34 @@ def write(
     description: str,
     keep: Sequence[str] = (),
 ) -> None:
-    """Write a series of one file for each slice, whole or not at all.
+    """Write a series of one file per slice, whole or not at all.
 
-    Its UIDs are new, its study and frame of reference those of the source, so that viewers lay the
-    two on each other.  Values are 16-bit steps of the range that they fill.
+    SeriesInstanceUID and SOPInstanceUID are new, StudyInstanceUID and FrameOfReferenceUID those of
+    the source, so that viewers overlay the two.  Values are stored as 16-bit integers with
+    RescaleSlope and RescaleIntercept.
 
     Args:
         folder: a new or empty one.
-        voxels: as many as `like` has, in its order and units.
-        like: where they lie, and of which series they are derived.
-        description: of what they are, up to 40 letters.
-        keep: names of further fields of the source's header to write, as ``PatientName``; the
-            result then no longer says that its patient is not to be known.
+        voxels: in the shape, order and units of `like`.
+        like: the scan whose geometry they have and whose series they are derived from.
+        description: SeriesDescription, up to 40 letters.
+        keep: keywords of further attributes to copy from the source, as ``PatientName``;
+            PatientIdentityRemoved is then NO.
 
     Raises:
-        InputError: a folder that holds something, voxels of another size or that are no numbers,
-            or no such field.
+        InputError: a folder that is not empty, voxels of another shape or not finite, or not a
+            keyword.
         StorageError: the disk is full or not writable.
     """
     check_keep(keep)
     if voxels.shape != like.voxels.shape:
-        raise InputError(f"{voxels.shape} voxels for a scan of {like.voxels.shape}")
+        raise InputError(f"expected voxels of shape {like.voxels.shape}, got {voxels.shape}")
     if not np.isfinite(voxels).all():
-        raise InputError(f"{folder}: not written, as some of its voxels are not finite numbers")
+        raise InputError(f"{folder}: not written: some voxels are not finite")
     folder = folder.absolute()
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(f"{folder}: holds something already; name a new folder")
+            raise InputError(f"{folder}: is not an empty folder; give a new one")
         files.create_folder(folder.parent)
         waiting = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         waiting.mkdir()
@@ -120,7 +121,7 @@ def _write(
     slope, intercept = _rescale(voxels, whole=like.modality == "CT")
     series = _series(like, description)
     kept = _kept(like, keep)
-    with quiet():  # a field is kept as it is, also where the standard would not have it so
+    with quiet():  # values are copied unchanged, also where they violate the standard
         for name, value in kept.items():
             setattr(series, name, value)
     if kept:
@@ -154,7 +155,7 @@ def _series(like: Scan, description: str) -> "Dataset":
     data.Modality = like.modality if like.modality in CLASSES else "OT"
     data.PatientID = data.PatientName = like.patient
     data.PatientIdentityRemoved = "YES"
-    data.DeidentificationMethod = "polymode: fields on a list only"
+    data.DeidentificationMethod = "polymode: attributes on an allow list only"
     data.PatientBirthDate = data.PatientSex = data.ReferringPhysicianName = ""
     data.StudyDate = data.StudyTime = data.AccessionNumber = data.StudyID = ""
     data.InstanceCreationDate = made.strftime("%Y%m%d")
@@ -168,7 +169,7 @@ def _series(like: Scan, description: str) -> "Dataset":
     data.BitsAllocated, data.BitsStored, data.HighBit = 16, 16, 15
     data.PixelRepresentation = 0
     data.RescaleType = "HU" if like.modality == "CT" else "US"
-    if like.modality == "CT":  # present and empty: they are the source's
+    if like.modality == "CT":  # of type 2: present and empty
         data.KVP = data.AcquisitionNumber = None
     elif like.modality == "MR":
         data.ScanningSequence, data.SequenceVariant = "RM", "NONE"
@@ -180,7 +181,7 @@ def _series(like: Scan, description: str) -> "Dataset":
 
 
 def _slice(series: "Dataset", like: Scan, number: int) -> "Dataset":
-    """What one slice says, without its pixels."""
+    """The header of one slice, without PixelData."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
@@ -206,7 +207,7 @@ def _slice(series: "Dataset", like: Scan, number: int) -> "Dataset":
 
 
 def _uid(said: str) -> str:
-    """The UID itself, or a new one for what is none: text could stand there, and a name in it."""
+    """The UID itself if valid, else a new one: other text could hold a name."""
     from pydicom.uid import generate_uid
 
     return said if _is_uid(said) else generate_uid()
@@ -219,7 +220,7 @@ def _is_uid(said: str) -> bool:
 
 
 def _kept(like: Scan, keep: Sequence[str]) -> dict[str, object]:
-    """Fields of the source's header by name; those that it lacks are said in a warning."""
+    """Attributes of the source's header by keyword; a warning names those that are missing."""
     import pydicom
 
     if not keep:
@@ -238,7 +239,7 @@ def _kept(like: Scan, keep: Sequence[str]) -> dict[str, object]:
 
 
 def _rescale(voxels: np.ndarray, *, whole: bool) -> tuple[float, float]:
-    """Slope and intercept of 16-bit numbers: steps of 1 where they reach far enough."""
+    """RescaleSlope and RescaleIntercept of 16-bit values: a slope of 1 if the range allows it."""
     low, high = float(voxels.min()), float(voxels.max())
     if whole and high - np.floor(low) <= 65535:
         return 1.0, float(np.floor(low))
@@ -247,7 +248,7 @@ def _rescale(voxels: np.ndarray, *, whole: bool) -> tuple[float, float]:
 
 
 def _decimal(value: float) -> str:
-    """A number in the 16 letters that a DICOM decimal has."""
+    """A number as a Decimal String (DS) of at most 16 characters."""
     for digits in range(16, 4, -1):
         said = f"{value:.{digits}g}"
         if len(said) <= 16:

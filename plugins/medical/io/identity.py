@@ -1,7 +1,7 @@
-"""Names for people's scans that say nothing of whose they are.
+"""Pseudonyms of patients.
 
-A patient's name or number becomes a keyed hash.  The key is this user's own: without it nobody can
-try names until one fits, and the same patient has another name with another user.
+A patient's name or number becomes a keyed hash (HMAC).  The key belongs to this user: without it
+names cannot be found by trying, and another user's pseudonym of the same patient differs.
 """
 
 import hashlib
@@ -15,13 +15,13 @@ from pathlib import Path
 from core.errors import InputError
 
 VARIABLE = "POLYMODE_ID_KEY"
-"""Environment variable with a key that several people or machines share."""
+"""Environment variable with a key shared by several users or machines."""
 
 MADE = re.compile(r"patient-[0-9a-f]{8}|anonymous")
 
 
 def pseudonym(text: str) -> str:
-    """``patient-7f3a91c2`` for a name or number, ``anonymous`` for none; these stay as they are."""
+    """``patient-7f3a91c2`` of a name or number, ``anonymous`` of none; pseudonyms stay."""
     said = " ".join(text.split())
     if not said or MADE.fullmatch(said):
         return said or "anonymous"
@@ -40,7 +40,7 @@ def _place() -> Path:
 
 @cache
 def _kept(place: Path) -> bytes:
-    """The user's key, made at the first use; nobody else may read it."""
+    """The user's key, generated at the first use and readable by the user alone."""
     try:
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
@@ -53,9 +53,11 @@ def _kept(place: Path) -> bytes:
         found = place.read_bytes()
     except OSError as error:
         raise InputError(
-            f"{place}: the key that patients' names are hidden with cannot be kept: "
-            f"{error.strerror}; set {VARIABLE} to any secret words instead"
+            f"{place}: the key of the patients' pseudonyms cannot be stored: {error.strerror}; set "
+            f"{VARIABLE} to a secret text instead"
         ) from error
     if len(found) < 16:
-        raise InputError(f"{place}: no key; remove the file, and one is made")
+        raise InputError(
+            f"{place}: not a valid key (under 16 bytes); delete the file to have one generated"
+        )
     return found

@@ -1,7 +1,7 @@
-"""NIfTI files: read as scans, and results written beside them with the same geometry.
+"""NIfTI files read as scans, and results written with the same affine.
 
-Only single files are read (``.nii``, ``.nii.gz``), by the class of their format: nothing that a
-header names is opened, and header extensions, which may hold whole DICOM headers, are dropped.
+Only single files are read (``.nii``, ``.nii.gz``): no file that a header names is opened, and
+header extensions, which may hold whole DICOM headers, are dropped.
 """
 
 import os
@@ -20,20 +20,20 @@ from plugins.medical.io.claims import check_claim, reason
 from plugins.medical.io.scan import Scan
 
 SUFFIXES = (".nii", ".nii.gz")
-RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # the file's world is RAS, a scan's LPS
+RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # NIfTI's world space is RAS, a scan's LPS
 HEAD = 540  # bytes of the longer of the two headers
-MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}  # of the units that a header may give lengths in
-AIR = -500.0  # values below it are Hounsfield units: nothing else goes there
+MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}  # of each spatial unit code of xyzt_units
+AIR = -500.0  # a scan with values below it is taken for CT
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a result is written like.
+    """Header fields that a result takes from its source.
 
     Args:
         kind: ``Nifti1Image`` or ``Nifti2Image``.
-        codes: of qform and sform.
-        units: of space: 1 metres, 2 or 0 millimetres, 3 micrometres.
+        codes: qform_code and sform_code.
+        units: spatial unit: 1 metres, 2 or 0 millimetres, 3 micrometres.
     """
 
     kind: str
@@ -42,14 +42,14 @@ class Origin:
 
 
 def read(path: Path, *, volume: int | None = None) -> Scan:
-    """The scan of a file, in the order that its voxels are stored in.
+    """The scan of a file, in the order of its stored voxels.
 
     Args:
         path: of the file.
-        volume: which of several, counted from 0.
+        volume: index of the volume of a 4-D file.
 
     Raises:
-        InputError: it cannot be read, or says nothing of where its voxels are.
+        InputError: it cannot be read, or its affine is not invertible.
     """
     import nibabel
 
@@ -58,20 +58,17 @@ def read(path: Path, *, volume: int | None = None) -> Scan:
     head = _head(path)
     kind = nibabel.Nifti2Image if head[4:8] in (b"n+2\0", b"ni2\0") else nibabel.Nifti1Image
     if head[4:8] == b"ni2\0" or head[344:348] == b"ni1\0":
-        raise InputError(
-            f"{path.name}: a header whose voxels lie in another file (.hdr, .img); "
-            "save both as one .nii"
-        )
+        raise InputError(f"{path.name}: is a header of a .hdr and .img pair; save both as one .nii")
     try:
         header = kind.header_class(head[: kind.header_class.sizeof_hdr], check=True)
         shape, dtype = tuple(map(int, header.get_data_shape())), header.get_data_dtype()
         offset = int(header.get_data_offset())
     except Exception as error:
         raise InputError(
-            f"{path.name}: no NIfTI header that can be read: {reason(error)}"
+            f"{path.name}: the NIfTI header cannot be read: {reason(error)}"
         ) from error
     if dtype.names or dtype.kind not in "iuf":
-        raise InputError(f"{path.name}: holds {dtype}; expected one real number for each voxel")
+        raise InputError(f"{path.name}: datatype is {dtype}; expected one real number per voxel")
     _check_volume(path, shape, volume)
     check_claim(path, shape[:3], 8)
     _check_length(path, offset + int(np.prod(shape, dtype=object)) * dtype.itemsize)
@@ -87,8 +84,8 @@ def read(path: Path, *, volume: int | None = None) -> Scan:
     notes = _check_geometry(path, affine, header)
     if lost := int((~np.isfinite(found)).sum()):
         if lost == found.size:
-            raise InputError(f"{path.name}: none of its voxels is a finite number")
-        notes += (f"{lost} voxels are no numbers; they are taken as 0",)
+            raise InputError(f"{path.name}: none of its voxels is finite")
+        notes += (f"{lost} non-finite voxels were set to 0",)
         found = np.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0)
     codes = (int(header["qform_code"]), int(header["sform_code"]))
     units = int(header["xyzt_units"]) & 7
@@ -98,11 +95,12 @@ def read(path: Path, *, volume: int | None = None) -> Scan:
         "CT" if float(found.min()) < AIR else "other",
         notes=notes,
         origin=Origin(kind.__name__, codes, units if units in MILLIMETRES else 0),
+        files=(path,),
     )
 
 
 def _head(path: Path) -> bytes:
-    """The first bytes, unpacked: no more is unpacked than is asked for."""
+    """The first bytes, decompressed no further."""
     head = b""
     for piece in _unpacked(path, HEAD):
         head += piece
@@ -110,10 +108,10 @@ def _head(path: Path) -> bytes:
 
 
 def _unpacked(path: Path, wanted: int) -> Iterator[bytes]:
-    """Pieces of a file, unpacked if it is packed, until so many bytes have come or it ends."""
+    """The first `wanted` bytes of a file in chunks, decompressed if it is gzip."""
     packed = path.name.lower().endswith(".gz")
     try:
-        if not path.is_file():  # a pipe would be waited for
+        if not path.is_file():  # opening a pipe would block
             raise InputError(f"{path}: no such file")
         with path.open("rb") as file:
             if not packed:
@@ -130,65 +128,66 @@ def _unpacked(path: Path, wanted: int) -> Iterator[bytes]:
                     wanted -= len(piece)
                     yield piece
     except (OSError, zlib.error) as error:
-        raise InputError(f"{path.name}: cannot be read or unpacked: {reason(error)}") from error
+        raise InputError(f"{path.name}: cannot be read or decompressed: {reason(error)}") from error
 
 
 def _check_volume(path: Path, shape: tuple[int, ...], volume: int | None) -> None:
     said = " x ".join(map(str, shape))
     if len(shape) < 3 or any(size > 1 for size in shape[4:]):
         raise InputError(
-            f"{path.name}: {said} voxels; expected three dimensions, or volumes of them"
+            f"{path.name}: has shape {said}; expected three dimensions, or four for volumes"
         )
     count = shape[3] if len(shape) > 3 else 1
     if volume is None and count > 1:
         raise InputError(
-            f"{path.name}: {said} voxels; expected three dimensions: choose one volume, from 0 to "
+            f"{path.name}: has shape {said}, {count} volumes; choose one with --volume, from 0 to "
             f"{count - 1}"
         )
     if volume is not None and not 0 <= volume < count:
-        raise InputError(f"{path.name}: has no volume {volume}; it has {count}, counted from 0")
+        raise InputError(f"{path.name}: has no volume {volume}; expected 0 to {count - 1}")
 
 
 def _check_length(path: Path, wanted: int) -> None:
-    """Refuse a file with fewer bytes than its header claims; a packed one is unpacked to count."""
+    """Refuse a file with fewer bytes than its header claims, counted after decompression."""
     if path.name.lower().endswith(".gz"):
         held = sum(map(len, _unpacked(path, wanted)))
     else:
         held = path.stat().st_size
     if held < wanted:
         raise InputError(
-            f"{path.name}: its header claims {wanted:,} bytes and the file ends after {held:,}; "
-            "it is cut off, copy it again"
+            f"{path.name}: is truncated: its header claims {wanted:,} bytes, the file has "
+            f"{held:,}; copy it again"
         )
 
 
 def _check_geometry(path: Path, affine: np.ndarray, header: Any) -> tuple[str, ...]:
     if not np.isfinite(affine).all():
-        raise InputError(f"{path.name}: its affine has entries that are no numbers")
+        raise InputError(f"{path.name}: its affine is not finite")
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     if not (sizes > 0).all() or abs(np.linalg.det(affine[:3, :3] / sizes)) < 0.1:
         raise InputError(
-            f"{path.name}: voxels of {' x '.join(f'{size:g}' for size in sizes)} mm, or axes that "
-            "lie in one plane; expected three sizes above 0 and three directions"
+            f"{path.name}: its affine is singular (voxels of "
+            f"{' x '.join(f'{size:g}' for size in sizes)} mm); expected three positive sizes and "
+            "three linearly independent axes"
         )
     if not (header["qform_code"] or header["sform_code"]):
-        return ("its header says only how large voxels are, not where they lie",)
+        return ("qform_code and sform_code are 0: only the voxel sizes are known",)
     return ()
 
 
 def write(
     path: Path, voxels: Float32[np.ndarray, " d h w"], like: Scan, *, description: str
 ) -> None:
-    """Write voxels in the order of `like`, with its affine and nothing else of its header.
+    """Write voxels with the affine of `like` and nothing else of its header.
 
     Args:
-        path: a file ``.nii`` or ``.nii.gz``; an older one is replaced when the new one is whole.
-        voxels: as many as `like` has.
-        like: where they lie.
-        description: of what they are, up to 79 letters.
+        path: a file ``.nii`` or ``.nii.gz``; an older one is replaced atomically.
+        voxels: in the shape and order of `like`.
+        like: the scan whose geometry they have.
+        description: descrip, up to 79 letters.
 
     Raises:
-        InputError: another suffix, a folder, or voxels of another size or that are no numbers.
+        InputError: another suffix, a folder, or voxels of another shape or not finite.
         StorageError: the disk is full or not writable.
     """
     import nibabel
@@ -196,9 +195,9 @@ def write(
     if not path.name.lower().endswith(SUFFIXES) or path.is_dir():
         raise InputError(f"{path}: expected the name of a file that ends in .nii or .nii.gz")
     if voxels.shape != like.voxels.shape:
-        raise InputError(f"{voxels.shape} voxels for a scan of {like.voxels.shape}")
+        raise InputError(f"expected voxels of shape {like.voxels.shape}, got {voxels.shape}")
     if not np.isfinite(voxels).all():
-        raise InputError(f"{path}: not written, as some of its voxels are not finite numbers")
+        raise InputError(f"{path}: not written: some voxels are not finite")
     origin = like.origin if isinstance(like.origin, Origin) else Origin("Nifti1Image", (1, 1), 2)
     units = origin.units or 2
     affine = np.diag([*[1 / MILLIMETRES[units]] * 3, 1.0]) @ RAS @ like.affine

@@ -1,22 +1,23 @@
-"""A scan: slices of numbers and where each of them lies in the patient.
+"""A scan: voxels and their geometry in the patient.
 
 Voxel [k, i, j] of slice k, row i, column j has its centre at ``affine @ (j, i, k, 1)``, in
-millimetres: x to the patient's left, y to the back, z to the head (DICOM's axes, LPS).
+millimetres: x to the patient's left, y to posterior, z to superior (DICOM's axes, LPS).
 """
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float32, Float64
 
 from core.errors import InputError
+from plugins.medical.request import Plane
 
 Modality = Literal["CT", "MR", "other"]
-Plane = Literal["acquired", "axial", "coronal", "sagittal"]
 PLANES = get_args(Plane)
 
-# Which way slices, rows and columns run where a plane is looked at: along x, y, z, as signs.
+# Axis (x, y, z) and sign of slices, rows and columns in the display convention of each plane.
 _WAYS = {
     "axial": ((2, 1), (1, 1), (0, 1)),  # up the body; rows to the back, columns to the left
     "coronal": ((1, 1), (2, -1), (0, 1)),  # to the back; rows downwards, columns to the left
@@ -29,12 +30,13 @@ class Scan:
     """A volume of one patient.
 
     Args:
-        voxels: of CT in Hounsfield units; of MR in units of its own.
+        voxels: of CT in Hounsfield units; of MR in arbitrary units.
         affine: from (column, row, slice, 1) to millimetres, LPS.
-        modality: what the numbers are.
-        patient: a name for people that says nothing of whose scan it is.
+        modality: CT, MR or other.
+        patient: a pseudonym.
         notes: sentences for the user, such as that padding was replaced.
-        origin: what the file's own writer needs to write a result beside it; None if made here.
+        origin: what the writer of the same format keeps of the source; None if made here.
+        files: that it was read from, in the order of its slices.
     """
 
     voxels: Float32[np.ndarray, " d h w"]
@@ -43,22 +45,23 @@ class Scan:
     patient: str = "anonymous"
     notes: tuple[str, ...] = ()
     origin: Any = field(default=None, repr=False)
+    files: tuple[Path, ...] = field(default=(), repr=False)
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Between slices, rows and columns, in millimetres."""
+        """Distance between slices, rows and columns, in millimetres."""
         columns, rows, slices = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
         return slices, rows, columns
 
 
 def canonical(scan: Scan, plane: Plane = "acquired") -> Scan:
-    """The scan with its slices along a plane, as it is looked at; no voxel is changed or mixed.
+    """The scan with its slices along a plane, in display orientation, without interpolation.
 
-    Axes are exchanged and turned round only: of an oblique scan the nearest plane is taken.
+    Axes are permuted and flipped only: of an oblique scan the nearest plane is taken.
 
     Args:
         scan: any.
-        plane: ``acquired`` keeps the slices; rows and columns may be exchanged or turned.
+        plane: ``acquired`` keeps the slices; rows and columns may be exchanged or flipped.
     """
     order, signs = _turns(scan.affine, plane)
     voxels = scan.voxels.transpose(order)
@@ -73,7 +76,7 @@ def canonical(scan: Scan, plane: Plane = "acquired") -> Scan:
 def like_canonical(
     scan: Scan, plane: Plane = "acquired"
 ) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
-    """How many slices, rows and columns `canonical` gives, and their spacings in millimetres."""
+    """Shape and spacing (mm) of `canonical`'s result: slices, rows, columns."""
     (a, b, c), _ = _turns(scan.affine, plane)
     shape, spacing = scan.voxels.shape, scan.spacing
     return (shape[a], shape[b], shape[c]), (spacing[a], spacing[b], spacing[c])
@@ -83,17 +86,17 @@ def as_stored(result: Float32[np.ndarray, " d h w"], like: Scan, plane: Plane) -
     """Voxels of `canonical(like, plane)` in the order of `like` itself.
 
     Raises:
-        InputError: they are of another size.
+        InputError: another shape.
     """
     order, signs = _turns(like.affine, plane)
     if result.shape != tuple(like.voxels.shape[axis] for axis in order):
-        raise InputError(f"{result.shape} voxels do not lie as those of {like.voxels.shape}")
+        raise InputError(f"voxels of shape {result.shape} do not fit a scan of {like.voxels.shape}")
     flipped = tuple(axis for axis, sign in enumerate(signs) if sign < 0)
     return np.ascontiguousarray(np.flip(result, flipped).transpose(np.argsort(order)))
 
 
 def _turns(affine: np.ndarray, plane: Plane) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Which of the stored axes become slices, rows and columns, and which are turned round."""
+    """The stored axes that become slices, rows and columns, and the sign of each."""
     ways = _ways(affine)
     nearest = _nearest(np.abs(ways))
     if plane == "acquired":
@@ -109,13 +112,13 @@ def _turns(affine: np.ndarray, plane: Plane) -> tuple[tuple[int, ...], tuple[int
 
 
 def _ways(affine: np.ndarray) -> np.ndarray:
-    """The directions of slices, rows and columns, of unit length."""
+    """Unit vectors along slices, rows and columns."""
     ways = affine[:3, 2::-1].T
     return ways / np.linalg.norm(ways, axis=1, keepdims=True)
 
 
 def _nearest(share: np.ndarray) -> list[int]:
-    """For each stored axis the direction that it runs along, each once."""
+    """For each stored axis the nearest axis of the patient, each once."""
     best = max(
         ((a, b, c) for a in range(3) for b in range(3) for c in range(3) if len({a, b, c}) == 3),
         key=lambda way: sum(share[axis, way[axis]] for axis in range(3)),
@@ -124,7 +127,7 @@ def _nearest(share: np.ndarray) -> list[int]:
 
 
 def _step(shape: tuple[int, ...], order: tuple[int, ...], signs: tuple[int, ...]) -> np.ndarray:
-    """From indices (column, row, slice, 1) afterwards to those before."""
+    """The matrix from new indices (column, row, slice, 1) to old ones."""
     made = np.zeros((4, 4))
     made[3, 3] = 1
     for after, (axis, sign) in enumerate(zip(order, signs, strict=True)):
@@ -135,21 +138,21 @@ def _step(shape: tuple[int, ...], order: tuple[int, ...], signs: tuple[int, ...]
 
 
 def plane_of(scan: Scan) -> Plane:
-    """The plane that a scan's slices lie in, or the nearest one."""
+    """The plane of a scan's slices, or the nearest one."""
     return ("sagittal", "coronal", "axial")[_nearest(np.abs(_ways(scan.affine)))[0]]
 
 
 def reduced(scan: Scan, factor: int) -> Scan:
-    """Means over factor x factor pixels of each slice; rows and columns beyond them are cut off.
+    """Means over factor x factor pixels of each slice; remaining rows and columns are cropped.
 
     Raises:
-        InputError: slices smaller than that.
+        InputError: slices smaller than the factor.
     """
     if factor == 1:
         return scan
     d, h, w = scan.voxels.shape
     if min(h, w) < factor:
-        raise InputError(f"reduce: {factor} is more than the {w}x{h} pixels of a slice")
+        raise InputError(f"reduce: expected at most the {w}x{h} pixels of a slice, got {factor}")
     h, w = h // factor, w // factor
     whole = scan.voxels[:, : h * factor, : w * factor].reshape(d, h, factor, w, factor)
     step = np.diag([float(factor), float(factor), 1.0, 1.0])

@@ -3,18 +3,18 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from jaxtyping import Float32
 
 from core.errors import InputError
 from plugins.medical.io import dicom, nifti, scan
-from plugins.medical.io.scan import Plane, Scan, as_stored
+from plugins.medical.io.scan import Scan, as_stored
+from plugins.medical.request import Plane
 
 
 def read(place: Path, *, series: int | None = None, volume: int | None = None) -> Scan:
-    """The scan in a file or a folder of slices.
+    """The scan in a file or a folder of DICOM files.
 
     Args:
         place: a NIfTI file, a DICOM file, or a folder of those.
@@ -26,20 +26,20 @@ def read(place: Path, *, series: int | None = None, volume: int | None = None) -
     """
     if place.name.lower().endswith(nifti.SUFFIXES):
         if series is not None:
-            raise InputError("series: names one of DICOM; leave it out for NIfTI")
+            raise InputError("series: applies to DICOM only; leave it out for NIfTI")
         return nifti.read(place, volume=volume)
     if volume is not None:
-        raise InputError("volume: names one of NIfTI; leave it out for DICOM")
+        raise InputError("volume: applies to NIfTI only; leave it out for DICOM")
     return dicom.read(place, series=series)
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A scan to be measured, and how results go back to where it lies.
+    """A scan to measure, and how results are put into the geometry of its file.
 
     Args:
-        scan: its slices along the plane, as they are looked at.
-        stored: as it lay in its file, reduced where that was wanted.
+        scan: its slices along the plane, in display orientation.
+        stored: in the orientation of its file, reduced.
         plane: of the slices.
     """
 
@@ -53,20 +53,17 @@ class Subject:
 
 
 def prepared(
-    place: Path, series: int | None, volume: int | None, plane: str, reduce: int
+    place: Path, series: int | None, volume: int | None, plane: Plane, reduce: int
 ) -> Subject:
-    """A scan with its slices along a plane, reduced if wanted; its notes are said.
+    """A scan with its slices along a plane, reduced; its notes go to standard error.
 
     Raises:
-        InputError: no such plane, or a scan that cannot be read.
+        InputError: a scan that cannot be read.
     """
-    if plane not in scan.PLANES:
-        raise InputError(f"plane: expected one of {', '.join(scan.PLANES)}, got {plane!r}")
-    wanted = cast(Plane, plane)
     found = read(place, series=series, volume=volume)
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
-    if wanted != "acquired":  # its rows and columns may be other axes than the file's
-        found = scan.canonical(found, wanted) if reduce > 1 else found
+    if plane != "acquired":  # its rows and columns may be other axes than the file's
+        found = scan.canonical(found, plane) if reduce > 1 else found
     stored = scan.reduced(found, reduce)
-    return Subject(scan.canonical(stored, wanted), stored, wanted)
+    return Subject(scan.canonical(stored, plane), stored, plane)

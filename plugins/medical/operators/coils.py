@@ -19,29 +19,29 @@ def espirit(
     threshold: float = 0.02,
     crop: float = 0.9,
 ) -> Complex[Tensor, " coils h w"]:
-    """What each coil sees, from a fully measured middle of k-space; the first coil's phase is 0.
+    """Coil sensitivities from the calibration region by ESPIRiT; the first coil's phase is 0.
 
-    The patches of the middle span a small space, and pictures whose own patches lie in it are
-    eigenvectors with eigenvalue 1 of an operator that is a small matrix at each pixel: what the
-    coils see.  Where the eigenvalue is less nothing is seen, and maps are 0; else their squares add
-    up to 1.  Source: Uecker et al. 2014 (ESPIRiT), Magn. Reson. Med. 71, 990.
+    Patches of the calibration region span a low-dimensional space.  Sensitivities are eigenvectors
+    with eigenvalue 1 of the projection onto it, a small matrix at each pixel.  Where the eigenvalue
+    is lower there is no signal, and maps are 0; elsewhere their squares sum to 1.
+    Source: Uecker et al. 2014 (ESPIRiT), Magn. Reson. Med. 71, 990.
 
     Args:
-        calibration: the middle of k-space, of all coils.
-        height: of the picture.
-        width: of the picture.
+        calibration: the centre of k-space, of all coils.
+        height: of the image.
+        width: of the image.
         kernel: side of a patch.
         threshold: singular values below this times the largest are noise.
         crop: eigenvalues below this are outside the object.
 
     Raises:
-        InputError: a middle smaller than two patches.
+        InputError: a calibration region smaller than two patches.
     """
     coils, *sides = calibration.shape
     if min(sides) < 2 * kernel:
         raise InputError(
-            f"calibration: a middle of {sides[1]}x{sides[0]} frequencies for patches of {kernel}; "
-            f"measure at least {2 * kernel} each way, or give sensitivities"
+            f"calibration: expected a region of at least {2 * kernel}x{2 * kernel} frequencies, "
+            f"got {sides[1]}x{sides[0]}; sample more of the centre, or give sensitivities"
         )
     patches = calibration.unfold(1, kernel, 1).unfold(2, kernel, 1)  # (coils, rows, columns, k, k)
     rows = patches.permute(1, 2, 0, 3, 4).flatten(0, 1).flatten(1)

@@ -1,8 +1,8 @@
 """Magnetic resonance: masked Fourier measurements by one or several coils.
 
-Pictures are complex, as two real channels (b, 2, h, w): real and imaginary part; k-space is complex
+Images are complex, as two real channels (b, 2, h, w): real and imaginary part; k-space is complex
 (b, coils, h, w) with its zero frequency in the middle, at (h // 2, w // 2).  The transform is
-orthonormal, so that white noise in k-space is white in pictures, of the same deviation.
+orthonormal: white noise in k-space is white noise in images, of the same standard deviation.
 """
 
 from collections.abc import Sequence
@@ -14,16 +14,17 @@ from torch import Tensor
 
 from core.errors import InputError
 from core.process.noise import derive
-from plugins.medical.operators.sampling import Kind, check, sampling_mask
+from plugins.medical.operators.sampling import check, sampling_mask
+from plugins.medical.request import SamplingMask
 
 
 def to_complex(x: Float[Tensor, " b 2 h w"]) -> Complex[Tensor, " b h w"]:
-    """Two real channels as one complex picture."""
+    """Two real channels as one complex image."""
     return torch.complex(x[:, 0], x[:, 1])
 
 
 def to_real(x: Complex[Tensor, " b h w"]) -> Float[Tensor, " b 2 h w"]:
-    """A complex picture as two real channels."""
+    """A complex image as two real channels."""
     return torch.stack([x.real, x.imag], 1)
 
 
@@ -55,7 +56,7 @@ def white_noise(
 
 
 def root_sum_of_squares(x: Complex[Tensor, " b coils h w"]) -> Float[Tensor, " b h w"]:
-    """The magnitude of all coils together."""
+    """Root sum of squares over the coils."""
     return x.abs().square().sum(1).sqrt()
 
 
@@ -66,9 +67,9 @@ class Fourier:
     """Coil-weighted, masked Fourier transform: y_c = M F S_c x; the adjoint is exact.
 
     Args:
-        mask: of a registered kind, made for the size of what is measured.
-        acceleration: how many times fewer frequencies than all.
-        centre: share of the lines, or of the side of a square, that is always measured.
+        mask: sampling pattern, for the size of the image.
+        acceleration: acceleration factor R.
+        centre: fraction of the lines, or of each side, that is fully sampled in the centre.
         seed: of the mask.
 
     Raises:
@@ -78,7 +79,7 @@ class Fourier:
     def __init__(
         self,
         *,
-        mask: Kind = "random",
+        mask: SamplingMask = "random",
         acceleration: float = 4.0,
         centre: float = 0.08,
         seed: int = 0,
@@ -95,28 +96,27 @@ class Fourier:
         frequencies: Bool[Tensor, " h w"] | None = None,
         sensitivities: Complex[Tensor, "*b coils h w"] | None = None,
     ) -> "Fourier":
-        """The same with what was measured and by which coils.
+        """The same operator with a mask and coil sensitivities of an acquisition.
 
         Args:
-            frequencies: a mask of your own, True where measured, instead of one that is made.
-            sensitivities: S, of each coil, for all samples or for each; one coil that sees all
-                evenly if None.
+            frequencies: sampling mask, True where sampled; by default a generated one.
+            sensitivities: S, of each coil, for all samples or for each; None for one uniform coil.
         """
         made = copy(self)
         made._given, made.sensitivities = frequencies, sensitivities
         return made
 
     def measured(self, height: int, width: int) -> Bool[Tensor, " h w"]:
-        """Which frequencies are measured.
+        """The sampling mask.
 
         Raises:
-            InputError: a mask of your own has another size.
+            InputError: the mask of an acquisition has another size.
         """
         if self._given is not None:
             if tuple(self._given.shape) != (height, width):
                 raise InputError(
-                    f"a mask of {self._given.shape[1]}x{self._given.shape[0]} for a picture of "
-                    f"{width}x{height}; give one of its size"
+                    f"frequencies: expected a mask of {width}x{height}, as the image, got "
+                    f"{self._given.shape[1]}x{self._given.shape[0]}"
                 )
             return self._given
         found = self._masks.get((height, width))
@@ -129,22 +129,21 @@ class Fourier:
         return found
 
     def forward(self, x: Float[Tensor, " b c h w"]) -> Complex[Tensor, " b coils h w"]:
-        """The measured frequencies; the others are 0.
+        """Sampled k-space, 0 elsewhere.
 
         Raises:
             InputError: other than two channels, or of another size than mask or sensitivities.
         """
         if x.shape[1] != 2:
             raise InputError(
-                f"a picture of {x.shape[1]} channels; k-space is measured of 2, the real and the "
-                "imaginary part"
+                f"expected an image of 2 channels, real and imaginary part, got {x.shape[1]}"
             )
         picture = to_complex(x)[:, None]
         k = fourier(picture * self._coils(picture) if self.sensitivities is not None else picture)
         return k * self.measured(*x.shape[-2:]).to(x.device)
 
     def adjoint(self, y: Complex[Tensor, " b coils h w"]) -> Float[Tensor, " b 2 h w"]:
-        """The zero-filled picture: A* y, with Re <A x, y> = <x, A* y>."""
+        """The zero-filled image: A* y, with Re <A x, y> = <x, A* y>."""
         x = inverse_fourier(y * self.measured(*y.shape[-2:]).to(y.device))
         x = (x * self._coils(y).conj()).sum(1) if self.sensitivities is not None else x[:, 0]
         return to_real(x)
@@ -154,7 +153,7 @@ class Fourier:
         if self.sensitivities.shape[-2:] != like.shape[-2:]:
             high, wide = self.sensitivities.shape[-2:]
             raise InputError(
-                f"sensitivities of {wide}x{high} for a picture of {like.shape[-1]}x"
-                f"{like.shape[-2]}; give some of its size"
+                f"sensitivities: expected {like.shape[-1]}x{like.shape[-2]}, as the image, got "
+                f"{wide}x{high}"
             )
         return self.sensitivities.to(like)

@@ -1,4 +1,4 @@
-"""The phase of magnetic resonance pictures: drawn where magnitudes alone are known, taken out."""
+"""The phase of MR images: simulated for magnitude data, estimated and removed."""
 
 import math
 
@@ -11,7 +11,7 @@ from plugins.medical.operators.fourier import inverse_fourier
 
 
 def smooth_phase(random: np.random.Generator, height: int, width: int) -> Float[Tensor, " h w"]:
-    """A phase of a turn or two: a polynomial of degree 3 with random coefficients, in radians."""
+    """A random polynomial phase of degree 3, in radians."""
     y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)
     phase = random.uniform(-math.pi, math.pi) + np.zeros((height, width))
     for degree in (1, 2, 3):
@@ -20,18 +20,18 @@ def smooth_phase(random: np.random.Generator, height: int, width: int) -> Float[
     return torch.from_numpy(phase).float()
 
 
-def low_phase(k: Complex[Tensor, " b h w"], *, share: float = 0.08) -> Float[Tensor, " b h w"]:
-    """The phase of the picture that the middle of k-space shows, in radians.
+def low_phase(k: Complex[Tensor, " b h w"], *, width: float = 0.08) -> Float[Tensor, " b h w"]:
+    """The phase of the low-frequency image, in radians.
 
     Source: Noll, Nishimura and Macovski 1991, IEEE Trans. Med. Imaging 10, 154 (homodyne).
 
     Args:
-        k: k-space, its zero frequency in the middle; wholly measured there.
-        share: half-width of the Hann window over it, share of each side; 4 frequencies at least.
+        k: k-space, its zero frequency in the centre, which is fully sampled.
+        width: half-width of the Hann window, as a fraction of each side; at least 4 frequencies.
     """
     windows = []
     for side in k.shape[-2:]:
-        at = (torch.arange(side, device=k.device) - side // 2).abs() / max(4.0, share * side)
+        at = (torch.arange(side, device=k.device) - side // 2).abs() / max(4.0, width * side)
         windows.append(torch.where(at < 1, 0.5 + 0.5 * torch.cos(math.pi * at), 0.0))
     return inverse_fourier(k * (windows[0][:, None] * windows[1]).to(k)).angle()
 
@@ -39,5 +39,5 @@ def low_phase(k: Complex[Tensor, " b h w"], *, share: float = 0.08) -> Float[Ten
 def turned(
     x: Complex[Tensor, " b h w"], phase: Float[Tensor, " b h w"]
 ) -> Complex[Tensor, " b h w"]:
-    """The picture with a phase added."""
+    """The image with a phase added."""
     return x * torch.polar(torch.ones_like(phase), phase)

@@ -1,4 +1,4 @@
-"""Counts of photons behind an object: Poisson noise, and line integrals of such counts."""
+"""Photon counts: Poisson noise, and line integrals from counts."""
 
 import numpy as np
 import torch
@@ -12,11 +12,11 @@ WATER = 0.0193
 
 
 def counted(p: Float[Tensor, " d c v n"], photons: float, seed: int) -> Float[Tensor, " d c v n"]:
-    """Counts of photons behind line integrals p: Poisson with mean photons e^-p.
+    """Photon counts of line integrals p: Poisson with mean I0 e^-p.
 
     Args:
-        p: of attenuation.
-        photons: that a detector counts without an object.
+        p: line integrals of attenuation.
+        photons: I0, counts per detector in the unattenuated beam.
         seed: slice i depends on it and on i alone.
     """
     rows = []
@@ -27,9 +27,9 @@ def counted(p: Float[Tensor, " d c v n"], photons: float, seed: int) -> Float[Te
 
 
 def of_counts(counts: Tensor, photons: float) -> tuple[Tensor, Tensor]:
-    """Line integrals -log(N / I) of counts N of I, and their variance 1 / N to first order.
+    """Line integrals -log(N / I0) of counts N, and their variance 1 / N to first order.
 
-    A count of 0 is taken as 1/2.
+    A count of 0 is replaced by 1/2.
     """
     seen = counts.clamp(min=0.5)
     return -(seen / photons).log(), 1 / seen

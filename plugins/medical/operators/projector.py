@@ -1,6 +1,6 @@
-"""Lines through a picture and the weights of its pixels along them.
+"""Lines through an image and the weights of its pixels along them.
 
-Pixel (i, j) of a picture of h x w has its centre at x = (j - (w - 1) / 2) pixel to the right and
+Pixel (i, j) of an image of h x w has its centre at x = (j - (w - 1) / 2) pixel to the right and
 y = ((h - 1) / 2 - i) pixel up, in millimetres from the middle.
 """
 
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-VIEWS = 16  # whose weights are made at once
+VIEWS = 16  # whose weights are computed at once
 
 
 def joseph(
@@ -77,12 +77,12 @@ class Lines:
 
     @property
     def stored_bytes(self) -> int:
-        """What `Stored` keeps of them at most: two pixels a step, each a number and its place."""
+        """Upper bound of the bytes of `Stored`: two pixels a step, each a weight and an index."""
         views, detectors = self.origin.shape[:2]
         return views * detectors * 2 * max(self.shape) * (4 + 4) * 2
 
     def chunks(self, device: torch.device) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Some views at a time: which, their pixels (k d steps 2) and the pixels' weights."""
+        """Chunks of views: their slice, their pixels (k d steps 2) and the pixels' weights."""
         for first in range(0, len(self.origin), VIEWS):
             views = slice(first, min(first + VIEWS, len(self.origin)))
             origin, way = (x[views].to(device).flatten(0, 1) for x in (self.origin, self.way))
@@ -91,7 +91,7 @@ class Lines:
 
 @dataclass(frozen=True, eq=False)
 class Gathered:
-    """Sums along lines with weights made anew each time: little memory, at home on a GPU.
+    """Sums along lines with weights recomputed at each call: little memory, meant for a GPU.
 
     Args:
         lines: of the scan.
@@ -180,7 +180,7 @@ def _tensor(matrix: Any) -> Tensor:
 
 
 class Through(torch.autograd.Function):
-    """A linear map whose gradient is its adjoint, as often as one likes."""
+    """A linear map whose gradient is its adjoint, differentiable any number of times."""
 
     @staticmethod
     def forward(

@@ -26,19 +26,19 @@ MOST = 2 << 30  # bytes of a stored matrix and its transpose; building them take
 class Radon:
     """Line integrals along parallel lines, by Joseph's method; the adjoint is exact.
 
-    `pseudo_inverse` is left to conjugate gradients: filtered back-projection is no inverse.
+    It has no `pseudo_inverse`: filtered back-projection is not one.
 
     Args:
-        height: of the picture, in pixels.
-        width: of the picture, in pixels.
-        pixel: side of a pixel, in millimetres.
-        views: how many angles, spread evenly over `arc`, its end left out.
-        start: the first angle, in degrees.
-        arc: that the angles are spread over, in degrees: 180 is all, less is a limited angle.
-        detectors: how many; by default enough to see the whole picture.
-        spacing: between two detectors, in millimetres; by default a pixel.
-        way: ``stored`` keeps a sparse matrix, fast on a CPU; ``gathered`` makes the weights anew
-            each time; ``auto`` stores on a CPU what takes at most 2 GiB, and gathers else.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        pixel: pixel spacing, in millimetres.
+        views: number of view angles, evenly over `arc`, its end excluded.
+        start: first angle, in degrees.
+        arc: angular range in degrees; less than 180 is limited-angle CT.
+        detectors: number of detectors; by default enough for the whole image.
+        spacing: detector spacing in millimetres; by default a pixel.
+        way: ``stored`` keeps a sparse matrix, fast on a CPU; ``gathered`` recomputes the weights;
+            ``auto`` stores up to 2 GiB on a CPU, and gathers otherwise.
 
     Raises:
         InputError: an option out of its range.
@@ -67,7 +67,7 @@ class Radon:
 
     @property
     def positions(self) -> Float[Tensor, " detectors"]:
-        """Of the detectors along their line, in millimetres from its middle."""
+        """Detector positions along their line, in millimetres from its centre."""
         number = torch.arange(self.detectors, dtype=torch.float64)
         return (number - (self.detectors - 1) / 2) * self.spacing
 
@@ -97,12 +97,12 @@ class Radon:
         """The sinogram.
 
         Raises:
-            InputError: a picture of another size than the geometry's.
+            InputError: an image of another size than the geometry's.
         """
         if tuple(x.shape[-2:]) != self.shape:
             raise InputError(
-                f"a picture of {x.shape[-1]}x{x.shape[-2]} pixels, the geometry is for "
-                f"{self.shape[1]}x{self.shape[0]}; set height and width"
+                f"expected an image of {self.shape[1]}x{self.shape[0]} pixels, as the geometry, "
+                f"got {x.shape[-1]}x{x.shape[-2]}; set height and width"
             )
         system = self._system(x)
         y = _through(x.flatten(0, 1).flatten(1), system.forward, system.adjoint)
@@ -122,7 +122,7 @@ class Radon:
     def filtered_back_projection(
         self, y: Float[Tensor, " b c v d"], *, window: Window = "ramp"
     ) -> Float[Tensor, " b c h w"]:
-        """The classical reconstruction: exact for many views without noise.
+        """Filtered back-projection: exact for many views without noise.
 
         The ramp is sampled in space, so that the mean is kept; detectors are interpolated linearly
         at each pixel.  Source: Kak and Slaney 1988, Principles of computerized tomographic imaging,
@@ -130,14 +130,14 @@ class Radon:
 
         Args:
             y: sinograms.
-            window: of the filter: the whole ramp, or falling to 0 as Hann's window.
+            window: of the filter: the ramp itself, or the ramp times a Hann window.
 
         Raises:
             InputError: a sinogram of another size than the geometry's.
         """
         self._check_sinogram(y)
         filtered = ramp_filtered(y, self.spacing, window)
-        # Every line is seen once in half a turn, twice in a whole one.
+        # Every line is measured once in 180 degrees, twice in 360.
         weight = math.radians(self.arc) / len(self.angles) * min(1.0, 180 / self.arc)
         x, up = self._centres(y)
         total = y.new_zeros(*y.shape[:2], *self.shape)
@@ -156,8 +156,8 @@ class Radon:
     def _check_sinogram(self, y: Tensor) -> None:
         if tuple(y.shape[-2:]) != (len(self.angles), self.detectors):
             raise InputError(
-                f"a sinogram of {y.shape[-2]} views and {y.shape[-1]} detectors, the geometry has "
-                f"{len(self.angles)} and {self.detectors}; set views and detectors"
+                f"expected a sinogram of {len(self.angles)} views and {self.detectors} detectors, "
+                f"as the geometry, got {y.shape[-2]} and {y.shape[-1]}; set views and detectors"
             )
 
 
@@ -167,21 +167,20 @@ class FanBeam(Radon):
     At angle 0 the source is at (0, -source) and looks along y.
 
     Args:
-        height: of the picture, in pixels.
-        width: of the picture, in pixels.
-        pixel: side of a pixel, in millimetres.
-        views: how many angles, spread evenly over `arc`, its end left out.
-        start: the first angle, in degrees.
-        arc: that the angles are spread over, in degrees.
-        detectors: how many; by default enough to see the whole picture.
-        spacing: between two detectors, in millimetres; by default what a pixel in the middle is
-            magnified to.
-        source: its distance from the middle, in millimetres.
-        detector: its distance from the middle, in millimetres.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        pixel: pixel spacing, in millimetres.
+        views: number of view angles, evenly over `arc`, its end excluded.
+        start: first angle, in degrees.
+        arc: angular range in degrees.
+        detectors: number of detectors; by default enough for the whole image.
+        spacing: detector spacing in millimetres; by default a pixel at the isocentre, magnified.
+        source: distance from the source to the isocentre, in millimetres.
+        detector: distance from the detector to the isocentre, in millimetres.
         way: as of `Radon`.
 
     Raises:
-        InputError: an option out of its range, or a source within the picture.
+        InputError: an option out of its range, or a source within the image.
     """
 
     def __init__(
@@ -202,8 +201,8 @@ class FanBeam(Radon):
         radius = math.hypot(height, width) * pixel / 2
         if not source > radius or detector < 0:
             raise InputError(
-                f"source, detector: expected a source farther than the picture's corner, "
-                f"{radius:g} mm, and a detector at 0 mm or beyond, got {source:g} and {detector:g}"
+                f"source, detector: expected a source beyond the image's corner, {radius:g} mm "
+                f"from the isocentre, and a detector at 0 mm or more, got {source:g}, {detector:g}"
             )
         magnified = (source + detector) / source
         step = pixel * magnified if spacing is None else spacing
@@ -228,7 +227,7 @@ class FanBeam(Radon):
     def filtered_back_projection(
         self, y: Float[Tensor, " b c v d"], *, window: Window = "ramp"
     ) -> Float[Tensor, " b c h w"]:
-        """The classical reconstruction from a whole turn.
+        """Fan-beam filtered back-projection from 360 degrees.
 
         Rays are weighted by the cosine of their angle in the fan, pixels by the inverse square of
         how much nearer to the source than the middle they are.  Source: Kak and Slaney 1988,
@@ -243,9 +242,7 @@ class FanBeam(Radon):
         """
         self._check_sinogram(y)
         if self.arc != 360:
-            raise InputError(
-                f"filtered back-projection of fans wants a whole turn, this is {self.arc:g} degrees"
-            )
+            raise InputError(f"arc: fan-beam FBP requires 360 degrees, got {self.arc:g}")
         scale = self.source / (self.source + self.detector)  # the detector moved to the middle
         positions = (self.positions * scale).to(y)
         cosine = self.source / torch.hypot(positions, positions.new_tensor(self.source))

@@ -1,9 +1,9 @@
-"""Which frequencies of k-space are measured: columns, points of a grid, spokes."""
+"""Sampling masks of k-space: columns, points of a grid, spokes."""
 
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -12,12 +12,11 @@ from torch import Tensor
 
 from core.errors import InputError
 from core.process.noise import derive
-
-Kind = Literal["random", "equispaced", "density", "poisson", "radial"]
+from plugins.medical.request import SamplingMask
 
 
 def sampling_mask(
-    kind: Kind,
+    kind: SamplingMask,
     height: int,
     width: int,
     *,
@@ -25,21 +24,21 @@ def sampling_mask(
     centre: float = 0.08,
     seed: int = 0,
 ) -> Bool[Tensor, " h w"]:
-    """Which frequencies are measured, about height x width / acceleration of them.
+    """A sampling mask of about height x width / acceleration frequencies.
 
     Args:
         kind: ``random`` and ``equispaced`` columns (phase encoding along x, as in fastMRI, Zbontar
-            et al. 2018, arXiv:1811.08839), ``density``: points, rarer away from the middle (Lustig
-            et al. 2007, Magn. Reson. Med. 58, 1182), ``poisson``: the same, no two of them near
-            each other, ``radial``: spokes, at the nearest points of the grid.
+            et al. 2018, arXiv:1811.08839), ``density``: points of variable density (Lustig et al.
+            2007, Magn. Reson. Med. 58, 1182), ``poisson``: a variable-density Poisson disc,
+            ``radial``: spokes, at the nearest points of the grid.
         height: of k-space.
         width: of k-space.
-        acceleration: how many times fewer frequencies than all.
-        centre: share of the lines, or of each side, around the middle that is always measured.
-        seed: of what is drawn.
+        acceleration: acceleration factor R.
+        centre: fraction of the lines, or of each side, that is fully sampled in the centre.
+        seed: of random patterns.
 
     Raises:
-        InputError: an option out of its range, or a centre that is more than all that is measured.
+        InputError: an option out of its range, or a centre larger than the whole sample.
     """
     check(kind, acceleration, centre)
     random = np.random.Generator(np.random.PCG64(derive("mask", seed)))
@@ -55,7 +54,7 @@ def sampling_mask(
         if inner.sum() > wanted:
             raise InputError(
                 f"centre: {centre:g} of each side is {inner.sum()} frequencies, more than the "
-                f"{wanted:.0f} that an acceleration of {acceleration:g} leaves; make one smaller"
+                f"{wanted:.0f} of acceleration factor {acceleration:g}; lower one of the two"
             )
         rows = (np.arange(height) - height // 2) / (height / 2)
         radius = np.hypot(rows[:, None], (np.arange(width) - width // 2) / (width / 2))
@@ -68,11 +67,11 @@ def check(kind: str, acceleration: float, centre: float) -> None:
     """Refuse options out of their range, all at once.
 
     Raises:
-        InputError: a kind that there is not, or a number out of its range.
+        InputError: an unknown kind, or a number out of its range.
     """
     problems = []
-    if kind not in get_args(Kind):
-        problems.append(f"mask: expected one of {', '.join(get_args(Kind))}, got {kind!r}")
+    if kind not in get_args(SamplingMask):
+        problems.append(f"mask: expected one of {', '.join(get_args(SamplingMask))}, got {kind!r}")
     if not acceleration >= 1:
         problems.append(f"acceleration: expected at least 1, got {acceleration:g}")
     if not 0 <= centre <= 1:
@@ -82,15 +81,15 @@ def check(kind: str, acceleration: float, centre: float) -> None:
 
 
 def _columns(
-    kind: Kind, width: int, acceleration: float, centre: float, random: np.random.Generator
+    kind: SamplingMask, width: int, acceleration: float, centre: float, random: np.random.Generator
 ) -> np.ndarray:
-    """Columns: the middle ones, and as many others as make up the acceleration."""
+    """Columns: those of the centre, and as many others as the acceleration factor leaves."""
     low = max(1, round(width * centre))
     wanted = round(width / acceleration)
     if low > wanted:
         raise InputError(
-            f"centre: {centre:g} of {width} columns is {low}, more than the {wanted} that an "
-            f"acceleration of {acceleration:g} leaves; make one smaller"
+            f"centre: {centre:g} of {width} columns is {low}, more than the {wanted} of "
+            f"acceleration factor {acceleration:g}; lower one of the two"
         )
     columns = np.zeros(width, bool)
     first = width // 2 - low // 2
@@ -179,7 +178,7 @@ def _radial(
 def _bisected(
     count: Callable[[float], float], wanted: float, low: float, high: float, rounds: int = 30
 ) -> float:
-    """Where a falling count comes to what is wanted."""
+    """Where a falling count reaches a number."""
     for _ in range(rounds):
         middle = (low + high) / 2
         low, high = (middle, high) if count(middle) > wanted else (low, middle)

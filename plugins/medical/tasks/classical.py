@@ -1,4 +1,4 @@
-"""Reconstruction without a learned prior: what a prior has to beat.
+"""Classical reconstruction, the baselines of a learned prior.
 
 All take a measurement of unit noise or of a stated one and minimise |y - A x|^2 / (2 noise_std^2)
 with or without a penalty; noise_std 0 is taken as 1.  Pictures are (b, c, h, w); the penalties add
@@ -45,8 +45,8 @@ def least_squares(
     Source: Hestenes and Stiefel 1952; Morozov's discrepancy principle.
 
     Args:
-        measurement: y, A and the deviation of its noise.
-        start: where it begins.
+        measurement: y, A and the standard deviation of its noise.
+        start: initial image.
         iterations: at most.
         discrepancy: a sample is done when |y - A x| is at most this times noise_std sqrt(m).
     """
@@ -89,8 +89,8 @@ def total_variation(
     Phys. Med. Biol. 57, 3065, algorithm 4.
 
     Args:
-        measurement: y, A and the deviation of its noise.
-        start: where it begins.
+        measurement: y, A and the standard deviation of its noise.
+        start: initial image.
         weight: of the total variation, in units of the penalty on the data.
         iterations: of the method.
     """
@@ -147,8 +147,8 @@ def sparse_wavelets(
     Source: Beck and Teboulle 2009, SIAM J. Imaging Sci. 2, 183; Lustig et al. 2007.
 
     Args:
-        measurement: y, A and the deviation of its noise.
-        start: where it begins.
+        measurement: y, A and the standard deviation of its noise.
+        start: initial image.
         weight: of the penalty, in units of the penalty on the data.
         iterations: of the method.
         wavelet: of PyWavelets.
@@ -167,7 +167,7 @@ def sparse_wavelets(
 def shrunk(
     x: Float[Tensor, " b c h w"], threshold: Float[Tensor, " b"], wavelet: str
 ) -> Float[Tensor, " b c h w"]:
-    """Wavelet coefficients but the coarsest brought nearer to 0 by a threshold."""
+    """Soft thresholding of the wavelet coefficients, the coarsest excepted."""
     import pywt
 
     levels = min(4, pywt.dwtn_max_level(x.shape[-2:], wavelet))

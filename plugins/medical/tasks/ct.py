@@ -1,7 +1,6 @@
 """Computed tomography as a task."""
 
 from dataclasses import replace
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -15,30 +14,30 @@ from core.task import Batch
 from plugins.medical.data.slices import FINER
 from plugins.medical.operators.photons import WATER, counted, of_counts
 from plugins.medical.operators.radon import Radon
+from plugins.medical.request import Beam
 from plugins.medical.tasks import classical
 from plugins.medical.tasks.geometry import geometry_of, scanner
 from plugins.medical.tasks.reconstruction import Reconstruction
 
 
 class Ct(Reconstruction):
-    """Computed tomography from few views: attenuation from noisy line integrals.
+    """Sparse-view computed tomography: attenuation from noisy line integrals.
 
-    Slices are square and in a window of Hounsfield units; what is measured of them are counts of
-    photons, of the finer picture where the data have one, so that the model of reconstruction is
-    not the one of simulation.
-    Source: Song et al. 2022, arXiv:2111.08005 (a prior trained on pictures alone).
+    Slices are square, in a window of Hounsfield units.  Photon counts are simulated on the finer
+    image where the dataset has one, so that reconstruction does not invert its own model.
+    Source: Song et al. 2022, arXiv:2111.08005 (a prior trained on images alone).
 
     Args:
-        geometry: parallel beams, or fans from a source at twice the slice's side.
-        views: how many angles.
-        arc: that they are spread over, in degrees; by default half a turn, of fans a whole one.
-        side: of a slice, in millimetres.
-        photons: that each detector would count without a patient; 0 for no noise.
-        model: deviation of line integrals from those of square pixels, without noise: what is
-            finer than a pixel; measurements are trusted no further.
+        geometry: parallel beam, or fan beam from a source at twice the slice's side.
+        views: number of views.
+        arc: angular range in degrees; by default 180, fan beam 360.
+        side: field of view of a slice, in millimetres.
+        photons: I0, counts per detector in the unattenuated beam; 0 for no noise.
+        model: standard deviation of the model error of line integrals (structure finer than a
+            pixel); bounds the weight of a measurement.
         low: Hounsfield units of -1 in the data.
         high: Hounsfield units of 1 in the data.
-        total_variation: weight of the total variation in that method.
+        total_variation: weight of the penalty of the TV reconstruction.
         seed: of the noise.
 
     Raises:
@@ -48,7 +47,7 @@ class Ct(Reconstruction):
     def __init__(
         self,
         *,
-        geometry: Literal["parallel", "fan"] = "parallel",
+        geometry: Beam = "parallel",
         views: int = 23,
         arc: float | None = None,
         side: float = 400.0,
@@ -65,7 +64,7 @@ class Ct(Reconstruction):
         if not side > 0:
             problems.append(f"side: expected more than 0 mm, got {side:g}")
         if arc is not None and not 0 < arc <= 360:
-            problems.append(f"arc: expected more than 0 to 360 degrees, got {arc:g}")
+            problems.append(f"arc: expected a number in (0, 360] degrees, got {arc:g}")
         if not model > 0:
             problems.append(f"model: expected more than 0, got {model:g}")
         if photons and not photons >= 1:
@@ -77,9 +76,10 @@ class Ct(Reconstruction):
         super().__init__("FBP", 1)
         self.views, self.side, self.photons, self.seed = views, side, photons, seed
         self.model = model
-        self._geometry, self._weight = geometry, total_variation
+        self._geometry: Beam = geometry
+        self._weight = total_variation
         self._arc = arc
-        self._slope = WATER * (high - low) / 2000  # attenuation of the data's unit, and of its 0
+        self._slope = WATER * (high - low) / 2000  # attenuation of 1 in the data, and of 0
         self._level = WATER * (1 + (high + low) / 2000)
         self._made: dict[tuple[tuple[int, int], int], Radon] = {}
         self.shown_as = (low, high, "HU")
@@ -89,7 +89,7 @@ class Ct(Reconstruction):
         return self._scanner((height, width), 1)
 
     def _scanner(self, size: tuple[int, int], finer: int) -> Radon:
-        """The operator for slices `finer` times finer, with as many detectors in each's place."""
+        """The operator for slices and detectors `finer` times finer."""
         found = self._made.get((size, finer))
         if found is None:
             coarse = geometry_of(self._geometry, self.views, self._arc, size, self.side / size[1])
@@ -108,7 +108,7 @@ class Ct(Reconstruction):
         return found
 
     def measured(self, batch: Batch) -> Measurement:
-        """Line integrals of the data's values, weighted by how much they are trusted."""
+        """Line integrals of the data's values, weighted by their inverse standard deviation."""
         scan = self.scanner(*batch["image"].shape[-2:])
         p = self._integrals(batch, scan)
         variance = torch.zeros_like(p)
@@ -135,7 +135,7 @@ class Ct(Reconstruction):
         return Measurement(Weighted(scan, trust), trust * y, self.model / self._slope / norm)
 
     def _integrals(self, batch: Batch, scan: Radon) -> Tensor:
-        """Of the finer picture, a detector's mean over the rays that it sees."""
+        """Line integrals; of the finer image, of the mean intensity over each detector's rays."""
         if "fine" not in batch:
             return scan.forward(self._level + self._slope * batch["image"])
         rays = self._scanner(scan.shape, FINER).forward(self._level + self._slope * batch["fine"])
@@ -146,7 +146,7 @@ class Ct(Reconstruction):
         return {**item, "index": torch.tensor(index)}
 
     def picture(self, x: Float[Tensor, " b 1 h w"]) -> Float[Tensor, " b 1 h w"]:
-        """Within the window."""
+        """The image, clipped to the window."""
         return x.clamp(-1, 1)
 
     def classical(self, measurement: Measurement) -> dict[str, Tensor]:

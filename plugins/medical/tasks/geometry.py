@@ -1,12 +1,13 @@
-"""Scan geometries of CT, and the operator of each."""
+"""Acquisition geometries of CT, and the operator of each."""
 
 from core.parts.config import bind
 from plugins.medical.io.raw import Geometry
 from plugins.medical.operators.radon import FanBeam, Radon
+from plugins.medical.request import Beam
 
 
 def geometry_of(
-    kind: str,
+    kind: Beam,
     views: int,
     arc: float | None,
     size: tuple[int, int],
@@ -14,33 +15,33 @@ def geometry_of(
     *,
     photons: float = 0.0,
 ) -> Geometry:
-    """A scan of a picture: a detector for each pixel, a fan's source at twice the picture's side.
+    """The geometry for an image: a detector per pixel, a fan's source at twice the image's side.
 
     Args:
-        kind: ``parallel`` or ``fan``.
-        views: how many angles.
-        arc: that they are spread over, in degrees; None for half a turn, of a fan a whole one.
-        size: height and width of the picture, in pixels.
-        pixel: side of a pixel, in millimetres.
-        photons: that a detector counts without an object; 0 for line integrals without noise.
+        kind: beam geometry.
+        views: number of views.
+        arc: angular range in degrees; None for 180, fan beam 360.
+        size: height and width of the image, in pixels.
+        pixel: pixel spacing, in millimetres.
+        photons: I0, counts per detector in the unattenuated beam; 0 for noiseless line integrals.
 
     Raises:
-        InputError: no such kind, or a number out of its range.
+        InputError: a number out of its range.
     """
     fan, (height, width) = kind == "fan", size
     away = 2 * max(size) * pixel
-    said = {
+    values = {
         "kind": kind, "views": views, "height": height, "width": width, "pixel_mm": pixel,
-        "detector_spacing_mm": pixel * (2 if fan else 1),  # as a pixel in the middle is magnified
+        "detector_spacing_mm": pixel * (2 if fan else 1),  # magnified as a pixel at the isocentre
         "arc_degrees": (360.0 if fan else 180.0) if arc is None else arc,
         "source_mm": away, "detector_mm": away,
         "units": "counts" if photons else "line_integrals", "photons": photons,
     }  # fmt: skip
-    return bind(Geometry, said)
+    return bind(Geometry, values)
 
 
 def scanner(geometry: Geometry, detectors: int | None = None) -> Radon:
-    """The operator of a geometry; by default with detectors enough for the whole picture."""
+    """The operator of a geometry; by default with enough detectors for the whole image."""
     options = {
         "height": geometry.height, "width": geometry.width, "pixel": geometry.pixel_mm,
         "views": geometry.views, "start": geometry.start_degrees, "arc": geometry.arc_degrees,

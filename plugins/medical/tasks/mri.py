@@ -11,26 +11,26 @@ from core.process.noise import derive
 from core.task import Batch
 from plugins.medical.operators.fourier import Fourier, fourier, to_complex, to_real, white_noise
 from plugins.medical.operators.phase import low_phase, smooth_phase, turned
-from plugins.medical.operators.sampling import Kind
+from plugins.medical.request import SamplingMask
 from plugins.medical.tasks import classical
 from plugins.medical.tasks.reconstruction import Reconstruction
 
 
 class Mri(Reconstruction):
-    """Magnetic resonance from few frequencies: a complex picture from noisy k-space.
+    """Accelerated magnetic resonance imaging: a complex image from undersampled, noisy k-space.
 
-    Data of magnitudes are given a smooth phase.  The phase that the middle of k-space shows is part
-    of the coils' sensitivities, so that the picture is nearly real.
-    Source: Chung and Ye 2022, arXiv:2110.05243 (a prior of pictures and masked k-space).
+    Magnitude data get a smooth simulated phase.  The low-frequency phase is absorbed into the coil
+    sensitivities, so that the image is nearly real.
+    Source: Chung and Ye 2022, arXiv:2110.05243 (a prior of images and masked k-space).
 
     Args:
-        mask: as of `medical/fourier`.
-        acceleration: how many times fewer frequencies than all.
-        centre: share of the lines, or of each side, that is always measured.
-        noise: deviation of the noise of k-space, of the real and imaginary part each, where the
-            brightest of the picture is 1.
-        total_variation: weight of the total variation in that method.
-        wavelets: weight of the wavelets' coefficients in that method.
+        mask: sampling pattern, as of `medical/fourier`.
+        acceleration: acceleration factor R.
+        centre: fraction of the lines, or of each side, that is fully sampled in the centre.
+        noise: standard deviation of the real and imaginary part of k-space noise each, for images
+            with maximum 1.
+        total_variation: weight of the penalty of the TV reconstruction.
+        wavelets: weight of the l1 penalty of the wavelet reconstruction.
         seed: of phase, mask and noise.
 
     Raises:
@@ -40,7 +40,7 @@ class Mri(Reconstruction):
     def __init__(
         self,
         *,
-        mask: Kind = "random",
+        mask: SamplingMask = "random",
         acceleration: float = 4.0,
         centre: float = 0.08,
         noise: float = 0.005,
@@ -56,7 +56,7 @@ class Mri(Reconstruction):
         self._weights = (total_variation, wavelets)
 
     def degrade(self, item: Batch, index: int) -> Batch:
-        """The picture without its low phase, that phase in half turns, and its index."""
+        """The image without its low-frequency phase, that phase over pi, and the index."""
         magnitude = (item["image"][0] + 1) / 2
         random = np.random.Generator(np.random.Philox(key=derive(self.seed, "phase", index)))
         phased = turned(
@@ -73,7 +73,7 @@ class Mri(Reconstruction):
         return white_noise(shape, std=self.noise, key=(self.seed, "k-space", index))
 
     def measured(self, batch: Batch) -> Measurement:
-        """The frequencies of the mask."""
+        """Undersampled k-space."""
         image = batch["image"]
         phase = torch.polar(torch.ones_like(batch["phase"]), torch.pi * batch["phase"])
         operator = self._fourier.given(sensitivities=phase)
@@ -83,7 +83,7 @@ class Mri(Reconstruction):
         return Measurement(operator, y, self.noise)
 
     def picture(self, x: Float[Tensor, " b 2 h w"]) -> Float[Tensor, " b 1 h w"]:
-        """The magnitude, 0 to 1 as -1 to 1."""
+        """The magnitude, [0, 1] mapped to [-1, 1]."""
         return (2 * to_complex(x).abs()[:, None] - 1).clamp(-1, 1)
 
     def classical(self, measurement: Measurement) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Commands on scans: results lie where scans lie, say not whose they are, and refuse clearly."""
 
+import hashlib
 import json
 import sys
 from functools import partial
@@ -105,6 +106,40 @@ def test_a_scan_measured_and_read_again_is_reconstructed_the_same(tmp_path, prio
     a, b = (nifti.read(tmp_path / f"{name}.nii.gz").voxels for name in "ab")
     assert np.array_equal(a, b)
     assert said.stdout.startswith("sinogram: 4 x 9 x")
+
+
+def test_a_record_is_enough_to_make_the_result_again(tmp_path, priors):
+    """Digests as sha256sum gives them; the record's options, given again, make the same voxels."""
+    source = series(tmp_path / "scan")
+    prior = ("--checkpoint", priors / "ct", "--threads", 1)
+    options = ("--draws", 1, "--steps", 3, "--level", 0.4, "--views", 9, "--seed", 7)
+    for words in (
+        ("reconstruct-ct", source, *prior, *options, "-o", tmp_path / "a.nii.gz"),
+        ("simulate", source, "--kind", "ct", "--views", 9, "-o", tmp_path / "s.npy"),
+        ("reconstruct-ct", tmp_path / "s.npy", *prior, "--draws", 1, "--steps", 2, "-o",
+         tmp_path / "raw.nii"),
+    ):  # fmt: skip
+        said = call(main, *words)
+        assert said.returncode == 0, said.stderr
+    record = json.loads((tmp_path / "a-record.json").read_text())
+    by_place = sorted(source.iterdir(), key=lambda p: pydicom.dcmread(p).ImagePositionPatient[2])
+    each = [hashlib.sha256(path.read_bytes()).hexdigest() for path in by_place]
+    assert record["input_sha256"] == hashlib.sha256("".join(each).encode()).hexdigest()
+    assert record["input_files"] == 4
+    assert record["results"] == ["a.nii.gz", "a-sheet.png"]
+    (manifest,) = (priors / "ct" / "checkpoints" / record["checkpoint"]).glob("MANIFEST.json")
+    assert record["checkpoint_sha256"] == hashlib.sha256(manifest.read_bytes()).hexdigest()
+    assert record["posterior"]["name"] == "core/diffpir"
+    raw_record = json.loads((tmp_path / "raw-record.json").read_text())
+    assert (raw_record["input_files"], raw_record["measurement"]) == (2, {})
+    grid, measurement = record["grid"], record["measurement"]
+    again = ("--draws", record["draws"], "--steps", grid["steps"], "--level", grid["sigma_max"],
+             "--seed", record["seed"], "--views", measurement["views"], "--photons",
+             measurement["photons"], "--along", record["along"])  # fmt: skip
+    said = call(main, "reconstruct-ct", source, *prior, *again, "-o", tmp_path / "b.nii.gz")
+    assert said.returncode == 0, said.stderr
+    a, b = (nifti.read(tmp_path / f"{name}.nii.gz").voxels for name in "ab")
+    assert np.array_equal(a, b)
 
 
 def test_mri_of_nifti_and_of_kspace(tmp_path, priors):
@@ -221,6 +256,7 @@ def test_a_name_planted_everywhere_comes_out_nowhere(tmp_path, priors, monkeypat
     canaries = [NAME, NUMBER, NAME.split("^")[0], NUMBER.split("-")[1]]
     files = [path for path in out.rglob("*") if path.is_file()]
     assert len(files) > 8
+    assert (out / "dicom-record.json") in files
     for canary in canaries:
         assert not [text for text in printed if canary in text]
         for path in files:
@@ -239,20 +275,29 @@ def refused(tmp_path, priors):
     here = ("-o", tmp_path / "x.nii")
     return {
         "no place": ((tmp_path / "none", *model, *here), "no such file or folder"),
-        "plane": ((source, *model, *here, "--plane", "oblique"), "plane: expected one of"),
-        "full": ((source, *model, "-o", tmp_path / "full"), "holds something already"),
-        "same": ((source, *model, *here, "--deviation", tmp_path / "x.nii"), "name the same place"),
+        "plane": ((source, *model, *here, "--plane", "oblique"), "'oblique' is not one of"),
+        "full": ((source, *model, "-o", tmp_path / "full"), "is not an empty folder"),
+        "same": (
+            (source, *model, *here, "--deviation", tmp_path / "x.nii"),
+            "expected two different paths",
+        ),
         "suffix": ((source, *model, "-o", tmp_path / "x.npy"), "expected a .nii or .nii.gz"),
-        "no folder": ((source, *model, "-o", tmp_path / "n" / "x.nii"), "no folder"),
+        "no folder": ((source, *model, "-o", tmp_path / "n" / "x.nii"), "does not exist"),
         "checkpoint": ((source, "--checkpoint", tmp_path, *here), "checkpoint"),
         "other": ((source, "--checkpoint", priors / "mri", *here), "channels"),
-        "geometry": ((source, *model, *here, "--geometry", "cone"), "kind"),
-        "reduce": ((source, *model, *here, "--reduce", 99), "reduce: 99 is more"),
+        "geometry": ((source, *model, *here, "--geometry", "cone"), "'cone' is not one of"),
+        "reduce": (
+            (source, *model, *here, "--reduce", 99),
+            "reduce: expected at most the 24x24 pixels",
+        ),
         "keep": (
             (source, *model, *here, "--keep", "PatientName"),
-            "keep: NIfTI has no such fields",
+            "keep: NIfTI has no DICOM attributes",
         ),
-        "no field": ((source, *model, "-o", tmp_path / "y", "--keep", "Nme"), "is called 'Nme'"),
+        "no field": (
+            (source, *model, "-o", tmp_path / "y", "--keep", "Nme"),
+            "'Nme' is not a DICOM keyword",
+        ),
     }
 
 
@@ -275,19 +320,21 @@ def test_what_cannot_be_done_is_one_sentence_and_leaves_nothing(tmp_path, priors
 def test_unknown_kinds_and_methods_are_refused(tmp_path, priors):
     source = series(tmp_path / "scan")
     said = call(main, "simulate", source, "--kind", "pet", "-o", tmp_path / "s.npy")
-    assert (said.returncode, "expected ct or mri" in said.stderr) == (2, True)
+    assert (said.returncode, "not one of 'ct', 'mri'" in said.stderr) == (2, True)
     said = call(main, "simulate", source, "--kind", "mri", "--mask", "spiral", "-o",
                 tmp_path / "s.npy")  # fmt: skip
-    assert (said.returncode, "mask: expected one of" in said.stderr) == (2, True)
+    assert (said.returncode, "'spiral' is not one of" in said.stderr) == (2, True)
     for place in (tmp_path / "none" / "s.npy", tmp_path / "s.txt"):
         said = call(main, "simulate", source, "--kind", "ct", "-o", place)
         assert said.returncode == 2
         assert said.stderr.startswith(f"error: {place}: ")
-    with pytest.raises(InputError, match="no 'DPSS'; known"):
+    with pytest.raises(InputError, match="got 'DPSS'"):
         samplers.compare(SamplersRequest(checkpoint=priors / "ct", methods=("DPSS",)), tmp_path)
 
 
-def test_help_teaches():
+def test_help_teaches_and_lists_choices():
     said = call(main, "reconstruct-ct", "--help")
+    for choices in ("parallel|fan", "acquired|axial|coronal|sagittal"):
+        assert choices in said.stdout
     assert "Not a medical device" in said.stdout
     assert "Example:" in said.stdout

@@ -124,9 +124,9 @@ def test_a_patient_is_on_one_side_whoever_else_is_there():
     assert len(test) == pytest.approx(50, abs=4 * math.sqrt(200 * 0.25 * 0.75))
     few = {e.patient for e in side(Path("x"), entries(40), "test", 0.25)}
     assert few == test & {f"patient {i}" for i in range(20)}
-    with pytest.raises(InputError, match="of 2 patients none falls on the test side"):
+    with pytest.raises(InputError, match="none of 2 patients falls into split test"):
         side(Path("x"), entries(4), "test", 0.0)
-    with pytest.raises(InputError, match="no scan here"):
+    with pytest.raises(InputError, match="contains no readable scan"):
         side(Path("x"), [], "test", 0.5)
 
 
@@ -155,5 +155,5 @@ def test_patients_are_told_by_bids_names_and_by_folders(tmp_path):
         path = tmp_path / f"{place}.nii"
         path.parent.mkdir(exist_ok=True)
         nifti.write(path, voxels, Scan(voxels, np.eye(4)), description="")
-    found = [e.patient for e in NiftiFolder._found(tmp_path)]
+    found = [e.patient for e in NiftiFolder._found(tmp_path, "train")]
     assert sorted(found) == ["e.nii", "sub-01", "sub-01", "x", "x"]

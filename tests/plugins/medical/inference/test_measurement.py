@@ -46,9 +46,9 @@ def test_a_simulated_sinogram_is_water_along_its_lines():
     found = measuring.simulated_ct(scan, geometry, 0)
     along_y = found.values[0, 0]
     assert along_y[len(along_y) // 2] == pytest.approx(WATER * 16 * 2, rel=1e-5)
-    with pytest.raises(InputError, match="CT is simulated of CT"):
+    with pytest.raises(InputError, match="from a CT scan"):
         measuring.simulated_ct(Scan(voxels, np.eye(4), "MR"), geometry, 0)
-    with pytest.raises(InputError, match="of square ones"):
+    with pytest.raises(InputError, match="square pixels"):
         measuring.simulated_ct(Scan(voxels, np.diag([2.0, 3, 2, 1]), "CT"), geometry, 0)
 
 

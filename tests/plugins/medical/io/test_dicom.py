@@ -124,7 +124,7 @@ def test_white_and_black_are_exchanged_and_padding_is_air(tmp_path):
     found = dicom.read(write_series(tmp_path / "ct", change=padded))
     assert (found.voxels[:, 0] == -1000).all()
     assert (found.voxels[:, 1:] == 1000).all()
-    assert "45 voxels" in found.notes[0]
+    assert "45 padding voxels" in found.notes[0]
 
 
 # --- what makes no volume ------------------------------------------------------------------------
@@ -144,30 +144,51 @@ def tilted(at, data):
 
 
 BAD = {
-    "missing slice": (only(2, ImagePositionPatient=[-10, 20, 36.0]), "missing, or of two scans"),
-    "duplicate": (only(2, ImagePositionPatient=[-10, 20, 32.5]), "lie at the same place"),
-    "two orientations": (only(1, ImageOrientationPatient=[0, 1, 0, 0, 0, 1]), "another direction"),
+    "missing slice": (
+        only(2, ImagePositionPatient=[-10, 20, 36.0]),
+        "missing, or belong to another series",
+    ),
+    "duplicate": (
+        only(2, ImagePositionPatient=[-10, 20, 32.5]),
+        "have the same ImagePositionPatient",
+    ),
+    "two orientations": (
+        only(1, ImageOrientationPatient=[0, 1, 0, 0, 0, 1]),
+        "ImageOrientationPatient differs",
+    ),
     "sizes": (only(1, Rows=9, Columns=7), "of the same series has 9x7"),
     "spacings": (only(1, PixelSpacing=[0.8, 0.8]), "of the same series has 0.7 mm"),
-    "tilted": (tilted, "a gantry tilted by 15.6 degrees"),
-    "tilted by its header": (every(GantryDetectorTilt=12), "a gantry tilted by 12 degrees"),
-    "zero spacing": (every(PixelSpacing=[0, 0.7]), "pixels of 0 x 0.7 mm"),
-    "no orientation": (every(ImageOrientationPatient=None), "how its slice lies"),
-    "askew": (every(ImageOrientationPatient=[1, 0, 0, 0.5, 1, 0]), "not at right angles"),
-    "no slope": (every(RescaleSlope=0), "a rescale slope of 0"),
-    "colours": (every(SamplesPerPixel=3), "in colours"),
-    "cut off": (every(PixelData=b"\0" * 60), "it is cut off"),
-    "shifted": (only(2, ImagePositionPatient=[-12, 20, 35]), "lies 2 mm off the line"),
+    "tilted": (tilted, "a gantry tilt of 15.6 degrees"),
+    "tilted by its header": (every(GantryDetectorTilt=12), "GantryDetectorTilt is 12 degrees"),
+    "zero spacing": (every(PixelSpacing=[0, 0.7]), "PixelSpacing is 0 x 0.7 mm"),
+    "no orientation": (
+        every(ImageOrientationPatient=None),
+        "ImageOrientationPatient is missing or not 6",
+    ),
+    "askew": (
+        every(ImageOrientationPatient=[1, 0, 0, 0.5, 1, 0]),
+        "not two orthogonal unit vectors",
+    ),
+    "no slope": (every(RescaleSlope=0), "RescaleSlope is 0"),
+    "colours": (every(SamplesPerPixel=3), "is a colour image"),
+    "cut off": (every(PixelData=b"\0" * 60), "is truncated"),
+    "shifted": (only(2, ImagePositionPatient=[-12, 20, 35]), "is 2 mm off the line"),
     "some inverted": (half_inverted, "separate the two"),
-    "no frames": (every(NumberOfFrames=-1), "NumberOfFrames is not one whole number"),
-    "no size": (every(Rows=None), "Rows is not one whole number"),
-    "two sizes": (every(Rows=[7, 7]), "Rows is not one whole number"),
-    "palette": (every(PhotometricInterpretation="PALETTE COLOR"), "in colours"),
-    "table": (every(ModalityLUTSequence=[pydicom.Dataset()]), "looked up in a table"),
-    "fractions": (fractions, "fractions for pixels"),
-    "endless": (every(RescaleSlope="1e38"), "numbers without end"),
-    "far": (every(ImagePositionPatient=[0, 0, 1e300]), "no 3 numbers, of where its slice"),
-    "claims much": (every(Rows=30000, Columns=30000, NumberOfFrames=30000), "without a position"),
+    "no frames": (every(NumberOfFrames=-1), "NumberOfFrames is not a positive integer"),
+    "no size": (every(Rows=None), "Rows is not a positive integer"),
+    "two sizes": (every(Rows=[7, 7]), "Rows is not a positive integer"),
+    "palette": (every(PhotometricInterpretation="PALETTE COLOR"), "is a colour image"),
+    "table": (
+        every(ModalityLUTSequence=[pydicom.Dataset()]),
+        "ModalityLUTSequence is not supported",
+    ),
+    "fractions": (fractions, "has FloatPixelData"),
+    "endless": (every(RescaleSlope="1e38"), "give values that are not finite"),
+    "far": (every(ImagePositionPatient=[0, 0, 1e300]), "ImagePositionPatient is missing or not 3"),
+    "claims much": (
+        every(Rows=30000, Columns=30000, NumberOfFrames=30000),
+        "without PerFrameFunctionalGroupsSequence",
+    ),
 }
 
 
@@ -184,7 +205,7 @@ def test_a_header_that_claims_30000_cubed_takes_no_memory(tmp_path):
     def claiming(number, data):
         data.Rows = data.Columns = 30000
 
-    with pytest.raises(InputError, match=r"cut off|GiB once read"):
+    with pytest.raises(InputError, match=r"truncated|GiB in memory"):
         dicom.read(write_series(tmp_path / "in", change=claiming))
 
 
@@ -195,7 +216,7 @@ def test_not_a_number_is_refused(tmp_path):
     position = f"{-10.0}\\20.0\\".encode()
     assert position in held
     path.write_bytes(held.replace(position, b"-10.0\\nan \\"))
-    with pytest.raises(InputError, match=r"no 3 numbers|cannot be read"):
+    with pytest.raises(InputError, match=r"not 3 finite numbers|cannot be read"):
         dicom.read(tmp_path / "in")
 
 
@@ -210,7 +231,7 @@ def test_a_deflated_file_is_not_unpacked(tmp_path):
     del data
     assert path.stat().st_size < 1 << 20
     tracemalloc.start()
-    with pytest.raises(InputError, match="may unpack to any size"):
+    with pytest.raises(InputError, match="decompressed size is unbounded"):
         dicom.read(path)
     assert tracemalloc.get_traced_memory()[1] < 8 << 20
     tracemalloc.stop()
@@ -219,14 +240,14 @@ def test_a_deflated_file_is_not_unpacked(tmp_path):
 def test_a_short_file_is_refused_before_memory_is_taken_for_it(tmp_path):
     write_series(tmp_path / "in", change=every(Rows=2000, Columns=2000))
     tracemalloc.start()
-    with pytest.raises(InputError, match="8,000,000 of pixels alone; it is cut off"):
+    with pytest.raises(InputError, match="PixelData alone needs 8,000,000"):
         dicom.read(tmp_path / "in")
     assert tracemalloc.get_traced_memory()[1] < 8 << 20
     tracemalloc.stop()
 
 
 def test_pictures_of_another_kind_in_the_folder_are_another_series(tmp_path):
-    """As exports have them: a report, and a screenshot in colours."""
+    """As exports have them: a report, and a screenshot is a colour image."""
     write_series(tmp_path / "in", series="1.2.3.1")
     write_series(tmp_path / "in" / "a", volume(1), series="1.2.3.2", change=every(
         SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0,
@@ -238,9 +259,9 @@ def test_pictures_of_another_kind_in_the_folder_are_another_series(tmp_path):
     with pytest.raises(InputError, match=r"2 series \(1: CT, 5 files of 9x7; 2: \?, 1 files"):
         dicom.read(tmp_path / "in")
     assert np.array_equal(dicom.read(tmp_path / "in", series=1).voxels, volume())
-    with pytest.raises(InputError, match="in colours"):
+    with pytest.raises(InputError, match="is a colour image"):
         dicom.read(tmp_path / "in", series=2)
-    with pytest.raises(InputError, match="no DICOM file with a picture"):
+    with pytest.raises(InputError, match="contains no DICOM image"):
         dicom.read(report)
 
 
@@ -280,7 +301,7 @@ def test_what_nothing_decodes_says_what_to_install(tmp_path):
 def test_a_folder_without_pictures_is_said(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
-    with pytest.raises(InputError, match="no DICOM file with a picture"):
+    with pytest.raises(InputError, match="contains no DICOM image"):
         dicom.read(tmp_path / "in")
     with pytest.raises(InputError, match="no such file or folder"):
         dicom.read(tmp_path / "elsewhere")

@@ -83,7 +83,10 @@ def test_fields_that_are_asked_for_are_kept_and_the_patient_no_longer_hidden(tmp
         assert data.SeriesDescription == "über. Not for diagnosis"
         assert data.PatientIdentityRemoved == "NO"
         assert "DeidentificationMethod" not in data
-    for name, said in (("PatientNme", "no DICOM field"), ("PixelSpacing", "of its own")):
+    for name, said in (
+        ("PatientNme", "is not a DICOM keyword"),
+        ("PixelSpacing", "is set by the result itself"),
+    ):
         with pytest.raises(InputError, match=said):
             dicom_write.write(tmp_path / "x", source.voxels, source, description="", keep=(name,))
 
@@ -114,11 +117,11 @@ def test_a_series_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     def write(name, voxels=source.voxels):
         dicom_write.write(tmp_path / name, voxels, source, description="")
 
-    with pytest.raises(InputError, match="holds something already"):
+    with pytest.raises(InputError, match="is not an empty folder"):
         write("in")
     with pytest.raises(InputError, match="not finite"):
         write("out", np.where(source.voxels == 0, np.nan, source.voxels))
-    with pytest.raises(InputError, match="voxels for a scan of"):
+    with pytest.raises(InputError, match="expected voxels of shape"):
         write("out", source.voxels[1:])
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="nothing of it was written"):

@@ -27,6 +27,6 @@ def test_the_key_is_made_once_and_is_nobody_elses_to_read(monkeypatch, tmp_path)
     assert identity.pseudonym("a") == first
     identity._kept.cache_clear()
     place.write_bytes(b"")
-    with pytest.raises(InputError, match="no key; remove the file"):
+    with pytest.raises(InputError, match="not a valid key"):
         identity.pseudonym("a")
     identity._kept.cache_clear()

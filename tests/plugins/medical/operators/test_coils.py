@@ -44,5 +44,5 @@ def test_sensitivities_come_back_from_the_middle_of_k_space():
 
 
 def test_a_small_calibration_region_is_refused():
-    with pytest.raises(InputError, match="measure at least 12 each way"):
+    with pytest.raises(InputError, match="at least 12x12 frequencies"):
         espirit(torch.zeros(2, 8, 8, dtype=torch.complex64), 16, 16)

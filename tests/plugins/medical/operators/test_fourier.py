@@ -60,13 +60,13 @@ def test_k_space_is_the_closed_form_and_nearer_with_finer_pixels():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(InputError, match="a picture of 1 channels"):
+    with pytest.raises(InputError, match="2 channels, real and imaginary part, got 1"):
         Fourier().forward(torch.zeros(1, 1, 16, 16))
     whole = Fourier().given(frequencies=torch.ones(8, 8, dtype=torch.bool))
-    with pytest.raises(InputError, match="a mask of 8x8 for a picture of 16x16"):
+    with pytest.raises(InputError, match="expected a mask of 16x16, as the image, got 8x8"):
         whole.forward(torch.zeros(1, 2, 16, 16))
     maps = torch.ones(2, 8, 8, dtype=torch.complex64)
-    with pytest.raises(InputError, match="sensitivities of 8x8 for a picture of 16x16"):
+    with pytest.raises(InputError, match="expected 16x16, as the image, got 8x8"):
         Fourier().given(sensitivities=maps).forward(torch.zeros(1, 2, 16, 16))
     with pytest.raises(InputError, match="acceleration: expected at least 1, got 0"):
         Fourier(acceleration=0.0)

@@ -49,7 +49,7 @@ def test_points_of_a_poisson_disc_keep_their_distance():
 
 
 def test_a_centre_of_more_than_all_is_refused():
-    with pytest.raises(InputError, match="more than the 4 that an acceleration of 4 leaves"):
+    with pytest.raises(InputError, match="more than the 4 of acceleration factor 4"):
         sampling_mask("random", 16, 16, acceleration=4.0, centre=0.5)
-    with pytest.raises(InputError, match="more than the 64 that an acceleration of 4 leaves"):
+    with pytest.raises(InputError, match="more than the 64 of acceleration factor 4"):
         sampling_mask("density", 16, 16, acceleration=4.0, centre=0.6)
