@@ -156,7 +156,7 @@ BAD = {
         lambda t: patched(saved(t / "a.nii"), 280, struct.pack("<f", float("nan"))),
         "its affine is not finite",
     ),
-    "no header": (lambda t: patched(saved(t / "a.nii"), 0, b"\0" * 348), "NIfTI header cannot be read",),
+    "no header": (lambda t: patched(saved(t / "a.nii"), 0, b"\0" * 348), "header cannot be read"),
 }  # fmt: skip
 
 
