@@ -1,4 +1,4 @@
-"""Large pictures in bounded memory: tiles blended at every step, so that no seam can grow."""
+"""Large images in bounded memory: tiles blended at every step, so that seams cannot grow."""
 
 from typing import NamedTuple
 
@@ -9,11 +9,11 @@ from torch import Tensor
 from core.denoiser.parameterization import Condition, Denoiser, FunctionDenoiser, Prediction
 from core.errors import InputError
 
-LEAST = 32  # pixels of a side that a network can be shown
+LEAST = 32  # pixels of a side that a network is evaluated on
 
 
 def starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles begin along an axis: every `tile - overlap`, the last flush with the end."""
+    """First pixels of the tiles along an axis, `tile - overlap` apart, the last flush."""
     if length <= tile:
         return [0]
     regular = range(0, length - tile, tile - overlap)
@@ -21,23 +21,23 @@ def starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 def ramp(length: int, overlap: int) -> Float[Tensor, " length"]:
-    """Weights of a tile along an axis: 1 inside, falling towards both ends over `overlap`."""
+    """Blending weights of a tile along an axis: 1 inside, falling to both ends over `overlap`."""
     position = torch.arange(length, dtype=torch.float32) + 0.5
     nearest = torch.minimum(position, length - position)
     return (nearest / max(1, overlap)).clamp(max=1)
 
 
 def tiled(denoise: Denoiser, *, tile: int, overlap: int) -> Denoiser:
-    """A denoiser that asks `denoise` tile by tile and averages x0 by windows that overlap.
+    """A denoiser that evaluates `denoise` tile by tile and averages x0 by overlapping windows.
 
-    The noise is one field for the whole picture and the average is taken at every step, so tiles
+    The noise is one field for the whole image and the average is taken at every step, so tiles
     agree where they meet; averaging finished tiles shows seams.
     Source: the per-step fusion of Bar-Tal et al. 2023 (MultiDiffusion), arXiv:2302.08113, eq. 5.
 
     Args:
-        denoise: asked for (b, c, <= tile, <= tile) at a time.
-        tile: side of a tile in pixels.
-        overlap: pixels that neighbouring tiles share, less than `tile`.
+        denoise: evaluated on (b, c, <= tile, <= tile).
+        tile: tile side in pixels.
+        overlap: overlap of neighbouring tiles in pixels, less than `tile`.
 
     Raises:
         InputError: an overlap that leaves no step.
@@ -65,26 +65,26 @@ def tiled(denoise: Denoiser, *, tile: int, overlap: int) -> Denoiser:
 
 
 def seam_ratio(
-    pictures: Float[Tensor, " b c h w"], tile: int, overlap: int, *, every: int = 1
+    images: Float[Tensor, " b c h w"], tile: int, overlap: int, *, every: int = 1
 ) -> float:
     """Mean gradient across the lines where tiles begin and end, over that across other lines.
 
-    1 without seams, but for the pictures' own edges that happen to lie there.
+    1 without seams, but for edges of the images that lie there by chance.
 
     Args:
-        pictures: that were drawn in tiles.
-        tile: side of the tiles in pixels.
-        overlap: pixels that they shared.
-        every: lines are compared with those a multiple of it apart from the picture's edge: the
-            factor of an enlargement, the blocks of a file, whose lines differ from the others.
+        images: sampled in tiles.
+        tile: tile side in pixels.
+        overlap: their overlap in pixels.
+        every: seams are compared with lines at multiples of it: the factor of super-resolution or
+            the blocks of a JPEG file, whose lines differ from the others.
 
     Raises:
-        InputError: pictures of one tile, which have no such line.
+        InputError: images of one tile, which have no seam.
     """
     here, elsewhere = [], []
     for axis in (-1, -2):
-        length = pictures.shape[axis]
-        change = pictures.diff(dim=axis).abs().double().transpose(axis, -1).mean((0, 1, 2))
+        length = images.shape[axis]
+        change = images.diff(dim=axis).abs().double().transpose(axis, -1).mean((0, 1, 2))
         begun = starts(length, tile, overlap)
         edges = {edge for start in begun for edge in (start, start + tile)}
         lines = edges & set(range(1, length))
@@ -93,7 +93,7 @@ def seam_ratio(
             here.append(change[[line - 1 for line in lines]].mean())
             elsewhere.append(change[[line - 1 for line in others]].mean())
     if not here:
-        raise InputError("a picture of one tile has no seam; give it in smaller tiles")
+        raise InputError("an image of one tile has no seam; use smaller tiles")
     return float(sum(here) / sum(elsewhere))
 
 
@@ -104,8 +104,8 @@ def mirrored(length: int, wanted: int) -> Int64[Tensor, " wanted"]:
     return torch.minimum(at, period - at)
 
 
-def roomy(denoise: Denoiser) -> Denoiser:
-    """A denoiser that is shown at least 32 pixels a side: what is smaller goes on by reflection."""
+def padded_to_least(denoise: Denoiser) -> Denoiser:
+    """A denoiser that pads inputs of less than 32 pixels a side by reflection."""
 
     def ask(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
         height, width = x.shape[-2:]
@@ -116,20 +116,20 @@ def roomy(denoise: Denoiser) -> Denoiser:
         def wide(value: Tensor) -> Tensor:
             return value[..., rows, :][..., columns]
 
-        told = {name: wide(value) for name, value in (condition or {}).items()}
-        return Prediction(denoise(wide(x), t, told).x0[..., :height, :width])
+        given = {name: wide(value) for name, value in (condition or {}).items()}
+        return Prediction(denoise(wide(x), t, given).x0[..., :height, :width])
 
     return FunctionDenoiser(denoise.process, ask)
 
 
 def check_memory(fields: int, channels: int, height: int, width: int) -> None:
-    """Refuse a picture whose float32 fields do not fit into this machine's free memory.
+    """Refuse an image whose float32 fields exceed this machine's free memory.
 
     Args:
-        fields: that live at once.
-        channels: of each.
-        height: of the picture, in pixels.
-        width: of it.
+        fields: number of fields that are alive at once.
+        channels: channels of each.
+        height: height of the image in pixels.
+        width: its width.
 
     Raises:
         InputError: they do not fit.
@@ -140,20 +140,20 @@ def check_memory(fields: int, channels: int, height: int, width: int) -> None:
     if needed > free:
         raise InputError(
             f"a result of {width}x{height} pixels needs about {needed / 2**30:.1f} GiB, "
-            f"{free / 2**30:.1f} GiB are free; cut the picture into smaller ones"
+            f"{free / 2**30:.1f} GiB are free; cut it into smaller images"
         )
 
 
-class Estimate(NamedTuple):
-    """Time and memory of a run over tiles.
+class Cost(NamedTuple):
+    """Cost of sampling one image in tiles.
 
     Args:
         size: height and width of the result.
-        tile: side of a tile.
-        overlap: pixels that tiles share.
-        tiles: of what the model sees of it.
-        calls: of the denoiser for each draw and tile.
-        seconds: for all draws, from one tile that was timed.
+        tile: tile side in pixels.
+        overlap: overlap of neighbouring tiles in pixels.
+        tiles: number of tiles.
+        calls: denoiser calls for each draw and tile.
+        seconds: for all draws, from one timed tile.
         memory: bytes, beside the model and one tile's activations.
     """
 

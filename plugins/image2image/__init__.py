@@ -1,4 +1,4 @@
-"""Image to image: pictures as (b, c, h, w) in [-1, 1]."""
+"""Image to image: images as (b, c, h, w) in [-1, 1]."""
 
 from core.parts.registry import Plugin, Verb, dataset, operator, predictor, task
 
@@ -28,7 +28,7 @@ PLUGIN = Plugin(
         dataset(
             "folder",
             "plugins.image2image.data.folder:Folder",
-            "Your own pictures, recursively",
+            "Your own images, recursively",
         ),
         operator(
             "bicubic",
@@ -53,7 +53,7 @@ PLUGIN = Plugin(
         task(
             "colourise",
             "plugins.image2image.tasks.colourise:Colourise",
-            "Colours for grey pictures, luma kept exactly",
+            "Colours for grey images, luma kept exactly",
             version="2",
         ),
         task(
@@ -66,7 +66,7 @@ PLUGIN = Plugin(
         task(
             "jpeg",
             "plugins.image2image.tasks.jpeg:JPEG",
-            "Pictures from their JPEG files",
+            "Images from their JPEG files",
         ),
         task(
             "multitask",
@@ -83,7 +83,7 @@ PLUGIN = Plugin(
         task(
             "uncrop",
             "plugins.image2image.tasks.inpaint:Uncrop",
-            "Pictures continued beyond their edges",
+            "Images continued beyond their edges",
             needs=("skimage", "scipy"),
             version="2",
         ),
@@ -101,7 +101,7 @@ PLUGIN = Plugin(
             request="plugins.image2image.request:ClassifierRequest",
             result="plugins.image2image.request:ClassifierResult",
             target="plugins.image2image.evaluation.classifier:train",
-            summary="A small classifier of pictures",
+            summary="A small classifier of images",
         ),
         Verb(
             name="compare",

@@ -1,12 +1,12 @@
 """``polymode image2image``: commands for images; ``python -m plugins.image2image`` too."""
 
 from core.commands import domain, run_app
-from plugins.image2image.commands import compare, edit, purify, restore
+from plugins.image2image.commands import compare, edit, guide, purify, repaint, restore, upscale
 
-app = domain("Your own images enlarged, restored, edited, completed and purified.")
+app = domain("Super-resolution, restoration, editing and purification of your own images.")
 for command in (
-    compare.compare, edit.edit, edit.guide, purify.purify, edit.repaint, restore.restore,
-    restore.upscale,
+    compare.compare, edit.edit, guide.guide, purify.purify, repaint.repaint, restore.restore,
+    upscale.upscale,
 ):  # fmt: skip
     app.command()(command)
 

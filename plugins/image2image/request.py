@@ -9,10 +9,13 @@ from annotated_types import Ge, Gt, Lt
 from core.parts.registry import Spec
 from core.request import Count
 
+RestorationTask = Literal["colourise", "inpaint", "uncrop", "jpeg"]
+"""The tasks of Palette that `restore` does."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierRequest:
-    """Train a small classifier of pictures.
+    """Train a small classifier of images.
 
     Args:
         dataset: items with ``image`` and ``class``; its ``train`` split is learned from, and its
@@ -20,7 +23,7 @@ class ClassifierRequest:
         width: channels of the first convolution.
         depth: convolutions, each after the first at half the size of the one before.
         steps: optimiser steps.
-        batch: pictures in a step.
+        batch: images in a step.
         lr: learning rate of AdamW, falling to zero on a half cosine.
         weight_decay: of AdamW.
         seed: every draw follows from it.
@@ -61,7 +64,7 @@ class RobustnessRequest:
         checkpoint: folder of the unconditional model that purifies.
         classifier: file that the verb ``image2image/classifier`` wrote; leave out with `module`.
         module: ``package.module:attribute`` of your own classifier, a `torch.nn.Module` or a
-            function without arguments that makes one; pictures in [-1, 1] to logits.
+            function without arguments that makes one; images in [-1, 1] to logits.
         dataset: items with ``image`` and ``class``.
         split: which of its splits.
         count: items, spread evenly; fewer if there are not so many.
@@ -70,12 +73,12 @@ class RobustnessRequest:
         eps: radius of the ball, in units of pixels in [-1, 1].
         steps: of every attack.
         eot: draws of the purifier that a step of an attack on it is averaged over.
-        level: t*, a time of the model's process, that pictures are diffused to.
+        level: t*, a time of the model's process, that images are diffused to.
         solver_steps: steps of the purifier.
         sampler: rule of such a step; one that draws noise.
-        batch: pictures at a time.
+        batch: images at a time.
         confidence: of the intervals.
-        pictures: items to picture.
+        pictures: number of items shown as images.
         seed: every draw follows from it.
     """
 
@@ -104,7 +107,7 @@ class RobustnessResult:
 
     Args:
         metrics: ``metrics.json``: every accuracy with interval and n, and what the attacks were;
-            pictures beside it.
+            images beside it.
         robust: the lowest accuracy of the purified classifier.
         attack: the attack that it is under.
         accuracies: method -> accuracy.
@@ -120,7 +123,7 @@ class RobustnessResult:
 
 @dataclass(frozen=True, kw_only=True)
 class CascadeRequest:
-    """Draw enlargements of held-out pictures by one model after another, from their reductions.
+    """Draw enlargements of held-out images by one model after another, from their reductions.
 
     What comes out are samples of the whole enlargement, which ``evaluate`` and
     ``image2image/compare`` read.
@@ -128,8 +131,8 @@ class CascadeRequest:
     Args:
         checkpoint: folder of the first model, trained for `image2image/sr3`.
         then: folder of the second, trained with ``augment`` unless `level` is 0.
-        level: deviation of the noise that the second is given with what the first drew.
-        dataset: the pictures; their sides are multiples of the whole factor.
+        level: standard deviation of the noise that the second is given with what the first drew.
+        dataset: the images; their sides are multiples of the whole factor.
         split: which of its splits.
         count: how many of its items, the first ones; by default all.
         samples: draws for each.
@@ -155,9 +158,9 @@ class CascadeRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class CompareRequest:
-    """Compare sets of samples with the real pictures: distances of sets, not of pairs.
+    """Compare sets of samples with the real images: distances of sets, not of pairs.
 
-    Pictures are cut into patches, whose features a small classifier gives that is trained here on
+    Images are cut into patches, whose features a small classifier gives that is trained here on
     the crops of `learned_from`: the distances are of no use beside those of Inception's features.
 
     Args:
@@ -168,9 +171,9 @@ class CompareRequest:
         extractor: a file of features that an earlier comparison wrote, instead of a training: for
             figures that can be compared between machines.
         patch: side of the patches in pixels.
-        real: dataset of the real pictures; by default those that the samples were drawn for.
+        real: dataset of the real images; by default those that the samples were drawn for.
         split: which of its splits.
-        count: pictures of each set, the first so many; by default all.
+        count: images of each set, the first so many; by default all.
         neighbours: how far precision, recall and coverage reach, in neighbours of a patch.
         confidence: of the intervals.
     """
@@ -197,7 +200,7 @@ class CompareResult:
         metrics: ``metrics.json``: every figure with its floor and n, intervals where there are any.
         extractor: the features' file.
         features: their name.
-        scores: method -> figure -> mean; the real pictures' own are the floor.
+        scores: method -> figure -> mean; the real images' own are the floor.
         seconds: spent by this process.
     """
 

@@ -24,7 +24,7 @@ from core.results.metrics import interval
 from core.sampler.ancestral import Ancestral
 from core.sampler.grids import uniform_time
 from plugins.image2image.data.photos import Photos
-from plugins.image2image.inference.editing import Prior, inpaint, prior_of, walked
+from plugins.image2image.inference.editing import Prior, count_calls, inpaint, prior_of
 from plugins.image2image.tasks.classical import biharmonic, total_variation
 from plugins.image2image.tasks.random_masks import Kind, random_mask
 
@@ -93,7 +93,7 @@ def main() -> None:
     for name, method, steps in METHODS:
         grid = uniform_time(model.process, steps=steps)
         run = partial(inpaint, grid=grid, solver=Ancestral(), method=method)
-        calls = walked(run, model).calls
+        calls = count_calls(run, model).calls
         rows.append((name, calls, *measured(fillings(model, method, steps))))
         print(rows[-1][:2], flush=True)
     print("| filling | evaluations | masked PSNR, dB | CPU seconds |\n|---|---|---|---|")

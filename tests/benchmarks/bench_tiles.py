@@ -22,7 +22,7 @@ from core.model import load_model
 from core.parts.config import configure
 from core.parts.registry import Spec
 from core.request import Machine
-from plugins.image2image.inference.draws import How, restored
+from plugins.image2image.inference.draws import Sampling, draw_restorations
 
 TILE, OVERLAP = 512, 64
 SIZES = {"half": (960, 2048), "whole": (1536, 2048)}
@@ -35,12 +35,12 @@ def drawn(checkpoint: Path, size: tuple[int, int], threads: int, steps: int) -> 
     task = model.task
     grid = configure("grid", Spec("core/uniform_time", {"steps": steps}))(model.process)
     solver = configure("sampler", Spec("core/ancestral"))()
-    how = How(solver=solver, grid=grid, tile=TILE, overlap=OVERLAP)
+    how = Sampling(solver=solver, grid=grid, tile=TILE, overlap=OVERLAP)
     rows, columns = (side // task.scale for side in size)
     pixels = torch.from_numpy(data.coffee()[:rows, :columns].copy())
     low = pixels.permute(2, 0, 1)[None].float() / 127.5 - 1
     begun = time.perf_counter()
-    (found,) = restored(model, {"low": low}, how)
+    (found,) = draw_restorations(model, {"low": low}, how)
     seconds = time.perf_counter() - begun
     return {
         "tiles": how.tiles(*size),

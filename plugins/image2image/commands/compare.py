@@ -1,4 +1,4 @@
-"""``polymode image2image compare``: samples beside the real pictures, as a table."""
+"""``polymode image2image compare``: samples beside the real images, as a table."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``polymode image2image purify``: a picture without what was added to it."""
+"""``polymode image2image purify``: DiffPure on one image file."""
 
 import sys
 from pathlib import Path
@@ -6,39 +6,43 @@ from typing import Annotated
 
 import typer
 
-from plugins.image2image.commands.pictures import check_kept
+from plugins.image2image.commands.images import check_no_overwrite
+from plugins.image2image.commands.options import (
+    Device,
+    ImageFile,
+    Sampler,
+    Seed,
+    Threads,
+    UnconditionalCheckpoint,
+)
 
 
 def purify(
-    photo: Annotated[Path, typer.Argument(help="A picture: PNG, JPEG, TIFF, WebP, BMP.")],
-    checkpoint: Annotated[
-        Path, typer.Option(help="Folder of an unconditional model that `polymode train` wrote.")
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
+    file: ImageFile,
+    checkpoint: UnconditionalCheckpoint,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output file.")],
     level: Annotated[
-        float, typer.Option(help="Time of the process to diffuse to; more removes more.")
+        float,
+        typer.Option(help="Diffusion time t* to which noise is added; larger removes more."),
     ] = 0.1,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler; more is slower.")] = 20,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same picture.")] = 0,
-    sampler: Annotated[
-        str, typer.Option(help="See `polymode list sampler`.")
-    ] = "core/euler_maruyama",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Sampler steps; more is slower.")] = 20,
+    seed: Seed = 0,
+    sampler: Sampler = "core/euler_maruyama",
+    device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
-    """Diffuse a picture to some level and bring it back: small things added to it are lost.
+    """Remove adversarial perturbations: diffuse the image to time t* and denoise it (DiffPure).
 
-    What an attacker who knows of this still achieves is measured by the verb
-    image2image/robustness; see README.md.
+    Adaptive attacks on it are measured by the verb image2image/robustness; see README.md.
 
     Example: polymode image2image purify digit.png --checkpoint runs/digits -o clean.png
     """
-    check_kept([out], [photo])
+    check_no_overwrite([out], [file])
     from plugins.image2image.io.reading import read_picture
     from plugins.image2image.io.writing import check_writable, write_picture
 
     # Everything that can be wrong is found before the slow part.
-    picture = read_picture(photo)
+    picture = read_picture(file)
     size = picture.pixels.shape[1:]
     check_writable(out, alpha=picture.alpha is not None, depth=picture.depth, size=size)
     from core.parts.config import configure
@@ -49,6 +53,6 @@ def purify(
     machine = Machine(device=device, threads=threads)
     purifier = configure("predictor", Spec("image2image/purify", options))(machine, checkpoint)
     for note in picture.notes:
-        print(f"{photo.name}: {note}", file=sys.stderr)
+        print(f"{file.name}: {note}", file=sys.stderr)
     write_picture(out, purifier.purify(picture))
     print(out)

@@ -1,4 +1,4 @@
-"""CIFAR-10 from its own files: small pictures of ten kinds of things."""
+"""CIFAR-10 from the binary files of its authors."""
 
 import hashlib
 from pathlib import Path
@@ -46,17 +46,17 @@ class CIFAR10(Dataset[dict[str, Tensor]]):
             found = path.read_bytes()
         except OSError as error:
             raise InputError(
-                f"{path}: {error.strerror}; root has to be cifar-10-batches-bin, from "
+                f"{path}: {error.strerror}; root must be cifar-10-batches-bin, from "
                 "cifar-10-binary.tar.gz (the Python version holds pickles, which are not read)"
             ) from error
         if not found or len(found) % RECORD:
             raise InputError(
-                f"{path}: {len(found)} bytes are no whole number of records of {RECORD}; "
+                f"{path}: {len(found)} bytes are not a multiple of {RECORD}, the record size; "
                 "unpack the archive again"
             )
         records = np.frombuffer(found, np.uint8).reshape(-1, RECORD)
         if records[:, 0].max() >= len(CLASSES):
-            raise InputError(f"{path}: a class of {records[:, 0].max()}; CIFAR-10 has 0 to 9")
+            raise InputError(f"{path}: class {records[:, 0].max()}; expected 0 to 9")
         self._digest.update(found)
         return records
 
@@ -68,11 +68,11 @@ class CIFAR10(Dataset[dict[str, Tensor]]):
         return {"image": image, "class": torch.tensor(int(self._classes[index]))}
 
     def source(self, index: int) -> str:
-        """The picture itself: where it was found is not in the files."""
+        """The item itself: the files do not state the origin of an image."""
         return f"{self._split} {index}"
 
     def name(self, index: int) -> str:
-        """A title for people, as ``test 12, a dog``."""
+        """Title of the item, such as ``test 12, a dog``."""
         kind = CLASSES[self._classes[index]]
         return f"{self.source(index)}, {'an' if kind[0] == 'a' else 'a'} {kind}"
 

@@ -21,14 +21,14 @@ FAR = 2**63 - 1
 
 
 class Crop(NamedTuple):
-    """Where an item comes from.
+    """Position of a crop.
 
     Args:
         photo: index of the photograph.
         top: first row.
         left: first column.
-        turns: quarter turns after cutting.
-        mirrored: left and right exchanged before turning.
+        turns: quarter turns after cropping.
+        mirrored: whether left and right are exchanged before turning.
     """
 
     photo: int
@@ -38,7 +38,7 @@ class Crop(NamedTuple):
     mirrored: bool = False
 
 
-def shares(sizes: Sequence[tuple[int, int]]) -> np.ndarray:
+def probabilities(sizes: Sequence[tuple[int, int]]) -> np.ndarray:
     """Cumulative probability of drawing each photograph (height, width)."""
     areas = np.minimum([high * wide for high, wide in sizes], AREA_CAP).cumsum(dtype=np.float64)
     return areas / areas[-1]
@@ -57,9 +57,9 @@ def draw(
 
 
 def lay_out(high: int, wide: int, size: int, count: int) -> list[tuple[int, int]]:
-    """Corners of `count` squares spread evenly over a picture; they overlap only if they must.
+    """Corners of `count` squares spread evenly over an image, overlapping only where necessary.
 
-    Fewer come back where the picture has fewer places.
+    Fewer are returned where the image has fewer positions.
     """
     grids = [(rows, math.ceil(count / rows)) for rows in range(1, count + 1)]
     rows, columns = min(
@@ -89,7 +89,7 @@ def cut(pixels: np.ndarray, crop: Crop, size: int) -> Float[Tensor, " 3 size siz
 
 
 def check_options(split: str, **ranges: tuple[float | int, float | int, float | int]) -> None:
-    """Refuse what is out of its range; each is (value, least, most)."""
+    """Refuse values outside their ranges, each given as (value, least, most)."""
     problems = (
         [] if split in ("train", "test") else [f"split: expected train or test, got {split!r}"]
     )
@@ -102,15 +102,15 @@ def check_options(split: str, **ranges: tuple[float | int, float | int, float | 
 
 
 class Plan:
-    """Which crops a split has: random ones to train, laid-out ones to test.
+    """The crops of a split: random ones to train, evenly spread ones to test.
 
     Args:
         split: ``train`` or ``test``.
-        names: of the photographs.
+        names: names of the photographs.
         sizes: their heights and widths.
-        size: side of the crops, in pixels.
-        count: crops in all to train, crops per photograph to test.
-        seed: of the random crops.
+        size: side of the crops in pixels.
+        count: number of crops to train; crops of each photograph to test.
+        seed: random seed of the crops.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Plan:
         seed: int,
     ) -> None:
         self.names, self.sizes, self.size, self.seed = tuple(names), tuple(sizes), size, seed
-        self._cumulative = shares(self.sizes)
+        self._cumulative = probabilities(self.sizes)
         self._length, self._fixed, self._numbers = count, list[Crop](), list[int]()
         if split == "test":
             for photo, (high, wide) in enumerate(self.sizes):
@@ -154,5 +154,5 @@ class Plan:
         """SHA-256 over the crops and the photographs' own digests."""
         drawn = [self.seed, self._length, AREA_CAP]
         crops = [tuple(crop) for crop in self._fixed] or drawn
-        said = repr((self.size, crops, self.names, self.sizes, list(photographs)))
-        return hashlib.sha256(said.encode()).hexdigest()
+        described = repr((self.size, crops, self.names, self.sizes, list(photographs)))
+        return hashlib.sha256(described.encode()).hexdigest()

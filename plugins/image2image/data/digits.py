@@ -1,4 +1,4 @@
-"""Handwritten digits inside scikit-learn: a small set of real pictures with classes."""
+"""Handwritten digits inside scikit-learn: a small set of real images with classes."""
 
 import hashlib
 from functools import cache
@@ -24,9 +24,9 @@ def _read() -> tuple[np.ndarray, np.ndarray]:
 
 
 class Digits:
-    """Digits of 8x8 pixels, written by hand: 1297 to train, 500 to test; no download.
+    """Handwritten digits of 8x8 pixels: 1297 to train, 500 to test; no download.
 
-    An item holds ``image`` (1, 8, 8) in [-1, 1], -1 the paper, and ``class``, 0 to 9.  The split is
+    An item holds ``image`` (1, 8, 8) in [-1, 1], -1 for paper, and ``class``, 0 to 9.  The split is
     by position in the file.
     """
 
@@ -46,11 +46,11 @@ class Digits:
         return {"image": image, "class": torch.tensor(int(self._targets[index]))}
 
     def source(self, index: int) -> str:
-        """The digit itself: who wrote it is not known."""
+        """The item itself: the writers are not known."""
         return f"digit {self._first + index}"
 
     def name(self, index: int) -> str:
-        """A title for people, as ``digit 1300, a 7``; numbered as in the file, from 0."""
+        """Title of the item, such as ``digit 1300, a 7``; numbered as in the file, from 0."""
         return f"{self.source(index)}, a {self._targets[index]}"
 
     def digest(self) -> str:

@@ -21,7 +21,7 @@ from plugins.image2image.data.crops import FAR, Plan, check_options, cut
 from plugins.image2image.io.pictures import FORMATS, SUFFIXES
 from plugins.image2image.io.reading import read_picture
 
-# What pictures are called that `io` cannot read: named to the user, not passed over.
+# Suffixes of images that are not read: skipped with a reason rather than ignored.
 UNREADABLE = (
     *(".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd", ".svg"),
     *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),
@@ -30,38 +30,38 @@ UNREADABLE = (
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """A usable file: its name in the folder, the digest of its bytes, its height and width."""
+    """A usable file: its name in the folder, digest, height and width."""
 
     name: str
     digest: str
     size: tuple[int, int]
 
     @property
-    def place(self) -> float:
-        """Where the content falls in [0, 1): below `test_fraction` is test."""
+    def fraction(self) -> float:
+        """The digest as a number in [0, 1): below `test_fraction` the file is for testing."""
         return int(self.digest[:13], 16) / 16**13
 
 
 class Folder(Dataset[dict[str, Tensor]]):
-    """Crops of your own pictures: PNG, JPEG, TIFF, WebP and BMP, in a folder and those inside it.
+    """Crops of your own images: PNG, JPEG, TIFF, WebP and BMP files of a folder and its subfolders.
 
-    The content of a file decides its split: adding files moves no other, and of equal files one is
-    used.  Files that are not used are listed with reasons in `skipped`, and a warning
-    says so; hidden files and files that are not pictures are passed over.  Links are not followed
-    out of the folder.  Transparency is dropped.  Every file is decoded once at the start.
+    The content of a file decides its split, so that adding files moves no other; of equal files
+    one is used.  Files that are not used are listed with reasons in `skipped` and in a warning;
+    hidden files and files that are not images are ignored.  Links out of the folder are not
+    followed.  Transparency is discarded.  Every file is decoded once at the start.
 
     Args:
         root: the folder.
-        size: side of the crops, in pixels; smaller pictures are left out.
-        patches: how many different random crops the training set has.
-        per_photo: how many fixed crops of each picture the test set has, fewer where they would be
-            the same.
-        test_fraction: share of the pictures kept for testing; approximate, as the content decides;
-            0 for a folder of training pictures alone, 1 for one of test pictures.
-        corrupt: whether a picture that cannot be read is left out (skip) or stops the run (refuse).
-        seed: of the random crops; the split and the test set do not depend on it.
-        cache_gib: memory for decoded pictures, in GiB, in each process; a larger set is decoded
-            again and again, which is slow.
+        size: side of the crops in pixels; smaller images are skipped.
+        patches: number of different random crops of the training set.
+        per_photo: number of fixed crops of each image of the test set; fewer where they would be
+            equal.
+        test_fraction: fraction of the images kept for testing, approximate since the content
+            decides; 0 for a folder of training images only, 1 for one of test images.
+        corrupt: whether an image that cannot be read is skipped or stops the run (refuse).
+        seed: random seed of the crops; the split and the test set do not depend on it.
+        cache_gib: memory for decoded images in GiB, in each process; images of a larger set are
+            decoded repeatedly, which is slow.
     """
 
     def __init__(
@@ -109,15 +109,15 @@ class Folder(Dataset[dict[str, Tensor]]):
         return {"image": cut(self.pixels(crop.photo), crop, self._plan.size)}
 
     def source(self, i: int) -> str:
-        """The photograph that item i is cut from: items that share it are not independent."""
+        """The image that item i is cut from: items of one image are not independent."""
         return self._plan.source(i)
 
     def name(self, i: int) -> str:
-        """A title for people, as ``holiday/beach.jpg, patch 3``."""
+        """Title of item i, such as ``holiday/beach.jpg, patch 3``."""
         return self._plan.name(i)
 
     def _usable(self, size: int, corrupt: str) -> list[Photo]:
-        """Every picture in the folder that can be used, sorted; fills `skipped`."""
+        """The usable images of the folder, sorted; sets `skipped`."""
         found, damaged = find(self.root)
         small: list[tuple[Path, str]] = []
         seen: dict[str, Photo] = {}
@@ -141,41 +141,44 @@ class Folder(Dataset[dict[str, Tensor]]):
         if damaged and corrupt == "refuse":
             listed = "\n  ".join(f"{path}: {why}" for path, why in sorted(damaged))
             raise InputError(
-                f"{self.root}: {len(damaged)} pictures cannot be used; mend or remove them, or set"
+                f"{self.root}: {len(damaged)} images cannot be used; repair or remove them, or set"
                 f" corrupt to skip\n  {listed}"
             )
         if not seen:
             raise InputError(
-                f"{self.root}: no picture here can be used; put {', '.join(FORMATS)} files of"
-                f" at least {size} x {size} pixels in it{listed and f' ({listed})'}"
+                f"{self.root}: no usable image; add {', '.join(FORMATS)} files of"
+                f" at least {size} x {size} pixels{listed and f' ({listed})'}"
             )
         if self.skipped:
             more = len(self.skipped) - 20
             rest = f"; and {more} more, in Folder.skipped" if more > 0 else ""
             warnings.warn(
-                f"{self.root}: {len(self.skipped)} files left out: {listed}{rest}", stacklevel=4
+                f"{self.root}: {len(self.skipped)} files skipped: {listed}{rest}", stacklevel=4
             )
         return list(seen.values())
 
     def _side(self, split: str, usable: list[Photo], fraction: float) -> list[Photo]:
-        """The photographs of one split; both must have some, where both are asked for."""
+        """The images of one split; at a fraction between 0 and 1 neither may be empty."""
         if fraction in (0, 1):
             if split == ("test" if fraction else "train"):
                 return usable
             raise InputError(
-                f"{self.root}: no picture falls on the {split} side at test_fraction {fraction:g}; "
-                f"name another folder to {split}, or set test_fraction between 0 and 1"
+                f"{self.root}: no image is in the {split} split at test_fraction {fraction:g}; "
+                f"use another folder to {split}, or set test_fraction between 0 and 1"
             )
-        test = [photo for photo in usable if photo.place < fraction]
+        test = [photo for photo in usable if photo.fraction < fraction]
         if 0 < len(test) < len(usable):
-            return test if split == "test" else [p for p in usable if p.place >= fraction]
+            return test if split == "test" else [p for p in usable if p.fraction >= fraction]
         if len(usable) == 1:
-            raise InputError(f"{self.root}: has one usable picture; training and testing need two")
-        places = sorted(photo.place for photo in usable)
-        bound = (places[0] + places[1]) / 2 if not test else (places[-2] + places[-1]) / 2
+            raise InputError(
+                f"{self.root}: has one usable image; two are required, to train and to test"
+            )
+        fractions = sorted(photo.fraction for photo in usable)
+        near = fractions[-2:] if test else fractions[:2]
+        bound = sum(near) / 2
         raise InputError(
-            f"{self.root}: all {len(usable)} pictures fall on the {'test' if test else 'train'}"
-            f" side at test_fraction {fraction:g}; add some, or set test_fraction to {bound:.6g}"
+            f"{self.root}: all {len(usable)} images are in the {'test' if test else 'train'}"
+            f" split at test_fraction {fraction:g}; add some, or set test_fraction to {bound:.6g}"
         )
 
     def _keep(self, name: str, pixels: np.ndarray) -> None:
@@ -185,10 +188,10 @@ class Folder(Dataset[dict[str, Tensor]]):
             self._cached -= self._cache.popitem(last=False)[1].nbytes
 
     def pixels(self, photo: int) -> np.ndarray:
-        """A whole photograph (3, h, w), uint8 or uint16, from memory or decoded again.
+        """A whole image (3, h, w), uint8 or uint16, from the cache or decoded again.
 
         Raises:
-            InputError: the file has changed or gone since the start.
+            InputError: the file has changed or been removed since the start.
         """
         name, digest = self._photos[photo].name, self._photos[photo].digest
         if name in self._cache:
@@ -201,19 +204,19 @@ class Folder(Dataset[dict[str, Tensor]]):
         return pixels
 
     def digest(self) -> str:
-        """SHA-256 that names these exact items, by the files' bytes."""
+        """SHA-256 of the items, from the files' bytes and the crops."""
         return self._plan.digest([photo.digest for photo in self._photos])
 
 
 def find(root: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """Pictures by suffix in `root` and below, sorted, and what looks like one but is not read.
+    """Image files of `root` and its subfolders, sorted, and those skipped with the reason.
 
     Raises:
         InputError: no such folder.
     """
     if not root.is_dir():
-        what = "a file, not a folder" if root.exists() else "no such folder"
-        raise InputError(f"{root}: {what}; root is the folder that holds your pictures")
+        problem = "a file, not a folder" if root.exists() else "no such folder"
+        raise InputError(f"{root}: {problem}; root is the folder of your images")
     inside, found, refused = root.resolve(), [], []
     for folder, folders, files in os.walk(root, onerror=_raise):
         linked = [name for name in folders if os.path.islink(os.path.join(folder, name))]
@@ -236,7 +239,7 @@ def _raise(error: OSError) -> None:
 
 
 def _decode(path: Path) -> tuple[str, np.ndarray]:
-    """Digest of the file's bytes, and its pixels (3, h, w) as uint8 or uint16, without alpha."""
+    """Digest of the file, and its pixels (3, h, w) as uint8 or uint16, without alpha."""
     picture = read_picture(path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

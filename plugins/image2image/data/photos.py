@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from plugins.image2image.data.crops import FAR, Plan, check_options, cut
 
-# Test: three colour photographs whose subjects (an animal, a still life, a night scene) are not in
+# Test: three colour photographs whose content (an animal, a still life, a night scene) is not in
 # the training set.  Train keeps the portrait, for skin, cloth and lettering, and an outdoor scene.
 TEST_PHOTOS = ("chelsea", "coffee", "rocket")
 TRAIN_PHOTOS = (
@@ -50,10 +50,10 @@ class Photos(Dataset[dict[str, Tensor]]):
 
     Args:
         size: side of the crops, in pixels; at most 300, the side of the smallest photograph.
-        patches: how many different random crops the training set has.
-        per_photo: how many fixed crops of each photograph the test set has; they overlap only
-            where the photograph is too small to hold them apart.
-        seed: of the random crops; the test set does not depend on it.
+        patches: number of different random crops of the training set.
+        per_photo: number of fixed crops of each photograph of the test set; they overlap only where
+            the photograph is too small.
+        seed: random seed of the crops; the test set does not depend on it.
     """
 
     def __init__(
@@ -85,11 +85,11 @@ class Photos(Dataset[dict[str, Tensor]]):
         return {"image": cut(self.pixels(crop.photo), crop, self._plan.size)}
 
     def source(self, i: int) -> str:
-        """The photograph that item i is cut from: items that share it are not independent."""
+        """The photograph of item i: items of one photograph are not independent."""
         return self._plan.source(i)
 
     def name(self, i: int) -> str:
-        """A title for people, as ``coffee, patch 3``."""
+        """Title of item i, such as ``coffee, patch 3``."""
         return self._plan.name(i)
 
     def pixels(self, photo: int) -> np.ndarray:
@@ -97,6 +97,6 @@ class Photos(Dataset[dict[str, Tensor]]):
         return photograph(self._plan.names[photo])
 
     def digest(self) -> str:
-        """SHA-256 that names these exact items, pixels included."""
+        """SHA-256 of the items, pixels included."""
         whole = [photograph(name).tobytes() for name in self._plan.names]
         return self._plan.digest([hashlib.sha256(pixels).hexdigest() for pixels in whole])

@@ -1,6 +1,6 @@
-"""Attacks on classifiers: pictures within a ball that are taken for something else.
+"""Attacks on classifiers: images within a ball that are taken for something else.
 
-An attack is made on a victim, a function from pictures to logits.  What of a defence its gradient
+An attack is made on a victim, a function from images to logits.  What of a defence its gradient
 sees is the victim's business: `core.sampler.sample` gives exact gradients of a purifier.
 """
 
@@ -17,7 +17,7 @@ from core.errors import InputError
 from core.process.gaussian import over
 from core.process.noise import Noise
 
-# Pictures (b, c, h, w) in [-1, 1] to logits (b, classes); it may draw, anew at every call.
+# Images (b, c, h, w) in [-1, 1] to logits (b, classes); it may draw, anew at every call.
 Victim = Callable[[Tensor], Tensor]
 
 # Madry et al. 2018 move 2.5 radii in all: enough to cross the ball and to come back along its rim.
@@ -26,7 +26,7 @@ TRAVEL = 2.5
 
 @dataclass(frozen=True)
 class Ball:
-    """Where an attack may move: within `eps` of a picture, and within [-1, 1].
+    """Where an attack may move: within `eps` of an image, and within [-1, 1].
 
     Args:
         norm: ``linf``, the largest change of a pixel; ``l2``, the root of the sum of squares.
@@ -107,12 +107,12 @@ def pgd(
     """Projected gradient ascent on the cross-entropy, from a random point of the ball.
 
     A step is 2.5 eps / steps long, along the sign of the gradient (linf) or the gradient (l2).  Of
-    the points that were passed, each picture keeps the one with the greatest loss.
+    the points that were passed, each image keeps the one with the greatest loss.
     Source: Madry et al. 2018, arXiv:1706.06083, section 2.1 and appendix on hyper-parameters.
 
     Args:
         victim: what is attacked.
-        x: pictures in [-1, 1].
+        x: images in [-1, 1].
         target: their true classes.
         noise: one stream for each, for the start.
         ball: where they may go.

@@ -1,4 +1,4 @@
-"""Classifiers of pictures: a small one that is trained here, and the user's own by import path."""
+"""Classifiers of images: a small one that is trained here, and the user's own by import path."""
 
 import importlib
 import time
@@ -26,7 +26,7 @@ class Classifier(nn.Module):
     """Convolutions, each after the first at half the size of the one before, and a mean.
 
     Args:
-        channels: of a picture.
+        channels: of an image.
         classes: how many there are.
         width: channels of the first convolution; the second has twice, the others four times.
         depth: how many convolutions; three see 9 pixels at a time, four 17, five 33.
@@ -48,7 +48,7 @@ class Classifier(nn.Module):
         return self.layers(x)
 
     def features(self, x: Float[Tensor, " b c h w"]) -> Float[Tensor, " b d"]:
-        """What the last convolution finds, averaged over the picture."""
+        """What the last convolution finds, averaged over the image."""
         return self.layers[:-3](x).mean((2, 3))
 
 

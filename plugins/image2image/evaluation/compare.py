@@ -1,8 +1,8 @@
-"""Distances between sets of pictures, for each method and for the real pictures among themselves.
+"""Distances between sets of images, for each method and for the real images among themselves.
 
-Patches of every picture are dealt into two halves as on a chessboard.  A method's patches of one
+Patches of every image are dealt into two halves as on a chessboard.  A method's patches of one
 half are compared with the real patches of the other, both ways, and the real ones with each other
-in the same way: so a method that restores every picture exactly has the floor, at the same n, and
+in the same way: so a method that restores every image exactly has the floor, at the same n, and
 no patch is compared with what it was made from.
 """
 
@@ -32,7 +32,7 @@ from plugins.image2image.tasks.restoration import Restoration, to_levels
 
 FLOOR = "real, one half against the other"
 DRAWS = 1000  # of every bootstrap
-CHUNK = 16  # pictures whose baselines are made at once
+CHUNK = 16  # images whose baselines are made at once
 
 
 def compare(*given: Any) -> CompareResult:
@@ -43,7 +43,7 @@ def compare(*given: Any) -> CompareResult:
 
 
 def compared(request: CompareRequest, inputs: Mapping[str, Path], out: Path) -> CompareResult:
-    """Compare samples with the real pictures.
+    """Compare samples with the real images.
 
     Args:
         request: with what features, and how.
@@ -51,7 +51,7 @@ def compared(request: CompareRequest, inputs: Mapping[str, Path], out: Path) -> 
         out: ``metrics.json`` and ``features.safetensors`` go there.
 
     Raises:
-        InputError: no samples there, samples of different data, or pictures too small or too few.
+        InputError: no samples there, samples of different data, or images too small or too few.
         StorageError: the disk is full or not writable.
     """
     start = time.perf_counter()
@@ -101,11 +101,11 @@ class Sets:
     """What is compared.
 
     Args:
-        real: pictures (n, c, h, w).
+        real: images (n, c, h, w).
         labels: their classes, where they have some and the samples were drawn for them.
         sources: what each was taken from.
-        methods: by name, pictures (m, draws, c, h, w).
-        paired: whether picture i of a method is meant to be the real picture i.
+        methods: by name, images (m, draws, c, h, w).
+        paired: whether image i of a method is meant to be the real image i.
         reference: the method that others are compared with.
         about: dataset and split, for the report.
     """
@@ -120,7 +120,7 @@ class Sets:
 
 
 def _gathered(inputs: Mapping[str, Path], request: CompareRequest) -> Sets:
-    """The real pictures, those of all inputs and those of their tasks' baselines.
+    """The real images, those of all inputs and those of their tasks' baselines.
 
     Raises:
         InputError: nothing to compare, or sets that have no comparison.
@@ -141,7 +141,7 @@ def _gathered(inputs: Mapping[str, Path], request: CompareRequest) -> Sets:
     chosen = list(range(min(len(dataset), wanted if real is None else count or len(dataset))))
     batch = collate(dataset, chosen)
     if "image" not in batch or batch["image"].ndim != 4:
-        raise InputError("compare: the real items have no pictures; name some by `real`")
+        raise InputError("compare: the real items have no images; name some by `real`")
     methods: dict[str, Tensor] = {}
     for label, drawn in read.items():
         before = f"{label}: " if len(read) > 1 else ""
@@ -149,7 +149,7 @@ def _gathered(inputs: Mapping[str, Path], request: CompareRequest) -> Sets:
             title = name if name not in ("one sample", "mean of all") else before + name
             if title in methods and not torch.equal(methods[title], pictures):
                 raise InputError(
-                    f"compare: {title} is not the same picture for all of these samples: they are "
+                    f"compare: {title} is not the same image for all of these samples: they are "
                     "of different tasks or options; compare them one by one"
                 )
             methods[title] = pictures
@@ -166,10 +166,10 @@ def _gathered(inputs: Mapping[str, Path], request: CompareRequest) -> Sets:
 
 
 def _methods(drawn: samples.Samples, count: int, paired: bool) -> dict[str, Tensor]:
-    """Pictures by method (n, draws, c, h, w) at 8 bits: baselines, draws, and the draws' mean."""
+    """Images by method (n, draws, c, h, w) at 8 bits: baselines, draws, and the draws' mean."""
     task, results = drawn.task, drawn.results[:count]
     if results.ndim != 5:
-        raise InputError(f"compare: expected pictures, got samples of {tuple(results.shape[2:])}")
+        raise InputError(f"compare: expected images, got samples of {tuple(results.shape[2:])}")
     if not paired:
         return {"one sample": to_levels(results)}
     assert isinstance(task, Restoration)
@@ -191,15 +191,15 @@ def _methods(drawn: samples.Samples, count: int, paired: bool) -> dict[str, Tens
 
 
 @dataclass(frozen=True)
-class Half:
-    """Features of the patches on one colour of the chessboard, and of which picture each is."""
+class HalfSet:
+    """Features of the patches on one colour of the chessboard, and of which image each is."""
 
     features: Float[Tensor, " m d"]
     picture: Int[Tensor, " m"]
 
 
 class Judge:
-    """Figures of each method against the same real pictures.
+    """Figures of each method against the same real images.
 
     Args:
         extractor: gives the features.
@@ -207,23 +207,21 @@ class Judge:
         request: how.
 
     Raises:
-        InputError: features of other pictures, or too few of them.
+        InputError: features of other images, or too few of them.
     """
 
     def __init__(self, extractor: Extractor, sets: Sets, request: CompareRequest) -> None:
         channels = extractor.tensors["layers.0.weight"].shape[1]
         if sets.real.shape[1] != channels:
             raise InputError(
-                f"learned_from: features of pictures of {channels} channels, these have "
-                f"{sets.real.shape[1]}; learn them from a dataset of such pictures"
+                f"learned_from: features of images of {channels} channels, these have "
+                f"{sets.real.shape[1]}; learn them from a dataset of such images"
             )
         self.extractor, self.sets, self.request = extractor, sets, request
         self._real = self._features(sets.real)
         self._labels = sets.labels if extractor.labelled else None
         self._redrawn: dict[str, np.ndarray] = {}  # kernel distances, by method
-        self._values: dict[
-            str, dict[str, list[float]]
-        ] = {}  # of each picture, by method and figure
+        self._values: dict[str, dict[str, list[float]]] = {}  # of each image, by method and figure
 
     @property
     def figures(self) -> dict[str, Figure]:
@@ -242,14 +240,14 @@ class Judge:
         }
 
     def floor(self) -> dict[str, Any]:
-        """Figures of the real pictures against themselves."""
+        """Figures of the real images against themselves."""
         row = self._of_sets(FLOOR, self._real, paired=True)
         if self._labels is not None:
             row["accuracy"] = self._mean(FLOOR, "accuracy", self._right(self.sets.real))
         return row
 
     def method(self, name: str, drawn: Float[Tensor, " n k c h w"]) -> dict[str, Any]:
-        """Figures of a method's pictures: of its first draw, but for the diversity of all."""
+        """Figures of a method's images: of its first draw, but for the diversity of all."""
         features = self._features(drawn[:, 0])
         row = self._of_sets(name, features, paired=self.sets.paired)
         if self.sets.paired or self._labels is not None:
@@ -262,7 +260,7 @@ class Judge:
         return row
 
     def differences(self) -> dict[str, Any]:
-        """Of every method to the reference: what is known picture by picture, and the KID."""
+        """Of every method to the reference: what is known image by image, and the KID."""
         reference, found = self.sets.reference, {}
         for name in self.sets.methods:
             if name == reference:
@@ -286,14 +284,14 @@ class Judge:
                     )
         return found
 
-    # Of one set of pictures.
+    # Of one set of images.
 
     def _features(self, pictures: Float[Tensor, " n c h w"]) -> Float[Tensor, " n rows columns d"]:
         cut = patches(pictures, self.request.patch)
         return self.extractor.features(cut.flatten(0, 2)).unflatten(0, cut.shape[:3])
 
     def _right(self, pictures: Float[Tensor, " n c h w"]) -> Float[Tensor, " n"]:
-        """The share of each picture's patches with the right class, or the truth's."""
+        """The share of each image's patches with the right class, or the truth's."""
 
         def taken_for(x: Tensor) -> Tensor:
             cut = patches(x, self.request.patch)
@@ -317,7 +315,7 @@ class Judge:
         kid = np.mean([self._kernel(mine, real, len(features), paired) for mine, real in ways], 0)
         if not np.isfinite(kid[0]):
             raise InputError(
-                f"compare: {len(features)} pictures and {len(self._real)} real ones are too few; "
+                f"compare: {len(features)} images and {len(self._real)} real ones are too few; "
                 "draw more"
             )
         self._redrawn[name] = kid
@@ -329,10 +327,10 @@ class Judge:
             **self._supports(ways, len(features), paired),
         }
 
-    def _kernel(self, mine: Half, real: Half, count: int, paired: bool) -> np.ndarray:
+    def _kernel(self, mine: HalfSet, real: HalfSet, count: int, paired: bool) -> np.ndarray:
         """The kernel distance of two halves, first as they are and then redrawn.
 
-        Patches of one picture, or of a picture and what was made of it, are not paired.
+        Patches of one image, or of an image and what was made of it, are not paired.
         """
         often = _with_whole(multiplicities(self.sets.sources, draws=DRAWS))
         if paired:
@@ -347,7 +345,9 @@ class Judge:
             )
         return redrawn_kernel_distances(mine.features, real.features, groups, weights, apart=True)
 
-    def _supports(self, ways: list[tuple[Half, Half]], count: int, paired: bool) -> dict[str, Any]:
+    def _supports(
+        self, ways: list[tuple[HalfSet, HalfSet]], count: int, paired: bool
+    ) -> dict[str, Any]:
         found = [
             support(real.features, mine.features, neighbours=self.request.neighbours)
             for mine, real in ways
@@ -388,12 +388,12 @@ class Judge:
         return {"mean": value, "low": float(low), "high": float(high), "n": n}
 
 
-def _halves(features: Float[Tensor, " n rows columns d"]) -> tuple[Half, Half]:
-    """Patches dealt as on a chessboard; the next picture begins with the other colour."""
+def _halves(features: Float[Tensor, " n rows columns d"]) -> tuple[HalfSet, HalfSet]:
+    """Patches dealt as on a chessboard; the next image begins with the other colour."""
     picture, row, column = (torch.arange(size) for size in features.shape[:3])
     picture = picture[:, None, None].expand(features.shape[:3])
     colour = (picture + row[:, None] + column) % 2
-    first, second = (Half(features[colour == c], picture[colour == c]) for c in (0, 1))
+    first, second = (HalfSet(features[colour == c], picture[colour == c]) for c in (0, 1))
     return first, second
 
 

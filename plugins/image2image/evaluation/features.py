@@ -1,4 +1,4 @@
-"""Features of pictures for distances between sets: of a small classifier that is trained here.
+"""Features of images for distances between sets: of a small classifier that is trained here.
 
 It tells photographs apart by crops whose colours and brightness were changed at random, so that
 what is left is texture, edges and grain (Dosovitskiy et al. 2014, arXiv:1406.6909, with photographs
@@ -37,7 +37,7 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Extractor:
-    """Features of pictures, each in units of its deviation over what they were learned from.
+    """Features of images, each in units of its standard deviation over what they were learned from.
 
     Args:
         classifier: whose last convolution they are.
@@ -62,14 +62,14 @@ class Extractor:
 
     @torch.no_grad()
     def features(self, pictures: Float[Tensor, " n c h w"]) -> Float[Tensor, " n d"]:
-        """Features of pictures in [-1, 1]; those that no training crop has are left out."""
+        """Features of images in [-1, 1]; those that no training crop has are left out."""
         mean, deviation = self.tensors["mean"], self.tensors["deviation"]
         found = torch.cat([self.classifier.features(x) for x in pictures.split(BATCH)])
         return ((found - mean) / deviation)[:, deviation > 0]
 
     @torch.no_grad()
     def classes(self, pictures: Float[Tensor, " n c h w"]) -> Int[Tensor, " n"]:
-        """The class that each picture is taken for."""
+        """The class that each image is taken for."""
         return torch.cat([self.classifier(x).argmax(1) for x in pictures.split(BATCH)])
 
     def save(self, path: Path) -> None:
@@ -206,15 +206,15 @@ class _Exemplars:
 def patches(
     pictures: Float[Tensor, " n c h w"], side: int
 ) -> Float[Tensor, " n rows columns c side side"]:
-    """Squares of a picture side by side; what does not fill one is left out evenly at the edges.
+    """Squares of an image side by side; what does not fill one is left out evenly at the edges.
 
     Raises:
-        InputError: pictures smaller than a square.
+        InputError: images smaller than a square.
     """
     height, width = pictures.shape[-2:]
     if min(height, width) < side:
         raise InputError(
-            f"patch: expected at most {min(height, width)}, the side of the pictures, got {side}"
+            f"patch: expected at most {min(height, width)}, the side of the images, got {side}"
         )
     top, left = height % side // 2, width % side // 2
     inner = pictures[..., top : top + height // side * side, left : left + width // side * side]

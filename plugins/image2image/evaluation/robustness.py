@@ -71,7 +71,7 @@ def evaluate(
     right: dict[str, list[bool]] = {}
     panels: list[Panel] = []
     batches = -(-len(items) // request.batch)
-    contest = Contest(request, classifier, defended, _counter(request, batches, right, emit))
+    contest = Attacks(request, classifier, defended, _counter(request, batches, right, emit))
     pictured = {items[i] for i in _spread(len(items), request.pictures)}
     for first in range(0, len(items), request.batch):
         chosen = items[first : first + request.batch]
@@ -108,12 +108,12 @@ def _check(classifier: nn.Module, x: Float[Tensor, " b *shape"], target: Int[Ten
     logits, top = classifier(x), int(target.max())
     if logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] <= top:
         raise InputError(
-            f"classifier: made {tuple(logits.shape)} of {len(x)} pictures whose classes go up to "
+            f"classifier: made {tuple(logits.shape)} of {len(x)} images whose classes go up to "
             f"{top}; wanted ({len(x)}, {top + 1} or more), a logit for each class"
         )
 
 
-class Contest:
+class Attacks:
     """A classifier bare and defended, the attacks on both, and the draws of each.
 
     The draws of item i follow from (seed, purpose, i): they do not depend on its batch, and those
@@ -153,7 +153,7 @@ class Contest:
     def attacked(
         self, x: Float[Tensor, " b *shape"], target: Int[Tensor, " b"], items: list[int]
     ) -> dict[str, Float[Tensor, " b *shape"]]:
-        """The pictures that each method is counted on."""
+        """The images that each method is counted on."""
 
         def attack(name: str, victim: Victim, draws: int) -> Tensor:
             noise = self._noise(f"{name} start", items)
@@ -174,7 +174,7 @@ class Contest:
     def right(
         self, found: dict[str, Tensor], target: Int[Tensor, " b"], items: list[int]
     ) -> dict[str, Bool[Tensor, " b"]]:
-        """Which pictures each method gets right, with draws that no attack has seen."""
+        """Which images each method gets right, with draws that no attack has seen."""
         right = {}
         for method, x in found.items():
             if method in ATTACKS:
@@ -272,7 +272,7 @@ def _written(
 
 
 def _panel(title: str, clean: Tensor, attacked: Tensor, purified: Tensor) -> Panel:
-    """A picture clean, attacked and purified, and what the attack changed, enlarged."""
+    """An image clean, attacked and purified, and what the attack changed, enlarged."""
     change = attacked - clean
     gain = 1 / max(float(change.abs().max()), 1e-6)
     images = {"clean": clean, "attacked": attacked, "purified": purified,

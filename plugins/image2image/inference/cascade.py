@@ -1,4 +1,4 @@
-"""Enlargements of held-out pictures by two models in turn, as samples that can be scored."""
+"""The verb `cascade`: held-out images upscaled by two models in turn, as samples to score."""
 
 import math
 import time
@@ -16,7 +16,7 @@ from core.process.noise import derive
 from core.request import Emit, Machine, Note, Progress, SampleResult, silent
 from core.results import samples
 from core.storage.files import make_folder
-from plugins.image2image.inference.draws import How, cascade
+from plugins.image2image.inference.draws import Sampling, draw_cascade
 from plugins.image2image.request import CascadeRequest
 from plugins.image2image.tasks.super_resolution import SR3
 
@@ -24,25 +24,25 @@ from plugins.image2image.tasks.super_resolution import SR3
 def sample(
     request: CascadeRequest, out: Path, *, machine: Machine | None = None, emit: Emit = silent
 ) -> SampleResult:
-    """Draw enlargements through both models, from the 8-bit reduction by the whole factor.
+    """Draw upscaled images through both models, from the 8-bit reduction by the whole factor.
 
     Args:
-        request: what to draw, by which models.
-        out: what `core.runs.sample` writes, as of one model for the whole factor.
+        request: models, dataset, sampler and number of draws.
+        out: folder of the samples, as `core.runs.sample` writes them for one model.
         machine: where to run.
-        emit: hears of progress.
+        emit: receives progress.
 
     Raises:
-        InputError: a part or option is wrong, a model of another task, or pictures whose sides are
-            no multiples of the factor.
+        InputError: a part or option is wrong, a model of another task, or sides of images that are
+            not multiples of the factor.
         StorageError: the disk is full or not writable.
     """
     start = time.perf_counter()
     request = bind(CascadeRequest, plain(request))
-    places = ((request.checkpoint, 0.0), (request.then, request.level))
+    folders = ((request.checkpoint, 0.0), (request.then, request.level))
     models = [
-        (load_model(place, machine=machine, task="image2image/sr3"), level)
-        for place, level in places
+        (load_model(folder, machine=machine, task="image2image/sr3"), level)
+        for folder, level in folders
     ]
     for model, _ in models:
         for note in model.notes:
@@ -62,13 +62,15 @@ def sample(
     }
     make_folder(out)
     grid = configure("grid", request.grid)(first.process)
-    how = How(solver=configure("sampler", request.sampler)(), grid=grid, draws=request.samples)
+    how = Sampling(solver=configure("sampler", request.sampler)(), grid=grid, draws=request.samples)
     results, begun, count = [], time.monotonic(), len(about["items"])
     for item in range(count):
         batch = collate(dataset, [item])
         drawn = replace(how, seed=derive(request.seed, "cascade", item))
-        pictures = cascade(models, whole.low(batch).to(first.device), drawn)
-        results += [whole.agree(picture.cpu(), batch).clamp(-1, 1) for picture in pictures]
+        pictures = draw_cascade(models, whole.low(batch).to(first.device), drawn)
+        results += [
+            whole.make_consistent(picture.cpu(), batch).clamp(-1, 1) for picture in pictures
+        ]
         rate = (item + 1) / (time.monotonic() - begun)
         emit(Progress(done=item + 1, total=count, unit="item", rate=rate, figures={}))
     samples.write(out, torch.cat(results), about, whole, dataset)

@@ -1,4 +1,4 @@
-"""Pictures of any size through a trained model of restoration."""
+"""Draws of a restoration: images of any size through a trained model, in tiles."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from core.denoiser.parameterization import Condition, FunctionDenoiser, Prediction
-from core.denoiser.tiles import Estimate, check_memory, roomy, starts, tiled
+from core.denoiser.tiles import Cost, check_memory, padded_to_least, starts, tiled
 from core.model import Model, corrected
 from core.process.noise import Noise, derive
 from core.request import Emit, Progress, silent
@@ -25,17 +25,17 @@ FIELDS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class How:
-    """How a restoration is drawn.
+class Sampling:
+    """How restorations are sampled.
 
     Args:
-        solver: rule of a step.
+        solver: solver of a sampler step.
         grid: falling times.
         seed: of the draws.
-        draws: how many.
-        first: number of the first of them.
+        draws: number of draws.
+        first: index of the first of them.
         tile: side of a tile of the result, in pixels.
-        overlap: pixels that tiles share.
+        overlap: overlap of neighbouring tiles, in pixels.
     """
 
     solver: Solver
@@ -47,49 +47,49 @@ class How:
     overlap: int = 64
 
     def tiles(self, height: int, width: int) -> int:
-        """How many tiles a result has."""
+        """Number of tiles of a result."""
         sides = (len(starts(side, self.tile, self.overlap)) for side in (height, width))
         return next(sides) * next(sides)
 
 
-def restored(
-    model: Model, given: Batch, how: How, *, emit: Emit = silent
+def draw_restorations(
+    model: Model, batch: Batch, sampling: Sampling, *, emit: Emit = silent
 ) -> Iterator[Float[Tensor, " 1 3 h w"]]:
-    """Draws of what a picture was, each in [-1, 1] and agreeing with what was measured.
+    """Posterior draws of one image, each in [-1, 1] and consistent with the measurement.
 
     Draw k depends on (seed, k) alone.  Memory does not grow with the number of draws or tiles.
 
     Args:
         model: trained for a `Restoration`.
-        given: of one picture, what its task's `base`, `spread` and `agree` look at.
-        how: how they are drawn.
-        emit: hears of progress.
+        batch: one image, as its task's `base`, `residual_std` and `make_consistent` read it.
+        sampling: solver, grid, seed, draws and tiles.
+        emit: receives progress.
 
     Raises:
         InputError: the result would not fit into memory, or the tiles leave no step.
     """
     task = model.task
     assert isinstance(task, Restoration), "load_model was asked for another task"
-    base, condition = task.base(given), task.condition(given)
+    base, condition = task.base(batch), task.condition(batch)
     check_memory(FIELDS, 3, *base.shape[-2:])
-    parts = tiled(roomy(model.denoise), tile=how.tile, overlap=how.overlap)
-    denoise = corrected(parts, task, given)
-    start, steps = time.monotonic(), len(how.grid) - 1
-    for draw in range(how.draws):
-        noise = Noise.of(how.seed, "upscale", each=[how.first + draw])
+    parts = tiled(padded_to_least(model.denoise), tile=sampling.tile, overlap=sampling.overlap)
+    denoise = corrected(parts, task, batch)
+    start, steps = time.monotonic(), len(sampling.grid) - 1
+    for draw in range(sampling.draws):
+        noise = Noise.of(sampling.seed, "upscale", each=[sampling.first + draw])
 
         def watch(moment: Moment, before: int = draw * steps) -> None:
             done = before + moment.done
             rate = done / (time.monotonic() - start)
-            total = how.draws * steps
+            total = sampling.draws * steps
             emit(Progress(done=done, total=total, unit="step", rate=rate, figures={}))
 
-        x = prior(model.process, how.grid, base, noise)
-        x0 = sample(denoise, how.grid, how.solver, x, noise, condition, watch=watch)
-        yield task.finish(x0, given)
+        x = prior(model.process, sampling.grid, base, noise)
+        x0 = sample(denoise, sampling.grid, sampling.solver, x, noise, condition, watch=watch)
+        yield task.finish(x0, batch)
 
 
-def estimated(model: Model, size: tuple[int, int], how: How) -> Estimate:
+def estimate_cost(model: Model, size: tuple[int, int], sampling: Sampling) -> Cost:
     """What `restored` will take for a result of a size, from one evaluation of one tile.
 
     Raises:
@@ -97,84 +97,85 @@ def estimated(model: Model, size: tuple[int, int], how: How) -> Estimate:
     """
     height, width = size
     check_memory(FIELDS, 3, height, width)
-    tiled(model.denoise, tile=how.tile, overlap=how.overlap)
-    calls, tiles = _calls(model, how), how.tiles(height, width)
-    part = (min(height, how.tile), min(width, how.tile))
+    tiled(model.denoise, tile=sampling.tile, overlap=sampling.overlap)
+    calls, tiles = _count_calls(model, sampling), sampling.tiles(height, width)
+    part = (min(height, sampling.tile), min(width, sampling.tile))
     x = torch.zeros(1, model.task.channels, *part, device=model.device)
-    told = {name: x.new_zeros(1, n, *part) for name, n in model.task.conditions.items()}
+    condition = {name: x.new_zeros(1, n, *part) for name, n in model.task.conditions.items()}
     t = torch.full((1,), model.process.t_max, dtype=torch.float64, device=model.device)
     with torch.no_grad():
-        roomy(model.denoise)(x, t, told)  # pays for what is made once
+        padded_to_least(model.denoise)(x, t, condition)  # warms up what is cached
         begun = time.monotonic()
-        roomy(model.denoise)(x, t, told)
-    seconds = how.draws * tiles * calls * (time.monotonic() - begun)
+        padded_to_least(model.denoise)(x, t, condition)
+    seconds = sampling.draws * tiles * calls * (time.monotonic() - begun)
     memory = FIELDS * 3 * height * width * 4
-    return Estimate(size, how.tile, how.overlap, tiles, calls, seconds, memory)
+    return Cost(size, sampling.tile, sampling.overlap, tiles, calls, seconds, memory)
 
 
-def _calls(model: Model, how: How) -> int:
-    """How often a draw asks the denoiser: a walk on a picture of one pixel, which says nothing."""
+def _count_calls(model: Model, sampling: Sampling) -> int:
+    """Denoiser calls of one draw, counted on an image of one pixel by the identity."""
     calls = 0
 
-    def nothing(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
+    def identity(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
         nonlocal calls
         calls += 1
         return Prediction(x)
 
-    counted = FunctionDenoiser(model.process, nothing)
-    sample(counted, how.grid, how.solver, torch.zeros(1, 1, 1, 1), Noise([0]))
+    counting = FunctionDenoiser(model.process, identity)
+    sample(counting, sampling.grid, sampling.solver, torch.zeros(1, 1, 1, 1), Noise([0]))
     return calls
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What several draws say together.
+    """Mean and standard deviation of draws.
 
     Args:
-        mean: of the draws: closer to the truth on average than any, and smoother.
-        deviation: of the draws, by their number: what is not certain; 0 for a single one.
+        mean: of lower mean squared error than any draw, and smoother.
+        std: standard deviation, divided by their number n rather than n - 1; 0 for one draw.
     """
 
     mean: Float[Tensor, " 3 h w"]
-    deviation: Float[Tensor, " 3 h w"]
+    std: Float[Tensor, " 3 h w"]
 
 
-def cascade(
+def draw_cascade(
     stages: Sequence[tuple[Model, float]],
     low: Float[Tensor, " 1 3 y x"],
-    how: How,
+    sampling: Sampling,
     *,
     emit: Emit = silent,
 ) -> Iterator[Float[Tensor, " 1 3 h w"]]:
-    """Draws of a picture enlarged by one model after another, each draw through all of them.
+    """Draws of an image upscaled by one model after another, each draw through all of them.
 
-    Source: Ho et al. 2022, Cascaded diffusion models, JMLR 23, with noise-conditioning
-    augmentation (section 4): what a later model is given is as noisy as it is told.
+    Source: Ho et al. 2022, Cascaded diffusion models, JMLR 23, section 4
+    (conditioning augmentation): the input of a later model has noise of a level that is its
+    condition.
 
     Args:
-        stages: models trained for `SR3`, and the deviation of the noise that is added to what each
-            is given; 0 for one that was trained without.
-        low: the picture, in [-1, 1].
-        how: how each stage is drawn; tiles are of its own result.
-        emit: hears of the progress of each stage.
+        stages: models trained for `SR3`, each with the standard deviation of the noise added to its
+            input; 0 for one trained without augmentation.
+        low: the low-resolution image, in [-1, 1].
+        sampling: of each stage; tiles are of its own result.
+        emit: receives the progress of each stage.
 
     Raises:
-        InputError: as `restored`, or a level that a model was not trained for.
+        InputError: as `draw_restorations`, or a level outside a model's training.
     """
-    for draw in range(how.draws):
-        picture = low
+    for draw in range(sampling.draws):
+        image = low
         for stage, (model, level) in enumerate(stages):
             assert isinstance(model.task, SR3), "load_model was asked for another task"
-            seed = how.seed if stage == 0 else derive(how.seed, "stage", stage)
-            noise = Noise.of(seed, "augment", each=[draw]).like(picture)
-            given = model.task.given(picture, level, noise)
-            alone = replace(how, seed=seed, draws=1, first=draw)
-            (picture,) = restored(model, given, alone, emit=emit)
-        yield picture
+            seed = sampling.seed if stage == 0 else derive(sampling.seed, "stage", stage)
+            noise = Noise.of(seed, "augment", each=[draw]).like(image)
+            batch = model.task.given(image, level, noise)
+            alone = replace(sampling, seed=seed, draws=1, first=draw)
+            (image,) = draw_restorations(model, batch, alone, emit=emit)
+        yield image
 
 
 def summary(draws: Iterator[Float[Tensor, " 3 h w"]]) -> Summary:
-    """Mean and deviation of draws that are looked at one by one.
+    """Mean and standard deviation of draws, in one pass over them.
 
     Source: Welford 1962, Technometrics 4, 419.
     """

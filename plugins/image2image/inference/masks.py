@@ -23,29 +23,29 @@ MOST_GROWN = 1024  # pixels
 CANVASES = 2  # float32 fields of a larger canvas that live at once
 
 
-# --- what a user gives -------------------------------------------------------------------------
+# --- options of a region -------------------------------------------------------------------------
 
 
 def read_mask(path: Path, height: int, width: int, *, invert: bool = False) -> Bool[Tensor, " h w"]:
-    """The mask in a picture's file: white is to be filled, greys from 50 % on count as white.
+    """The mask in an image's file: white is to be filled, grey of 50 % or more counts as white.
 
-    Colours are averaged; what is transparent in the file counts as black.
+    Colours are averaged; transparent pixels count as black.
 
     Args:
-        path: of a picture of exactly the size wanted.
-        height: of the picture that the mask is for.
-        width: of it.
-        invert: white is to be kept instead.
+        path: an image file of exactly that size.
+        height: height of the masked image.
+        width: its width.
+        invert: white is kept instead.
 
     Raises:
-        InputError: not a picture, or one of another size.
+        InputError: not an image, or another size.
     """
     drawn = read_picture(path)
     high, wide = drawn.pixels.shape[1:]
     if (high, wide) != (height, width):
         raise InputError(
-            f"{path}: the mask has {wide}x{high} pixels, the picture {width}x{height}; save the "
-            "mask in the picture's own size"
+            f"{path}: the mask has {wide}x{high} pixels, the image {width}x{height}; save the "
+            "mask at the size of the image"
         )
     white = (drawn.pixels.mean(0) + 1) / 2
     if drawn.alpha is not None:
@@ -54,14 +54,14 @@ def read_mask(path: Path, height: int, width: int, *, invert: bool = False) -> B
 
 
 def transparent(picture: Picture) -> Bool[Tensor, " h w"]:
-    """Where a picture is less than half opaque.
+    """Where an image is less than half opaque.
 
     Raises:
         InputError: it has no alpha channel.
     """
     if picture.alpha is None:
         raise InputError(
-            "the picture has no transparency to fill; give a mask, a box, or a picture with alpha"
+            "the image has no alpha channel; give a mask, a box, or an image with alpha"
         )
     return picture.alpha[0] < 0.5
 
@@ -70,7 +70,7 @@ def box(text: str, height: int, width: int) -> Bool[Tensor, " h w"]:
     """The rectangle ``x,y,w,h``, in pixels from the upper left corner.
 
     Raises:
-        InputError: not four whole numbers, an empty rectangle, or one not inside the picture.
+        InputError: not four whole numbers, an empty rectangle, or one not inside the image.
     """
     numbers = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*", text, re.ASCII)
     if numbers is None:
@@ -78,7 +78,7 @@ def box(text: str, height: int, width: int) -> Bool[Tensor, " h w"]:
     x, y, across, down = map(int, numbers.groups())
     if not across or not down or x + across > width or y + down > height:
         raise InputError(
-            f"box: {text} is not inside the picture of {width}x{height} pixels; x + width is at "
+            f"box: {text} is not inside the image of {width}x{height} pixels; x + width is at "
             f"most {width} and y + height at most {height}"
         )
     mask = torch.zeros(height, width, dtype=torch.bool)
@@ -88,7 +88,7 @@ def box(text: str, height: int, width: int) -> Bool[Tensor, " h w"]:
 
 @dataclass(frozen=True)
 class Margins:
-    """By how many pixels a picture grows on each side."""
+    """Pixels added on each side."""
 
     left: int = 0
     right: int = 0
@@ -97,18 +97,18 @@ class Margins:
 
 
 def margins(texts: Sequence[str], height: int, width: int) -> Margins:
-    """What ``right=25%`` and ``left=64`` ask for; shares are of the picture's width or height.
+    """Margins from texts such as ``right=25%`` and ``left=64``; per cent of width or height.
 
     Raises:
-        InputError: another form, a side named twice, or a margin of nothing or of more than four
-            times the picture.
+        InputError: another form, a side given twice, or a margin outside 1 pixel to four
+            times the image.
     """
     found: dict[str, int] = {}
     for text in texts:
         parts = re.fullmatch(r"(left|right|top|bottom)=(\d{1,6}(?:\.\d{1,6})?)(%?)", text, re.ASCII)
         if parts is None or ("." in parts[2] and not parts[3]):
             raise InputError(
-                f"extend: expected a side and how far, as right=25% or left=64, got {text!r}; "
+                f"extend: expected SIDE=N, such as right=25% or left=64, got {text!r}; "
                 f"sides are {', '.join(SIDES)}"
             )
         side, number, percent = parts.groups()
@@ -126,9 +126,9 @@ def margins(texts: Sequence[str], height: int, width: int) -> Margins:
 
 
 def extended(picture: Picture, by: Margins) -> tuple[Picture, Bool[Tensor, " y x"]]:
-    """A larger canvas with the picture in it, and where it is new.
+    """The image on a larger canvas, and the mask of new pixels.
 
-    The new pixels repeat the nearest of the picture, opaque; metadata stay.
+    New pixels repeat the nearest one of the image and are opaque; metadata are kept.
 
     Raises:
         InputError: a canvas that does not fit into memory.
@@ -154,18 +154,18 @@ def check_mask(mask: Bool[Tensor, " h w"], *, some_known: bool) -> None:
     """
     if not mask.any():
         raise InputError(
-            "mask: nothing to fill, as it is black everywhere; white is what is filled "
-            "(--invert turns a mask round)"
+            "mask: nothing to fill, all pixels are black; white pixels are filled "
+            "(--invert inverts the mask)"
         )
     if some_known and mask.all():
         raise InputError(
-            "mask: nothing is known, as it is white everywhere; black is what is kept "
-            "(--invert turns a mask round), and without anything to keep use `polymode sample`"
+            "mask: no known pixel, all are white; black pixels are kept (--invert inverts the "
+            "mask). Without known pixels use `polymode sample`"
         )
 
 
 def around(mask: Bool[Tensor, " h w"], reach: int) -> tuple[slice, slice]:
-    """Rows and columns within `reach` pixels of what is to be filled."""
+    """Rows and columns within `reach` pixels of the mask."""
     rows, columns = (at.nonzero().flatten().tolist() for at in (mask.any(1), mask.any(0)))
     return (
         slice(max(0, rows[0] - reach), rows[-1] + 1 + reach),
@@ -177,7 +177,7 @@ def around(mask: Bool[Tensor, " h w"], reach: int) -> tuple[slice, slice]:
 
 
 def _rings(mask: Bool[Tensor, " h w"], pixels: int) -> Iterator[Float[Tensor, " h w"]]:
-    """The mask grown by 0, 1, ... `pixels`: octagons, about as far in every direction."""
+    """The mask dilated by 0, 1, ... `pixels`, by octagons: nearly isotropic."""
     if not 0 <= pixels <= MOST_GROWN:
         raise InputError(f"pixels: expected 0 to {MOST_GROWN} around a mask, got {pixels}")
     ring = mask.float()[None]
@@ -192,7 +192,7 @@ def _rings(mask: Bool[Tensor, " h w"], pixels: int) -> Iterator[Float[Tensor, " 
 
 
 def grown(mask: Bool[Tensor, " h w"], pixels: int) -> Bool[Tensor, " h w"]:
-    """The mask and what is within about `pixels` of it, exactly so along rows and columns.
+    """The mask dilated by about `pixels`, exactly along rows and columns.
 
     Raises:
         InputError: a negative number, or one above 1024.
@@ -204,7 +204,7 @@ def grown(mask: Bool[Tensor, " h w"], pixels: int) -> Bool[Tensor, " h w"]:
 
 
 def feathered(mask: Bool[Tensor, " h w"], pixels: int) -> Float[Tensor, " h w"]:
-    """Weights of what is new: 1 inside the mask, falling to 0 over `pixels` around it.
+    """Blending weights of the new image: 1 inside the mask, falling to 0 over `pixels` around it.
 
     Raises:
         InputError: a negative number, or one above 1024.

@@ -1,4 +1,4 @@
-"""What ``upscale``, ``restore`` and ``polymode apply`` call: pictures made larger, and restored."""
+"""Predictors: an image file upscaled, restored or purified into another."""
 
 import math
 import sys
@@ -6,13 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
 from annotated_types import Ge, Gt
 from jaxtyping import Float
 from torch import Tensor
 
-from core.denoiser.tiles import Estimate, check_memory, mirrored, tiled
+from core.denoiser.tiles import Cost, check_memory, mirrored, tiled
 from core.errors import InputError
 from core.model import Model, for_task, load_model
 from core.parts.config import configure, plain
@@ -20,71 +20,82 @@ from core.parts.registry import Spec
 from core.process.noise import Noise
 from core.request import Emit, Machine, silent
 from core.task import Task
-from plugins.image2image.inference.draws import How, cascade, estimated, restored, summary
+from plugins.image2image.inference.draws import (
+    Sampling,
+    draw_cascade,
+    draw_restorations,
+    estimate_cost,
+    summary,
+)
+from plugins.image2image.inference.input_image import (
+    InputImage,
+    for_colourisation,
+    for_inpainting,
+    for_jpeg,
+    for_upscaling,
+)
 from plugins.image2image.inference.purify import check_level, load_prior, purify
 from plugins.image2image.inference.region import Region
-from plugins.image2image.inference.subject import Subject, colourised, completed, enlarged, repaired
 from plugins.image2image.io.pictures import SUFFIXES, Picture
 from plugins.image2image.io.reading import read_picture
 from plugins.image2image.io.writing import check_writable, write_picture
+from plugins.image2image.request import RestorationTask
 from plugins.image2image.tasks.colourise import Colourise
 from plugins.image2image.tasks.inpaint import Inpaint
 from plugins.image2image.tasks.jpeg import JPEG
 from plugins.image2image.tasks.multitask import MultiTask
 from plugins.image2image.tasks.super_resolution import SR3
 
-Which = Literal["colourise", "inpaint", "uncrop", "jpeg"]
 
-
-class _Drawn(ABC):
-    """What predictors that draw pictures share: a file of one becomes a file of the other."""
+class _MeanOfDraws(ABC):
+    """Predictors that sample: the output file is the mean of some draws."""
 
     suffixes: ClassVar[tuple[str, ...]] = tuple(SUFFIXES)
-    _how: How
+    _sampling: Sampling
 
     @abstractmethod
-    def subject(self, photo: Path, picture: Picture) -> Subject:
-        """The picture as the model sees it."""
+    def prepare(self, path: Path, picture: Picture) -> InputImage:
+        """The image file as the model's input."""
 
     @abstractmethod
     def draws(
-        self, subject: Subject, count: int, *, emit: Emit = silent
+        self, image: InputImage, count: int, *, emit: Emit = silent
     ) -> Iterator[Float[Tensor, " 3 h w"]]:
-        """Draws of it."""
+        """Posterior draws of the result."""
 
     def __call__(self, source: Path, target: Path) -> Mapping[str, Any]:
-        """Make a new file of one picture: the mean of some draws.
+        """Write the mean of some draws for one image file.
 
         Returns:
-            ``size``, width and height of the result, and ``notes``, what reading left out.
+            ``size``, width and height of the result, and ``notes`` of what reading discarded.
 
         Raises:
-            InputError: `source` is no picture that can be used, or cannot be held by the format
-                that `target` names.
+            InputError: `source` cannot be used, or the format of `target` cannot hold the result.
         """
         picture = read_picture(source)
-        subject = self.subject(source, picture)
-        subject.check_writable(target)
-        result = subject.finish(summary(self.draws(subject, self._how.draws)).mean)
+        image = self.prepare(source, picture)
+        image.check_writable(target)
+        result = image.finish(summary(self.draws(image, self._sampling.draws)).mean)
         write_picture(target, result)
-        return {"size": list(result.pixels.shape[:0:-1]), "notes": list(subject.picture.notes)}
+        return {"size": list(result.pixels.shape[:0:-1]), "notes": list(image.picture.notes)}
 
 
-class Upscale(_Drawn):
-    """A photograph enlarged by a trained SR3 model, as a file of the same name.
+class Upscale(_MeanOfDraws):
+    """Super-resolution of an image file by a trained SR3 model; the output has the same name.
 
     Any size; RGB or grey; alpha, 16 bits, colour profile and EXIF are kept.
 
     Args:
-        scale: factor; must be the one the model was trained for, and is that by default.
-        steps: of the sampler; more is slower.
-        seed: the same seed gives the same picture.
-        mean_of: draws to average: closer on average, and smoother.
-        sampler: rule of a step.
-        tile: side of a tile of the result, in pixels; bounds the memory.
-        overlap: pixels that tiles share.
-        then: checkpoint of a second model that enlarges what the first gives: a cascade.
-        level: deviation of the noise that the second is given with it, at most its ``augment``.
+        scale: upscaling factor; must be the one of training, which is the default.
+        steps: sampler steps; more is slower.
+        seed: random seed; the same seed repeats the output.
+        mean_of: number of draws averaged: lower error, and smoother.
+        sampler: solver of a sampler step.
+        tile: tile side in pixels of the result; bounds the memory.
+        overlap: overlap of neighbouring tiles, in pixels.
+        then: checkpoint of a second model, which upscales the output of the first: a cascade.
+        level: standard deviation of the noise added before the second model (conditioning
+            augmentation), at most its ``augment``.
     """
 
     def __init__(
@@ -103,20 +114,20 @@ class Upscale(_Drawn):
         level: Annotated[float, Ge(0)] = 0.0,
     ) -> None:
         solver = configure("sampler", sampler)()
-        places = [(checkpoint, 0.0), *([] if then is None else [(then, level)])]
-        self.stages = [(_enlarger(place, machine), noise) for place, noise in places]
+        folders = [(checkpoint, 0.0), *([] if then is None else [(then, level)])]
+        self.stages = [(_load_sr3(folder, machine), noise) for folder, noise in folders]
         model = self.stages[0][0]
-        trained = math.prod(_task(stage).scale for stage, _ in self.stages)
+        trained = math.prod(_sr3(stage).scale for stage, _ in self.stages)
         if scale is not None and scale != trained:
             raise InputError(
-                f"scale: the model was trained for {trained}, {scale} was asked; leave it out or "
-                "train with task.scale set"
+                f"scale: expected {trained}, the model's factor, got {scale}; leave it out or "
+                f"train with task.scale={scale}"
             )
         if level and then is None:
-            raise InputError("level: is of what a second model is given; name one with then")
-        tiled(model.denoise, tile=tile, overlap=overlap)  # refuses tiles that share too much
+            raise InputError("level: applies to the input of a second model; name one with then")
+        tiled(model.denoise, tile=tile, overlap=overlap)  # refuses an overlap that leaves no step
         grid = configure("grid", Spec("core/uniform_time", {"steps": steps}))(model.process)
-        self._how = How(
+        self._sampling = Sampling(
             solver=solver, grid=grid, seed=seed, draws=mean_of, tile=tile, overlap=overlap
         )
         self.about = {
@@ -134,64 +145,64 @@ class Upscale(_Drawn):
         if then is not None:
             second = self.stages[1][0]
             self.about |= {"then": second.checkpoint.name, "second": plain(second.request)}
-        """Everything that decided the pixels but the picture, as JSON's types."""
 
     @staticmethod
     def result_name(name: str) -> str:
-        """The name itself, and with it the format."""
+        """The same name, and so the same format."""
         return name
 
-    def subject(self, photo: Path, picture: Picture) -> Subject:
-        """The picture as the model sees it."""
-        return enlarged([_task(stage) for stage, _ in self.stages], picture)
+    def prepare(self, path: Path, picture: Picture) -> InputImage:
+        """The image file as the model's input."""
+        return for_upscaling([_sr3(stage) for stage, _ in self.stages], picture)
 
     def draws(
-        self, subject: Subject, count: int, *, emit: Emit = silent
+        self, image: InputImage, count: int, *, emit: Emit = silent
     ) -> Iterator[Float[Tensor, " 3 h w"]]:
-        """Draws of the picture, `scale` times as large.
+        """Draws of the upscaled image.
 
         Raises:
             InputError: the result would not fit into memory.
         """
-        low = subject.given["low"].to(self.stages[0][0].device)
-        for drawn in cascade(self.stages, low, replace(self._how, draws=count), emit=emit):
-            yield drawn[0].cpu()
+        low = image.batch["low"].to(self.stages[0][0].device)
+        for draw in draw_cascade(self.stages, low, replace(self._sampling, draws=count), emit=emit):
+            yield draw[0].cpu()
 
-    def takes(self, subject: Subject, count: int) -> list[Estimate]:
-        """What so many draws will take, for each stage.
+    def costs(self, image: InputImage, count: int) -> list[Cost]:
+        """Cost of `count` draws, for each stage.
 
         Raises:
             InputError: as `draws`.
         """
-        found, (height, width) = [], subject.given["low"].shape[-2:]
+        sampling = replace(self._sampling, draws=count)
+        found, (height, width) = [], image.batch["low"].shape[-2:]
         for stage, _ in self.stages:
-            height, width = height * _task(stage).scale, width * _task(stage).scale
-            found.append(estimated(stage, (height, width), replace(self._how, draws=count)))
+            height, width = height * _sr3(stage).scale, width * _sr3(stage).scale
+            found.append(estimate_cost(stage, (height, width), sampling))
         return found
 
 
-class Restore(_Drawn):
-    """A photograph restored by a model trained for one of Palette's tasks.
+class Restore(_MeanOfDraws):
+    """Restoration of an image file by a model trained for Palette's tasks.
 
-    Colourisation keeps the luma of a grey picture (of one in colours it takes the luma); JPEG
-    restoration reads JPEG files and keeps their coefficients; inpainting and uncropping want a
-    region and keep every other pixel.  Any size; alpha, 16 bits, colour profile and EXIF are kept.
+    Colourisation keeps the luma of the image; JPEG restoration reads JPEG files and keeps their
+    coefficients; inpainting and uncropping require a region and keep every other pixel.  Any size;
+    alpha, 16 bits, colour profile and EXIF are kept.
 
     Args:
-        task: which task of a model that was trained for several; others say it themselves.
-        steps: of the sampler; more is slower.
-        seed: the same seed gives the same picture.
-        mean_of: draws to average: closer on average, and smoother.
-        sampler: rule of a step.
-        tile: side of a tile of the result, in pixels; bounds the memory.
-        overlap: pixels that tiles share.
-        mask: picture of the photographs' size: white is to be filled.
-        invert: white in the mask is to be kept instead.
+        task: the task of a model that was trained for several.
+        steps: sampler steps; more is slower.
+        seed: random seed; the same seed repeats the output.
+        mean_of: number of draws averaged: lower error, and smoother.
+        sampler: solver of a sampler step.
+        tile: tile side in pixels of the result; bounds the memory.
+        overlap: overlap of neighbouring tiles, in pixels.
+        mask: mask image of the same size; white pixels are filled.
+        invert: invert the mask: white pixels are kept.
         box: rectangles to fill, each ``x,y,width,height``.
-        transparent: fill what a photograph's alpha makes transparent.
-        extend: sides by which the canvas grows, each as ``right=25%`` or ``left=64``.
-        grow: pixels by which the region grows.
-        feather: pixels around the region over which the result is blended.
+        transparent: fill pixels whose alpha is below one half.
+        extend: extensions of the canvas, each as ``right=25%`` or ``left=64``.
+        grow: dilation of the region, in pixels.
+        feather: width in pixels around the region over which the result is blended.
     """
 
     def __init__(
@@ -199,7 +210,7 @@ class Restore(_Drawn):
         machine: Machine,
         checkpoint: Path,
         *,
-        task: Which | None = None,
+        task: RestorationTask | None = None,
         steps: Annotated[int, Ge(2)] = 4,
         seed: Annotated[int, Ge(0)] = 0,
         mean_of: Annotated[int, Ge(1)] = 1,
@@ -216,11 +227,11 @@ class Restore(_Drawn):
     ) -> None:
         solver = configure("sampler", sampler)()
         self._region = Region(mask, invert, box, transparent, extend, grow, feather)
-        model = self._model = _restorer(checkpoint, machine, task)
+        model = self._model = _load_restoration_model(checkpoint, machine, task)
         _check_region(self._region, model.task)
-        tiled(model.denoise, tile=tile, overlap=overlap)  # refuses tiles that share too much
+        tiled(model.denoise, tile=tile, overlap=overlap)  # refuses an overlap that leaves no step
         grid = configure("grid", Spec("core/uniform_time", {"steps": steps}))(model.process)
-        self._how = How(
+        self._sampling = Sampling(
             solver=solver, grid=grid, seed=seed, draws=mean_of, tile=tile, overlap=overlap
         )
         self.about = {
@@ -235,119 +246,122 @@ class Restore(_Drawn):
             "checkpoint": model.checkpoint.name,
             "model": plain(model.request),
         }
-        """Everything that decided the pixels but the picture, as JSON's types."""
 
     @staticmethod
     def result_name(name: str) -> str:
-        """The name itself where that format keeps every bit; others get ``.png`` behind it."""
+        """The same name for lossless formats; ``.png`` is appended to others."""
         kept = Path(name).suffix.lower() in (".png", ".tif", ".tiff", ".webp")
         return name if kept else f"{name}.png"
 
-    def subject(self, photo: Path, picture: Picture) -> Subject:
-        """The picture as the model sees it.
+    def prepare(self, path: Path, picture: Picture) -> InputImage:
+        """The image file as the model's input.
 
         Raises:
-            InputError: a region that does not fit it, or for JPEG restoration no JPEG file.
+            InputError: a region that does not fit the image, or for JPEG restoration another file.
         """
         task = self._model.task
         if isinstance(task, Colourise):
-            return colourised(task, picture)
+            return for_colourisation(task, picture)
         if isinstance(task, JPEG):
-            return repaired(task, picture, photo)
+            return for_jpeg(task, picture, path)
         assert isinstance(task, Inpaint), "checked when it was loaded"
         picture, fill = self._region.on(picture, needed=True)
         assert fill is not None, "a region was needed"
-        feather, reach = self._region.feather, self._how.tile
-        return completed(task, picture, fill, feather=feather, reach=reach)
+        feather, reach = self._region.feather, self._sampling.tile
+        return for_inpainting(task, picture, fill, feather=feather, reach=reach)
 
     def draws(
-        self, subject: Subject, count: int, *, emit: Emit = silent
+        self, image: InputImage, count: int, *, emit: Emit = silent
     ) -> Iterator[Float[Tensor, " 3 h w"]]:
-        """Draws of what the picture was.
+        """Draws of the restored image.
 
         Raises:
             InputError: the result would not fit into memory.
         """
-        given = {name: value.to(self._model.device) for name, value in subject.given.items()}
-        for drawn in restored(self._model, given, replace(self._how, draws=count), emit=emit):
-            yield subject.place(drawn[0].cpu())
+        batch = {name: value.to(self._model.device) for name, value in image.batch.items()}
+        sampling = replace(self._sampling, draws=count)
+        for draw in draw_restorations(self._model, batch, sampling, emit=emit):
+            yield image.paste(draw[0].cpu())
 
-    def takes(self, subject: Subject, count: int) -> list[Estimate]:
-        """What so many draws will take.
+    def costs(self, image: InputImage, count: int) -> list[Cost]:
+        """Cost of `count` draws.
 
         Raises:
             InputError: as `draws`.
         """
-        found = estimated(self._model, subject.size, replace(self._how, draws=count))
-        return [found._replace(size=subject.result)]
+        found = estimate_cost(self._model, image.model_size, replace(self._sampling, draws=count))
+        return [found._replace(size=image.result_size)]
 
 
-def _restorer(checkpoint: Path, machine: Machine, which: Which | None) -> Model:
-    """A model that restores, for the task that is wanted of it.
+def _load_restoration_model(
+    checkpoint: Path, machine: Machine, task: RestorationTask | None
+) -> Model:
+    """The model of a restoration task, for the task chosen.
 
     Raises:
-        InputError: one that was trained for something else, or for several where none is named.
+        InputError: a model of another task, or of several tasks where none is chosen.
     """
     model = load_model(checkpoint, machine=machine)
     for note in model.notes:
         print(note, file=sys.stderr)
-    trained, tasks = model.request.task.name, ", ".join(get_args(Which))
+    trained, tasks = model.request.task.name, ", ".join(get_args(RestorationTask))
     if isinstance(model.task, MultiTask):
-        if which is None:
-            raise InputError(f"task: the model was trained for several; name one of {tasks}")
-        return for_task(model, Spec(f"image2image/{which}", {"target": model.task.target}))
+        if task is None:
+            raise InputError(f"task: the model was trained for several; choose one of {tasks}")
+        return for_task(model, Spec(f"image2image/{task}", {"target": model.task.target}))
     if not isinstance(model.task, Colourise | Inpaint | JPEG):
         raise InputError(
-            f"{checkpoint}: trained for {trained}, wanted a model of image2image/multitask, {tasks}"
+            f"{checkpoint}: trained for {trained}; expected image2image/multitask or a model of "
+            f"{tasks}"
         )
-    if which is not None and trained != f"image2image/{which}":
+    if task is not None and trained != f"image2image/{task}":
         raise InputError(
-            f"task: the model was trained for {trained}, {which} was asked; leave it out"
+            f"task: expected {trained}, the task of the model, got {task}; leave it out"
         )
     return model
 
 
 def _check_region(region: Region, task: Task) -> None:
-    said = region.mask or region.boxes or region.transparent or region.extend
-    if isinstance(task, Inpaint) and not said:
-        raise InputError("nothing says what to fill; give mask, box, transparent or extend")
+    given = region.mask or region.boxes or region.transparent or region.extend
+    if isinstance(task, Inpaint) and not given:
+        raise InputError("no region to fill; give mask, box, transparent or extend")
     if not isinstance(task, Inpaint) and region != Region():
         raise InputError(
-            "mask, box, transparent, extend, grow, feather: the model restores whole pictures; "
-            "leave them out"
+            "mask, box, transparent, extend, grow, feather: the model restores whole images; "
+            "leave these out"
         )
 
 
-def _enlarger(checkpoint: Path, machine: Machine) -> Model:
-    """A model that enlarges; says what was noticed when it was read."""
+def _load_sr3(checkpoint: Path, machine: Machine) -> Model:
+    """The super-resolution model of a checkpoint; prints its notes."""
     model = load_model(checkpoint, machine=machine, task="image2image/sr3")
     for note in model.notes:
         print(note, file=sys.stderr)
     return model
 
 
-def _task(model: Model) -> SR3:
+def _sr3(model: Model) -> SR3:
     assert isinstance(model.task, SR3), "load_model was asked for it"
     return model.task
 
 
 TILE, SHARED = 512, 64  # side of a tile, and what tiles share, in pixels
-FIELDS = 12  # float32 fields of a picture's size that live at once
+FIELDS = 12  # float32 fields of an image's size that live at once
 
 
 class Purify:
-    """A picture purified by an unconditional model, as a file of the same name.
+    """Purification of an image file by an unconditional model; the output has the same name.
 
-    Any size, in tiles of 512 pixels; alpha, 16 bits, colour profile and EXIF are kept.  A grey
-    picture goes through a model of colours as equal channels and comes back as their mean; a colour
-    picture wants such a model.
+    Any size, in tiles of 512 pixels; alpha, 16 bits, colour profile and EXIF are kept.  A
+    colour model is given a grey image as three equal channels and returns their mean; a colour
+    image requires a colour model.
 
     Args:
-        level: t*, a time of the model's process; more removes more of an attack, and of the
-            picture.
-        steps: of the sampler; more is slower.
-        seed: the same seed gives the same picture.
-        sampler: rule of a step; one that draws noise.
+        level: diffusion time t* of the model's process; larger removes more of a perturbation and
+            of the image.
+        steps: sampler steps; more is slower.
+        seed: random seed; the same seed repeats the output.
+        sampler: a stochastic sampler.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = tuple(SUFFIXES)
@@ -367,22 +381,21 @@ class Purify:
         check_level(self._model.process, level)
         for note in self._model.notes:
             print(note, file=sys.stderr)
-        self._how: dict[str, Any] = {"level": level, "steps": steps, "solver": solver}
+        self._options: dict[str, Any] = {"level": level, "steps": steps, "solver": solver}
 
     @staticmethod
     def result_name(name: str) -> str:
-        """The name itself, and with it the format."""
+        """The same name, and so the same format."""
         return name
 
     def __call__(self, source: Path, target: Path) -> Mapping[str, Any]:
-        """Purify one picture into a new file.
+        """Write one purified image file.
 
         Returns:
             ``changed``, the root mean square change of a pixel in [-1, 1], and ``notes``.
 
         Raises:
-            InputError: `source` is no picture that can be used, or cannot be held by the format
-                that `target` names.
+            InputError: `source` cannot be used, or the format of `target` cannot hold the result.
         """
         picture = read_picture(source)
         size = picture.pixels.shape[1:]
@@ -393,25 +406,25 @@ class Purify:
         return {"changed": round(float(change), 6), "notes": list(picture.notes)}
 
     def purify(self, picture: Picture) -> Picture:
-        """The picture, purified.
+        """The image, purified.
 
         Raises:
-            InputError: a colour picture for a model of grey ones, or one too large for the memory.
+            InputError: a colour image for a grey model, or one too large for the memory.
         """
         x, channels = picture.pixels[None].to(self._model.device), self._model.task.channels
         if x.shape[1] not in (1, channels):
             raise InputError(
-                f"the picture has {x.shape[1]} channels, the model {channels}; give a grey picture "
-                "or a model of colours"
+                f"the image has {x.shape[1]} channels, the model {channels}; give a grey image or "
+                "use a colour model"
             )
         height, width = x.shape[-2:]
-        # A network's coarsest level wants more than one cell: one alone has no variance.
+        # The coarsest level of a network needs more than one cell: one alone has no variance.
         least = 2 * max(getattr(self._model.network, "multiples", (1,)))
         rows, columns = (mirrored(side, max(side, least)).to(x.device) for side in (height, width))
         check_memory(FIELDS, channels, len(rows), len(columns))
         wide = x.expand(-1, channels, -1, -1)[..., rows, :][..., columns]
         denoise = tiled(self._model.denoise, tile=TILE, overlap=SHARED)
         noise = Noise.of(self._seed, "purify", each=[0])
-        found = purify(denoise, wide, noise, **self._how)
+        found = purify(denoise, wide, noise, **self._options)
         pixels = found[0, :, :height, :width].clamp(-1, 1).cpu()
         return replace(picture, pixels=pixels.mean(0, keepdim=True) if x.shape[1] == 1 else pixels)

@@ -1,7 +1,7 @@
-"""Purification: a picture is diffused to some level and brought back, and what was added is lost.
+"""Purification (DiffPure): noise is added to an image and removed by the reverse SDE.
 
-Source: Nie et al. 2022 (DiffPure), arXiv:2205.07460.  How much of an attack it withstands is
-measured in `plugins.image2image.robustness`, by attacks that know of it.
+Source: Nie et al. 2022 (DiffPure), arXiv:2205.07460.  Its robustness to
+adaptive attacks is measured in `evaluation.robustness`.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ from core.sampler.ancestral import EulerMaruyama
 from core.sampler.sample import Gradients, edit
 from core.sampler.solver import Solver
 
-# What of a gradient passes the purifier: all of it, or the classifier's as if nothing were there.
+# Gradient through the purifier: exact, or the identity's (BPDA).
 Way = Literal["exact", "identity"]
 
 
@@ -35,23 +35,23 @@ def purify(
     solver: Solver | None = None,
     gradients: Gradients = False,
 ) -> Float[Tensor, " b *shape"]:
-    """`x` diffused to time `level` and brought back by the reverse SDE.
+    """`x` diffused to time `level` and denoised by the reverse SDE.
 
     x_t* = alpha(t*) x + sigma(t*) eps, then `solver` from t* to the clean end in even steps.
     Source: Nie et al. 2022, arXiv:2205.07460, eq. 4 and 5.  Their gradients are the adjoint
-    SDE's, which are approximate; here those of the steps that were taken, exactly.
+    SDE's, which are approximate; here those of the discrete steps, exactly.
 
     Args:
-        denoise: estimates the clean picture; of an unconditional model.
-        x: pictures in [-1, 1].
-        noise: one stream for each.
-        level: t*, a time of the process; more removes more of an attack, and of the picture.
-        steps: of the solver.
-        solver: rule of a step; by default Euler-Maruyama on the reverse SDE.
+        denoise: denoiser of an unconditional model.
+        x: images in [-1, 1].
+        noise: one stream for each image.
+        level: diffusion time t*; larger removes more of a perturbation, and of the image.
+        steps: solver steps.
+        solver: by default Euler-Maruyama on the reverse SDE.
         gradients: as in `core.sampler.sample`; ``recompute`` keeps the memory of one step.
 
     Raises:
-        InputError: `level` is no time of the process with noise in it.
+        InputError: `level` is outside the process's times with noise.
     """
     check_level(denoise.process, level)
     grid = torch.linspace(level, denoise.process.t_min, steps + 1, dtype=torch.float64)
@@ -62,10 +62,10 @@ def purify(
 
 
 def check_level(process: GaussianPath, level: float) -> None:
-    """Refuse a level that is no time of the process with noise in it.
+    """Refuse a level outside the process's times with noise.
 
     Raises:
-        InputError: it is none.
+        InputError: it is outside.
     """
     if not process.t_first < level <= process.t_max:
         raise InputError(
@@ -75,18 +75,18 @@ def check_level(process: GaussianPath, level: float) -> None:
 
 
 class Purified(nn.Module):
-    """A classifier that sees purified pictures: a randomised defence.
+    """A classifier of purified images: a randomised defence.
 
-    Called with pictures alone, as by other libraries, it draws anew each time, from streams that
-    follow from `seed`: row i of call k from (seed, k, i).
+    Called with images alone, as other libraries do, it redraws at every call: row i of call k has
+    the stream of (seed, k, i).
 
     Args:
         denoise: as in `purify`.
-        classifier: pictures in [-1, 1] to logits.
+        classifier: images in [-1, 1] to logits.
         level: as in `purify`.
         steps: as in `purify`.
         solver: as in `purify`.
-        seed: of the draws where none are given.
+        seed: of the draws where no noise is given.
 
     Raises:
         InputError: as `purify`.
@@ -106,7 +106,7 @@ class Purified(nn.Module):
         check_level(denoise.process, level)
         self.classifier = classifier
         self._denoise = denoise
-        self._how: dict[str, Any] = {"level": level, "steps": steps, "solver": solver}
+        self._options: dict[str, Any] = {"level": level, "steps": steps, "solver": solver}
         self._seed, self._calls = seed, 0
 
     def purify(
@@ -115,18 +115,18 @@ class Purified(nn.Module):
         """`x` purified, with its gradient where gradients are on.
 
         Args:
-            x: pictures in [-1, 1].
-            noise: one stream for each.
-            way: ``exact``, or ``identity``, which passes the gradient on unchanged (BPDA).
+            x: images in [-1, 1].
+            noise: one stream for each image.
+            way: ``exact``, or ``identity``: the gradient of the identity (BPDA).
                 Source: Athalye et al. 2018, arXiv:1802.00420, section 4.1.
         """
         if noise is None:
             noise = Noise.of(self._seed, "purified", self._calls, each=range(len(x)))
             self._calls += 1
         if way == "exact" and torch.is_grad_enabled():
-            how: dict[str, Any] = {**self._how, "gradients": "recompute"}
-            return purify(self._denoise, x, noise, **how)
-        found = purify(self._denoise, x.detach(), noise, **self._how)
+            options: dict[str, Any] = {**self._options, "gradients": "recompute"}
+            return purify(self._denoise, x, noise, **options)
+        found = purify(self._denoise, x.detach(), noise, **self._options)
         return x + (found - x).detach() if torch.is_grad_enabled() else found
 
     def forward(
@@ -137,16 +137,16 @@ class Purified(nn.Module):
 
 
 def load_prior(checkpoint: Path, machine: Machine | None = None) -> Model:
-    """A model of pictures and of nothing else, as purification and editing want it.
+    """An unconditional model of images, for purification and editing.
 
     Raises:
-        InputError: as `load_model`, or it wants a condition that a picture does not come with.
+        InputError: as `load_model`, or the model has a condition or another task.
     """
     model = load_model(checkpoint, machine=machine)
     if model.request.task.name != "core/generate" or model.task.conditions:
         given = "".join(f" with {name}" for name in model.task.conditions)
         raise InputError(
-            f"{checkpoint}: trained for {model.request.task.name}{given}, wanted a model of "
+            f"{checkpoint}: trained for {model.request.task.name}{given}; expected a model of "
             "task core/generate without conditions, as configs/unconditional.yaml trains"
         )
     return model

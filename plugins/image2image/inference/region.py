@@ -1,4 +1,4 @@
-"""What of a picture may change, as the options of a command say it."""
+"""The region of an image that may change, from the options of a command."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Region:
-    """What of a picture may change, as a user says it; the fields are the options of that name."""
+    """The region of an image that may change; the fields are the options of that name."""
 
     mask: Path | None = None
     invert: bool = False
@@ -26,7 +26,7 @@ class Region:
 
     @property
     def about(self) -> dict[str, Any]:
-        """For the record."""
+        """The options as JSON's types, for the record."""
         return {
             "mask": self.mask and self.mask.name,
             "invert": self.invert,
@@ -37,19 +37,19 @@ class Region:
             "feather": self.feather,
         }
 
-    def of(self, photo: Path, *, needed: bool = False) -> "tuple[Picture, Tensor | None]":
-        """The picture, on its larger canvas, and what may change of it; None for everything.
+    def of(self, path: Path, *, needed: bool = False) -> "tuple[Picture, Tensor | None]":
+        """The image on its extended canvas, and the mask of pixels to fill; None for all.
 
         Raises:
-            InputError: see `inference.masks`; or no region where one is needed, or options of a
+            InputError: as in `inference.masks`; or no region where one is needed, or options of a
                 region without one.
         """
         from plugins.image2image.io.reading import read_picture
 
-        return self.on(read_picture(photo), needed=needed)
+        return self.on(read_picture(path), needed=needed)
 
     def on(self, picture: "Picture", *, needed: bool = False) -> "tuple[Picture, Tensor | None]":
-        """The same of a picture that was read."""
+        """The same for an image that has been read."""
         from plugins.image2image.inference import masks
 
         height, width = picture.pixels.shape[1:]
@@ -57,17 +57,15 @@ class Region:
         if self.mask is not None:
             found.append(masks.read_mask(self.mask, height, width, invert=self.invert))
         elif self.invert:
-            raise InputError("invert: turns a mask round, and there is none; give --mask")
+            raise InputError("invert: there is no mask to invert; give --mask")
         if self.transparent:
             found.append(masks.transparent(picture))
         margins = masks.margins(self.extend, height, width)
         if not found and not self.extend:
             if needed:
-                raise InputError(
-                    "nothing says what to fill; give --mask, --box, --transparent or --extend"
-                )
+                raise InputError("no region to fill; give --mask, --box, --transparent or --extend")
             if self.grow or self.feather:
-                raise InputError("grow, feather: want a region; give --mask, --box or --extend")
+                raise InputError("grow, feather: require a region; give --mask, --box or --extend")
             return picture, None
         picture, fill = masks.extended(picture, margins)
         inner = fill[margins.top : margins.top + height, margins.left : margins.left + width]

@@ -1,4 +1,4 @@
-"""An image file's pixels with what else the file holds, and what each format can hold."""
+"""An image file's pixels and metadata, and the capabilities of each format."""
 
 from dataclasses import dataclass
 
@@ -14,13 +14,13 @@ DESCRIPTIVE = (270, 271, 272, 305, 306, 315, 33432)
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """What a file format can hold.
+    """Capabilities of a file format.
 
     Args:
-        suffixes: of its files, in lower case.
-        alpha: holds transparency.
-        deep: holds 16 bits per channel.
-        side: the most pixels of a side.
+        suffixes: its file suffixes, in lower case.
+        alpha: whether it holds transparency.
+        deep: whether it holds 16 bits per channel.
+        side: largest side in pixels.
     """
 
     suffixes: tuple[str, ...]
@@ -41,7 +41,7 @@ SUFFIXES = {suffix: name for name, form in FORMATS.items() for suffix in form.su
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, upright, with what its file said about it.
+    """An upright image with the metadata of its file.
 
     Args:
         pixels: in [-1, 1], float32; one channel (grey) or three (RGB).
@@ -52,8 +52,8 @@ class Picture:
         dpi: dots per inch, across and down.
         text: PNG's text entries and JPEG's comment, key and value.
         format: a key of `FORMATS`.
-        orientation: EXIF's, by which `pixels` were turned from how they lie in the file.
-        notes: what reading changed or left out, one sentence each, for the user.
+        orientation: EXIF orientation of the stored pixels, already applied to `pixels`.
+        notes: conversions and losses in reading, one sentence each, for the user.
     """
 
     pixels: Float[Tensor, " c h w"]
@@ -75,7 +75,7 @@ def reason(error: BaseException) -> str:
 
 
 def upright(values: np.ndarray, orientation: int) -> np.ndarray:
-    """Rows and columns (h, w, ...) turned as EXIF's orientation 1 to 8 asks; else unchanged."""
+    """The values (h, w, ...) with EXIF orientation 1 to 8 applied; else unchanged."""
     match orientation:
         case 2:
             return values[:, ::-1]
@@ -95,11 +95,11 @@ def upright(values: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def turned(x: Float[Tensor, " c h w"], orientation: int) -> Float[Tensor, " c y x"]:
-    """A picture turned upright, as EXIF's orientation asks."""
+    """The image with an EXIF orientation applied."""
     rows = upright(x.movedim(0, -1).numpy(), orientation)
     return torch.from_numpy(np.ascontiguousarray(rows)).movedim(-1, 0)
 
 
 def as_stored(picture: Picture) -> Float[Tensor, " c h w"]:
-    """The picture's pixels as they lie in its file."""
+    """The image's pixels as stored in its file, without the orientation."""
     return turned(picture.pixels, {6: 8, 8: 6}.get(picture.orientation, picture.orientation))

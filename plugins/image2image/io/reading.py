@@ -36,19 +36,19 @@ MAX_PIXELS = 89_478_485
 
 
 def read_picture(path: Path) -> Picture:
-    """The picture in a file, turned upright as its EXIF orientation asks.
+    """The image in a file, with its EXIF orientation applied.
 
     Palettes become RGB, 1-bit becomes grey, a transparent colour becomes alpha.  CMYK becomes sRGB,
     by the file's profile where there is one, and a note says so.  Of a JPEG that holds
-    several pictures (MPO) the first is read; animations and TIFFs of several pages are refused.
+    several images (MPO) the first is read; animations and TIFFs of several pages are refused.
 
     Raises:
-        InputError: no such file, not a picture in a known format, damaged, or too large.
+        InputError: no such file, not an image in a known format, damaged, or too large.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            what = "a folder" if path.is_dir() else "not a file"
-            raise InputError(f"{path}: {what}; give the path of one picture")
+            kind = "a folder" if path.is_dir() else "not a file"
+            raise InputError(f"{path}: {kind}; give the path of one image")
         with path.open("rb") as file:
             return _read(file, path)
     except InputError:
@@ -59,7 +59,7 @@ def read_picture(path: Path) -> Picture:
 
 def _read(file: BinaryIO, path: Path) -> Picture:
     if not file.read(1):
-        raise InputError(f"{path}: the file is empty; copy or export the picture again")
+        raise InputError(f"{path}: the file is empty; copy or export the image again")
     file.seek(0)
     try:
         with warnings.catch_warnings():
@@ -74,30 +74,30 @@ def _read(file: BinaryIO, path: Path) -> Picture:
         raise InputError(f"{path}: {_TOO_LARGE}") from error
     except Image.UnidentifiedImageError as error:
         raise InputError(
-            f"{path}: not a picture that can be read; give a {', '.join(FORMATS)} file"
+            f"{path}: not an image that can be read; give a {', '.join(FORMATS)} file"
             " with 8 or 16 bits per channel"
         ) from error
-    except Exception as error:  # decoders meet hostile bytes with any exception there is
+    except Exception as error:  # decoders raise any exception on hostile bytes
         raise InputError(
-            f"{path}: damaged or cut off ({reason(error)}); copy or export the picture again"
+            f"{path}: damaged or cut off ({reason(error)}); copy or export the image again"
         ) from error
 
 
-_TOO_LARGE = f"has more than {MAX_PIXELS / 1e6:.0f} million pixels; cut it into smaller pictures"
+_TOO_LARGE = f"has more than {MAX_PIXELS / 1e6:.0f} million pixels; cut it into smaller images"
 _KNOWN_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
 
 
 def _refuse(image: Image.Image, path: Path) -> None:
-    """Everything the header is enough to refuse, before any pixel is decoded."""
+    """Refuse by the header, before any pixel is decoded."""
     if image.width * image.height > MAX_PIXELS:
         raise InputError(f"{path}: {_TOO_LARGE}")
     pages = getattr(image, "n_frames", 1)
     if pages > 1 and image.format != "MPO":
-        raise InputError(f"{path}: holds {pages} pictures; save the one you want as its own file")
+        raise InputError(f"{path}: holds {pages} images; save the one you want as its own file")
     bits = _tiff_bits(image)
     if image.mode not in (*_KNOWN_MODES, "I;16", "I;16B", "I;16L") or bits not in (1, 2, 4, 8, 16):
         raise InputError(
-            f"{path}: pixels of kind {image.mode}, {bits} bits, cannot be used;"
+            f"{path}: pixels of mode {image.mode} with {bits} bits are not supported;"
             " save it as grey or RGB with 8 or 16 bits per channel"
         )
 
@@ -111,7 +111,7 @@ def _decode(image: Image.Image, file: BinaryIO, path: Path) -> Picture:
     form = "JPEG" if image.format == "MPO" else str(image.format)
     notes: list[str] = []
     if form != image.format:
-        notes.append("the file holds several pictures; the first was read")
+        notes.append("the file holds several images; the first was read")
     orientation, exif = _exif_of(image, notes)
     image.load()
     icc = image.info.get("icc_profile") or None
@@ -148,7 +148,7 @@ def _decode(image: Image.Image, file: BinaryIO, path: Path) -> Picture:
 
 
 def _exif_of(image: Image.Image, notes: list[str]) -> tuple[int, bytes | None]:
-    """The orientation, and EXIF that says 1.  Everything else in it stays byte for byte."""
+    """The orientation, and EXIF with orientation 1, otherwise unchanged byte for byte."""
     try:
         found = image.getexif()
         orientation = int(found.get(ORIENTATION, 1))
@@ -163,8 +163,8 @@ def _exif_of(image: Image.Image, notes: list[str]) -> tuple[int, bytes | None]:
                     kept.get_ifd(folder).update(entries)
             raw = kept.tobytes() if len(kept) or kept.get_ifd(0x8769) else None
         return orientation, _reset(raw.removeprefix(b"Exif\0\0")) if raw else None
-    except Exception:  # noqa: BLE001  (a picture is worth more than its damaged EXIF)
-        notes.append("the EXIF entries are damaged and were left out")
+    except Exception:  # noqa: BLE001  (an image is worth more than its damaged EXIF)
+        notes.append("the EXIF entries are damaged and were discarded")
         return 1, None
 
 
@@ -203,7 +203,7 @@ def _text(image: Image.Image) -> tuple[tuple[str, str], ...]:
 def _plain(
     image: Image.Image, icc: bytes | None, notes: list[str]
 ) -> tuple[Image.Image, bytes | None]:
-    """8 bits as L, LA, RGB or RGBA, with the profile that now holds."""
+    """8 bits as L, LA, RGB or RGBA, with the colour profile that applies to it."""
     if image.mode == "CMYK":
         srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
         try:
@@ -223,7 +223,7 @@ def _plain(
 
 
 def _bounded(pieces: Iterable[bytes], limit: int) -> None:
-    """Refuse deflated data that swells past `limit` bytes; the decoders would swallow all of it."""
+    """Refuse deflated data of more than `limit` bytes, which decoders would inflate whole."""
     inflate, total = zlib.decompressobj(), 0
     for piece in pieces:
         while piece and not inflate.eof:
@@ -262,13 +262,13 @@ def _deep_tiff(file: BinaryIO, path: Path, size: tuple[int, int]) -> np.ndarray:
         samples = page.samplesperpixel
         if page.compression not in (1, 8, 32946):
             raise InputError(
-                f"{path}: 16-bit TIFF compressed in way {int(page.compression)} cannot be read;"
+                f"{path}: 16-bit TIFF with compression {int(page.compression)} is not supported;"
                 " save it uncompressed or with ZIP (deflate)"
             )
         if page.photometric != 2 or samples not in (3, 4) or 1 in page.extrasamples:
             raise InputError(
-                f"{path}: 16-bit TIFF with {samples} channels of kind {int(page.photometric)}"
-                " cannot be used; save it as RGB with at most one alpha, not premultiplied"
+                f"{path}: 16-bit TIFF with {samples} channels, photometric {int(page.photometric)},"
+                " is not supported; save it as RGB with at most one alpha, not premultiplied"
             )
         wide, high = page.imagewidth, page.imagelength
         if sorted((wide, high)) != sorted(size) or page.dtype != np.uint16:

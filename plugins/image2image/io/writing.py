@@ -20,14 +20,14 @@ from plugins.image2image.io.pictures import DESCRIPTIVE, FORMATS, SUFFIXES, Pict
 def check_writable(
     path: Path, *, alpha: bool = False, depth: int = 8, size: tuple[int, ...] = ()
 ) -> str:
-    """The format that `path` names, if a picture of that kind and size can be written there.
+    """The format of the suffix of `path`, if it can hold such an image and be written.
 
-    Call it before long work; `write_picture` calls it again.
+    For a check before long work; `write_picture` calls it again.
 
     Raises:
-        InputError: unknown suffix, a format that cannot hold the picture, or no place to write.
+        InputError: unknown suffix, a format that cannot hold the image, or a path not writable.
     """
-    _check_place(path)
+    _check_path(path)
     form = SUFFIXES.get(path.suffix.lower())
     if form is None:
         known = ", ".join(SUFFIXES)
@@ -51,12 +51,12 @@ def check_writable(
     return form
 
 
-def _check_place(path: Path) -> None:
+def _check_path(path: Path) -> None:
     try:
         if path.is_dir():
             raise InputError(f"{path}: a folder; give the path of a file")
         if not path.parent.is_dir():
-            raise InputError(f"{path}: there is no folder {path.parent}; make it first")
+            raise InputError(f"{path}: no folder {path.parent}; create it first")
         # Permissions alone do not tell: a disk may be read-only or full.
         with tempfile.TemporaryFile(dir=path.parent):
             pass
@@ -68,20 +68,20 @@ def _check_place(path: Path) -> None:
 
 
 def write_picture(path: Path, picture: Picture) -> None:
-    """Write the picture in the format that the suffix of `path` names: whole, or not at all.
+    """Write the image in the format of the suffix of `path`, atomically.
 
-    Exact for 8 and 16 bits but in JPEG, which is written with quality 95 and full chroma.
+    Lossless for 8 and 16 bits but in JPEG, which is written with quality 95 and 4:4:4 chroma.
     WebP, and TIFF at 16 bits with alpha, return grey as RGB.  BMP holds pixels only; a warning
-    says what was left out.
+    names what was discarded.
 
     Raises:
-        InputError: as `check_writable`, or the disk refuses, or values are not finite.
+        InputError: as `check_writable`, the disk fails, or values are not finite.
     """
     form = check_writable(
         path, alpha=picture.alpha is not None, depth=picture.depth, size=picture.pixels.shape[1:]
     )
     if not picture.pixels.isfinite().all():
-        raise InputError(f"{path}: not written, as some of its pixels are not finite numbers")
+        raise InputError(f"{path}: not written; some pixels are NaN or infinite")
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         with open(part, "xb") as file:
@@ -96,7 +96,7 @@ def write_picture(path: Path, picture: Picture) -> None:
 
 
 def _integers(picture: Picture) -> np.ndarray:
-    """(h, w, c) in the picture's depth, alpha last."""
+    """(h, w, c) in the image's depth, alpha last."""
     top = 2**picture.depth - 1
     planes = [picture.pixels.clamp(-1, 1).add(1).mul(top / 2)]
     if picture.alpha is not None:
@@ -139,7 +139,7 @@ _SAVE: dict[str, dict[str, Any]] = {
 def _encode(file: BinaryIO, form: str, picture: Picture, path: Path) -> None:
     values, metadata = _integers(picture), _metadata(form, picture)
     if form == "BMP" and (picture.icc or picture.exif):
-        warnings.warn(f"{path}: BMP holds no colour profile or EXIF; left out", stacklevel=3)
+        warnings.warn(f"{path}: BMP holds no colour profile or EXIF; discarded", stacklevel=3)
     if picture.depth == 8:
         image = Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
         image.save(file, form, **_SAVE[form], **metadata)

@@ -1,4 +1,4 @@
-"""Measurements of pictures: linear maps with their adjoints."""
+"""Measurements of images: linear maps with their adjoints."""
 
 import torch
 from jaxtyping import Float
@@ -25,7 +25,7 @@ class Bicubic:
         self.factor = factor
 
     def forward(self, x: Float[Tensor, " b c h w"]) -> Float[Tensor, " b c y x"]:
-        """The reduced picture.
+        """The reduced image.
 
         Raises:
             InputError: a side is not a multiple of the factor.
@@ -33,7 +33,7 @@ class Bicubic:
         height, width = x.shape[-2:]
         if height % self.factor or width % self.factor:
             raise InputError(
-                f"a picture of {width}x{height} pixels has no {self.factor}-fold reduction; "
+                f"an image of {width}x{height} pixels has no {self.factor}-fold reduction; "
                 "crop its sides to multiples of it"
             )
         return self._resize(x, height // self.factor, width // self.factor)

@@ -1,7 +1,7 @@
-"""JPEG files as measurements: what their bytes say of each coefficient, and the nearest picture.
+"""JPEG files as measurements: what their bytes say of each coefficient, and the nearest image.
 
 A file says of every 8x8 block's cosine coefficients which multiple of the quantisation
-step is nearest, so the picture it was made of lies in a box that is known exactly.
+step is nearest, so the image it was made of lies in a box that is known exactly.
 Source: ITU-T T.81 (1992), annexes A and F; colours after JFIF 1.02.
 """
 
@@ -69,13 +69,13 @@ def _blockwise(x: Tensor, rows: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class File:
-    """What a JPEG file says of the picture it was made of; sides are multiples of 16.
+    """What a JPEG file says of the image it was made of; sides are multiples of 16.
 
-    What is not known is not a number: blocks that the picture's edge cuts, blocks in which the
+    What is not known is not a number: blocks that the image's edge cuts, blocks in which the
     decoder cut values off and they cannot be told, and components that are not used.
 
     Args:
-        decoded: the picture as Pillow decodes it (3, h, w), in [-1, 1].
+        decoded: the image as Pillow decodes it (3, h, w), in [-1, 1].
         tables: quantisation steps of luma, Cb and Cr (3, 8, 8).
         luma: multiples of the steps, whole numbers (1, h, w).
         chroma: those of Cb and Cr (2, h / n, w / n), n = 1 for 4:4:4 and else 2.
@@ -90,7 +90,7 @@ class File:
 
 
 def encode(image: Float[Tensor, " 3 h w"], quality: int) -> File:
-    """The file that Pillow writes of a picture in [-1, 1], with 4:2:0 colours."""
+    """The file that Pillow writes of an image in [-1, 1], with 4:2:0 colours."""
     levels = ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     buffer = BytesIO()
     Image.fromarray(levels).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
@@ -212,7 +212,7 @@ def _nearest(x: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def tiled(table: Float[Tensor, "*b 8 8"], height: int, width: int) -> Float[Tensor, "*b h w"]:
-    """A table of steps laid under every block of a picture."""
+    """A table of steps laid under every block of an image."""
     return table.repeat(*[1] * (table.ndim - 2), height // BLOCK, width // BLOCK)
 
 
@@ -222,7 +222,7 @@ def project(
     luma: Float[Tensor, " b 1 h w"],
     chroma: Float[Tensor, " b 2 y x"],
 ) -> Float[Tensor, " b 3 h w"]:
-    """The nearest picture whose coefficients a file with these would hold, as far as it says.
+    """The nearest image whose coefficients a file with these would hold, as far as it says.
 
     Luma is projected exactly; chroma, where it is stored at half the size, so that its means over
     2x2 pixels are, each of which moves its four pixels alike.  The result may leave [-1, 1].

@@ -15,13 +15,13 @@ PILLOW = (19595, 38470, 7471)  # the same in units of 2^-16, rounded by adding 2
 
 
 def luma(image: Float[Tensor, " b 3 h w"]) -> Float[Tensor, " b 1 h w"]:
-    """The luma of a picture in [-1, 1], in [-1, 1]."""
+    """The luma of an image in [-1, 1], in [-1, 1]."""
     weights = torch.tensor(LUMA, dtype=image.dtype, device=image.device)
     return torch.einsum("c,bchw->bhw", weights, image)[:, None]
 
 
 def to_integers(image: Float[Tensor, " b c h w"]) -> Int[Tensor, " b c h w"]:
-    """Levels 0 to 255 of a picture in [-1, 1]."""
+    """Levels 0 to 255 of an image in [-1, 1]."""
     return ((image.clamp(-1, 1) + 1) * 127.5).round().int()
 
 
@@ -34,7 +34,7 @@ def levels_luma(levels: Int[Tensor, " b 3 h w"]) -> Int[Tensor, " b 1 h w"]:
 def with_luma(
     image: Float[Tensor, " b 3 h w"], grey: Float[Tensor, " b 1 h w"]
 ) -> Float[Tensor, " b 3 h w"]:
-    """The picture with its luma replaced, its colour faded just so far as it leaves [-1, 1].
+    """The image with its luma replaced, its colour faded just so far as it leaves [-1, 1].
 
     Args:
         image: colours, of any range.
@@ -53,7 +53,7 @@ _CHANGES = sorted(product((-1, 0, 1), repeat=3), key=lambda change: sum(map(abs,
 def levels_with_luma(
     image: Float[Tensor, " b 3 h w"], grey: Int[Tensor, " b 1 h w"]
 ) -> Int[Tensor, " b 3 h w"]:
-    """Levels near a picture whose luma is nearly `grey`, so that Pillow's luma is `grey` exactly.
+    """Levels near an image whose luma is nearly `grey`, so that Pillow's luma is `grey` exactly.
 
     Rounding each colour moves the luma by half a level at most, so that one level more or less in
     some of the colours mends it.

@@ -1,4 +1,4 @@
-"""Classical fillings of holes: a first estimate of what is in them, and what models are beside."""
+"""Classical inpainting: the first estimate of the tasks, and their baselines."""
 
 from collections.abc import Callable
 
@@ -9,17 +9,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SWEEPS = 24  # relaxations at each size
-ROUNDS = 50  # of denoising, of the filling of little total variation
+ROUNDS = 50  # of denoising, of the total-variation filling
 
 
 def harmonic(
     image: Float[Tensor, " b c h w"], hole: Bool[Tensor, " b 1 h w"]
 ) -> Float[Tensor, " b c h w"]:
-    """The picture with its holes filled so that each pixel is nearly the mean of its neighbours.
+    """The image with its holes filled harmonically, to a few relaxation sweeps.
 
-    That is Laplace's equation with what is known at the border of a hole, and no flow over the
-    border of the picture; begun at the coarsest size and relaxed at each, so that a few sweeps
-    reach across large holes.  Where nothing is known the filling is 0.
+    Laplace's equation with the known pixels around a hole as Dirichlet condition and no flux over
+    the border of the image, relaxed from the coarsest to the finest of a pyramid, so that a few
+    sweeps reach across large holes.  0 where no pixel is known.
     """
     known = (~hole).to(image)
     levels = [(image * known, known)]
@@ -39,7 +39,7 @@ def harmonic(
 
 
 def _neighbours(x: Tensor) -> Tensor:
-    """The mean of the four neighbours of each pixel, the edge repeated beyond it."""
+    """The mean of the four neighbours of each pixel, edges replicated."""
     wide = F.pad(x, (1, 1, 1, 1), mode="replicate")
     return (
         wide[..., :-2, 1:-1] + wide[..., 2:, 1:-1] + wide[..., 1:-1, :-2] + wide[..., 1:-1, 2:]
@@ -49,7 +49,7 @@ def _neighbours(x: Tensor) -> Tensor:
 def biharmonic(
     image: Float[Tensor, " b c h w"], hole: Bool[Tensor, " b 1 h w"]
 ) -> Float[Tensor, " b c h w"]:
-    """scikit-image's biharmonic filling: smooth, and with the slopes of what is around a hole."""
+    """scikit-image's biharmonic inpainting: continuous values and slopes at a hole's border."""
     from skimage.restoration import inpaint_biharmonic
 
     return _each(lambda x, where: inpaint_biharmonic(x, where, channel_axis=-1), image, hole)
@@ -58,11 +58,11 @@ def biharmonic(
 def total_variation(
     image: Float[Tensor, " b c h w"], hole: Bool[Tensor, " b 1 h w"]
 ) -> Float[Tensor, " b c h w"]:
-    """A filling of little total variation, which goes on with edges as lines.
+    """A filling of low total variation, which continues edges as lines.
 
-    From the harmonic one, scikit-image's Chambolle denoising again and again, the known pixels put
-    back after each.  More of it comes nearer to the least variation, and on photographs no nearer
-    to what was there.
+    Projected iterations from the harmonic filling: scikit-image's Chambolle denoising, then the
+    known pixels replaced.  More iterations lower the variation further and, on photographs, not
+    the error.
     """
     from skimage.restoration import denoise_tv_chambolle
 
@@ -81,7 +81,7 @@ def _each(
     image: Float[Tensor, " b c h w"],
     hole: Bool[Tensor, " b 1 h w"],
 ) -> Float[Tensor, " b c h w"]:
-    """What `one` makes of each picture (h, w, c) and its hole (h, w)."""
+    """`one` applied to each image (h, w, c) and its hole (h, w)."""
     rows = image.permute(0, 2, 3, 1).double().cpu().numpy()
     found = [one(row, where) for row, where in zip(rows, hole[:, 0].cpu().numpy(), strict=True)]
     return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).to(image)

@@ -15,12 +15,12 @@ from plugins.image2image.tasks.restoration import (
 
 
 class Colourise(Restoration):
-    """Colours for a grey picture, whose luma the result has exactly.
+    """Colourisation: colours for a grey image, whose luma is kept exactly.
 
-    Pictures without any colour teach nothing: their errors do not count in training.
+    Grey training images are masked out of the loss.
 
     Args:
-        target: what is diffused: the picture or the difference of its colours from grey.
+        target: the diffused x0: the image, or the difference of its colours from grey.
     """
 
     def __init__(self, *, target: Target = "residual") -> None:
@@ -28,39 +28,45 @@ class Colourise(Restoration):
         self.figures = {**self.figures, "luma": Figure("luma error", "levels", "lower")}
 
     def given(self, grey: Float[Tensor, " 1 h w"]) -> Batch:
-        """A grey picture as a first estimate of its colours."""
-        return {"base": grey.expand(3, -1, -1), "spread": self.expected(grey)}
+        """A grey image as an input of the task."""
+        return {"base": grey.expand(3, -1, -1), "residual_std": self.expected_std(grey)}
 
     def degrade(self, item: Batch, index: int) -> Batch:
-        """The 8-bit luma that Pillow gives the picture, and it as a first estimate."""
+        """The 8-bit luma of the image by Pillow, as first estimate."""
         grey = levels_luma(to_integers(item["image"][None]))[0].float() / 127.5 - 1
         return {**item, **self.given(grey)}
 
     @staticmethod
-    def expected(grey: Float[Tensor, " 1 h w"]) -> Float[Tensor, " 1 h w"]:
-        """The deviation of colours from their luma: 0.03 + 1.2 u (1 - u), u the luma in [0, 1].
+    def expected_std(grey: Float[Tensor, " 1 h w"]) -> Float[Tensor, " 1 h w"]:
+        """Expected standard deviation of colours around their luma u in [0, 1].
 
-        Fitted to the training photographs that have colours; black and white have little room.
+        0.03 + 1.2 u (1 - u), fitted to the colour photographs of the training set.
         """
         return 0.03 + 0.3 * (1 - grey**2)
 
-    def counted(self, batch: Batch) -> Tensor:
-        """Everything of a picture that has colours."""
+    def loss_mask(self, batch: Batch) -> Tensor:
+        """1 for every pixel of a colour image, 0 for a grey image."""
         image = batch["image"]
-        apart = (image - image.mean(1, keepdim=True)).abs().amax((1, 2, 3), keepdim=True)
-        return (apart > 1 / 255).to(image).expand_as(image)
+        chroma = (image - image.mean(1, keepdim=True)).abs().amax((1, 2, 3), keepdim=True)
+        return (chroma > 1 / 255).to(image).expand_as(image)
 
-    def agree(self, image: Float[Tensor, " b 3 h w"], batch: Batch) -> Float[Tensor, " b 3 h w"]:
-        """The picture with the given luma, its colours within the range of files."""
+    def make_consistent(
+        self, image: Float[Tensor, " b 3 h w"], batch: Batch
+    ) -> Float[Tensor, " b 3 h w"]:
+        """The image with the given luma, its colours within [-1, 1]."""
         return with_luma(image, self.base(batch)[:, :1])
 
     def written(self, image: Float[Tensor, " b 3 h w"], batch: Batch) -> Float[Tensor, " b 3 h w"]:
-        """At 8 bits with the given luma to the last level."""
-        levels = levels_with_luma(self.agree(image, batch), to_integers(self.base(batch)[:, :1]))
+        """The image at 8 bits, whose luma by Pillow is exactly the given one."""
+        levels = levels_with_luma(
+            self.make_consistent(image, batch), to_integers(self.base(batch)[:, :1])
+        )
         return levels.to(image) / 127.5 - 1
 
-    def further(self, written: Float[Tensor, " b 3 h w"], batch: Batch) -> dict[str, Tensor]:
-        """The largest difference of an 8-bit luma from the one given."""
+    def further_figures(
+        self, written: Float[Tensor, " b 3 h w"], batch: Batch
+    ) -> dict[str, Tensor]:
+        """The largest error of the 8-bit luma."""
         given = to_integers(self.base(batch)[:, :1])
         apart = (levels_luma(to_integers(written)) - given).abs()
         return {"luma": apart.flatten(1).amax(1).double()}

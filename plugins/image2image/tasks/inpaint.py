@@ -20,15 +20,15 @@ from plugins.image2image.tasks.restoration import (
 
 
 class Inpaint(Restoration):
-    """What is in a hole; the pixels around it stay as they are to the last bit.
+    """Inpainting: a hole is filled, known pixels keep their bits.
 
-    Free-form strokes and rectangles over 10 to 40 % of a picture, or one or all sides of it
-    (uncropping), drawn anew for each item.  Errors count in the hole alone.
+    Holes are free-form strokes and rectangles over 10 to 40 % of an image, or one or all of its
+    sides (uncropping), random for each item.  The loss is masked to the hole.
 
     Args:
-        holes: of which kind.
-        target: what is diffused: the picture or what a smooth filling of the hole lacks.
-        seed: of the masks.
+        holes: kind of the random masks.
+        target: the diffused x0: the image, or the residual of a smooth filling of the hole.
+        seed: random seed of the masks.
     """
 
     def __init__(
@@ -48,31 +48,31 @@ class Inpaint(Restoration):
         }
 
     def given(self, image: Float[Tensor, " 3 h w"], hole: Bool[Tensor, " h w"]) -> Batch:
-        """A picture with its hole filled smoothly; what is in the hole is not looked at."""
+        """An image and its hole as an input of the task; pixels in the hole are not used."""
         known = (~hole)[None, None].to(image)
         contrast = local_contrast(image[None], 7, known)
         filled = harmonic(torch.cat([image[None], contrast], 1), hole[None, None])[0]
-        spread = self.expected(filled[3], hole)
-        return {"hole": hole[None], "base": filled[:3], "spread": spread[None]}
+        std = self.expected_std(filled[3], hole)
+        return {"hole": hole[None], "base": filled[:3], "residual_std": std[None]}
 
     def degrade(self, item: Batch, index: int) -> Batch:
-        """A mask and the picture with its hole filled smoothly."""
+        """A random hole, and the image with it filled smoothly."""
         height, width = item["image"].shape[-2:]
         hole = random_mask(self.seed, index, height, width, self.holes)
         return {**item, **self.given(item["image"], hole)}
 
     @staticmethod
-    def expected(
+    def expected_std(
         contrast: Float[Tensor, " h w"], hole: Bool[Tensor, " h w"]
     ) -> Float[Tensor, " h w"]:
-        """The deviation of what a smooth filling lacks, from the contrast of what is around it.
+        """Expected standard deviation of the residual of a smooth filling.
 
-        0.01 + 0.02 log d + s / (1 + 2.4 s) with s = c (1.3 + 3.5 log d), d the distance to what is
-        known in pixels and c the deviation of brightness over the known of 7x7 pixels, continued
-        into the hole as the picture is: fitted to the training photographs, where it spans 0.02
-        in sky to 0.4 deep in a texture.  The part without c is more than the fit's, so that an
-        object in a plain hole is not hundreds of deviations away.  0.01 outside, where the first
-        estimate is the picture.
+        0.01 + 0.02 log d + s / (1 + 2.4 s) with s = c (1.3 + 3.5 log d), d the distance to the
+        nearest known pixel and c the standard deviation of brightness over the known ones of 7x7
+        pixels, filled into the hole as the image is: fitted to the training photographs, where it
+        is 0.02 in sky to 0.4 deep in a texture.  The term without c exceeds the fit, so that an
+        object in a plain hole is not hundreds of standard deviations away.  0.01 outside the hole,
+        where the first estimate is the image.
         """
         from scipy.ndimage import distance_transform_edt
 
@@ -80,20 +80,22 @@ class Inpaint(Restoration):
         grown = contrast * (1.3 + 3.5 * far)
         return torch.where(hole, 0.01 + 0.02 * far + grown / (1 + 2.4 * grown), 0.01)
 
-    def counted(self, batch: Batch) -> Tensor:
-        """The hole."""
+    def loss_mask(self, batch: Batch) -> Tensor:
+        """1 in the hole."""
         return batch["hole"].float().expand_as(batch["base"])
 
-    def agree(self, image: Float[Tensor, " b 3 h w"], batch: Batch) -> Float[Tensor, " b 3 h w"]:
-        """The picture with the known pixels put back."""
+    def make_consistent(
+        self, image: Float[Tensor, " b 3 h w"], batch: Batch
+    ) -> Float[Tensor, " b 3 h w"]:
+        """The image with its known pixels replaced by the input's."""
         return torch.where(batch["hole"], image, self.base(batch))
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
-        """The picture with its hole in grey."""
+        """The image with a grey hole."""
         return {"input": batch["image"].masked_fill(batch["hole"], 0)}
 
     def baselines(self, batch: Batch) -> dict[str, Tensor]:
-        """The smooth filling, one of little total variation, and the biharmonic one."""
+        """The smooth, total-variation and biharmonic fillings."""
         image, hole = batch["image"], batch["hole"]
         return {
             self.reference: self.base(batch),
@@ -101,8 +103,10 @@ class Inpaint(Restoration):
             "biharmonic": biharmonic(image, hole),
         }
 
-    def further(self, written: Float[Tensor, " b 3 h w"], batch: Batch) -> dict[str, Tensor]:
-        """PSNR over the hole, and the share of known pixels that are not as they were."""
+    def further_figures(
+        self, written: Float[Tensor, " b 3 h w"], batch: Batch
+    ) -> dict[str, Tensor]:
+        """PSNR over the hole, and the fraction of known pixels that changed."""
         hole = batch["hole"]
         squares = (written - batch["image"]).double().square() / 4 * hole
         error = squares.flatten(1).sum(1) / (3 * hole.flatten(1).sum(1))
@@ -114,11 +118,11 @@ class Inpaint(Restoration):
 
 
 class Uncrop(Inpaint):
-    """What lies beyond a picture's edge: half of each item, along one side or around all four.
+    """Uncropping: half of each item is filled, along one side or around all four.
 
     Args:
-        target: what is diffused: the picture or what a smooth continuation lacks.
-        seed: of the sides.
+        target: the diffused x0: the image, or the residual of a smooth filling.
+        seed: random seed of the sides.
     """
 
     def __init__(self, *, target: Target = "residual", seed: int = 0) -> None:

@@ -18,14 +18,14 @@ from plugins.image2image.tasks.restoration import (
 
 
 class MultiTask(Restoration):
-    """Palette's four tasks by one network: each item is one of them, drawn from its index.
+    """Palette's four tasks by one network: each item is of one of them, random by its index.
 
-    For training.  Samples are drawn for one of the tasks: ``sample`` with ``task`` set.
+    For training; to sample, set ``task`` to one of the four.
     Source: Saharia et al. 2022 (Palette), arXiv:2111.05826, section 4.3.
 
     Args:
-        target: as of each task.
-        seed: of masks, qualities and of which task an item is.
+        target: the diffused x0 of each task.
+        seed: random seed of masks, qualities and the task of an item.
     """
 
     def __init__(self, *, target: Target = "residual", seed: int = 0) -> None:
@@ -39,13 +39,18 @@ class MultiTask(Restoration):
         )
 
     def degrade(self, item: Batch, index: int) -> Batch:
-        """What one of the tasks makes of the item, as far as they have it in common."""
+        """The item degraded by one of the tasks: the fields that all have."""
         task = self.tasks[derive("task", self.seed, index) % len(self.tasks)]
         made = task.degrade(item, index)
-        counted = task.counted({name: value[None] for name, value in made.items()})
-        counts = torch.ones_like(item["image"]) if counted is None else counted[0]
-        return {**item, "base": made["base"], "spread": made["spread"], "counts": counts}
+        mask = task.loss_mask({name: value[None] for name, value in made.items()})
+        counts = torch.ones_like(item["image"]) if mask is None else mask[0]
+        return {
+            **item,
+            "base": made["base"],
+            "residual_std": made["residual_std"],
+            "counts": counts,
+        }
 
-    def counted(self, batch: Batch) -> Tensor:
-        """What counts in each item's own task."""
+    def loss_mask(self, batch: Batch) -> Tensor:
+        """The loss mask of each item's task."""
         return batch["counts"]

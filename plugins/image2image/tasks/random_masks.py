@@ -11,9 +11,9 @@ from torch import Tensor
 from core.errors import InputError
 from core.process.noise import derive
 
-LEAST, MOST = 0.1, 0.4  # share of a picture that random holes cover
-FREE_FORM = 0.6  # share of free-form holes among those for inpainting
-SMALLEST = 16  # side of a picture, in pixels
+LEAST, MOST = 0.1, 0.4  # fraction of an image that random holes cover
+FREE_FORM = 0.6  # fraction of free-form holes among those for inpainting
+SMALLEST = 16  # side of an image, in pixels
 Kind = Literal["inpaint", "strokes", "boxes", "uncrop"]
 
 
@@ -23,8 +23,8 @@ def random_mask(
     """The mask of training item `index`: a function of its arguments alone.
 
     ``strokes`` are free forms and ``boxes`` 1 to 5 rectangles, both covering 10 to 40 % of the
-    picture; ``inpaint`` is strokes in 60 % and boxes in 40 % of the items.  ``uncrop`` covers half
-    of the picture, along one side or around all four, each in half of the items.
+    image; ``inpaint`` is strokes in 60 % and boxes in 40 % of the items.  ``uncrop`` covers half
+    of the image, along one side or around all four, each in half of the items.
     Source: Saharia et al. 2022 (Palette), arXiv:2111.05826, appendix B; the strokes are algorithm
     1 of Yu et al. 2019 (DeepFillv2), arXiv:1806.03589, drawn until they cover enough.
 
@@ -33,10 +33,10 @@ def random_mask(
     """
     if min(height, width) < SMALLEST:
         raise InputError(
-            f"random masks want pictures of at least {SMALLEST}x{SMALLEST} pixels, got "
+            f"random masks require images of at least {SMALLEST}x{SMALLEST} pixels, got "
             f"{width}x{height}"
         )
-    # A key of its own: crops are drawn from (seed, index) too and must not follow the mask.
+    # A key of its own: crops depend on (seed, index) too and must be independent of the mask.
     key = np.array([derive("mask", kind, seed), index], np.uint64)
     random = np.random.Generator(np.random.Philox(key=key))
     if kind == "inpaint":
@@ -46,7 +46,7 @@ def random_mask(
 
 
 def _strokes(random: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Strokes of a brush until a drawn share is covered, or the next one would cover too much."""
+    """Brush strokes until a random fraction is covered, or the next one would exceed `MOST`."""
     mask, wanted = np.zeros((height, width), bool), random.uniform(LEAST, MOST)
     while mask.mean() < wanted:
         ahead = mask | _stroke(random, height, width)
@@ -58,7 +58,7 @@ def _strokes(random: np.random.Generator, height: int, width: int) -> np.ndarray
 
 
 def _stroke(random: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """One stroke of a brush: a zigzag of 4 to 12 lines, its vertices inside the picture."""
+    """One brush stroke: a polyline of 4 to 12 segments, its vertices inside the image."""
     mask, side = np.zeros((height, width), bool), min(height, width)
     at = np.array([random.uniform(0, height - 1), random.uniform(0, width - 1)])
     radius = side * random.uniform(1 / 40, 1 / 12)
@@ -76,7 +76,7 @@ def _stroke(random: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def _line(mask: np.ndarray, start: np.ndarray, end: np.ndarray, radius: float) -> None:
-    """Set what is within `radius` of the segment: the line and the circles at its ends."""
+    """Set the pixels within `radius` of the segment."""
     low = np.floor(np.minimum(start, end) - radius).clip(0).astype(int)
     high = np.ceil(np.maximum(start, end) + radius).astype(int) + 1
     part = mask[low[0] : high[0], low[1] : high[1]]
@@ -89,12 +89,12 @@ def _line(mask: np.ndarray, start: np.ndarray, end: np.ndarray, radius: float) -
 
 
 def _boxes(random: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """1 to 5 rectangles that together cover the share wanted; drawn again until they do."""
+    """1 to 5 rectangles of a random total area, redrawn until it is within the limits."""
     count = random.integers(1, 6)
     while True:
         mask, wanted = np.zeros((height, width), bool), random.uniform(LEAST, MOST)
         for _ in range(count):
-            # Sides as shares of the picture's: a rectangle of any picture's shape fits into it.
+            # Sides relative to the image's, so that rectangles fit whatever its aspect ratio.
             longer = math.exp(random.uniform(-math.log(2), math.log(2)))
             high = round(height * math.sqrt(wanted / count * longer))
             wide = round(width * math.sqrt(wanted / count / longer))
@@ -105,7 +105,7 @@ def _boxes(random: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def _uncrop(random: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Half of the picture: along one of its sides, or around all four."""
+    """Half of the image: along one of its sides, or around all four."""
     mask = np.zeros((height, width), bool)
     if random.random() < 0.5:
         high, wide = round(height * math.sqrt(0.5)), round(width * math.sqrt(0.5))

@@ -1,4 +1,4 @@
-"""What tasks that restore a picture share: a first estimate, what it lacks, scores and views."""
+"""Base of the restoration tasks: first estimate, residual, scores and panels."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -13,7 +13,7 @@ from core.results.sheet import to_bytes
 from core.task import Batch, Example, Figure, Panel, Scores
 
 Target = Literal["residual", "image"]
-MOST = 100.0  # dB, of pictures that are equal at 8 bits, so that means stay finite
+MOST = 100.0  # dB, of images that are equal at 8 bits, so that means are finite
 
 
 def to_levels(x: Tensor) -> Tensor:
@@ -24,9 +24,9 @@ def to_levels(x: Tensor) -> Tensor:
 def local_contrast(
     image: Float[Tensor, " b c h w"], side: int, known: Float[Tensor, " b 1 h w"] | None = None
 ) -> Float[Tensor, " b 1 h w"]:
-    """The deviation of brightness over side x side pixels, the edge repeated beyond it.
+    """Standard deviation of brightness over side x side pixels, edges replicated.
 
-    With `known`, of those where it is 1 alone; 0 where none is.
+    With `known`, over the pixels where it is 1; 0 where there are none.
     """
     around = (side // 2,) * 4
     grey = image.mean(1, keepdim=True)
@@ -37,23 +37,23 @@ def local_contrast(
     if known is None:
         mean, square = mean_of(grey), mean_of(grey**2)
     else:
-        share = mean_of(known).clamp(min=0.5 / side**2)
-        mean, square = mean_of(grey * known) / share, mean_of(grey**2 * known) / share
+        fraction = mean_of(known).clamp(min=0.5 / side**2)
+        mean, square = mean_of(grey * known) / fraction, mean_of(grey**2 * known) / fraction
     return (square - mean**2).clamp(min=0).sqrt()
 
 
 class Restoration:
-    """A picture from one that lacks something: what is diffused is the picture or what is missing.
+    """A restoration task: the diffused x0 is the image or the residual of a first estimate.
 
-    What a first estimate lacks is diffused in units of the deviation to expect of it, which the
-    network is given as a channel beside the estimate; that trains far faster than the picture.
+    The residual is diffused in units of its expected standard deviation, which is a condition
+    channel beside the first estimate; that trains far faster than the image.
     Source: conditioning by concatenation, Saharia et al. 2021 (SR3), arXiv:2104.07636, and 2022
     (Palette), arXiv:2111.05826; the residual after Li et al. 2021 (SRDiff), arXiv:2104.14951,
     section 3.2.
 
     Args:
-        reference: what the first estimate is called in tables.
-        target: what is diffused.
+        reference: name of the first estimate in tables.
+        target: the diffused x0: the residual of the first estimate, or the image.
     """
 
     channels = 3
@@ -67,71 +67,75 @@ class Restoration:
             "ssim": Figure("SSIM", "", "higher"),
         }
 
-    # What each restoration says.
+    # Of each task.
 
     def base(self, batch: Batch) -> Float[Tensor, " b 3 h w"]:
         """The first estimate, in [-1, 1]."""
         return batch["base"]
 
-    def spread(self, batch: Batch) -> Float[Tensor, " b 1 h w"]:
-        """The deviation to expect of what it lacks."""
-        return batch["spread"]
+    def residual_std(self, batch: Batch) -> Float[Tensor, " b 1 h w"]:
+        """The expected standard deviation of its residual."""
+        return batch["residual_std"]
 
-    def agree(self, image: Float[Tensor, " b 3 h w"], batch: Batch) -> Float[Tensor, " b 3 h w"]:
-        """The picture, or the nearest one that agrees with what was measured."""
+    def make_consistent(
+        self, image: Float[Tensor, " b 3 h w"], batch: Batch
+    ) -> Float[Tensor, " b 3 h w"]:
+        """The image made consistent with the measurement; by default the image itself."""
         return image
 
-    def counted(self, batch: Batch) -> Tensor | None:
-        """1 where errors count in training; None for everywhere."""
+    def loss_mask(self, batch: Batch) -> Tensor | None:
+        """The loss mask: 1 where errors count in training; None for everywhere."""
         return None
 
     def baselines(self, batch: Batch) -> dict[str, Tensor]:
-        """Other methods' results by name, the reference among them."""
+        """Results of baselines by name, the reference among them."""
         return {self.reference: self.base(batch)}
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
-        """What is shown of what was given, by name."""
+        """The measurement as images to show, by name."""
         return {}
 
-    def further(self, written: Float[Tensor, " b 3 h w"], batch: Batch) -> dict[str, Tensor]:
-        """More figures of a result at 8 bits, one number for each item."""
+    def further_figures(
+        self, written: Float[Tensor, " b 3 h w"], batch: Batch
+    ) -> dict[str, Tensor]:
+        """Further figures of a result at 8 bits, one value for each item."""
         return {}
 
-    # What follows from it.
+    # Of all.
 
     def condition(self, batch: Batch) -> dict[str, Tensor]:
-        """What the network is given: the estimate and, for a residual, log of its spread."""
+        """The condition: the first estimate and, for a residual, log of its standard deviation."""
         if self.target == "image":
             return {"image": self.base(batch)}
-        return {"image": torch.cat([self.base(batch), self.spread(batch).log() + 3], dim=1)}
+        return {"image": torch.cat([self.base(batch), self.residual_std(batch).log() + 3], dim=1)}
 
     def prepare(self, batch: Batch) -> Example:
-        """The residual or the picture, conditioned on the first estimate."""
+        """Training example: residual or image as x0, its condition and loss mask."""
         x0 = batch["image"]
         if self.target == "residual":
-            x0 = (x0 - self.base(batch)) / self.spread(batch)
-        return Example(x0, self.condition(batch), self.counted(batch))
+            x0 = (x0 - self.base(batch)) / self.residual_std(batch)
+        return Example(x0, self.condition(batch), self.loss_mask(batch))
 
     def correct(self, x0: Tensor, batch: Batch) -> Tensor:
-        """The estimate that agrees with what was measured."""
+        """The estimate of x0 made consistent with the measurement."""
         if self.target == "image":
-            return self.agree(x0, batch)
-        base, spread = self.base(batch), self.spread(batch)
-        return (self.agree(base + spread * x0, batch) - base) / spread
+            return self.make_consistent(x0, batch)
+        base, std = self.base(batch), self.residual_std(batch)
+        return (self.make_consistent(base + std * x0, batch) - base) / std
 
     def finish(self, x0: Tensor, batch: Batch) -> Tensor:
-        """The restored pictures, in [-1, 1]."""
+        """The restored images, in [-1, 1]."""
         image = x0
         if self.target == "residual":
-            image = self.base(batch) + self.spread(batch) * x0
-        return self.agree(image, batch).clamp(-1, 1)
+            image = self.base(batch) + self.residual_std(batch) * x0
+        return self.make_consistent(image, batch).clamp(-1, 1)
 
     def written(self, image: Float[Tensor, " b 3 h w"], batch: Batch) -> Float[Tensor, " b 3 h w"]:
-        """The picture as an 8-bit file holds it."""
+        """The image rounded as in an 8-bit file."""
         return to_levels(image)
 
     def score(self, results: Float[Tensor, " b k 3 h w"], batch: Batch) -> Scores:
-        """Figures of the baselines, of one draw and of the mean of all, at 8 bits."""
+        """Figures of the baselines, of one draw and of the mean of draws, at 8 bits."""
         outputs = {**self.baselines(batch), "one sample": results[:, 0]}
         if results.shape[1] > 1:
             outputs[f"mean of {results.shape[1]}"] = results.mean(1)
@@ -141,12 +145,12 @@ class Restoration:
             scores[method] = {
                 "psnr": psnr(written, batch["image"]).clamp(max=MOST),
                 "ssim": ssim(written, batch["image"]),
-                **self.further(written, batch),
+                **self.further_figures(written, batch),
             }
         return scores
 
     def show(self, results: Tensor, batch: Batch, titles: list[str]) -> list[Panel]:
-        """What was given | baselines | one sample | mean | truth."""
+        """Panels: measurement | baselines | one sample | mean | truth."""
         given = {**self.inputs(batch), **self.baselines(batch)}
         panels = []
         for i, title in enumerate(titles):

@@ -21,37 +21,38 @@ from plugins.image2image.tasks.restoration import (
 )
 
 
-def residual_spread(low: Float[Tensor, " b c y x"]) -> Float[Tensor, " b 1 y x"]:
-    """The deviation to expect of what `low`'s bicubic enlargement lacks, from its local contrast.
+def expected_residual_std(low: Float[Tensor, " b c y x"]) -> Float[Tensor, " b 1 y x"]:
+    """Expected standard deviation of the residual of bicubic upsampling, from local contrast.
 
-    0.006 + 1.7 s / (1 + 5.5 s), s the deviation of brightness over 3x3 pixels: fitted to the
-    training photographs at factor 4, where it spans 0.01 in sky to 0.2 at edges.
+    0.006 + 1.7 s / (1 + 5.5 s), s the standard deviation of brightness over 3x3 pixels of `low`:
+    fitted to the training photographs at factor 4, where it is 0.01 in sky to 0.2 at edges.
     """
     contrast = local_contrast(low, 3)
     return 0.006 + 1.7 * contrast / (1 + 5.5 * contrast)
 
 
 class SR3(Restoration):
-    """Super-resolution by iterative refinement: the enlarged picture is the condition.
+    """Super-resolution by iterative refinement: the bicubic upsampling is the condition.
 
-    The low-resolution picture is the antialiased bicubic reduction, rounded to 8 bits as a file
-    would be; its bicubic enlargement is concatenated to the noisy picture.
+    The low-resolution image is the antialiased bicubic reduction, rounded to 8 bits as in a file;
+    its bicubic upsampling is concatenated to the noisy image.
     Source: Saharia et al. 2021, arXiv:2104.07636; the residual target after Li et al. 2021
-    (SRDiff), arXiv:2104.14951, section 3.2, here in units of the deviation to expect of it.
+    (SRDiff), arXiv:2104.14951, section 3.2, here in units of its expected standard
+    deviation.
 
     Args:
-        scale: factor of enlargement, at least 2.
-        target: what is diffused: the picture itself, as in SR3, or what the enlargement lacks,
-            in units of what its local contrast lets expect, which trains far faster.
+        scale: upscaling factor, at least 2.
+        target: the diffused x0: the image itself, as in SR3, or the residual of bicubic upsampling
+            in units of its expected standard deviation, which trains far faster.
         back_projections: rounds of x <- x + up(low - down(x)) on each estimate and each result;
             each brings its reduction closer to the input.
-        augment: largest deviation of the noise that is added to the low-resolution picture in
-            training, drawn evenly for each item and told to the network, so that it can follow
-            another model in a cascade (Ho et al. 2022, JMLR 23, section 4); 0 for none.
-        level: the deviation for all items, for a sweep; by default it is drawn.
-        reduce: factor by which the pictures themselves are reduced before, for the first model of
-            a cascade, whose results are smaller than they are.
-        seed: of that noise.
+        augment: conditioning augmentation (Ho et al. 2022, JMLR 23, section 4), for the second
+            model of a cascade: largest standard deviation of the noise added to the low-resolution
+            image in training, uniform for each item and a condition of the network; 0 for none.
+        level: the same standard deviation for all items, for a sweep; by default it is random.
+        reduce: factor by which the images themselves are reduced first, for the first model of a
+            cascade, whose results are smaller than the images.
+        seed: random seed of that noise.
     """
 
     def __init__(
@@ -86,22 +87,22 @@ class SR3(Restoration):
         }
 
     def given(self, low: Float[Tensor, " b 3 y x"], level: float, noise: Tensor) -> Batch:
-        """A low-resolution picture as the network is to see it.
+        """A low-resolution image as an input of the task.
 
         Raises:
-            InputError: a level that it was not trained for.
+            InputError: a level outside training.
         """
         if not 0 <= level <= self.augment:
             raise InputError(
-                f"level: the model was trained for noise of 0 to {self.augment:g}, got {level:g}"
+                f"level: expected 0 to {self.augment:g}, the model's ``augment``, got {level:g}"
             )
         if not self.augment:
             return {"low": low}
-        told = torch.full_like(low[:, :1, :1, :1], level)
-        return {"low": low, "seen": low + level * noise, "level": told}
+        levels = torch.full_like(low[:, :1, :1, :1], level)
+        return {"low": low, "noisy_low": low + level * noise, "level": levels}
 
     def degrade(self, item: Batch, index: int) -> Batch:
-        """The item, reduced if asked for; with augmentation, its low-resolution picture too."""
+        """The item, reduced by `reduce`; with augmentation, the noisy low-resolution image too."""
         if self.reduce > 1:
             image = Bicubic(factor=self.reduce).forward(item["image"][None])[0]
             item = {**item, "image": to_levels(image)}
@@ -115,36 +116,38 @@ class SR3(Restoration):
         return {**item, **{name: x[0] for name, x in self.given(low, level, noise).items()}}
 
     def low(self, batch: Batch) -> Float[Tensor, " b 3 y x"]:
-        """The low-resolution picture that a camera's file would hold, in [-1, 1]."""
+        """The low-resolution image at 8 bits, in [-1, 1]."""
         given = batch.get("low")
         return to_levels(self.operator.forward(batch["image"])) if given is None else given
 
-    def seen(self, batch: Batch) -> Float[Tensor, " b 3 y x"]:
-        """What of it the network is given: itself, or itself with noise."""
-        given = batch.get("seen")
+    def noisy_low(self, batch: Batch) -> Float[Tensor, " b 3 y x"]:
+        """The low-resolution image, with noise where there is conditioning augmentation."""
+        given = batch.get("noisy_low")
         return self.low(batch) if given is None else given
 
     def base(self, batch: Batch) -> Float[Tensor, " b 3 h w"]:
-        """The bicubic enlargement."""
-        return self.operator.up(self.seen(batch))
+        """The bicubic upsampling."""
+        return self.operator.up(self.noisy_low(batch))
 
     def condition(self, batch: Batch) -> dict[str, Tensor]:
-        """What every restoration is given and, with augmentation, the level of the noise."""
-        told = super().condition(batch)
+        """The first estimate, its residual's scale and, with augmentation, the noise level."""
+        condition = super().condition(batch)
         if self.augment:
-            image = told["image"]
+            image = condition["image"]
             level = batch["level"].expand(-1, 1, *image.shape[-2:]) / self.augment
-            told = {"image": torch.cat([image, level], dim=1)}
-        return told
+            condition = {"image": torch.cat([image, level], dim=1)}
+        return condition
 
-    def spread(self, batch: Batch) -> Float[Tensor, " b 1 h w"]:
-        """`residual_spread` at the size of the result."""
-        low = self.seen(batch)
+    def residual_std(self, batch: Batch) -> Float[Tensor, " b 1 h w"]:
+        """`expected_residual_std` at the size of the result."""
+        low = self.noisy_low(batch)
         size = (low.shape[-2] * self.scale, low.shape[-1] * self.scale)
-        return F.interpolate(residual_spread(low), size, mode="bilinear", align_corners=False)
+        return F.interpolate(expected_residual_std(low), size, mode="bilinear", align_corners=False)
 
-    def agree(self, image: Float[Tensor, " b 3 h w"], batch: Batch) -> Float[Tensor, " b 3 h w"]:
-        """The picture after its rounds of back-projection."""
+    def make_consistent(
+        self, image: Float[Tensor, " b 3 h w"], batch: Batch
+    ) -> Float[Tensor, " b 3 h w"]:
+        """The image after the rounds of back-projection."""
         if self.back_projections:
             low = self.low(batch)
             for _ in range(self.back_projections):
@@ -152,18 +155,20 @@ class SR3(Restoration):
         return image
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
-        """The low-resolution picture, as the network saw it."""
-        return {"low-res": self.seen(batch)}
+        """The low-resolution image, with its augmentation noise."""
+        return {"low-res": self.noisy_low(batch)}
 
     def baselines(self, batch: Batch) -> dict[str, Tensor]:
-        """The enlargement of the picture without noise, and it after ten back-projections."""
+        """Bicubic upsampling of the image without noise, and that after ten back-projections."""
         low = self.low(batch)
         image = up = self.operator.up(low)
         for _ in range(10):
             image = image + self.operator.up(low - self.operator.forward(image))
         return {self.reference: up, "bicubic + back-projection": image}
 
-    def further(self, written: Float[Tensor, " b 3 h w"], batch: Batch) -> dict[str, Tensor]:
-        """The squared error of its reduction, in units of [0, 1] squared as in SR3's table 1."""
-        apart = (self.operator.forward(written) - self.low(batch)).double() / 2
-        return {"consistency": apart.square().flatten(1).mean(1) * 1e5}
+    def further_figures(
+        self, written: Float[Tensor, " b 3 h w"], batch: Batch
+    ) -> dict[str, Tensor]:
+        """Consistency: the MSE of the reduction, in [0, 1] units as in SR3's table 1."""
+        error = (self.operator.forward(written) - self.low(batch)).double() / 2
+        return {"consistency": error.square().flatten(1).mean(1) * 1e5}

@@ -1,6 +1,6 @@
-"""Damaged pictures by the thousand, read in one process of bounded memory, and what came of them.
+"""Damaged images by the thousand, read in one process of bounded memory, and what came of them.
 
-The last line has how many were refused and how many gave a picture; lines before it what else
+The last line has how many were refused and how many gave an image; lines before it what else
 happened, with the seed that makes it again.  ``python mutants.py COUNT FOLDER``
 """
 
@@ -84,7 +84,7 @@ def mutated(data, seed):
 
 
 def tried(place):
-    """``refused``, or ``read`` where all that is promised of a picture holds."""
+    """``refused``, or ``read`` where all that is promised of an image holds."""
     try:
         picture = read_picture(place)
     except InputError as error:

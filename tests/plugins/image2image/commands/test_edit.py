@@ -138,8 +138,8 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(checkpoint, tmp_path):
         "--steps", 10, "--method", "ddnm", "--samples", 3, "--dry-run",
     )  # fmt: skip
     lines = done.stdout.splitlines()
-    assert lines[0] == "30x40 pixels: 4 tiles of 24x24 that share 6"
-    assert lines[1].startswith("10 evaluations for each of 3 draws: 120 of the network")
+    assert lines[0] == "30x40 pixels: 4 tiles of 24x24, overlap 6"
+    assert lines[1].startswith("10 evaluations for each tile of 3 draws: 120 network evaluations")
     assert lines[2].startswith("about ")
     assert {path.name for path in tmp_path.iterdir()} == {"in.png"}
 
@@ -152,18 +152,18 @@ def test_bad_requests_are_one_sentence(checkpoint, tmp_path):
     black, hole = tmp_path / "black.png", ["--box", "1,1,2,2"]
     start = ["repaint", good, "-o", out]
     cases = [
-        (start, "nothing says what to fill"),
-        ([*start, "--mask", mask], "has 20x30 pixels, the picture 30x20"),
+        (start, "no region to fill"),
+        ([*start, "--mask", mask], "has 20x30 pixels, the image 30x20"),
         ([*start, "--mask", black], "nothing to fill"),
-        ([*start, "--mask", black, "--invert"], "nothing is known"),
-        (["repaint", good, "-o", good, "--box", "1,1,2,2"], "would replace"),
+        ([*start, "--mask", black, "--invert"], "no known pixel"),
+        (["repaint", good, "-o", good, "--box", "1,1,2,2"], "would overwrite"),
         ([*start, *hole, "--method", "ddmn"], "did you mean"),
         ([*start, *hole, "--set", "jumps=2"], "did you mean 'jump'"),
         ([*start, *hole, "--method", "ilvr", "--sampler", "core/unipc"], "core/multistep"),
-        ([*start, "--transparent"], "no transparency"),
-        ([*start, "--extend", "up=3"], "extend: expected a side"),
+        ([*start, "--transparent"], "no alpha channel"),
+        ([*start, "--extend", "up=3"], "extend: expected SIDE=N"),
         (["edit", good, "-o", out, "--invert"], "give --mask"),
-        (["edit", good, "-o", out, "--grow", "3"], "want a region"),
+        (["edit", good, "-o", out, "--grow", "3"], "require a region"),
         (["guide", good, "-o", tmp_path / "out.xyz"], "suffix"),
         (["guide", good, "-o", out, "--tile", 32, "--overlap", 32], "overlap: expected"),
     ]  # fmt: skip
@@ -199,5 +199,5 @@ def test_a_model_of_another_task_is_refused(tmp_path):
     )
     train(request, tmp_path / "sr3")
     Image.fromarray(photographs.coffee()[:20, :30]).save(tmp_path / "in.png")
-    with pytest.raises(InputError, match=r"trained for image2image/sr3.*wanted a model of task"):
+    with pytest.raises(InputError, match=r"trained for image2image/sr3.*expected a model of task"):
         invoke(tmp_path / "sr3", "edit", tmp_path / "in.png", "-o", tmp_path / "out.png")

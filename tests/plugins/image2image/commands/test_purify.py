@@ -73,7 +73,7 @@ def test_a_picture_smaller_than_two_coarsest_cells_is_purified(tmp_path, size):
 
 
 def test_large_pictures_are_purified_tile_by_tile(prior, monkeypatch):
-    """The model is shown no more than a tile, and all of the picture."""
+    """The model is shown no more than a tile, and all of the image."""
     predictor = Purify(Machine(threads=1), prior, steps=1)
     whole, shown = predictor._model.denoise, []
 
@@ -98,8 +98,8 @@ def test_bad_pictures_and_models_are_one_sentence(prior, judge, tmp_path, monkey
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(colour)
     cases = [
         ((tmp_path / "none.png", "--checkpoint", prior, "-o", out), "none.png"),
-        ((colour, "--checkpoint", prior, "-o", out), "the picture has 3 channels, the model 1"),
-        ((grey, "--checkpoint", prior, "-o", grey), f"would replace {grey} itself"),
+        ((colour, "--checkpoint", prior, "-o", out), "the image has 3 channels, the model 1"),
+        ((grey, "--checkpoint", prior, "-o", grey), f"would overwrite the input {grey}"),
         ((grey, "--checkpoint", prior, "-o", out, "--level", 3), "level: expected a time"),
         ((grey, "--checkpoint", tmp_path, "-o", out), "no checkpoint"),
         ((grey, "--checkpoint", prior, "-o", out, "--sampler", "core/euler"), "did you mean"),

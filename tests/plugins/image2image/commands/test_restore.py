@@ -137,7 +137,7 @@ def test_known_pixels_are_the_files_own(several, tmp_path, height, width):
 
 
 def test_a_feather_blends_a_ring_and_changes_no_more(several, tmp_path):
-    """Weights fall by a fifth a pixel, and with them how far the result is from the picture."""
+    """Weights fall by a fifth a pixel, and with them how far the result is from the image."""
     given, apart = pixels(40, 40), {}
     save(tmp_path / "in.png", given)
     for feather in (0, 4):
@@ -192,7 +192,7 @@ def test_colours_are_left_out_and_a_grey_profile_too(colours, tmp_path):
     save(tmp_path / "in.png", given)
     done = invoke("restore", tmp_path / "in.png", "-o", tmp_path / "out.png", "--steps", 2,
                   checkpoint=colours)  # fmt: skip
-    assert "their luma is what is coloured" in done.stderr
+    assert "their luma is colourised" in done.stderr
     with Image.open(tmp_path / "out.png") as found:
         luma = np.asarray(Image.fromarray(given[..., :3]).convert("L"))
         assert np.array_equal(np.asarray(found.convert("RGB").convert("L")), luma)
@@ -206,7 +206,7 @@ def test_colours_are_left_out_and_a_grey_profile_too(colours, tmp_path):
 
 
 def beyond(found, data):
-    """How far the coefficients of a picture's luma and chroma lie outside what a file allows."""
+    """How far the coefficients of an image's luma and chroma lie outside what a file allows."""
     stored, tables = coefficients(data)
     turn = jpeg.TO_YCC.numpy()
     planes = np.einsum("ij,hwj->ihw", turn[: len(stored)], found.astype(float))
@@ -270,11 +270,15 @@ def test_blocks_lie_in_the_file_as_it_was_before_it_was_turned(several, tmp_path
 
 
 def test_draws_their_mean_and_their_deviation(colours, tmp_path):
-    given, out, spread = save(tmp_path / "in.png", pixels(21, 18)), tmp_path / "out.png", "map.png"
+    given, out, residual_std = (
+        save(tmp_path / "in.png", pixels(21, 18)),
+        tmp_path / "out.png",
+        "map.png",
+    )
     arguments = ["restore", given, "-o", out, "--steps", 3, "--seed", 4]
-    done = invoke(*arguments, "--samples", 3, "--deviation", tmp_path / spread, "--record",
+    done = invoke(*arguments, "--samples", 3, "--deviation", tmp_path / residual_std, "--record",
                   checkpoint=colours)  # fmt: skip
-    names = ["out-1.png", "out-2.png", "out-3.png", "out-sheet.png", spread]
+    names = ["out-1.png", "out-2.png", "out-3.png", "out-sheet.png", residual_std]
     assert done.stdout.split() == [str(tmp_path / name) for name in names]
     draws = np.stack([load(tmp_path / name)[0] for name in names[:3]]).astype(float)
     assert (draws[0] != draws[1]).any()
@@ -282,7 +286,7 @@ def test_draws_their_mean_and_their_deviation(colours, tmp_path):
     assert (said["task"], said["seed"], said["samples"]) == ("image2image/colourise", 4, 3)
     assert said["results"] == names[:3]
     expected = np.sqrt(draws.var(0).mean(-1)) / 64 * 255  # white is 64 levels
-    assert np.abs(load(tmp_path / spread)[0][..., 0] - expected.clip(max=255)).max() < 4
+    assert np.abs(load(tmp_path / residual_std)[0][..., 0] - expected.clip(max=255)).max() < 4
     invoke(*arguments, checkpoint=colours)
     assert np.array_equal(load(out)[0], draws[0])
     invoke(*arguments, "--mean-of", 3, checkpoint=colours)
@@ -297,8 +301,8 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(colours, tmp_path):
                   "--overlap", 16, "--steps", 7, "--samples", 2, "--dry-run",
                   checkpoint=colours)  # fmt: skip
     lines = done.stdout.splitlines()
-    assert lines[0] == "150x70 pixels: 6 tiles of 64x64 that share 16"
-    assert lines[1] == "7 evaluations for each of 2 draws: 84 of the network"
+    assert lines[0] == "150x70 pixels: 6 tiles of 64x64, overlap 16"
+    assert lines[1] == "7 evaluations for each tile of 2 draws: 84 network evaluations"
     assert {path.name for path in tmp_path.iterdir()} == {"in.png"}
 
 
@@ -316,25 +320,24 @@ def test_bad_requests_are_one_sentence(several, colours, tmp_path):
     Image.new("L", (20000, 5000)).save(large)  # more pixels than are read
     start, fill = ["restore", good, "-o", out], ["--task", "inpaint"]
     cases = [
-        (start, "name one of colourise, inpaint, uncrop, jpeg"),
-        ([*start, *fill], "nothing says what to fill"),
-        ([*start, *fill, "--mask", small], "has 20x20 pixels, the picture 30x20"),
-        ([*start, *fill, "--mask", white], "as it is white everywhere"),
+        (start, "choose one of colourise, inpaint, uncrop, jpeg"),
+        ([*start, *fill], "no region to fill"),
+        ([*start, *fill, "--mask", small], "has 20x20 pixels, the image 30x20"),
+        ([*start, *fill, "--mask", white], "no known pixel"),
         ([*start, *fill, "--mask", black], "nothing to fill"),
         ([*start, *fill, "--mask", tmp_path / "none.png"], "none.png"),
         ([*start, *fill, "--box", "1,1,2,2", "--feather", 60], "feather: reaches every pixel"),
-        (["restore", one, "-o", out, *fill, "--box", "0,0,1,1"], "as it is white everywhere"),
-        (["restore", good, "-o", good, "--task", "colourise"], "would replace"),
-        ([*start, *fill, "--mask", black, "-o", black], "would replace"),
+        (["restore", one, "-o", out, *fill, "--box", "0,0,1,1"], "no known pixel"),
+        (["restore", good, "-o", good, "--task", "colourise"], "would overwrite"),
+        ([*start, *fill, "--mask", black, "-o", black], "would overwrite"),
         ([*start, "--task", "jpeg"], "a PNG file; JPEG restoration"),
-        ([*start, "--task", "jpg"], "task: expected one of 'colourise'"),
-        ([*start, "--task", "colourise", "--box", "1,1,2,2"], "leave them out"),
+        ([*start, "--task", "colourise", "--box", "1,1,2,2"], "leave these out"),
         ([*start, "--task", "colourise", "--tile", 64, "--overlap", 64], "overlap: expected"),
-        ([*start, "--task", "colourise", "--samples", 2, "--mean-of", 2], "leave one of them"),
-        ([*start, "--task", "colourise", "--deviation", out], "one draw says nothing"),
+        ([*start, "--task", "colourise", "--samples", 2, "--mean-of", 2], "exclude each other"),
+        ([*start, "--task", "colourise", "--deviation", out], "needs at least 2 draws"),
         ([*start, "--task", "colourise", "-o", tmp_path / "out.gif"], "suffix"),
         (["restore", large, "-o", out, "--task", "colourise"], "million pixels"),
-        (["restore", tmp_path / "moving.png", "-o", out, "--task", "jpeg"], "holds 2 pictures"),
+        (["restore", tmp_path / "moving.png", "-o", out, "--task", "jpeg"], "holds 2 images"),
         (["restore", tmp_path / "cut.jpg", "-o", out, "--task", "jpeg"], "damaged or cut off"),
         (["restore", tmp_path / "empty.png", "-o", out, "--task", "jpeg"], "the file is empty"),
         (["restore", good, small, "-o", out, "--task", "colourise"], "need a folder"),
@@ -344,8 +347,17 @@ def test_bad_requests_are_one_sentence(several, colours, tmp_path):
             invoke(*arguments, checkpoint=several)
         assert words in str(caught.value), (arguments, str(caught.value))
         assert not out.exists()
-    with pytest.raises(InputError, match="trained for image2image/colourise, jpeg was asked"):
+    with pytest.raises(
+        InputError, match="expected image2image/colourise, the task of the model, got jpeg"
+    ):
         invoke(*start, "--task", "jpeg", checkpoint=colours)
+
+
+def test_tasks_are_listed_by_help_and_where_one_is_unknown(colours):
+    unknown = invoke("restore", "in.png", "-o", "out.png", "--task", "jpg", checkpoint=colours)
+    assert unknown.exit_code == 2
+    for printed in (unknown.stderr, invoke("restore", "--help", checkpoint=colours).stdout):
+        assert all(task in printed for task in ("colourise", "inpaint", "uncrop", "jpeg"))
 
 
 def test_kinds_of_files_are_read_or_refused_before_anything_is_drawn(colours, tmp_path):

@@ -95,19 +95,22 @@ def test_upscale_keeps_grey_and_sixteen_bits_and_takes_several(model, tmp_path):
 def test_bad_input_is_one_sentence_and_exit_code_2(model, tmp_path):
     good, out = tmp_path / "good.png", tmp_path / "out.png"
     Image.fromarray(photographs.coffee()[:20, :20]).save(good)
-    (tmp_path / "text.png").write_text("I am not a picture")
+    (tmp_path / "text.png").write_text("I am not an image")
     (tmp_path / "cut.png").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
     (tmp_path / "empty").mkdir()
     cases = [
         ([tmp_path / "none.png", "--checkpoint", model, "-o", out], "none.png"),
-        ([tmp_path / "text.png", "--checkpoint", model, "-o", out], "not a picture"),
+        ([tmp_path / "text.png", "--checkpoint", model, "-o", out], "not an image"),
         ([tmp_path / "cut.png", "--checkpoint", model, "-o", out], "damaged or cut off"),
         ([good, "--checkpoint", tmp_path / "empty", "-o", out], "no checkpoint in this folder"),
         ([good, "--checkpoint", model, "-o", "/proc/out.png"], "/proc"),
         ([good, "--checkpoint", model, "-o", tmp_path / "out.xyz"], "suffix"),
-        ([good, "--checkpoint", model, "-o", out, "--scale", 4], "trained for 2, 4 was asked"),
+        (
+            [good, "--checkpoint", model, "-o", out, "--scale", 4],
+            "expected 2, the model's factor, got 4",
+        ),
         ([good, "--checkpoint", model, "-o", out, "--sampler", "core/hoin"], "did you mean"),
-        ([good, "--checkpoint", model, "-o", good], f"would replace {good} itself"),
+        ([good, "--checkpoint", model, "-o", good], f"would overwrite the input {good}"),
         ([good, "--checkpoint", model, "-o", out, "--device", "cuda:7"], "0 usable GPUs"),
         ([good, "--checkpoint", model, "-o", out, "--stepz", 4], "No such option"),
     ]
@@ -161,14 +164,14 @@ def test_the_predictor_refuses_what_upscale_refuses(model, tmp_path):
     def built(**options):
         return configure("predictor", Spec("image2image/upscale", options))(Machine(), model)
 
-    with pytest.raises(InputError, match="trained for 2, 4 was asked"):
+    with pytest.raises(InputError, match="expected 2, the model's factor, got 4"):
         built(scale=4)
     with pytest.raises(InputError, match="overlap"):
         built(tile=64, overlap=64)
     with pytest.raises(ConfigError, match="steps: expected at least 2, got 1"):
         built(steps=1)
-    (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(InputError, match="not a picture"):
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(InputError, match="not an image"):
         built()(tmp_path / "text.png", tmp_path / "out.png")
     transparent = np.full((8, 8, 4), 99, np.uint8)
     Image.fromarray(transparent).save(tmp_path / "clear.png")
@@ -229,7 +232,7 @@ def test_upscale_draws_several_maps_them_and_goes_on_with_a_second_model(tmp_pat
     save(tmp_path / "one.png", pixels(1, 1))
     invoke("upscale", tmp_path / "one.png", "-o", tmp_path / "two.png", checkpoint=first)
     assert load(tmp_path / "two.png")[0].shape == (2, 2, 3)
-    with pytest.raises(InputError, match=r"trained for noise of 0 to 0\.2, got 0\.5"):
+    with pytest.raises(InputError, match=r"level: expected 0 to 0\.2, .* got 0\.5"):
         invoke(*arguments, "--then", second, "--level", 0.5, checkpoint=first)
     with pytest.raises(InputError, match="name one with then"):
         invoke(*arguments, "--level", 0.1, checkpoint=first)

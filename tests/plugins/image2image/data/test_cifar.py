@@ -43,9 +43,9 @@ def test_items_are_what_the_bytes_say(root):
     ("spoil", "said"),
     [
         (lambda root: (root / "test_batch.bin").unlink(), "cifar-10-batches-bin"),
-        (lambda root: (root / "test_batch.bin").write_bytes(b""), "0 bytes are no whole number"),
+        (lambda root: (root / "test_batch.bin").write_bytes(b""), "0 bytes are not a multiple"),
         (lambda root: (root / "test_batch.bin").write_bytes(b"x" * 3000), "3000 bytes"),
-        (lambda root: (root / "test_batch.bin").write_bytes(b"\xff" * 3073), "a class of 255"),
+        (lambda root: (root / "test_batch.bin").write_bytes(b"\xff" * 3073), "class 255"),
     ],
 )
 def test_what_is_no_such_file_is_said(root, spoil, said):

@@ -4,12 +4,12 @@ from itertools import pairwise
 
 import pytest
 
-from plugins.image2image.data.crops import Plan, draw, lay_out, shares
+from plugins.image2image.data.crops import Plan, draw, lay_out, probabilities
 
 
 def test_positions_reach_every_edge():
     sizes = [(70, 66)]
-    crops = [draw(0, i, 64, sizes, shares(sizes)) for i in range(500)]
+    crops = [draw(0, i, 64, sizes, probabilities(sizes)) for i in range(500)]
     assert {crop.top for crop in crops} == set(range(7))
     assert {crop.left for crop in crops} == set(range(3))
 

@@ -56,7 +56,7 @@ def picture(path, side=80, seed=None):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Twelve pictures in three formats and two folders."""
+    """Twelve images in three formats and two folders."""
     root = tmp_path / "pictures"
     for k in range(12):
         suffix = ("png", "bmp", "tif")[k % 3]
@@ -124,12 +124,12 @@ def test_what_cannot_be_used_is_named_and_what_is_no_picture_is_passed_over(fold
     picture(folder / "small.png", side=40)
     for name in ("README.txt", ".DS_Store", "._whole.png", "whole.xmp", "Thumbs.db"):
         (folder / name).write_bytes(b"\0\0")
-    with pytest.warns(UserWarning, match="4 files left out") as caught:
+    with pytest.warns(UserWarning, match="4 files skipped") as caught:
         dataset = Folder("train", root=folder, test_fraction=0.4)
     assert len(caught) == 1
     reasons = {path.name: why for path, why in dataset.skipped}
     assert sorted(reasons) == ["cut.png", "holiday.heic", "small.png", "text.png"]
-    assert "not a picture" in reasons["text.png"]
+    assert "not an image" in reasons["text.png"]
     assert "damaged or cut off" in reasons["cut.png"]
     assert "convert it" in reasons["holiday.heic"]
     assert "46 x 40" in reasons["small.png"]
@@ -156,8 +156,8 @@ def test_folders_without_pictures_are_refused(tmp_path):
     for name, said in [
         ("none", "no such folder"),
         ("file", "a file, not a folder"),
-        ("empty", "no picture here can be used"),
-        ("one", "training and testing need two"),
+        ("empty", "no usable image"),
+        ("one", "two are required"),
     ]:
         with pytest.raises(InputError, match=said) as caught:
             Folder("train", root=tmp_path / name)
@@ -179,7 +179,7 @@ def test_an_empty_side_is_refused_with_a_fraction_that_works(folder, fraction):
 def test_a_folder_can_be_for_one_split_alone(folder, fraction, split, other):
     options = {"root": folder, "test_fraction": fraction, "patches": 400}
     assert len(sources(Folder(split, **options))) == 12
-    with pytest.raises(InputError, match=f"no picture falls on the {other} side"):
+    with pytest.raises(InputError, match=f"no image is in the {other} split"):
         Folder(other, **options)
 
 
@@ -208,7 +208,7 @@ def test_memory_is_bounded_and_does_not_change_the_items(folder):
     for i in range(50):
         assert torch.equal(whole[i]["image"], tight[i]["image"])
         held = sum(pixels.nbytes for pixels in tight._cache.values())
-        assert held == tight._cached <= 45_000  # two pictures of 80 x 86 x 3 bytes
+        assert held == tight._cached <= 45_000  # two images of 80 x 86 x 3 bytes
     assert whole.digest() == tight.digest()
 
 

@@ -54,7 +54,7 @@ def test_pgd_on_a_linear_classifier_nears_the_best_point_of_an_l2_ball_as_it_mus
 @pytest.mark.parametrize("ball", [*BALLS, Ball("linf", 3.0), Ball("l2", 0.01)], ids=str)
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64], ids=str)
 def test_attacks_stay_in_the_ball_and_in_range(ball, kind):
-    """Pictures at the ends of the range too, where half of the ball lies outside."""
+    """Images at the ends of the range too, where half of the ball lies outside."""
     x = (1.7 * uniform(9, 1, 6, 6)).clamp(-1, 1).to(kind)
     judge = classifier.Classifier(1, 3, width=4).to(kind)
     target = torch.arange(9) % 3

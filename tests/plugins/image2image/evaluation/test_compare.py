@@ -1,4 +1,4 @@
-"""Features that are learned here, and distances between sets of pictures that rest on them."""
+"""Features that are learned here, and distances between sets of images that rest on them."""
 
 import json
 from dataclasses import fields
@@ -26,7 +26,7 @@ def crops(split, spec=CROPS):
     return collate(dataset, list(range(len(dataset))))["image"]
 
 
-# --- sets of pictures ----------------------------------------------------------------------------
+# --- sets of images ----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def judged(extractor, tmp_path_factory):
 
 @pytest.fixture
 def drawn(tmp_path):
-    """drawn(name, make): a folder of samples, `make` of the real pictures, for a task."""
+    """drawn(name, make): a folder of samples, `make` of the real images, for a task."""
 
     def write(name, make, task=Spec("image2image/jpeg"), spec=CROPS):
         built = configure("task", task)()
@@ -70,7 +70,7 @@ def cell(metrics, method, figure):
 
 
 def test_the_truth_itself_has_the_floor(judged, drawn):
-    """Draws that are the real pictures: figures are the floor's, distances 0, all are right."""
+    """Draws that are the real images: figures are the floor's, distances 0, all are right."""
     metrics = judged({"truth": drawn("truth", lambda x: torch.stack([x, x], 1))})
     row, floor = metrics["methods"]["one sample"], metrics["methods"][FLOOR]
     for figure in ("kid", "fid", "precision", "recall", "coverage"):
@@ -162,7 +162,7 @@ def test_more_noise_and_more_blur_are_further_away(judged, drawn):
 
 
 def test_samples_that_restore_nothing_are_compared_with_any_real_set(judged, drawn):
-    """Generated pictures are no one's restoration: real ones of another number, no pairs."""
+    """Generated images are no one's restoration: real ones of another number, no pairs."""
     generate, blank = Spec("core/generate"), Spec("core/blank", {"shape": [3, 32, 32], "count": 24})
     other = crops("test", Spec("image2image/photos", {"size": 32, "per_photo": 8}))
     folder = drawn("made", lambda x: other[:, None], generate, blank)
@@ -181,7 +181,7 @@ def test_samples_that_restore_nothing_are_compared_with_any_real_set(judged, dra
 def test_where_items_have_classes_their_own_are_what_is_right(judged, drawn, place):
     """Digits drawn for one digit after the other: right where the classifier says the digit's own.
 
-    A picture is one patch here: the halves are every other picture.
+    An image is one patch here: the halves are every other image.
     """
     digits = Spec("image2image/digits")
     found = learned(digits, steps=80, seed=0)
@@ -241,9 +241,9 @@ def test_what_cannot_be_compared_is_refused(judged, drawn, tmp_path):
         ({"a": truth, "b": drawn("b", same, spec=Spec("image2image/photos", {"size": 16}))}, {},
          "different data"),
         ({"a": truth, "b": drawn("q", same, Spec("image2image/jpeg", {"quality": 5}))}, {},
-         "JPEG file is not the same picture"),
+         "JPEG file is not the same image"),
         ({"a": truth}, {"extractor": None, "steps": 1, "learned_from": Spec("image2image/digits")},
-         "features of pictures of 1 channels"),
+         "features of images of 1 channels"),
     ]  # fmt: skip
     for inputs, options, words in cases:
         with pytest.raises(InputError, match=words):

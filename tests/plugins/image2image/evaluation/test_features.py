@@ -75,7 +75,7 @@ def test_patches_are_the_squares_of_the_middle():
             known = x[:, :, 3 * row : 3 * row + 3, 3 * column : 3 * column + 3]
             assert torch.equal(found[:, row, column], known)
     assert torch.equal(patches(x, 6)[1, 0, 0], x[1, :, 0:6, 2:8])
-    with pytest.raises(InputError, match="patch: expected at most 7, the side of the pictures"):
+    with pytest.raises(InputError, match="patch: expected at most 7, the side of the images"):
         patches(x, 8)
 
 

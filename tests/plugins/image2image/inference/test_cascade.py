@@ -17,7 +17,7 @@ from core.request import EvaluateRequest, TrainRequest
 from core.results import samples
 from core.runs import evaluate, train
 from plugins.image2image.inference.cascade import sample
-from plugins.image2image.inference.draws import How, cascade, restored
+from plugins.image2image.inference.draws import Sampling, draw_cascade, draw_restorations
 from plugins.image2image.operators.bicubic import Bicubic
 from plugins.image2image.request import CascadeRequest
 from plugins.image2image.tasks.restoration import to_levels
@@ -48,7 +48,7 @@ def how(**changes):
     process = configure("process", Spec("core/vp_cosine"))()
     grid = configure("grid", Spec("core/uniform_time", {"steps": 3}))(process)
     solver = configure("sampler", Spec("core/ancestral"))()
-    return process, How(solver=solver, grid=grid, **changes)
+    return process, Sampling(solver=solver, grid=grid, **changes)
 
 
 def two(back_projections=2, augment=0.3):
@@ -58,13 +58,13 @@ def two(back_projections=2, augment=0.3):
 
 
 def test_a_cascade_agrees_with_what_it_began_with():
-    """Its result, reduced by both factors, is the picture; without back-projection it is not."""
+    """Its result, reduced by both factors, is the image; without back-projection it is not."""
     low = picture(24)[None]
 
     def apart(back_projections):
         first, (second, _) = two(back_projections)
         _, drawn = how(draws=1)
-        (image,) = cascade([(first, 0.0), (second, 0.2)], low, drawn)
+        (image,) = draw_cascade([(first, 0.0), (second, 0.2)], low, drawn)
         assert image.shape == (1, 3, 96, 96)
         return float((Bicubic(factor=2).forward(Bicubic(factor=2).forward(image)) - low).std())
 
@@ -74,15 +74,15 @@ def test_a_cascade_agrees_with_what_it_began_with():
 def test_each_stage_is_given_the_one_before_with_its_noise():
     first, (second, seen) = two()
     _, drawn = how(draws=2, seed=4)
-    pictures = list(cascade([(first, 0.0), (second, 0.3)], picture(24)[None], drawn))
+    pictures = list(draw_cascade([(first, 0.0), (second, 0.3)], picture(24)[None], drawn))
     _, one = how(draws=2, seed=4)
-    middle = list(restored(first, {"low": picture(24)[None]}, one))
+    middle = list(draw_restorations(first, {"low": picture(24)[None]}, one))
     for k in range(2):
         given = seen[3 * k][:, :3]  # three estimates a draw
         noise = given - Bicubic(factor=2).up(middle[k])
         assert 0.1 < float(noise.std()) < 0.3  # of 0.3, less what enlarging smooths
     assert not torch.equal(pictures[0], pictures[1])
-    again = list(cascade([(first, 0.0), (second, 0.3)], picture(24)[None], drawn))
+    again = list(draw_cascade([(first, 0.0), (second, 0.3)], picture(24)[None], drawn))
     assert torch.equal(again[1], pictures[1])
 
 
@@ -90,7 +90,9 @@ def test_tiles_do_not_change_a_model_that_looks_at_one_pixel():
     first, _ = two(back_projections=0)
     _, whole = how(tile=512, overlap=0)
     _, parts = how(tile=40, overlap=16)
-    one, other = (next(restored(first, {"low": picture(60)[None]}, h)) for h in (whole, parts))
+    one, other = (
+        next(draw_restorations(first, {"low": picture(60)[None]}, h)) for h in (whole, parts)
+    )
     assert torch.allclose(one, other, atol=1e-5)
     assert parts.tiles(120, 120) == 25
     assert whole.tiles(120, 120) == 1
@@ -103,7 +105,7 @@ def test_tiles_do_not_change_a_model_that_looks_at_one_pixel():
         (lambda: SR3(augment=-1.0), "augment: expected at least 0, got -1"),
         (
             lambda: SR3().given(picture()[None], 0.1, picture()[None]),
-            "trained for noise of 0 to 0, got 0.1",
+            "level: expected 0 to 0, .* got 0.1",
         ),
     ],
 )
@@ -129,7 +131,7 @@ def test_samples_of_a_cascade_are_its_draws_and_are_scored_as_one_enlargement(tm
     assert float((Bicubic(factor=4).forward(drawn.results[0]) - low).square().mean()) > 1e-2
     methods = evaluate(EvaluateRequest(samples=found.samples), tmp_path / "scores").scores
     assert set(methods) == {"bicubic", "bicubic + back-projection", "one sample", "mean of 2"}
-    refused = ((9, 0.2, "at most 3, .* got 9"), (1, 0.4, r"noise of 0 to 0\.3, got 0\.4"))
+    refused = ((9, 0.2, "at most 3, .* got 9"), (1, 0.4, r"level: expected 0 to 0\.3, .* got 0\.4"))
     for count, level, said in refused:
         wrong = replace(request, count=count, level=level)
         with pytest.raises(InputError, match=said):

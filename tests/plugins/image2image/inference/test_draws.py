@@ -15,12 +15,12 @@ from core.parts.config import configure
 from core.parts.registry import Spec
 from core.process.gaussian import over
 from core.request import TrainRequest
-from plugins.image2image.inference.draws import How, estimated, restored, summary
+from plugins.image2image.inference.draws import Sampling, draw_restorations, estimate_cost, summary
 from plugins.image2image.tasks.restoration import Restoration
 
 
 def stub(predict):
-    """A model of a task that agrees with nothing, as the picture itself is what is diffused."""
+    """A model of a task that agrees with nothing, as the image itself is what is diffused."""
     process = configure("process", Spec("core/vp_cosine"))()
     grid = configure("grid", Spec("core/uniform_time", {"steps": 12}))(process)
     solver = configure("sampler", Spec("core/ancestral"))()
@@ -28,7 +28,7 @@ def stub(predict):
     task, cpu = Restoration("nothing", "image"), torch.device("cpu")
     denoise = FunctionDenoiser(process, predict)
     model = Model(denoise, torch.nn.Identity(), task, request, cpu, (), 0, Path("x"), 0)
-    return model, How(solver=solver, grid=grid)
+    return model, Sampling(solver=solver, grid=grid)
 
 
 def local(process):
@@ -55,10 +55,12 @@ def test_tiles_leave_no_seam():
 
     side, process = 232, configure("process", Spec("core/vp_cosine"))()
     model, how = stub(local(process))
-    given = {"base": torch.zeros(1, 3, side, side), "spread": torch.ones(1, 1, side, side)}
-    found = torch.cat(list(restored(model, given, replace(how, tile=64, overlap=16, draws=3))))
+    given = {"base": torch.zeros(1, 3, side, side), "residual_std": torch.ones(1, 1, side, side)}
+    found = torch.cat(
+        list(draw_restorations(model, given, replace(how, tile=64, overlap=16, draws=3)))
+    )
     assert seam_ratio(found, 64, 16) <= 1.05
-    apart = next(restored(model, given, replace(how, tile=58, overlap=0)))
+    apart = next(draw_restorations(model, given, replace(how, tile=58, overlap=0)))
     assert seam_ratio(apart, 58, 0) > 1.5
 
 
@@ -73,10 +75,10 @@ def test_evaluations_are_steps_times_tiles_as_was_said():
     model, how = stub(denoise)
     how, counts = replace(how, tile=64, overlap=16, draws=2), []
     for width in (208, 400):  # 4 and 8 tiles
-        given = {"base": torch.zeros(1, 3, 64, width), "spread": torch.ones(1, 1, 64, width)}
-        said = estimated(model, (64, width), how)
+        given = {"base": torch.zeros(1, 3, 64, width), "residual_std": torch.ones(1, 1, 64, width)}
+        said = estimate_cost(model, (64, width), how)
         asked.clear()
-        list(restored(model, given, how))
+        list(draw_restorations(model, given, how))
         assert set(asked) == {(64, 64)}
         assert len(asked) == said.calls * said.tiles * 2
         counts.append(len(asked))
@@ -87,7 +89,7 @@ MEASURED = """
 import resource, sys
 import torch
 sys.path.insert(0, sys.argv[1])
-from test_draws import How, Spec, configure, restored, stub
+from test_draws import Sampling, Spec, configure, draw_restorations, stub
 from dataclasses import replace
 from core.denoiser.parameterization import Prediction
 
@@ -99,7 +101,7 @@ def denoise(x, t, condition=None):
 model, how = stub(denoise)
 for side in (128, 512):
     given = {"base": torch.zeros(1, 3, side, side), "spread": torch.ones(1, 1, side, side)}
-    next(restored(model, given, replace(how, tile=128, overlap=0)))
+    next(draw_restorations(model, given, replace(how, tile=128, overlap=0)))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
@@ -113,12 +115,12 @@ def test_memory_grows_by_the_pictures_fields_alone():
     one, sixteen = (1024 * int(line) for line in done.stdout.split())
     fields = 12 * 3 * 4 * (512**2 - 128**2)
     assert sixteen - one < fields + 8 * 2**20
-    assert fields + 8 * 2**20 < 96 * 4 * (512**2 - 128**2)  # what a whole picture would add
+    assert fields + 8 * 2**20 < 96 * 4 * (512**2 - 128**2)  # what a whole image would add
 
 
-def test_mean_and_deviation_are_numpys():
+def test_mean_and_standard_deviation_are_numpys():
     draws = torch.randn(5, 3, 4, 6, generator=torch.Generator().manual_seed(0))
     found = summary(iter(draws))
     assert np.allclose(found.mean, draws.numpy().mean(0), atol=1e-6)
-    assert np.allclose(found.deviation, draws.numpy().std(0), atol=1e-6)
-    assert (summary(iter(draws[:1])).deviation == 0).all()
+    assert np.allclose(found.std, draws.numpy().std(0), atol=1e-6)
+    assert (summary(iter(draws[:1])).std == 0).all()

@@ -21,20 +21,20 @@ from core.sampler.grids import uniform_time
 from core.testing.distributions import Gaussian
 from plugins.image2image.inference.editing import (
     Prior,
-    composed,
-    drawn,
-    estimated,
+    composite,
+    count_calls,
+    draw_edits,
+    estimate_cost,
     guide,
     inpaint,
     sdedit,
-    walked,
 )
 from plugins.image2image.operators.bicubic import Bicubic
 
 PROCESS, WORLD = vp_linear(), Gaussian(0.3, 0.5)
 EXACT = Prior(WORLD.denoiser(PROCESS), channels=3, tile=8, overlap=2)
-SMALL = Prior(EXACT.ask, channels=3, tile=32, overlap=0)
-WHOLE = Prior(EXACT.ask, channels=3, tile=64, overlap=0)
+SMALL = Prior(EXACT.tile_denoiser, channels=3, tile=32, overlap=0)
+WHOLE = Prior(EXACT.tile_denoiser, channels=3, tile=64, overlap=0)
 METHODS = {
     "repaint": partial(repaint, resamples=2, jump=2),
     "ddnm": ddnm,
@@ -100,7 +100,7 @@ def test_repeats_bring_the_picture_further_towards_the_world():
 
 
 def test_sdedit_with_a_mask_keeps_what_is_outside_at_every_level():
-    """Outside: the picture exactly at the end, alpha g + sigma z before it; inside: the world."""
+    """Outside: the image exactly at the end, alpha g + sigma z before it; inside: the world."""
     x, fill = torch.full((1, 3, 64, 64), -0.7, dtype=torch.float64), ellipse(64, 64)
     seen = []
     found = sdedit(
@@ -150,8 +150,8 @@ def test_free_last_steps_let_the_reference_go():
     assert found[0] < 1e-5 < 1e-3 < found[1] < found[2]
     # Guided never: what the two share is the world's mean alone.
     apart = left(1.0)
-    spread = float(reduce(picture(1, 3, 96, 96, seed=9)).std())
-    assert apart == pytest.approx(2**0.5 * spread, rel=0.25)
+    residual_std = float(reduce(picture(1, 3, 96, 96, seed=9)).std())
+    assert apart == pytest.approx(2**0.5 * residual_std, rel=0.25)
     with pytest.raises(InputError, match="free: expected 0 to 1"):
         left(1.1)
 
@@ -201,17 +201,17 @@ def test_repaints_calls_are_counted():
     calls = partial(
         inpaint, grid=grid(250), solver=Ancestral(), method=partial(repaint, resamples=10, jump=10)
     )
-    walk = walked(calls, EXACT)
+    walk = count_calls(calls, EXACT)
     assert walk.calls == 2410 + 9 * 9
     assert walk.steps == walk.calls + 25 * 9
     assert not walk.gradients
-    assert walked(partial(inpaint, grid=grid(7), solver=DDIM(), method=dps), EXACT) == (
+    assert count_calls(partial(inpaint, grid=grid(7), solver=DDIM(), method=dps), EXACT) == (
         7,
         7,
         True,
     )
     run = partial(sdedit, grid=grid(10), solver=DDIM(), strength=0.5, repeats=3)
-    assert walked(run, EXACT) == (15, 15, False)
+    assert count_calls(run, EXACT) == (15, 15, False)
 
 
 # --- tiles -------------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ def test_gradients_pass_tiles():
         "solver": Ancestral(),
         "method": partial(dps, scale=0.2),
     }
-    whole = Prior(EXACT.ask, channels=3, tile=27, overlap=0)
+    whole = Prior(EXACT.tile_denoiser, channels=3, tile=27, overlap=0)
     expected = inpaint(whole, x, Noise([8]), fill=fill, **how)
     assert (inpaint(EXACT, x, Noise([8]), fill=fill, **how) - expected).abs().max() < 1e-6
 
@@ -274,20 +274,20 @@ def test_draw_k_depends_on_the_seed_and_k_alone():
     run = partial(sdedit, grid=grid(4), solver=Ancestral(), strength=0.5)
     x = picture(3, 9, 11, dtype=torch.float32)
     how: dict[str, Any] = {"fill": None, "emit": silent}
-    two = list(drawn(run, EXACT, x, seed=5, samples=2, **how))
-    three = list(drawn(run, EXACT, x, seed=5, samples=3, **how))
+    two = list(draw_edits(run, EXACT, x, seed=5, samples=2, **how))
+    three = list(draw_edits(run, EXACT, x, seed=5, samples=3, **how))
     assert all(torch.equal(a, b) for a, b in zip(two, three, strict=False))
     assert not torch.equal(two[0], two[1])
-    assert not torch.equal(next(drawn(run, EXACT, x, seed=6, samples=1, **how)), two[0])
+    assert not torch.equal(next(draw_edits(run, EXACT, x, seed=6, samples=1, **how)), two[0])
 
 
 def test_grey_pictures_go_through_models_of_colours_and_not_the_other_way():
     run = partial(sdedit, grid=grid(4), solver=DDIM(), strength=0.5)
     how: dict[str, Any] = {"fill": None, "seed": 0, "samples": 1, "emit": silent}
-    assert next(drawn(run, EXACT, torch.zeros(1, 5, 7), **how)).shape == (1, 5, 7)
-    grey = Prior(EXACT.ask, channels=1, tile=8, overlap=0)
-    with pytest.raises(InputError, match="picture has 3 channels, the model was trained on 1"):
-        next(drawn(run, grey, torch.zeros(3, 5, 7), **how))
+    assert next(draw_edits(run, EXACT, torch.zeros(1, 5, 7), **how)).shape == (1, 5, 7)
+    grey = Prior(EXACT.tile_denoiser, channels=1, tile=8, overlap=0)
+    with pytest.raises(InputError, match="image has 3 channels, the model 1"):
+        next(draw_edits(run, grey, torch.zeros(3, 5, 7), **how))
 
 
 def test_progress_ends_at_its_total():
@@ -296,7 +296,9 @@ def test_progress_ends_at_its_total():
         inpaint, grid=grid(5), solver=DDIM(), method=partial(repaint, resamples=2, jump=2)
     )
     fill = torch.ones(9, 9, dtype=torch.bool)
-    list(drawn(run, EXACT, torch.zeros(3, 9, 9), fill=fill, seed=0, samples=2, emit=news.append))
+    list(
+        draw_edits(run, EXACT, torch.zeros(3, 9, 9), fill=fill, seed=0, samples=2, emit=news.append)
+    )
     assert [n.done for n in news] == list(range(1, news[0].total + 1))
 
 
@@ -304,7 +306,7 @@ def test_weights_of_nothing_keep_the_bits():
     x, found = picture(3, 6, 6, dtype=torch.float32), torch.full((3, 6, 6), 0.125)
     weights = torch.zeros(6, 6)
     weights[2], weights[3] = 0.5, 1.0
-    result = composed(x, found, weights)
+    result = composite(x, found, weights)
     assert torch.equal(result[:, [0, 1, 4, 5]], x[:, [0, 1, 4, 5]])
     assert torch.equal(result[:, 3], found[:, 3])
     assert torch.allclose(result[:, 2], (x[:, 2] + 0.125) / 2)
@@ -312,12 +314,12 @@ def test_weights_of_nothing_keep_the_bits():
 
 def test_an_estimate_counts_tiles_and_calls():
     run = partial(inpaint, grid=grid(7), solver=DDIM(), method=ddnm)
-    found = estimated(run, EXACT, torch.zeros(3, 20, 9), fill=None, samples=3)
+    found = estimate_cost(run, EXACT, torch.zeros(3, 20, 9), fill=None, samples=3)
     assert (found.tiles, found.calls) == (3 * 2, 7)  # begin at 0, 6, 12 and at 0, 1
     assert found.seconds > 0
     fill = torch.zeros(500, 9, dtype=torch.bool)
     fill[100:104] = True
-    found = estimated(run, EXACT, torch.zeros(3, 500, 9), fill=fill, samples=3)
+    found = estimate_cost(run, EXACT, torch.zeros(3, 500, 9), fill=fill, samples=3)
     assert found.tiles == 3 * 2  # 8 + 4 + 8 rows of the 500
 
 
@@ -326,10 +328,10 @@ def test_the_model_sees_a_tile_around_what_is_filled_and_no_more():
     x, fill = picture(3, 60, 50, dtype=torch.float32), torch.zeros(60, 50, dtype=torch.bool)
     fill[30:33, 20:24] = True
     how: dict[str, Any] = {"fill": fill, "seed": 0, "samples": 1, "emit": silent}
-    found = next(drawn(run, EXACT, x, **how))
+    found = next(draw_edits(run, EXACT, x, **how))
     far = x.clone()
     far[:, :22], far[:, 41:], far[..., :12], far[..., 32:] = 9.0, 9.0, 9.0, 9.0
-    again = next(drawn(run, EXACT, far, **how))
+    again = next(draw_edits(run, EXACT, far, **how))
     assert torch.equal(again[:, fill], found[:, fill])
     assert torch.equal(again[:, :22], far[:, :22])
     assert (found[:, fill] != x[:, fill]).all()

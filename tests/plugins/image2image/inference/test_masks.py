@@ -50,14 +50,14 @@ def test_what_is_transparent_in_a_mask_is_black(tmp_path):
 
 def test_a_mask_of_another_size_is_refused_with_both_sizes(tmp_path):
     path = saved(tmp_path / "m.png", np.zeros((4, 6)), "L")
-    with pytest.raises(InputError, match=r"the mask has 6x4 pixels, the picture 4x6"):
+    with pytest.raises(InputError, match=r"the mask has 6x4 pixels, the image 4x6"):
         read_mask(path, 6, 4)
 
 
 def test_transparency_is_a_mask_where_there_is_some():
     picture = Picture(torch.zeros(3, 1, 3), torch.tensor([[[0.0, 0.49, 0.5]]]))
     assert transparent(picture).tolist() == [[True, True, False]]
-    with pytest.raises(InputError, match="no transparency"):
+    with pytest.raises(InputError, match="no alpha channel"):
         transparent(Picture(torch.zeros(3, 1, 3)))
 
 
@@ -99,7 +99,7 @@ def test_masks_without_anything_to_fill_or_to_keep_are_refused():
     black, white = torch.zeros(4, 4, dtype=torch.bool), torch.ones(4, 4, dtype=torch.bool)
     with pytest.raises(InputError, match="nothing to fill"):
         check_mask(black, some_known=False)
-    with pytest.raises(InputError, match="nothing is known"):
+    with pytest.raises(InputError, match="no known pixel"):
         check_mask(white, some_known=True)
     check_mask(white, some_known=False)
 

@@ -64,7 +64,7 @@ def test_a_level_that_is_no_time_of_the_process_is_refused(level):
 
 
 def tiny():
-    """A denoiser and a classifier of 3x3 pictures in float64."""
+    """A denoiser and a classifier of 3x3 images in float64."""
     draw = torch.Generator().manual_seed(1)
     networks = [nn.Conv2d(1, 1, 3, padding=1), nn.Linear(9, 3)]
     for p in (p for network in networks for p in network.double().parameters()):

@@ -16,7 +16,7 @@ def picture(*shape, seed=0, dtype=torch.float64):
 
 
 def test_regions_add_up_where_the_picture_is_and_become_opaque(tmp_path):
-    from plugins.image2image.commands.edit import Region
+    from plugins.image2image.inference.region import Region
 
     given = np.dstack([photographs.coffee()[:10, :12], np.full((10, 12), 199, np.uint8)])
     given[8, 9, 3] = 0

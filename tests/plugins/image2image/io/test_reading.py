@@ -1,4 +1,4 @@
-"""Reading and writing pictures, against Pillow, pypng, tifffile, kornia_rs and hostile bytes."""
+"""Reading and writing images, against Pillow, pypng, tifffile, kornia_rs and hostile bytes."""
 
 import random
 import resource
@@ -226,19 +226,19 @@ def test_what_is_not_a_picture_is_refused_in_one_sentence(tmp_path):
     (tmp_path / "empty.png").touch()
     assert "empty" in refusal(tmp_path / "empty.png")
     (tmp_path / "text.png").write_text("hello")
-    assert "not a picture" in refusal(tmp_path / "text.png")
+    assert "not an image" in refusal(tmp_path / "text.png")
     Image.fromarray(RGB8).save(tmp_path / "a.gif")
     (tmp_path / "a.gif").rename(tmp_path / "gif.png")
     assert "PNG, TIFF" in refusal(tmp_path / "gif.png")
     Image.fromarray(RGB8).save(tmp_path / "a.eps")
     (tmp_path / "a.eps").rename(tmp_path / "eps.jpg")
-    assert "not a picture" in refusal(tmp_path / "eps.jpg")
+    assert "not an image" in refusal(tmp_path / "eps.jpg")
     tifffile.imwrite(tmp_path / "f.tif", RGB8[..., 0].astype(np.float32))
     assert "8 or 16 bits" in refusal(tmp_path / "f.tif")
     pages = [Image.fromarray(RGB8), Image.fromarray(255 - RGB8)]
     for name in ("m.tif", "m.png", "m.webp"):
         pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
-        assert "holds 2 pictures" in refusal(tmp_path / name)
+        assert "holds 2 images" in refusal(tmp_path / name)
 
 
 def test_content_decides_and_not_the_name(tmp_path):

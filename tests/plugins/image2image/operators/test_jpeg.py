@@ -89,7 +89,7 @@ def test_grey_and_other_samplings_say_luma_alone():
 
 
 def test_a_file_without_luma_holds_nothing():
-    """CMYK, whose components are others; the decoded picture is all that is known."""
+    """CMYK, whose components are others; the decoded image is all that is known."""
     buffer = BytesIO()
     Image.fromarray(hard(40, 40)).convert("CMYK").save(buffer, "JPEG", quality=20)
     file = jpeg.understood(buffer.getvalue(), torch.zeros(3, 40, 40))

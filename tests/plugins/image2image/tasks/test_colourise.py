@@ -45,21 +45,21 @@ def test_grey_pictures_teach_no_colours():
     assert (counts[1] == 0).all()
     several = MultiTask()
     items = [{"image": grey if index % 2 else picture()} for index in range(64)]
-    counted = several.prepare(stacked([several.degrade(x, i) for i, x in enumerate(items)])).mask
-    nothing = (counted == 0).flatten(1).all(1)
+    loss_mask = several.prepare(stacked([several.degrade(x, i) for i, x in enumerate(items)])).mask
+    nothing = (loss_mask == 0).flatten(1).all(1)
     assert not nothing[::2].any()
-    assert 3 <= int(nothing[1::2].sum()) <= 14  # a quarter of 32, within 3 deviations
+    assert 3 <= int(nothing[1::2].sum()) <= 14  # a quarter of 32, within 3 standard deviations
 
 
 def test_what_is_expected_of_colours_is_what_photographs_have():
-    """Of each level of grey in pictures that it was not fitted to, within a factor of 3."""
+    """Of each level of grey in images that it was not fitted to, within a factor of 3."""
     task = Colourise()
     batch = collate(open_dataset(PHOTOS, "test", task), list(range(18)))
     grey = batch["base"][:, :1]
     lacking = (batch["image"] - batch["base"]).square().mean(1, keepdim=True)
     for low in np.arange(-1, 1, 0.25):
         here = (grey >= low) & (grey < low + 0.25)
-        ratio = float((lacking[here].mean() / batch["spread"][here].square().mean()).sqrt())
+        ratio = float((lacking[here].mean() / batch["residual_std"][here].square().mean()).sqrt())
         assert 1 / 3 < ratio < 3, (low, ratio)
 
 

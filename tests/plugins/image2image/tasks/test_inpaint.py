@@ -67,7 +67,7 @@ def test_what_a_filling_may_lack_grows_with_distance_and_contrast():
     far = np.log(np.maximum(distance_transform_edt(hole.numpy()), 1))
     grown = contrast.numpy() * (1.3 + 3.5 * far)
     expected = np.where(hole, 0.01 + 0.02 * far + grown / (1 + 2.4 * grown), 0.01)
-    assert np.abs(Inpaint.expected(contrast, hole).numpy() - expected).max() < 1e-6
+    assert np.abs(Inpaint.expected_std(contrast, hole).numpy() - expected).max() < 1e-6
 
 
 def test_what_a_filling_may_lack_is_what_it_lacks_on_photographs_that_it_was_not_fitted_to():
@@ -75,7 +75,7 @@ def test_what_a_filling_may_lack_is_what_it_lacks_on_photographs_that_it_was_not
     task = Inpaint()
     batch = collate(open_dataset(PHOTOS, "test", task), list(range(18)))
     hole = batch["hole"]
-    expected = batch["spread"][hole]
+    expected = batch["residual_std"][hole]
     lacking = (batch["image"] - batch["base"]).square().mean(1, keepdim=True)[hole]
     for quarter in expected.argsort().chunk(4):
         ratio = float((lacking[quarter].mean() / expected[quarter].square().mean()).sqrt())

@@ -13,7 +13,7 @@ SIZES = ((64, 64), (48, 160), (160, 48), (17, 16))
 
 @pytest.mark.parametrize("kind", ["strokes", "boxes"])
 def test_random_holes_cover_ten_to_forty_percent(kind):
-    """In every picture; and the whole range is used: both ends and a mean near the middle."""
+    """In every image; and the whole range is used: both ends and a mean near the middle."""
     for height, width in SIZES:
         shares = [random_mask(0, i, height, width, kind).float().mean() for i in range(40)]
         assert min(shares) >= 0.1
@@ -25,7 +25,7 @@ def test_random_holes_cover_ten_to_forty_percent(kind):
 
 @pytest.mark.parametrize("kind", ["strokes", "boxes", "uncrop"])
 def test_holes_lie_everywhere_alike(kind):
-    """Both halves of a picture are covered alike, along both axes: to four standard errors."""
+    """Both halves of an image are covered alike, along both axes: to four standard errors."""
     for height, width in ((24, 72), (72, 24)):
         masks = np.stack([random_mask(1, i, height, width, kind).numpy() for i in range(150)])
         for axis in (1, 2):

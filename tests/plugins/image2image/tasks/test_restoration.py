@@ -92,7 +92,7 @@ def test_items_are_made_where_they_are_read():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: JPEG(quality=101), "quality: expected 1 to 100, or 0 to draw it, got 101"),
+        (lambda: JPEG(quality=101), "quality: expected 1 to 100, or 0 for a random one, got 101"),
         (lambda: JPEG().degrade({"image": picture(40)}, 0), "multiples of 16, got 40x40"),
         (lambda: Inpaint().degrade({"image": picture(8)}, 0), "at least 16x16 pixels, got 8x8"),
     ],

@@ -9,7 +9,7 @@ from skimage import data as photographs
 from core.results.sheet import to_bytes
 from plugins.image2image.operators.bicubic import Bicubic
 from plugins.image2image.tasks.restoration import to_levels
-from plugins.image2image.tasks.super_resolution import SR3, residual_spread
+from plugins.image2image.tasks.super_resolution import SR3, expected_residual_std
 
 
 def picture(size=96):
@@ -28,7 +28,7 @@ def test_the_true_target_restores_the_picture(target):
 
 
 def test_the_expected_spread_follows_local_contrast():
-    """The deviation over 3x3 pixels by SciPy; a grey picture has the floor everywhere."""
+    """The standard deviation over 3x3 pixels by SciPy; a grey image has the floor everywhere."""
     from scipy.ndimage import uniform_filter
 
     low = SR3().low({"image": picture()})
@@ -36,8 +36,8 @@ def test_the_expected_spread_follows_local_contrast():
     mean = uniform_filter(grey, 3, mode="nearest")
     contrast = np.sqrt(np.maximum(uniform_filter(grey**2, 3, mode="nearest") - mean**2, 0))
     expected = 0.006 + 1.7 * contrast / (1 + 5.5 * contrast)
-    assert np.abs(residual_spread(low)[0, 0].numpy() - expected).max() < 1e-3
-    assert (residual_spread(torch.zeros(1, 3, 5, 5)) - 0.006).abs().max() < 1e-6
+    assert np.abs(expected_residual_std(low)[0, 0].numpy() - expected).max() < 1e-3
+    assert (expected_residual_std(torch.zeros(1, 3, 5, 5)) - 0.006).abs().max() < 1e-6
 
 
 def test_residuals_of_photographs_not_fitted_to_have_about_unit_deviation():
@@ -75,12 +75,12 @@ def test_levels_are_those_of_a_file():
 
 
 def test_items_are_as_noisy_as_they_say():
-    """Levels are even over their range, and the noise has the deviation that is told."""
+    """Levels are even over their range, and the noise has the standard deviation that is told."""
     task, image = SR3(augment=0.4), picture(256)[0]
     levels = []
     for index in range(60):
         item = task.degrade({"image": image}, index)
-        noise = item["seen"] - item["low"]
+        noise = item["noisy_low"] - item["low"]
         level = float(item["level"])
         assert float(noise.std()) == pytest.approx(level, rel=0.05, abs=1e-6)
         levels.append(level)
@@ -98,4 +98,4 @@ def test_the_network_is_told_the_level():
     given = example.condition["image"]
     assert given.shape[1] == task.conditions["image"] == 5
     assert torch.allclose(given[:, 4], torch.tensor(0.25))
-    assert torch.allclose(given[:, :3], Bicubic(factor=4).up(item["seen"][None]))
+    assert torch.allclose(given[:, :3], Bicubic(factor=4).up(item["noisy_low"][None]))

@@ -1,4 +1,4 @@
-"""What the commands share: where results go, and what is found wrong before anything is drawn."""
+"""Output paths of the commands, and what is refused before anything is sampled."""
 
 import pytest
 import torch
@@ -6,14 +6,14 @@ from typer.testing import CliRunner
 
 from core.errors import InputError
 from plugins.image2image.__main__ import app
-from plugins.image2image.commands.pictures import Order
-from plugins.image2image.inference.subject import Subject
+from plugins.image2image.commands.images import RestoreRun
+from plugins.image2image.inference.input_image import InputImage
 from plugins.image2image.io.pictures import Picture
 from plugins.image2image.io.writing import write_picture
 
 
 class Doubled:
-    """Draws of a picture twice as large, grey; refuses pictures of one pixel and counts draws."""
+    """Draws of an image twice as large, grey; refuses images of one pixel and counts draws."""
 
     def __init__(self):
         self.about, self.drawn = {}, 0
@@ -22,24 +22,24 @@ class Doubled:
     def result_name(name):
         return name
 
-    def takes(self, subject, count):
-        raise AssertionError("nobody asked what it would take")
+    def costs(self, image, count):
+        raise AssertionError("no cost was requested")
 
-    def subject(self, photo, picture):
+    def prepare(self, path, picture):
         high, wide = picture.pixels.shape[1:]
         if high == wide == 1:
-            raise InputError(f"{photo}: one pixel")
+            raise InputError(f"{path}: one pixel")
         size = (2 * high, 2 * wide)
 
         def finish(drawn):
             return Picture(drawn)
 
-        return Subject(picture, {}, size, size, picture.pixels, lambda drawn: drawn, finish)
+        return InputImage(picture, {}, size, size, picture.pixels, lambda drawn: drawn, finish)
 
-    def draws(self, subject, count, *, emit):
+    def draws(self, image, count, *, emit):
         for _ in range(count):
             self.drawn += 1
-            yield torch.zeros(3, *subject.size)
+            yield torch.zeros(3, *image.model_size)
 
 
 def picture(path, height=4, width=5):
@@ -47,10 +47,10 @@ def picture(path, height=4, width=5):
     return path
 
 
-def run(restorer, photos, out, samples=1, deviation=None, record=False, reads=()):
+def run(predictor, files, out, samples=1, deviation=None, record=False, reads=()):
     mean_of = 2 if deviation and samples == 1 else 1
-    order = Order("upscale", photos, out, samples, mean_of, deviation, False, record)
-    order.run(lambda: restorer, reads=reads)
+    command = RestoreRun("upscale", files, out, samples, mean_of, deviation, False, record)
+    command.run(lambda: predictor, reads=reads)
 
 
 def contents(folder):
@@ -70,20 +70,20 @@ def test_what_is_read_is_never_replaced_by_anything_that_is_written(tmp_path):
         ("mask.png", {"record": True, "reads": [tmp_path / "a.json"]}),
     ]
     for name, options in cases:
-        restorer = Doubled()
-        with pytest.raises(InputError, match="would replace"):
-            run(restorer, [tmp_path / name], out, **options)
-        assert restorer.drawn == 0
+        predictor = Doubled()
+        with pytest.raises(InputError, match="would overwrite"):
+            run(predictor, [tmp_path / name], out, **options)
+        assert predictor.drawn == 0
         assert contents(tmp_path) == before
     for name in ("a-sheet.png", "a-1.png", "a.png"):
         samples = ["--samples", "1" if name == "a.png" else "2"]
         arguments = ["edit", tmp_path / name, "-o", out, *samples, "--checkpoint", tmp_path]
         done = CliRunner().invoke(app, [*map(str, arguments)])
-        assert "would replace" in str(done.exception)
+        assert "would overwrite" in str(done.exception)
         assert contents(tmp_path) == before
 
 
-def test_two_files_of_one_order_never_share_a_name(tmp_path):
+def test_two_outputs_of_one_run_never_share_a_name(tmp_path):
     photos, out = [picture(tmp_path / "a.png"), picture(tmp_path / "a.tif")], tmp_path / "out"
     cases = [
         (photos, out, {"samples": 2}),
@@ -93,28 +93,28 @@ def test_two_files_of_one_order_never_share_a_name(tmp_path):
         (photos[:1], tmp_path / "o.png", {"samples": 2, "deviation": tmp_path / "o-sheet.png"}),
     ]
     for read, target, options in cases:
-        restorer = Doubled()
+        predictor = Doubled()
         with pytest.raises(InputError, match="would be written twice"):
-            run(restorer, read, target, **options)
-        assert restorer.drawn == 0
+            run(predictor, read, target, **options)
+        assert predictor.drawn == 0
     run(Doubled(), photos, out)
     assert sorted(contents(out)) == ["a.png", "a.tif"]
 
 
-def test_all_pictures_are_looked_at_before_the_first_is_drawn(tmp_path):
+def test_all_images_are_prepared_before_the_first_is_sampled(tmp_path):
     good, one = picture(tmp_path / "good.png"), picture(tmp_path / "one.png", 1, 1)
-    out, restorer = tmp_path / "out", Doubled()
+    out, predictor = tmp_path / "out", Doubled()
     with pytest.raises(InputError, match=r"one\.png: one pixel"):
-        run(restorer, [good, one], out)
-    assert restorer.drawn == 0
+        run(predictor, [good, one], out)
+    assert predictor.drawn == 0
     assert contents(out) == {}
 
 
 def test_a_result_too_large_for_its_format_is_refused_before_it_is_drawn(tmp_path):
-    wide, restorer = picture(tmp_path / "wide.png", 1, 8192), Doubled()
+    wide, predictor = picture(tmp_path / "wide.png", 1, 8192), Doubled()
     with pytest.raises(InputError, match="WEBP cannot hold a side of 16384 pixels"):
-        run(restorer, [wide], tmp_path / "wide.webp")
-    assert restorer.drawn == 0
+        run(predictor, [wide], tmp_path / "wide.webp")
+    assert predictor.drawn == 0
 
 
 def test_names_that_cannot_be_are_refused_in_one_sentence(tmp_path):
@@ -128,10 +128,10 @@ def test_names_that_cannot_be_are_refused_in_one_sentence(tmp_path):
         run(Doubled(), [good], long)
 
 
-def test_several_pictures_want_a_folder_and_no_file(tmp_path):
+def test_several_images_require_a_folder_and_no_file(tmp_path):
     photos = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png")]
     (tmp_path / "file").write_text("kept")
     for name in ("file", "none.png"):
-        with pytest.raises(InputError, match="2 pictures need a folder"):
+        with pytest.raises(InputError, match="2 images need a folder"):
             run(Doubled(), photos, tmp_path / name)
     assert (tmp_path / "file").read_text() == "kept"

@@ -1,0 +1,73 @@
+"""``polymode image2image guide``: ILVR with an unconditional model."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from plugins.image2image.commands.editing import EditRun
+from plugins.image2image.commands.options import (
+    Device,
+    DryRun,
+    ImageFile,
+    OutputFile,
+    Record,
+    Sampler,
+    Samples,
+    Seed,
+    Steps,
+    Threads,
+    TrainedOverlap,
+    TrainedTile,
+    UnconditionalCheckpoint,
+)
+from plugins.image2image.inference.region import Region
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from core.sampler.solver import Solver
+    from plugins.image2image.inference.editing import Edit
+
+
+def guide(
+    file: ImageFile,
+    checkpoint: UnconditionalCheckpoint,
+    out: OutputFile,
+    factor: Annotated[
+        int,
+        typer.Option(
+            min=2, help="Reduction factor N of ILVR; a larger one keeps less of the image."
+        ),
+    ] = 8,
+    free: Annotated[
+        float, typer.Option(min=0, max=1, help="Fraction of the last steps without guidance.")
+    ] = 0.0,
+    steps: Steps = 50,
+    samples: Samples = 1,
+    seed: Seed = 0,
+    sampler: Sampler = "core/ancestral",
+    tile: TrainedTile = None,
+    overlap: TrainedOverlap = None,
+    dry_run: DryRun = False,
+    record: Record = False,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Draw variations of an image with the same low-resolution version (ILVR).
+
+    Example: polymode image2image guide photo.png --factor 8 --samples 4
+    --checkpoint runs/photos -o other.png
+    """
+    run = EditRun(
+        command="guide", region=Region(), file=file, checkpoint=checkpoint, out=out, steps=steps,
+        samples=samples, seed=seed, sampler=sampler, tile=tile, overlap=overlap,
+        dry_run=dry_run, record=record, device=device, threads=threads,
+    )  # fmt: skip
+
+    def bind(grid: "Tensor", solver: "Solver") -> "Edit":
+        from plugins.image2image.inference.editing import guide
+
+        return partial(guide, grid=grid, solver=solver, factor=factor, free=free)
+
+    run.run(*Region().of(file), bind, {"factor": factor, "free": free})
