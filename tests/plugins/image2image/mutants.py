@@ -21,6 +21,9 @@ from plugins.image2image.io.pictures import as_stored
 from plugins.image2image.io.reading import read_picture
 from plugins.image2image.operators import jpeg
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from mutated import mutated
+
 LIMIT = 20.0  # seconds for one file
 SPACE = 3 * 2**30  # bytes of addresses beyond what the imports take
 
@@ -55,32 +58,6 @@ def seeds():
     png.Writer(19, 23, **colour).write(deep, rows.tolist())
     found["g.png"] = deep.getvalue()
     return found
-
-
-def mutated(data, seed):
-    """The file with some bytes changed, moved, doubled or cut off; a function of the seed."""
-    draw, data = np.random.Generator(np.random.PCG64(seed)), bytearray(data)
-    for _ in range(draw.integers(1, 5)):
-        size = len(data)
-        at = int(draw.integers(size) if draw.random() < 0.5 else draw.integers(min(size, 200)))
-        length = int(draw.integers(1, 9))
-        match draw.integers(6):
-            case 0:
-                data[at] ^= 1 << int(draw.integers(8))
-            case 1:
-                data[at : at + length] = draw.bytes(length)
-            case 2:
-                data[at : at + length] = bytes([int(draw.choice([0, 255, 127, 128]))]) * length
-            case 3:
-                del data[at : at + length * int(draw.integers(1, 20))]
-            case 4:
-                other = int(draw.integers(size))
-                data[at:at] = data[other : other + length * 8]
-            case 5:
-                del data[max(1, at) :]
-        if not data:
-            data = bytearray(b"\0")
-    return bytes(data)
 
 
 def tried(place):

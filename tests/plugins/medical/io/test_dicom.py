@@ -11,6 +11,7 @@ import numpy as np
 import pydicom
 import pydicom.data
 import pytest
+from mutated import mutated
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
 from core.errors import InputError
@@ -18,7 +19,6 @@ from plugins.medical.io import dicom, nifti, scans
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from made_scans import NAME, NUMBER, WAYS, every, volume, write_series
-from mutants import mutated
 
 COUNT = 2000 if os.environ.get("POLYMODE_TORTURE") else 100
 

@@ -10,13 +10,13 @@ import nibabel
 import nibabel.testing
 import numpy as np
 import pytest
+from mutated import mutated
 
 from core.errors import InputError
 from plugins.medical.io import nifti, scan
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from made_scans import volume
-from mutants import mutated
 
 COUNT = 2000 if os.environ.get("POLYMODE_TORTURE") else 80
 OBLIQUE = np.array([[2.0, 0.1, 0.0, -3], [-0.1, 1.9, 0.3, 5], [0.0, -0.3, 2.8, 7], [0, 0, 0, 1]])

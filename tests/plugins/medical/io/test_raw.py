@@ -2,18 +2,14 @@
 
 import json
 import os
-import sys
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from mutated import mutated
 
 from core.errors import InputError
 from plugins.medical.io import raw
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from mutants import mutated
 
 COUNT = 2000 if os.environ.get("POLYMODE_TORTURE") else 60
 GEOMETRY = {
