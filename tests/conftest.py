@@ -1,8 +1,10 @@
 """What every test runs under: one thread, since the tensors here are small and workers are many."""
 
+import json
 import os
 import signal
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import privileges
 from chromium import chromium as find_chromium
 from chromium import missing
+
+SLOW_SECONDS = 2.0
 
 # A shell takes SIGINT away from what it puts in the background, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -41,6 +45,36 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         ray = {"ray_here", "head"}.intersection(getattr(item, "fixturenames", ()))
         item.add_marker(pytest.mark.xdist_group("ray" if ray else str(item.path)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Measure the processor time of a test and of the processes it waited for."""
+    before = os.times()
+    try:
+        return (yield)
+    finally:
+        spent = sum(os.times()[:4]) - sum(before[:4])
+        item.user_properties.append(("cpu_seconds", round(spent, 2)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the tests that should be marked slow; with POLYMODE_TIMES=FILE, write all times."""
+    reports = [r for each in terminalreporter.stats.values() for r in each if hasattr(r, "when")]
+    found = {
+        report.nodeid: dict(report.user_properties)["cpu_seconds"]
+        for report in reports
+        if report.when == "call" and report.user_properties
+    }
+    if place := os.environ.get("POLYMODE_TIMES"):
+        Path(place).write_text(json.dumps(found, indent=1))
+    if "not slow" not in terminalreporter.config.getoption("-m"):
+        return
+    long = sorted(((v, k) for k, v in found.items() if v > SLOW_SECONDS), reverse=True)
+    if long:
+        terminalreporter.section(f"over {SLOW_SECONDS:g} s of processor time: mark them slow")
+        for seconds, name in long:
+            terminalreporter.line(f"{seconds:6.1f}  {name}")
 
 
 @pytest.fixture(scope="session")
