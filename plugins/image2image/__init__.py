@@ -1,10 +1,10 @@
-"""Image to image: images as (b, c, h, w) in [-1, 1]."""
+"""Image to image: tensors (b, c, h, w) in [-1, 1]."""
 
 from core.parts.registry import Plugin, Verb, dataset, operator, predictor, task
 
 PLUGIN = Plugin(
     name="image2image",
-    summary="Photographs restored, completed, edited and defended (SR3, Palette).",
+    summary="Super-resolution, restoration, editing and purification of images (SR3, Palette).",
     extra="polymode[image2image]",
     commands="plugins.image2image.__main__:app",
     parts=(
@@ -38,35 +38,35 @@ PLUGIN = Plugin(
         predictor(
             "purify",
             "plugins.image2image.inference.predictors:Purify",
-            "Diffused and brought back (DiffPure)",
+            "Adversarial purification (DiffPure)",
         ),
         predictor(
             "restore",
             "plugins.image2image.inference.predictors:Restore",
-            "Photographs coloured, completed or mended (Palette)",
+            "Colourisation, inpainting, JPEG restoration (Palette)",
         ),
         predictor(
             "upscale",
             "plugins.image2image.inference.predictors:Upscale",
-            "Photographs made larger",
+            "Super-resolution (SR3)",
         ),
         task(
             "colourise",
             "plugins.image2image.tasks.colourise:Colourise",
-            "Colours for grey images, luma kept exactly",
+            "Colourisation, luma kept exactly",
             version="2",
         ),
         task(
             "inpaint",
             "plugins.image2image.tasks.inpaint:Inpaint",
-            "Holes filled, known pixels kept exactly",
+            "Inpainting, known pixels kept exactly",
             needs=("skimage", "scipy"),
             version="2",
         ),
         task(
             "jpeg",
             "plugins.image2image.tasks.jpeg:JPEG",
-            "Images from their JPEG files",
+            "JPEG restoration",
         ),
         task(
             "multitask",
@@ -83,7 +83,7 @@ PLUGIN = Plugin(
         task(
             "uncrop",
             "plugins.image2image.tasks.inpaint:Uncrop",
-            "Images continued beyond their edges",
+            "Uncropping: images extended beyond their edges",
             needs=("skimage", "scipy"),
             version="2",
         ),
@@ -94,14 +94,14 @@ PLUGIN = Plugin(
             request="plugins.image2image.request:CascadeRequest",
             result="core.request:SampleResult",
             target="plugins.image2image.inference.cascade:sample",
-            summary="Enlargements by one model after another",
+            summary="Super-resolution by a cascade of two models",
         ),
         Verb(
             name="classifier",
             request="plugins.image2image.request:ClassifierRequest",
             result="plugins.image2image.request:ClassifierResult",
             target="plugins.image2image.evaluation.classifier:train",
-            summary="A small classifier of images",
+            summary="Training of a small image classifier",
         ),
         Verb(
             name="compare",

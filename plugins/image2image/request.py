@@ -1,4 +1,4 @@
-"""What the plug-in's verbs are asked and answer: frozen values, no torch."""
+"""Requests and results of the plug-in's verbs: frozen values, no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +18,15 @@ class ClassifierRequest:
     """Train a small classifier of images.
 
     Args:
-        dataset: items with ``image`` and ``class``; its ``train`` split is learned from, and its
-            ``test`` split counted on.
+        dataset: items with ``image`` and ``class``; trained on its ``train`` split, measured on
+            its ``test`` split.
         width: channels of the first convolution.
-        depth: convolutions, each after the first at half the size of the one before.
+        depth: number of convolutions, each after the first at stride 2.
         steps: optimiser steps.
-        batch: images in a step.
-        lr: learning rate of AdamW, falling to zero on a half cosine.
-        weight_decay: of AdamW.
-        seed: every draw follows from it.
+        batch: batch size.
+        lr: learning rate of AdamW, annealed to 0 by a cosine.
+        weight_decay: weight decay of AdamW.
+        seed: random seed.
     """
 
     dataset: Annotated[Spec, "dataset"] = Spec("image2image/digits")
@@ -44,10 +44,10 @@ class ClassifierResult:
     """A trained classifier.
 
     Args:
-        classifier: its file of tensors.
-        accuracy: on the ``test`` split.
-        count: items there.
-        seconds: spent by this process.
+        classifier: its weights file.
+        accuracy: accuracy on the ``test`` split.
+        count: number of items there.
+        seconds: run time of this process.
     """
 
     classifier: Path
@@ -58,28 +58,27 @@ class ClassifierResult:
 
 @dataclass(frozen=True, kw_only=True)
 class RobustnessRequest:
-    """Attack a classifier with and without purification, and count what it still gets right.
+    """Measure a classifier's accuracy under attack, with and without purification.
 
     Args:
-        checkpoint: folder of the unconditional model that purifies.
-        classifier: file that the verb ``image2image/classifier`` wrote; leave out with `module`.
+        checkpoint: folder of the unconditional model of the purifier.
+        classifier: file of the verb ``image2image/classifier``; excludes `module`.
         module: ``package.module:attribute`` of your own classifier, a `torch.nn.Module` or a
             function without arguments that makes one; images in [-1, 1] to logits.
         dataset: items with ``image`` and ``class``.
-        split: which of its splits.
-        count: items, spread evenly; fewer if there are not so many.
-        norm: of the ball that an attack may move in: the largest change of a pixel (linf), or the
-            root of the sum of squared changes (l2).
-        eps: radius of the ball, in units of pixels in [-1, 1].
-        steps: of every attack.
-        eot: draws of the purifier that a step of an attack on it is averaged over.
-        level: t*, a time of the model's process, that images are diffused to.
-        solver_steps: steps of the purifier.
-        sampler: rule of such a step; one that draws noise.
-        batch: images at a time.
-        confidence: of the intervals.
+        split: split of the dataset.
+        count: number of items, evenly spaced; all if there are fewer.
+        norm: norm of the threat model: linf, the largest change of a pixel, or l2.
+        eps: attack radius, in units of pixels in [-1, 1].
+        steps: PGD steps of every attack.
+        eot: draws of the purifier in a step's gradient (expectation over transformation).
+        level: diffusion time t* of the purifier.
+        solver_steps: sampler steps of the purifier.
+        sampler: its sampler, a stochastic one.
+        batch: batch size.
+        confidence: confidence level of the intervals.
         pictures: number of items shown as images.
-        seed: every draw follows from it.
+        seed: random seed.
     """
 
     checkpoint: Path
@@ -106,12 +105,12 @@ class RobustnessResult:
     """Accuracies under attack.
 
     Args:
-        metrics: ``metrics.json``: every accuracy with interval and n, and what the attacks were;
-            images beside it.
-        robust: the lowest accuracy of the purified classifier.
-        attack: the attack that it is under.
-        accuracies: method -> accuracy.
-        seconds: spent by this process.
+        metrics: ``metrics.json``: accuracies with intervals and n, options of the attacks; images
+            beside it.
+        robust: robust accuracy: the lowest of the purified classifier.
+        attack: the attack of that accuracy.
+        accuracies: accuracy by method.
+        seconds: run time of this process.
     """
 
     metrics: Path
@@ -123,24 +122,24 @@ class RobustnessResult:
 
 @dataclass(frozen=True, kw_only=True)
 class CascadeRequest:
-    """Draw enlargements of held-out images by one model after another, from their reductions.
+    """Upscale held-out images by a cascade of two models, from their reductions.
 
-    What comes out are samples of the whole enlargement, which ``evaluate`` and
-    ``image2image/compare`` read.
+    The output are samples at the whole factor, for ``evaluate`` and ``image2image/compare``.
 
     Args:
         checkpoint: folder of the first model, trained for `image2image/sr3`.
         then: folder of the second, trained with ``augment`` unless `level` is 0.
-        level: standard deviation of the noise that the second is given with what the first drew.
-        dataset: the images; their sides are multiples of the whole factor.
-        split: which of its splits.
-        count: how many of its items, the first ones; by default all.
-        samples: draws for each.
-        sampler: rule of a step, of both.
-        grid: times, of both.
-        back_projections: rounds after the second model, so that the whole agrees with what was
-            given; with noise the second model does not see that itself.
-        seed: draw k of item i depends on it, i and k alone.
+        level: standard deviation of the noise added before the second model (conditioning
+            augmentation).
+        dataset: images with sides that are multiples of the whole factor.
+        split: split of the dataset.
+        count: number of items, the first ones; by default all.
+        samples: draws for each item.
+        sampler: sampler of both models.
+        grid: time grid of both models.
+        back_projections: rounds of back-projection after the second model, for consistency with the
+            low-resolution image; needed where `level` hides it from that model.
+        seed: random seed; draw k of item i depends on it, i and k alone.
     """
 
     checkpoint: Path
@@ -158,24 +157,24 @@ class CascadeRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class CompareRequest:
-    """Compare sets of samples with the real images: distances of sets, not of pairs.
+    """Compare sets of samples with the real images by distances between distributions.
 
-    Images are cut into patches, whose features a small classifier gives that is trained here on
-    the crops of `learned_from`: the distances are of no use beside those of Inception's features.
+    Distances are of patches, on features of a small classifier trained on `learned_from`: they
+    are not comparable with those of Inception features.
 
     Args:
-        learned_from: what the features are learned from, in its ``train`` split: the items'
-            classes, or of which photograph a crop is.
-        steps: of that training.
-        seed: of that training.
-        extractor: a file of features that an earlier comparison wrote, instead of a training: for
-            figures that can be compared between machines.
-        patch: side of the patches in pixels.
-        real: dataset of the real images; by default those that the samples were drawn for.
-        split: which of its splits.
-        count: images of each set, the first so many; by default all.
-        neighbours: how far precision, recall and coverage reach, in neighbours of a patch.
-        confidence: of the intervals.
+        learned_from: dataset of the features, in its ``train`` split; the classes are the items',
+            or else the photographs of the crops.
+        steps: training steps of the features.
+        seed: random seed of that training.
+        extractor: features file of an earlier comparison, used instead of training: for figures
+            that are comparable between machines.
+        patch: patch side in pixels.
+        real: dataset of the real images; by default that of the samples.
+        split: split of the dataset.
+        count: number of images of each set, the first ones; by default all.
+        neighbours: k of the nearest neighbours of precision, recall and coverage.
+        confidence: confidence level of the intervals.
     """
 
     learned_from: Annotated[Spec, "dataset"] = Spec(
@@ -197,11 +196,11 @@ class CompareResult:
     """Distances between sets.
 
     Args:
-        metrics: ``metrics.json``: every figure with its floor and n, intervals where there are any.
-        extractor: the features' file.
+        metrics: ``metrics.json``: figures with floor, n and, where defined, intervals.
+        extractor: the features file.
         features: their name.
-        scores: method -> figure -> mean; the real images' own are the floor.
-        seconds: spent by this process.
+        scores: mean by method and figure; those of the real images are the floor.
+        seconds: run time of this process.
     """
 
     metrics: Path

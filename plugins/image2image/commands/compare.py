@@ -13,26 +13,28 @@ from plugins.image2image.request import CompareRequest
 
 def compare(
     folders: Annotated[
-        list[str], typer.Argument(help="Folders that `polymode sample` wrote, or NAME=FOLDER.")
+        list[str], typer.Argument(help="Folders of samples (`polymode sample`), or NAME=FOLDER.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for metrics.json.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder of metrics.json.")],
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="NAME=VALUE, for example patch=16, count=100, real=...."),
+        typer.Option(
+            "--set", help="NAME=VALUE, such as patch=16, count=100, real=...; repeatable."
+        ),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")] = None,
 ) -> None:
-    """FID, KID, precision, recall and diversity of samples, on features learned here.
+    """FID, KID, precision, recall and diversity of samples, on features trained here.
 
     Each is printed with its interval and n; the first line is the floor.  The features are not
-    Inception's: figures compare with others of the same name only.
+    Inception's: figures are comparable only with others on features of the same name.
 
     Example: polymode image2image compare runs/samples -o runs/compared
     """
     request = bind(CompareRequest, override({}, settings or []))
     inputs = dict(_labelled(text) for text in folders)
     if len(inputs) < len(folders):
-        raise InputError("compare: two folders of one name; give them names, as one=runs/a")
+        raise InputError("compare: two folders have the same name; name them, such as one=runs/a")
     from core.model import device_of
     from core.request import Machine
     from plugins.image2image.evaluation.compare import compared

@@ -1,7 +1,7 @@
-"""Attacks on classifiers: images within a ball that are taken for something else.
+"""Adversarial attacks on classifiers: PGD in a linf or l2 ball, with EOT.
 
-An attack is made on a victim, a function from images to logits.  What of a defence its gradient
-sees is the victim's business: `core.sampler.sample` gives exact gradients of a purifier.
+The victim of an attack is a function from images to logits, which determines the gradient through
+a defence: `core.sampler.sample` gives exact gradients of a purifier.
 """
 
 from collections.abc import Callable
@@ -17,16 +17,16 @@ from core.errors import InputError
 from core.process.gaussian import over
 from core.process.noise import Noise
 
-# Images (b, c, h, w) in [-1, 1] to logits (b, classes); it may draw, anew at every call.
+# Images (b, c, h, w) in [-1, 1] to logits (b, classes); it may be random at every call.
 Victim = Callable[[Tensor], Tensor]
 
-# Madry et al. 2018 move 2.5 radii in all: enough to cross the ball and to come back along its rim.
+# Total step length in radii, as in Madry et al. 2018: enough to cross the ball and follow its rim.
 TRAVEL = 2.5
 
 
 @dataclass(frozen=True)
 class Ball:
-    """Where an attack may move: within `eps` of an image, and within [-1, 1].
+    """The threat model: images within `eps` of an image, and within [-1, 1].
 
     Args:
         norm: ``linf``, the largest change of a pixel; ``l2``, the root of the sum of squares.
@@ -43,7 +43,7 @@ class Ball:
     def project(
         self, x: Float[Tensor, " b *shape"], centre: Float[Tensor, " b *shape"]
     ) -> Float[Tensor, " b *shape"]:
-        """A point of the ball around `centre` near `x`; the nearest in linf.
+        """`x` projected onto the ball around `centre`, then onto [-1, 1]: exact in linf.
 
         `centre` lies in [-1, 1], so that clamping to it only comes nearer.
         """
@@ -79,7 +79,7 @@ def _length(x: Float[Tensor, " b *shape"]) -> Float[Tensor, " b"]:
 def expected_loss(
     victim: Victim, x: Float[Tensor, " b *shape"], target: Int[Tensor, " b"], draws: int
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b *shape"]]:
-    """The mean cross-entropy over `draws` calls of a victim that draws, and its gradient.
+    """The mean cross-entropy over `draws` calls of a random victim, and its gradient.
 
     Source: Athalye et al. 2018, arXiv:1707.07397, section 2.1 (expectation over transformation).
     """
@@ -106,18 +106,19 @@ def pgd(
 ) -> Float[Tensor, " b *shape"]:
     """Projected gradient ascent on the cross-entropy, from a random point of the ball.
 
-    A step is 2.5 eps / steps long, along the sign of the gradient (linf) or the gradient (l2).  Of
-    the points that were passed, each image keeps the one with the greatest loss.
+    A step is 2.5 eps / steps long, along the sign of the gradient (linf) or the gradient (l2).  The
+    result for each image is the point of greatest loss on the way.
     Source: Madry et al. 2018, arXiv:1706.06083, section 2.1 and appendix on hyper-parameters.
 
     Args:
-        victim: what is attacked.
+        victim: the attacked function.
         x: images in [-1, 1].
         target: their true classes.
-        noise: one stream for each, for the start.
-        ball: where they may go.
-        steps: of the ascent; each takes `draws` calls with their gradient, and so does a last look.
-        draws: calls that loss and gradient are averaged over; more than 1 for a victim that draws.
+        noise: one stream for each, for the random start.
+        ball: the threat model.
+        steps: steps of the ascent; each makes `draws` calls with gradient, and so does the last
+            point.
+        draws: calls that loss and gradient are averaged over (EOT); 1 for a deterministic victim.
     """
     at, size = ball.start(x, noise), TRAVEL * ball.eps / steps
     best, most = at, torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)

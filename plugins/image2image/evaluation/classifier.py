@@ -1,4 +1,4 @@
-"""Classifiers of images: a small one that is trained here, and the user's own by import path."""
+"""Image classifiers: a small one trained here, and the user's own by import path."""
 
 import importlib
 import time
@@ -23,13 +23,14 @@ from plugins.image2image.request import ClassifierRequest, ClassifierResult
 
 
 class Classifier(nn.Module):
-    """Convolutions, each after the first at half the size of the one before, and a mean.
+    """Strided convolutions, average pooling and a linear layer.
 
     Args:
-        channels: of an image.
-        classes: how many there are.
+        channels: image channels.
+        classes: number of classes.
         width: channels of the first convolution; the second has twice, the others four times.
-        depth: how many convolutions; three see 9 pixels at a time, four 17, five 33.
+        depth: number of convolutions; the receptive field of three is 9 pixels, of four 17, of
+            five 33.
     """
 
     def __init__(self, channels: int, classes: int, *, width: int = 32, depth: int = 3) -> None:
@@ -48,7 +49,7 @@ class Classifier(nn.Module):
         return self.layers(x)
 
     def features(self, x: Float[Tensor, " b c h w"]) -> Float[Tensor, " b d"]:
-        """What the last convolution finds, averaged over the image."""
+        """The last convolution's activations, averaged over the image."""
         return self.layers[:-3](x).mean((2, 3))
 
 
@@ -62,10 +63,10 @@ def train(
     """Train a `Classifier`; the same request gives the same weights on the same kind of machine.
 
     Args:
-        request: what to train.
+        request: dataset and options.
         out: ``classifier.safetensors`` goes there.
         machine: where to run.
-        emit: hears of progress.
+        emit: receives progress.
 
     Raises:
         InputError: the dataset has no classes, or `out` is not writable.
@@ -93,10 +94,10 @@ def fitted(
     """A classifier trained on items with an image and a class, in evaluation.
 
     Args:
-        request: how; its `dataset` is not read.
-        data: what on.
-        device: where.
-        emit: hears of progress.
+        request: options; its `dataset` is not read.
+        data: the training items.
+        device: device of the training.
+        emit: receives progress.
 
     Raises:
         InputError: the items have no classes.
@@ -124,7 +125,7 @@ def _new(request: ClassifierRequest, data: Dataset) -> Classifier:
     first = data[0]
     if "class" not in first or "image" not in first:
         raise InputError(
-            f"dataset: a classifier learns from items with an image and a class, those of "
+            f"dataset: expected items with an image and a class, those of "
             f"{request.dataset.name} have {', '.join(first)}; use image2image/digits or your own"
         )
     classes = 1 + max(int(data[i]["class"]) for i in range(len(data)))
@@ -135,24 +136,24 @@ def _new(request: ClassifierRequest, data: Dataset) -> Classifier:
 
 
 def _accuracy(network: nn.Module, data: Dataset, device: torch.device) -> float:
-    right = 0
+    correct = 0
     with torch.no_grad():
         for first in range(0, len(data), 256):
             batch = collate(data, list(range(first, min(first + 256, len(data)))))
-            said = network(batch["image"].to(device)).argmax(1).cpu()
-            right += int((said == batch["class"]).sum())
-    return right / len(data)
+            predicted = network(batch["image"].to(device)).argmax(1).cpu()
+            correct += int((predicted == batch["class"]).sum())
+    return correct / len(data)
 
 
 def load_classifier(file: Path | None, module: str) -> nn.Module:
-    """The classifier that one of the two names, on the CPU, in evaluation, its weights fixed.
+    """The classifier of a file or an import path, on the CPU, in eval mode, weights frozen.
 
     Args:
-        file: that `train` wrote.
+        file: a file of `train`.
         module: ``package.module:attribute``, a module or a function that makes one.
 
     Raises:
-        InputError: both or neither, or it is not what it should be.
+        InputError: both or neither are given, or it is not a classifier.
     """
     if (file is None) == (module == ""):
         given = "neither" if file is None else "both"
@@ -193,7 +194,7 @@ def _imported(target: str) -> nn.Module:
         found = getattr(importlib.import_module(package), attribute)
     except (ImportError, AttributeError) as error:
         raise InputError(
-            f"module: {target!r} cannot be had: {error}; it must be importable here"
+            f"module: {target!r} cannot be imported: {error}; install it or set PYTHONPATH"
         ) from error
     if not isinstance(found, nn.Module) and callable(found):
         found = found()

@@ -1,6 +1,6 @@
-"""Distances between sets of images, for each method and for the real images among themselves.
+"""Distances between sets of images: of each method, and of the real images as a floor.
 
-Patches of every image are dealt into two halves as on a chessboard.  A method's patches of one
+The patches of every image are split into two halves as on a chessboard.  A method's patches of one
 half are compared with the real patches of the other, both ways, and the real ones with each other
 in the same way: so a method that restores every image exactly has the floor, at the same n, and
 no patch is compared with what it was made from.
@@ -32,7 +32,7 @@ from plugins.image2image.tasks.restoration import Restoration, to_levels
 
 FLOOR = "real, one half against the other"
 DRAWS = 1000  # of every bootstrap
-CHUNK = 16  # images whose baselines are made at once
+CHUNK = 16  # images whose baselines are computed at once
 
 
 def compare(*given: Any) -> CompareResult:
@@ -46,8 +46,8 @@ def compared(request: CompareRequest, inputs: Mapping[str, Path], out: Path) -> 
     """Compare samples with the real images.
 
     Args:
-        request: with what features, and how.
-        inputs: the folders that `sample` wrote, by label; several must be of the same data.
+        request: features and options.
+        inputs: folders of samples by label; several must be of the same data.
         out: ``metrics.json`` and ``features.safetensors`` go there.
 
     Raises:
@@ -98,7 +98,7 @@ def compared(request: CompareRequest, inputs: Mapping[str, Path], out: Path) -> 
 
 @dataclass(frozen=True)
 class Sets:
-    """What is compared.
+    """The compared sets of images.
 
     Args:
         real: images (n, c, h, w).
@@ -127,21 +127,23 @@ def _gathered(inputs: Mapping[str, Path], request: CompareRequest) -> Sets:
     """
     real, split, count = request.real, request.split, request.count
     if not inputs:
-        raise InputError("compare: nothing to compare; name a folder of samples at least")
+        raise InputError("compare: expected one folder of samples or more, got none")
     read = {label: samples.read(folder) for label, folder in inputs.items()}
     first = next(iter(read.values()))
     same = {
         (len(drawn.results), drawn.about["data"], drawn.about["split"]) for drawn in read.values()
     }
     if len(same) > 1:
-        raise InputError("compare: these samples are of different data; compare those of one")
+        raise InputError("compare: the samples are of different data; compare those of one dataset")
     paired = real is None and all(isinstance(drawn.task, Restoration) for drawn in read.values())
     dataset: Dataset = configure("dataset", real)(split) if real else first.dataset
     wanted = min(len(first.results), count or len(first.results))
     chosen = list(range(min(len(dataset), wanted if real is None else count or len(dataset))))
     batch = collate(dataset, chosen)
     if "image" not in batch or batch["image"].ndim != 4:
-        raise InputError("compare: the real items have no images; name some by `real`")
+        raise InputError(
+            "compare: the real items have no images; set `real` to a dataset of images"
+        )
     methods: dict[str, Tensor] = {}
     for label, drawn in read.items():
         before = f"{label}: " if len(read) > 1 else ""
@@ -214,8 +216,8 @@ class Judge:
         channels = extractor.tensors["layers.0.weight"].shape[1]
         if sets.real.shape[1] != channels:
             raise InputError(
-                f"learned_from: features of images of {channels} channels, these have "
-                f"{sets.real.shape[1]}; learn them from a dataset of such images"
+                f"learned_from: the features have {channels} channels, the images "
+                f"{sets.real.shape[1]}; train them on a dataset of such images"
             )
         self.extractor, self.sets, self.request = extractor, sets, request
         self._real = self._features(sets.real)
@@ -227,14 +229,14 @@ class Judge:
     def figures(self) -> dict[str, Figure]:
         """How each figure is read; the features are part of the name of those that rest on them."""
         name = self.extractor.name
-        told = "taken for the truth's class" if self._labels is None else "classifier accuracy"
+        accuracy = "taken for the truth's class" if self._labels is None else "classifier accuracy"
         return {
             "kid": Figure(f"KID ({name})", "", "lower"),
             "fid": Figure(f"FID ({name})", "", "lower"),
             "precision": Figure("precision", "", "higher"),
             "recall": Figure("recall", "", "higher"),
             "coverage": Figure("coverage", "", "higher"),
-            "accuracy": Figure(told, "", "higher"),
+            "accuracy": Figure(accuracy, "", "higher"),
             "distance": Figure("feature distance to the truth", "", "lower"),
             "diversity": Figure("feature distance of draws", "", "higher"),
         }

@@ -1,7 +1,7 @@
-"""Features of images for distances between sets: of a small classifier that is trained here.
+"""Features for distances between sets of images: those of a small classifier trained here.
 
-It tells photographs apart by crops whose colours and brightness were changed at random, so that
-what is left is texture, edges and grain (Dosovitskiy et al. 2014, arXiv:1406.6909, with photographs
+Its classes are photographs, its inputs crops with random colours and brightness, so that it learns
+texture, edges and grain (Dosovitskiy et al. 2014, arXiv:1406.6909, with photographs
 for exemplars); of items with classes it learns those, unchanged.  No weights are fetched or
 shipped: the same options give the same weights on the same kind of machine, and the first digits of
 their SHA-256 are part of every figure's name.
@@ -31,19 +31,19 @@ from plugins.image2image.evaluation.classifier import Classifier, fitted, of_wei
 from plugins.image2image.request import ClassifierRequest
 
 VERSION = 1  # of what is learned from the same options
-OWN = ("mean", "deviation", "data", "labelled")  # beside the classifier's weights
+OWN = ("mean", "deviation", "data", "labelled")  # stored beside the classifier's weights
 BATCH = 256
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """Features of images, each in units of its standard deviation over what they were learned from.
+    """Features of images, standardised over the training crops.
 
     Args:
         classifier: whose last convolution they are.
         tensors: its weights, ``mean`` and ``deviation`` of each feature over the training crops,
             ``data``, the digest of those, and ``labelled``, whether classes were the items' own.
-        called: what was learned from, for the name.
+        called: name of the training dataset.
     """
 
     classifier: Classifier
@@ -52,24 +52,24 @@ class Extractor:
 
     @property
     def name(self) -> str:
-        """What a figure that rests on these features is called by: ``photos features 1a2b3c4d``."""
+        """Name of these features in figures, such as ``photos features 1a2b3c4d``."""
         return f"{self.called} features {tensor_file.seal(self.tensors)[:8]}"
 
     @property
     def labelled(self) -> bool:
-        """Whether it tells the items' own classes, not photographs."""
+        """Whether its classes are the items' own, not photographs."""
         return bool(self.tensors["labelled"])
 
     @torch.no_grad()
     def features(self, pictures: Float[Tensor, " n c h w"]) -> Float[Tensor, " n d"]:
-        """Features of images in [-1, 1]; those that no training crop has are left out."""
+        """Features of images in [-1, 1], without those that are constant on the training crops."""
         mean, deviation = self.tensors["mean"], self.tensors["deviation"]
         found = torch.cat([self.classifier.features(x) for x in pictures.split(BATCH)])
         return ((found - mean) / deviation)[:, deviation > 0]
 
     @torch.no_grad()
     def classes(self, pictures: Float[Tensor, " n c h w"]) -> Int[Tensor, " n"]:
-        """The class that each image is taken for."""
+        """The predicted class of each image."""
         return torch.cat([self.classifier(x).argmax(1) for x in pictures.split(BATCH)])
 
     def save(self, path: Path) -> None:
@@ -89,7 +89,7 @@ def load(path: Path, *, called: str = "given") -> Extractor:
     """
     tensors = tensor_file.load(path, mend="remove it to have it learned again")
     if not set(OWN) <= tensors.keys():
-        raise InputError(f"{path}: no extractor of features; image2image/compare writes them")
+        raise InputError(f"{path}: not a features file; image2image/compare writes them")
     weights = {name: value for name, value in tensors.items() if name not in OWN}
     classifier = of_weights(weights, path).eval().requires_grad_(False)
     return Extractor(classifier, tensors, called)

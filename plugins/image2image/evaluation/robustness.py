@@ -1,8 +1,8 @@
-"""What a classifier still gets right under attack, with and without purification.
+"""A classifier's accuracy under attack, with and without purification.
 
-Always all of: no attack; an attack on the bare classifier, carried over to the purified one; an
-attack that goes through the purifier as if it were the identity; and one with its exact gradients.
-A defence is as good as the worst of them: exact gradients took DiffPure's 71.3 % to 44.5 % (Chen et
+Always measured: no attack; an attack on the bare classifier, transferred to the purified one; an
+attack with the identity's gradient for the purifier (BPDA); and one with its exact gradients.
+Robust accuracy is the lowest of them: exact gradients took DiffPure's 71.3 % to 44.5 % (Chen et
 al. 2023, arXiv:2305.15241).
 """
 
@@ -44,13 +44,13 @@ def evaluate(
     machine: Machine | None = None,
     emit: Emit = silent,
 ) -> RobustnessResult:
-    """Attack a classifier with and without purification, and count what it still gets right.
+    """Measure a classifier's accuracy under attack, with and without purification.
 
     Args:
-        request: what to attack, and how.
+        request: model, classifier, dataset and attacks.
         out: ``metrics.json`` and ``pictures/`` go there.
         machine: where to run.
-        emit: hears of progress.
+        emit: receives progress.
 
     Raises:
         InputError: a part or option is wrong, or model, classifier and dataset do not fit.
@@ -89,7 +89,7 @@ def evaluate(
 def _counter(
     request: RobustnessRequest, batches: int, right: dict[str, list[bool]], emit: Emit
 ) -> Callable[[], None]:
-    """What to call at every look of an attack at the defence; tells how far all is."""
+    """A function to call at every gradient of an attack on the defence; it emits progress."""
     total, begun, done = batches * (request.steps + 1) * 2 * request.eot, time.monotonic(), 0
 
     def count() -> None:
@@ -108,22 +108,22 @@ def _check(classifier: nn.Module, x: Float[Tensor, " b *shape"], target: Int[Ten
     logits, top = classifier(x), int(target.max())
     if logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] <= top:
         raise InputError(
-            f"classifier: made {tuple(logits.shape)} of {len(x)} images whose classes go up to "
-            f"{top}; wanted ({len(x)}, {top + 1} or more), a logit for each class"
+            f"classifier: expected logits ({len(x)}, {top + 1} or more), one for each class, got "
+            f"{tuple(logits.shape)}"
         )
 
 
 class Attacks:
-    """A classifier bare and defended, the attacks on both, and the draws of each.
+    """Attacks on a classifier and on its defence, and their random streams.
 
-    The draws of item i follow from (seed, purpose, i): they do not depend on its batch, and those
-    that a result is counted with are none that an attack has seen.
+    The stream of item i is that of (seed, purpose, i): it does not depend on the batch, and
+    accuracies are measured with other streams than the attacks'.
 
     Args:
-        request: what the attacks are.
-        classifier: bare.
-        defended: the same, purified.
-        count: called at every look of an attack at the defence.
+        request: options of the attacks.
+        classifier: the bare classifier.
+        defended: the purified classifier.
+        count: called at every gradient of an attack on the defence.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Attacks:
         return Noise.of(self.request.seed, purpose, each=items)
 
     def _through(self, way: Way, items: list[int]) -> Victim:
-        """The defended classifier, whose gradient goes `way`, drawing anew at every call."""
+        """The defended classifier with gradients by `way`, redrawn at every call."""
         noise = self._noise(f"{way} draws", items)
 
         def victim(x: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ class Attacks:
     def attacked(
         self, x: Float[Tensor, " b *shape"], target: Int[Tensor, " b"], items: list[int]
     ) -> dict[str, Float[Tensor, " b *shape"]]:
-        """The images that each method is counted on."""
+        """The images that each method's accuracy is measured on."""
 
         def attack(name: str, victim: Victim, draws: int) -> Tensor:
             noise = self._noise(f"{name} start", items)
@@ -174,7 +174,7 @@ class Attacks:
     def right(
         self, found: dict[str, Tensor], target: Int[Tensor, " b"], items: list[int]
     ) -> dict[str, Bool[Tensor, " b"]]:
-        """Which images each method gets right, with draws that no attack has seen."""
+        """The images that each method classifies correctly, on streams that no attack uses."""
         right = {}
         for method, x in found.items():
             if method in ATTACKS:
@@ -212,8 +212,8 @@ def _batch(
     if "class" not in batch or "image" not in batch or batch["image"].shape[1] != channels:
         has = ", ".join(f"{name} {tuple(value.shape[1:])}" for name, value in batch.items())
         raise InputError(
-            f"dataset: wanted items with a class and an image of {channels} channels, as the model "
-            f"has, those of {request.dataset.name} have {has}; choose another"
+            f"dataset: expected items with a class and an image of {channels} channels, those of "
+            f"the model; {request.dataset.name} has {has}; choose another"
         )
     return batch["image"].to(device), batch["class"].to(device)
 
@@ -226,7 +226,7 @@ def _written(
     shown: list[Panel],
     seconds: float,
 ) -> RobustnessResult:
-    """Accuracies in the form of `core.runs.evaluate`, which reports show."""
+    """Write ``metrics.json`` in the form of `core.runs.evaluate`, for reports."""
     n, sources = len(right[BARE]), names[1]
     accuracies = {
         method: proportion(sum(hits), n, confidence=request.confidence)
@@ -272,7 +272,7 @@ def _written(
 
 
 def _panel(title: str, clean: Tensor, attacked: Tensor, purified: Tensor) -> Panel:
-    """An image clean, attacked and purified, and what the attack changed, enlarged."""
+    """An image clean, attacked and purified, and the perturbation amplified."""
     change = attacked - clean
     gain = 1 / max(float(change.abs().max()), 1e-6)
     images = {"clean": clean, "attacked": attacked, "purified": purified,

@@ -43,8 +43,8 @@ def test_an_imported_classifier_is_fixed_and_in_evaluation(monkeypatch):
     [
         ("", "neither was given"),
         ("no_colon", "expected package.module:attribute"),
-        ("no_such_package:model", "cannot be had: No module named"),
-        ("math:nothing", "cannot be had"),
+        ("no_such_package:model", "cannot be imported: No module named"),
+        ("math:nothing", "cannot be imported"),
         ("math:pi", "is float, expected a torch.nn.Module"),
     ],
 )

@@ -85,5 +85,5 @@ def test_what_no_features_come_from_is_refused(place, tmp_path):
     with pytest.raises(InputError, match="one photograph cannot be told from others"):
         learned(Spec("image2image/photos", {"size": 16, "patches": 1}), steps=1, seed=0)
     tensor_file.save(tmp_path / "other.safetensors", {"x": torch.zeros(1)})
-    with pytest.raises(InputError, match="no extractor of features"):
+    with pytest.raises(InputError, match="not a features file"):
         load(tmp_path / "other.safetensors")

@@ -94,10 +94,10 @@ def test_what_does_not_fit_is_refused(prior, judge, tmp_path, monkeypatch):
     machine = Machine(threads=1)
     photos = Spec("image2image/photos", {"size": 32})
     for changes, said in (
-        ({"dataset": photos}, "wanted items with a class and an image of 1 channels"),
+        ({"dataset": photos}, "expected items with a class and an image of 1 channels"),
         ({"level": 2.0}, "level: expected a time"),
         ({"module": "math:pi"}, "both was given"),
-        ({"classifier": None, "module": "someones:two_classes"}, "classes go up to 6; wanted"),
+        ({"classifier": None, "module": "someones:two_classes"}, "expected logits"),
         ({"checkpoint": tmp_path}, "no checkpoint"),
     ):
         with pytest.raises(InputError, match=said):
