@@ -233,7 +233,7 @@ def test_what_cannot_be_compared_is_refused(judged, drawn, tmp_path):
 
     truth = drawn("truth", same)
     cases = [
-        ({}, {}, "name a folder of samples"),
+        ({}, {}, "expected one folder of samples"),
         ({"a": tmp_path}, {}, "no samples that `sample` wrote"),
         ({"a": truth}, {"patch": 33}, "patch: expected at most 32"),
         ({"a": truth}, {"neighbours": 36}, "neighbours: expected 1 to 35"),
