@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 import typer
 from annotated_types import Ge, Le
 
-from core.errors import InputError, StorageError
+from core.errors import InputError, StorageError, cut_lines
 from core.parts.registry import Spec
 from core.parts.signature import REQUIRED, Option, options_of, part_options
 from core.request import Machine
@@ -253,11 +253,11 @@ def _print_failure(error: Exception) -> NoReturn:
     usage = getattr(error, "format_message", None)  # typer's own: an unknown option, a bad value
     if usage is not None:
         no_arguments = type(error).__name__ == "NoArgsIsHelpError"
-        print(usage() if no_arguments else f"error: {usage()}", file=sys.stderr)
+        print(usage() if no_arguments else cut_lines(f"error: {usage()}"), file=sys.stderr)
         sys.exit(2)
     _print_traceback()
     print(
-        f"error: {type(error).__name__}: {error}\n"
+        f"error: {type(error).__name__}: {cut_lines(str(error))}\n"
         "  set POLYMODE_TRACEBACK=1 to see where it happened",
         file=sys.stderr,
     )

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from core.errors import InputError
+from core.errors import InputError, brief, cut_lines
 from core.parts.registry import Registry, Spec, installed, nearest
 from core.parts.signature import REQUIRED, Option, arguments, options_of, part_options
 from core.parts.yaml_file import parse_yaml
@@ -27,7 +27,7 @@ class ConfigError(InputError):
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
-        self.problems = problems
+        self.problems = [cut_lines(problem) for problem in problems]
 
 
 # --- checking --------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ def _messages(
         else:
             wrong.setdefault(path, ([], value))[0].append(_expected(error))
     for path, (expected, value) in wrong.items():
-        yield f"{path}: expected {' or '.join(dict.fromkeys(expected))}, got {value!r}"
+        yield f"{path}: expected {' or '.join(dict.fromkeys(expected))}, got {brief(value)}"
 
 
 def check(
@@ -131,7 +131,7 @@ def check(
         label: name of the callable whose options these are, where there is no path.
     """
     if not isinstance(given, Mapping):
-        return {}, [f"{at or label}: expected a mapping, got {given!r}"]
+        return {}, [f"{at or label}: expected a mapping, got {brief(given)}"]
     given = _with_default_parts(options, given)
     try:
         text = json.dumps(_as_plain(given))
@@ -294,7 +294,7 @@ def override(options: Mapping[str, Any], settings: list[str]) -> dict[str, Any]:
                 inner[key] = {"name": inner[key]}
             inner = inner.setdefault(key, {})
             if not isinstance(inner, dict):
-                problems.append(f"--set {setting}: {key!r} has no options, it is {inner!r}")
+                problems.append(f"--set {setting}: {key!r} has no options, it is {brief(inner)}")
                 break
         else:
             last = keys[-1]

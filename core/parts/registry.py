@@ -18,7 +18,7 @@ from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import Any, Literal, get_args
 
-from core.errors import InputError
+from core.errors import LONGEST_VALUE, InputError, brief
 
 GROUP = "polymode.plugins"
 
@@ -140,12 +140,16 @@ def installed_version(package: str) -> str | None:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """``; did you mean 'x' or 'y'?`` for the closest of `known`, or nothing."""
+    if len(word) > LONGEST_VALUE:  # comparing letters takes the square of the length
+        return ""
     close = get_close_matches(word, list(known), n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
 def _near_part(name: str, known: list[str]) -> str:
     """Neighbours by last halves: within the plug-in named first, then anywhere (`heun`)."""
+    if len(name) > LONGEST_VALUE:
+        return ""
     plugin, _, last = name.rpartition("/")
     for pool in ([k for k in known if k.rpartition("/")[0] == plugin], known):
         close = get_close_matches(last, [k.rpartition("/")[2] for k in pool], n=2, cutoff=0.6)
@@ -228,7 +232,9 @@ class Registry:
                 f"{self.broken[plugin]}"
             )
         known = [*built_in, *verbs]
-        raise RegistryError(f"no verb {name!r}{nearest(name, known)}\n  known: {', '.join(known)}")
+        raise RegistryError(
+            f"no verb {brief(name)}{nearest(name, known)}\n  known: {', '.join(known)}"
+        )
 
     def missing(self, part: Part) -> tuple[str, ...]:
         """The optional packages that `part` needs and that are not installed."""
@@ -254,7 +260,9 @@ class Registry:
             )
         known = [other for other, _ in self.names(kind)]
         listed = ", ".join(known) if known else f"none; is a plug-in with a {kind} installed?"
-        raise RegistryError(f"no {kind} named {name!r}{_near_part(name, known)}\n  known: {listed}")
+        raise RegistryError(
+            f"no {kind} named {brief(name)}{_near_part(name, known)}\n  known: {listed}"
+        )
 
     def load(self, kind: str, name: str) -> Callable[..., Any]:
         """Import the part of that full name.  Errors inside its module pass through untouched.
@@ -341,7 +349,7 @@ class Spec:
             return cls(value)
         if isinstance(value, Mapping) and isinstance(value.get("name"), str):
             return cls(value["name"], {key: v for key, v in value.items() if key != "name"})
-        raise ValueError(f"a part is a name or a mapping with a name, got {value!r}")
+        raise ValueError(f"a part is a name or a mapping with a name, got {brief(value)}")
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:

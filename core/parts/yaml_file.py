@@ -5,11 +5,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from core.errors import InputError
+from core.errors import InputError, brief
 
 MAX_YAML_BYTES = 1 << 20
 MAX_YAML_DEPTH = 32
 MAX_YAML_BITS = 1024  # of an integer; about the range of a float
+REPLACED = ("timestamp", "int", "float")
+NUMBERS = {
+    "int": re.compile(r"^[-+]?(0|[1-9][0-9]*|0x[0-9a-fA-F]+|0b[01]+)$"),
+    "float": re.compile(
+        r"^[-+]?(([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)$"
+        r"|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
+    ),
+}
 MAX_YAML_VALUES = 20_000  # a million brackets would take seconds to read
 
 
@@ -46,14 +54,14 @@ def _loader() -> Any:
                 raise _Refused(f"nested more than {MAX_YAML_DEPTH} levels deep", event.start_mark)
             return event
 
-    # YAML 1.1's dates are left out: no option is a date, and 2026-99-99 would be an error.
+    # YAML 1.1's dates are left out: no option is a date, and 2026-99-99 would be an error.  Numbers
+    # are those of YAML 1.2: 1.1 reads 1:30 as 90, 1_0 as 10, 010 as 8, and 1e-4 as text.
     Loader.yaml_implicit_resolvers = {
-        first: [(tag, form) for tag, form in resolvers if not tag.endswith(":timestamp")]
+        first: [(tag, form) for tag, form in resolvers if tag.rpartition(":")[2] not in REPLACED]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
-    # YAML 1.1 reads 1e-4 as text; a learning rate is a number.
-    number = re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    for kind, form in NUMBERS.items():
+        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", form, list("-+.0123456789"))
     Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
     Loader.add_constructor("tag:yaml.org,2002:int", _integer)
     return Loader
@@ -67,7 +75,7 @@ def _check_event(event: Any) -> None:
         message = "anchors and aliases are not read; write the value out"
         raise _Refused(message, event.start_mark)
     if getattr(event, "tag", None):
-        message = f"tags such as {event.tag!r} are not read; leave it out"
+        message = f"tags such as {brief(event.tag)} are not read; leave it out"
         raise _Refused(message, event.start_mark)
     if isinstance(event, yaml.ScalarEvent) and any("\ud800" <= c <= "\udfff" for c in event.value):
         message = "contains an unpaired surrogate; save the file as UTF-8"
@@ -80,9 +88,9 @@ def _mapping(loader: Any, node: Any) -> dict[str, Any]:
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node)
         if not isinstance(key, str):
-            raise _Refused(f"key {key!r} is not text", value_node.start_mark)
+            raise _Refused(f"key {brief(key)} is not text", value_node.start_mark)
         if key in found:
-            raise _Refused(f"{key!r} is given twice", value_node.start_mark)
+            raise _Refused(f"{brief(key)} is given twice", value_node.start_mark)
         found[key] = loader.construct_object(value_node, deep=True)
     return found
 
@@ -102,7 +110,7 @@ def _integer(loader: Any, node: Any) -> int:
 def parse_yaml(text: str, where: str) -> Any:
     """The value of YAML text; refuses anchors, tags, doubled keys, and what is deep or large.
 
-    A date is text.
+    A date is text, and so is ``1:30``, ``1_0`` or ``010``.
 
     Args:
         text: at most `MAX_YAML_BYTES`.
@@ -136,7 +144,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         if "\0" in str(path):
-            raise InputError(f"{str(path)!r}: a file name cannot contain a null byte")
+            raise InputError(f"{brief(str(path))}: a file name cannot contain a null byte")
         with path.open("rb") as file:  # a device has no size and may never end
             data = file.read(MAX_YAML_BYTES + 1)
         if len(data) > MAX_YAML_BYTES:

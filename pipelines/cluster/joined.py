@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from core.errors import InputError
+from core.errors import InputError, brief
 from core.training import stopping
 from pipelines.cluster import connection, deadlines
 from pipelines.cluster.code import unpack
@@ -157,7 +157,7 @@ def check_listens(address: str, what: str) -> None:
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
-        raise InputError(f"address: expected HOST:PORT, got {address!r}")
+        raise InputError(f"address: expected HOST:PORT, got {brief(address)}")
     try:
         socket.create_connection((host, int(port)), timeout=PATIENCE).close()
     except (OSError, OverflowError) as error:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge
 
-from core.errors import InputError
+from core.errors import InputError, brief
 from core.parts.config import ConfigError, check, override, plain
 from core.parts.registry import Registry, installed, nearest
 from core.parts.signature import Option, options_of
@@ -139,7 +139,7 @@ def parse(
         ConfigError: anything in it does not fit; all problems at once.
     """
     if not isinstance(document, Mapping):
-        raise ConfigError([f"job: expected a mapping with name and steps, got {document!r}"])
+        raise ConfigError([f"job: expected a mapping with name and steps, got {brief(document)}"])
     try:
         given: dict[str, Any] = plain(document)
     except (TypeError, ValueError) as error:
@@ -175,7 +175,7 @@ def _about_name(at: str, name: str) -> list[str]:
     if NAME.fullmatch(name) and len(name) <= MAX_NAME:
         return []
     allowed = f"at most {MAX_NAME} of a-z, 0-9, _ and -, the first a letter or digit"
-    return [f"{at}: {name!r} is not a name; allowed: {allowed}"]
+    return [f"{at}: {brief(name)} is not a name; allowed: {allowed}"]
 
 
 def _verbs(
@@ -191,7 +191,7 @@ def _verbs(
     names = known(verbs, registry)
     for run, said in wrong.items():
         if run not in names:
-            wrong[run] = f"no verb {run!r}{nearest(run, names)}; known: {', '.join(names)}"
+            wrong[run] = f"no verb {brief(run)}{nearest(run, names)}; known: {', '.join(names)}"
             if run.partition("/")[0] in (registry or installed()).broken:
                 wrong[run] = said
     return table, wrong
@@ -247,7 +247,7 @@ def _bytes(said: int | str) -> int:
         return said
     match = SIZE.fullmatch(said) if isinstance(said, str) else None
     if match is None:
-        raise ValueError(f"expected a size such as 8GiB or 500MB, got {said!r}")
+        raise ValueError(f"expected a size such as 8GiB or 500MB, got {brief(said)}")
     return int(float(match[1]) * UNITS[match[2]])
 
 
@@ -279,14 +279,14 @@ def _about_source(
 ) -> Iterator[str]:
     run = steps[source.step].get("run") if source.step in steps else None
     if source.step not in steps:
-        yield f"{at}: no step named {source.step!r}{nearest(source.step, steps)}"
+        yield f"{at}: no step named {brief(source.step)}{nearest(source.step, steps)}"
     elif isinstance(run, str) and run in table:
         paths = table[run].paths
         if not source.field and not whole:
             yield f"{at}: expected one of {', '.join(f'{source.step}.{p}' for p in paths)}"
         elif source.field and source.field not in paths:
             yield (
-                f"{at}: {run} gives no file or folder {source.field!r}"
+                f"{at}: {run} gives no file or folder {brief(source.field)}"
                 f"{nearest(source.field, paths)}; known: {', '.join(paths)}"
             )
 

@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from core.errors import InputError
+from core.errors import InputError, cut_lines
 from core.parts.config import plain
 from core.parts.registry import installed_version
 from core.request import Emit, Machine, Note, Progress, silent
@@ -116,7 +116,7 @@ def run_step(
         return ended("failed", cause=str(error), refused=True, final=True)
     except Exception as error:  # noqa: BLE001  (whatever a step raises is its outcome)
         lines = str(error).strip().splitlines()
-        cause = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        cause = cut_lines(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__)
         return ended("failed", cause=cause, final=_final(error))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from core.errors import InputError
+from core.errors import InputError, brief
 from core.parts.config import ConfigError, check, override, plain
 from core.parts.registry import Registry, nearest
 from core.parts.signature import options_of
@@ -175,7 +175,9 @@ def _axis(option: str, said: Any) -> Axis:
     if isinstance(said, list):
         return _list(option, said)
     if not isinstance(said, Mapping) or len(said) != 1 or next(iter(said)) not in RANGES:
-        raise InputError(f"expected a list of values, or one of {', '.join(RANGES)}, got {said!r}")
+        raise InputError(
+            f"expected a list of values, or one of {', '.join(RANGES)}, got {brief(said)}"
+        )
     kind, ends = next(iter(said.items()))
     return _integers(option, ends) if kind == "int" else _reals(option, kind, ends)
 
@@ -187,7 +189,7 @@ def _integers(option: str, ends: Any) -> Axis:
     if low >= high or step < 1:
         raise InputError(
             "int: expected whole numbers [low, high] or [low, high, step], low below high and step "
-            f"at least 1, got {ends!r}"
+            f"at least 1, got {brief(ends)}"
         )
     count = (high - low) // step + 1
     last = low + (count - 1) * step
@@ -197,10 +199,10 @@ def _integers(option: str, ends: Any) -> Axis:
 def _reals(option: str, kind: str, ends: Any) -> Axis:
     pair = isinstance(ends, list) and len(ends) == 2 and all(type(e) in (int, float) for e in ends)
     if not pair or not ends[0] < ends[1] or not math.isfinite(ends[1] - ends[0]):
-        raise InputError(f"{kind}: expected two numbers, the lower one first, got {ends!r}")
+        raise InputError(f"{kind}: expected two numbers, the lower one first, got {brief(ends)}")
     low, high = map(float, ends)
     if kind == "loguniform" and low <= 0:
-        raise InputError(f"loguniform: expected two numbers above zero, got {ends!r}")
+        raise InputError(f"loguniform: expected two numbers above zero, got {brief(ends)}")
 
     def value(u: float) -> float:
         even = kind == "uniform"
