@@ -138,12 +138,25 @@ def check(
     except (TypeError, ValueError) as error:
         return {}, [f"{at or label}: expected plain values: {error}"]
     values, problems = _validated(options, given, text, at)
+    problems += [
+        f"{_dotted(at, place)}: a path cannot contain a null byte" for place in _with_null(values)
+    ]
     for name, kind in _schema(options)[1].items():
         value = values.get(name)
         if value is not None and value is not REQUIRED:
             values[name], more = _resolved(kind, value, _dotted(at, (name,)), registry)
             problems += more
     return values, problems
+
+
+def _with_null(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where paths with a null byte are, which the system does not take."""
+    if isinstance(value, Path) and "\0" in str(value):
+        yield place
+    elif isinstance(value, (Mapping, list, tuple)):
+        pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, inner in pairs:
+            yield from _with_null(inner, (*place, key))
 
 
 def _resolved(kind: str, value: Any, path: str, registry: Registry | None) -> tuple[Any, list[str]]:

@@ -6,7 +6,11 @@ Source of the settings: Ray 2.60, `ray/_private/services.py` and `ray/_private/w
 import importlib
 import logging
 import signal
+import tempfile
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,12 @@ QUIET = {
     "RAY_SCHEDULER_EVENTS": "0",
     "RAY_DEDUP_LOGS": "0",
 }
+
+
+def temporary_folder() -> Path:
+    """The system's folder for temporary files, or ``/tmp`` where Ray takes no such path."""
+    found = Path(tempfile.gettempdir())
+    return found if found.is_absolute() and str(found).isascii() else Path("/tmp")
 
 
 def import_path() -> Path | None:
@@ -45,6 +55,31 @@ def connect(path: Path | None = None, **settings: Any) -> None:
     ray.init(logging_level=logging.ERROR, log_to_driver=False, job_config=config, **settings)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_stop)  # Ray has put its own there
+
+
+@contextmanager
+def patient(seconds: float) -> Iterator[None]:
+    """While the block lasts, have a Ray that starts wait `seconds` for its node, instead of 30.
+
+    Ray's limit is a number in its code (`Node.__init__`); it asks for the node again and again.
+    """
+    services: Any = importlib.import_module("ray._private.services")
+    ask, deadline = services.get_node, time.monotonic() + seconds
+
+    def get_node(*place: Any) -> Any:
+        while True:
+            try:
+                return ask(*place)
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    services.get_node = get_node
+    try:
+        yield
+    finally:
+        services.get_node = ask
 
 
 def heed_environment() -> None:

@@ -10,5 +10,7 @@ CLUSTER = STEPS + 25.0  # that steps on other machines have: they read of it in 
 JOB = CLUSTER + 15.0  # that a submitted job has until it is ended
 STOPPED = JOB + 30.0  # until nobody waits for a submitted job to end any more
 
+RAY_STARTS = (30.0, 120.0)  # that a private Ray has to start, at each attempt; 30 is Ray's own
+
 FOREVER = 7 * 24 * 3600  # workers wait for cores that other steps occupy; whether there are any
 # at all is checked before anything starts

@@ -45,9 +45,11 @@ def joined(address: str, out: Path | None = None) -> Iterator[list[Resources]]:
             of its machines does not see `out`.
     """
     before = dict(os.environ)
-    with tempfile.TemporaryDirectory(prefix="polymode-code-") as code:
+    temporary = connection.temporary_folder()
+    with tempfile.TemporaryDirectory(prefix="polymode-code-", dir=temporary) as code:
         try:
             os.environ.update({**connection.QUIET, **check_answers(address)})
+            os.environ["RAY_TMPDIR"] = str(temporary)  # TMPDIR may be relative or not in ASCII
             environment: dict[str, Any] = {
                 "env_vars": {FOLDER: os.getcwd()},
                 "worker_process_setup_hook": "pipelines.cluster.joined.enter",

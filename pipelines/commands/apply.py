@@ -12,12 +12,13 @@ import typer
 
 from core.commands import Settings
 from core.errors import InputError
-from pipelines.commands.options import Address, Out
+from pipelines.commands.options import Address, OrLocal, Out
 
 if TYPE_CHECKING:
     from core.request import Machine, Note, Progress
     from pipelines.apply.request import ApplyRequest, ApplyResult
     from pipelines.job.resources import Resources
+    from pipelines.run.display import Display
 
 NAME = "apply"
 
@@ -31,12 +32,14 @@ class Means:
         cpus: threads of each; by default, all cores shared out evenly.
         gpus: of each; by default, those of this machine shared out evenly.
         address: of a running Ray to join.
+        or_local: this process instead where Ray does not start.
     """
 
     workers: int = 1
     cpus: int | None = None
     gpus: float | None = None
     address: str | None = None
+    or_local: bool = False
 
 
 def apply_to_folder(
@@ -56,6 +59,7 @@ def apply_to_folder(
         typer.Option(min=0, help="GPUs of each; those of this machine, shared out evenly."),
     ] = None,
     address: Address = None,
+    or_local: OrLocal = False,
     local: Annotated[
         bool, typer.Option("--local", help="One file after another in this process, without Ray.")
     ] = False,
@@ -73,12 +77,14 @@ def apply_to_folder(
     """
     from core.parts.config import bind, override
     from pipelines.apply.request import ApplyRequest
+    from pipelines.commands.invocation import check_call
 
     given = {"predictor": predictor, "folder": str(folder)}
     request = bind(ApplyRequest, override(given, settings or []))
-    if address is not None and local:
-        raise InputError("address: a running Ray is joined; leave one of it and --local out")
-    means = Means(workers=1 if local else workers, cpus=cpus, gpus=gpus, address=address)
+    check_call(address, local=local, or_local=or_local)
+    means = Means(
+        workers=1 if local else workers, cpus=cpus, gpus=gpus, address=address, or_local=or_local
+    )
     result = run(request, out, means, retry=retry)
     print(os.path.relpath(result.results))
     if result.bad or result.failed:
@@ -100,6 +106,8 @@ def run(request: "ApplyRequest", out: Path, means: Means, *, retry: bool = False
     from core.request import Machine
     from pipelines.apply import batch
     from pipelines.apply.listing import prepared
+    from pipelines.cluster.private import NotStarted
+    from pipelines.commands.invocation import without_ray
     from pipelines.run.display import Display
     from pipelines.run.step import continued
 
@@ -121,8 +129,12 @@ def run(request: "ApplyRequest", out: Path, means: Means, *, retry: bool = False
         share = batch.here
         if several and work.todo:
             display.say(f"joining the Ray at {means.address}" if means.address else "starting Ray")
-            stack.enter_context(_ray(means, work.order.out, machine.threads or 1, gpus))
-            share = partial(batch.on_ray, workers=means.workers, gpus=gpus)
+            ray = _ray(means, work.order.out, machine.threads or 1, gpus, display)
+            try:
+                stack.enter_context(ray)
+                share = partial(batch.on_ray, workers=means.workers, gpus=gpus)
+            except NotStarted as error:
+                without_ray(error, display, or_local=means.or_local)
         result = batch.finish(work, share, emit)
         counts = ("done", "bad", "failed")
         said = ", ".join(f"{n} {word}" for word in counts if (n := getattr(result, word)))
@@ -150,7 +162,7 @@ def _each(means: Means) -> "tuple[Machine, float]":
 
 
 @contextmanager
-def _ray(means: Means, out: Path, cpus: int, gpus: float) -> Iterator[None]:
+def _ray(means: Means, out: Path, cpus: int, gpus: float, display: "Display") -> Iterator[None]:
     """A Ray in which the workers have room."""
     from pipelines.cluster.joined import joined
     from pipelines.cluster.private import private_ray
@@ -162,7 +174,8 @@ def _ray(means: Means, out: Path, cpus: int, gpus: float) -> Iterator[None]:
             yield
         return
     shared = gpus_here() if gpus else 0
-    with private_ray(out, cpus=cpus * means.workers, gpus=shared):
+    cpus *= means.workers
+    with private_ray(out, cpus=cpus, gpus=shared, tell=display.say):
         yield
 
 

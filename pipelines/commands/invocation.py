@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from core.errors import InputError
 from core.parts.config import plain
 from core.storage import files
 from pipelines.cluster import joined
-from pipelines.cluster.private import private_ray
+from pipelines.cluster.private import NotStarted, private_ray
 from pipelines.job.file import Job
 from pipelines.job.plan import Planned, plan
 from pipelines.job.resources import Resources, check_fits, cpus_here, gpus_here, memory_here
@@ -25,14 +26,21 @@ Show = Callable[[Sequence[Planned], Outcomes], None]
 """Prints where results are; there are no outcomes where nothing was to be done."""
 
 
-def check_call(address: str | None, *, cpus: int | None = None, local: bool = False) -> None:
+def check_call(
+    address: str | None,
+    *,
+    cpus: int | None = None,
+    local: bool = False,
+    or_local: bool = False,
+) -> None:
     """Refuse what says two things of where steps run.
 
     Raises:
         InputError: a running Ray is to be joined, and yet there are cores to share out, or none.
     """
-    if address is not None and (local or cpus):
-        raise InputError("address: a running Ray is joined as it is, without --local or --cpus")
+    given = {"--local": local, "--cpus": cpus, "--or-local": or_local}
+    if address is not None and (more := [option for option, value in given.items() if value]):
+        raise InputError(f"--address joins a running Ray as it is: leave out {', '.join(more)}")
 
 
 def check_fits_here(planned: Sequence[Planned], cpus: int | None) -> None:
@@ -74,6 +82,7 @@ def carry_out(
     local: bool = False,
     cpus: int | None = None,
     address: str | None = None,
+    or_local: bool = False,
     show: Show = show_reports,
 ) -> None:
     """Do the steps of a job that are not done yet, and say what failed and where the results are.
@@ -84,6 +93,7 @@ def carry_out(
         local: in this process, without Ray.
         cpus: cores to share out; by default, those of this machine.
         address: of a running Ray to join.
+        or_local: in this process too where Ray does not start.
         show: prints where the results are.
 
     Raises:
@@ -98,7 +108,7 @@ def carry_out(
             print(f"nothing to do: {said}", file=sys.stderr)
             show(planned, {})
             return
-        outcomes = _execute(planned, record, local, cpus, address)
+        outcomes = _execute(planned, record, _Where(local, cpus, address, or_local))
         _finish(planned, outcomes, record, show)
 
 
@@ -176,22 +186,50 @@ def _record(out: Path, job: Job, planned: Sequence[Planned]) -> Path:
     return record
 
 
-def _execute(
-    planned: Sequence[Planned], record: Path, local: bool, cpus: int | None, address: str | None
-) -> Outcomes:
+@dataclass(frozen=True)
+class _Where:
+    """Where steps are done; see `carry_out`."""
+
+    local: bool
+    cpus: int | None
+    address: str | None
+    or_local: bool
+
+
+def _execute(planned: Sequence[Planned], record: Path, where: _Where) -> Outcomes:
     names = [p.step.name for p in planned]
     with (
         (record / "log.txt").open("w", encoding="utf-8") as log,
         Display(names, record=log) as display,
+        ExitStack() as stack,
     ):
-        if local:
+        if where.local:
             return locally(planned, display)
-        if address:
-            return _elsewhere(planned, record, address, display)
+        if where.address:
+            return _elsewhere(planned, record, where.address, display)
         display.say("starting Ray on this machine")
-        gpus = _gpus_wanted(planned)
-        with private_ray(record, cpus=cpus or cpus_here(), gpus=gpus):
-            return on_ray(planned, display)
+        cpus, gpus = where.cpus or cpus_here(), _gpus_wanted(planned)
+        try:
+            stack.enter_context(private_ray(record, cpus=cpus, gpus=gpus, tell=display.say))
+        except NotStarted as error:
+            without_ray(error, display, or_local=where.or_local)
+            return locally(planned, display)
+        return on_ray(planned, display)
+
+
+def without_ray(error: NotStarted, display: Display, *, or_local: bool) -> None:
+    """Say that Ray has not started, and whether the work is done without it.
+
+    Raises:
+        Exit: it is not.
+    """
+    if or_local:
+        display.say(f"{error}; one after another in this process instead")
+        return
+    display.say(
+        f"error: {error}; is this machine busy? try again later, or add --local to do without Ray"
+    )
+    raise typer.Exit(1)
 
 
 def _elsewhere(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from core.commands import Settings
-from pipelines.commands.options import Address, Cpus, JobFile, Out
+from pipelines.commands.options import Address, Cpus, JobFile, OrLocal, Out
 
 if TYPE_CHECKING:
     from pipelines.job.plan import Planned
@@ -55,6 +55,7 @@ def run_job(
     ] = False,
     cpus: Cpus = None,
     address: Address = None,
+    or_local: OrLocal = False,
 ) -> None:
     """Run the steps of a job that are not done yet, on a private Ray, and print where they report.
 
@@ -66,9 +67,9 @@ def run_job(
     from pipelines.commands import invocation
     from pipelines.job.file import read
 
-    invocation.check_call(address, cpus=cpus, local=local)
+    invocation.check_call(address, cpus=cpus, local=local, or_local=or_local)
     what = read(job, settings or [])
-    invocation.carry_out(what, out, local=local, cpus=cpus, address=address)
+    invocation.carry_out(what, out, local=local, cpus=cpus, address=address, or_local=or_local)
 
 
 def planned(

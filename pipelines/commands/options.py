@@ -13,6 +13,13 @@ Cpus = Annotated[
         min=1, help="Cores to share out among steps; by default those that this machine has."
     ),
 ]
+OrLocal = Annotated[
+    bool,
+    typer.Option(
+        "--or-local",
+        help="If Ray does not start, as on a busy machine, work in this process, without it.",
+    ),
+]
 Address = Annotated[
     str | None,
     typer.Option(

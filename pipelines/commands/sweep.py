@@ -10,7 +10,7 @@ import typer
 
 from core.commands import RequestFile, Settings
 from core.errors import InputError
-from pipelines.commands.options import Address, Out
+from pipelines.commands.options import Address, OrLocal, Out
 
 if TYPE_CHECKING:
     from pipelines.job.file import Job
@@ -56,6 +56,7 @@ def sweep_options(
         bool, typer.Option("--local", help="One after another in this process, without Ray.")
     ] = False,
     address: Address = None,
+    or_local: OrLocal = False,
 ) -> None:
     """Train with several choices of options, end early those that do badly, and keep the best.
 
@@ -70,10 +71,10 @@ def sweep_options(
 
     chosen = {"trials": trials, "metric": metric}
     given = request_of(request, settings or [], vary or [], chosen)
-    invocation.check_call(address, local=local)
+    invocation.check_call(address, local=local, or_local=or_local)
     try:
         what = job_of(given, workers=workers, threads=threads, gpus=gpus)
-        invocation.carry_out(what, out, local=local, address=address, show=show)
+        invocation.carry_out(what, out, local=local, address=address, or_local=or_local, show=show)
     except InputError as error:
         raise in_its_words(error) from error
 

@@ -245,3 +245,14 @@ def test_plain_undoes_parse():
     value = plain(Box(Spec("a/b", {"x": (1, 2)}), Path("c")))
     assert value == {"part": {"name": "a/b", "x": [1, 2]}, "where": "c"}
     assert Spec.parse(value["part"]) == Spec("a/b", {"x": [1, 2]})
+
+
+def test_a_path_with_a_null_byte_is_refused_where_it_stands():
+    def build(*, one: Path, more: tuple[Path, ...] = (), name: str = "") -> None: ...
+
+    given = {"one": "a\0b", "more": ["fine", "c\0"], "name": "text may\0"}
+    with pytest.raises(ConfigError) as caught:
+        bind(build, given)
+    assert caught.value.problems == [
+        "one: a path cannot contain a null byte", "more[1]: a path cannot contain a null byte"
+    ]  # fmt: skip

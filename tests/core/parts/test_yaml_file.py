@@ -61,7 +61,7 @@ def test_a_hostile_file_is_one_sentence_and_takes_no_time(tmp_path, name):
     assert len(said) < 400
 
 
-# YAML 1.2.2, section 10.3.2; its `0o7` is text here, as `010` is, whose value depends on the version.
+# YAML 1.2.2, section 10.3.2, but for `0o7` and `010`: text, as versions differ in them.
 @pytest.mark.parametrize(
     "text", ["1:30", "1:30.5", "-1:30", "1_0", "1_000.5", "0x1_f", "010", "2026-11-27"]
 )
