@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from core.errors import InputError
 from core.results.sheet import to_bytes
-from core.task import Batch, Example, Figure, Item, Panel, Scores
+from core.task import Batch, Example, Figure, Item, Method, Panel, Scores
 
 LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -123,8 +123,10 @@ class Generate:
         apart = (drawn - data).abs().flatten(1).mean(1)
         outside = (drawn.abs() > 1).double().flatten(1).mean(1)
         return {
-            "mid-grey": {"values": truth.abs().flatten(1).mean(1), "outside": outside * 0},
-            "samples": {"values": apart, "outside": 100 * outside},
+            "mid-grey": Method(
+                "baseline", {"values": truth.abs().flatten(1).mean(1), "outside": outside * 0}
+            ),
+            "samples": Method("draw", {"values": apart, "outside": 100 * outside}),
         }
 
     def show(

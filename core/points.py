@@ -17,7 +17,7 @@ from torch import Tensor
 from core.errors import InputError
 from core.process.noise import derive
 from core.results.sheet import scatter
-from core.task import Batch, Example, Figure, Panel, Scores
+from core.task import Batch, Example, Figure, Method, Panel, Scores
 
 Density = Literal["ring", "grid", "spirals", "checkerboard", "moons"]
 CLASSES: dict[Density, int] = {"ring": 8, "grid": 25, "spirals": 2, "checkerboard": 8, "moons": 2}
@@ -157,7 +157,10 @@ class Plane:
         if count > 1:
             pairs = torch.cdist(draws, draws).sum((1, 2)) / (count * (count - 1))
             energy = energy - pairs / 2
-        return {"origin": {"energy": truth.norm(dim=-1)}, "samples": {"energy": energy}}
+        return {
+            "origin": Method("baseline", {"energy": truth.norm(dim=-1)}),
+            "samples": Method("draw", {"energy": energy}),
+        }
 
     def show(
         self, results: Float[Tensor, " b k 2"], batch: Batch, titles: list[str]

@@ -6,6 +6,7 @@ its `out` folder; `train` resumes from the checkpoints it finds there.
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,14 @@ from core.request import (
     silent,
 )
 from core.results import samples
+from core.results.evaluation import Evaluation
 from core.results.panels import write_panels
 from core.results.sheet import TOGETHER
 from core.results.summary import summarised
 from core.sampler.sample import prior
 from core.sampler.sample import sample as integrate
-from core.storage import files
 from core.storage.files import make_folder, output_folder
-from core.task import ShownTogether, Task
+from core.task import Kind, ShownTogether, Task
 from core.training.distributed import PeerError, World, process_group
 from core.training.journal import journal
 from core.training.preparation import Run, prepare_run
@@ -241,41 +242,41 @@ def evaluate(
     device_of(machine or Machine())
     drawn = samples.read(request.samples)
     with output_folder(out):
-        report = _report(request, drawn, out, emit)
-        files.write_json(out / "metrics.json", report)
+        found = _evaluated(request, drawn, out, emit)
+        metrics = found.write(out)
     return EvaluateResult(
-        metrics=out / "metrics.json",
-        scores={
-            m: {f: v["mean"] for f, v in named.items()} for m, named in report["methods"].items()
-        },
+        metrics=metrics,
+        scores=found.means(),
         seconds=time.perf_counter() - start,
     )
 
 
-def _report(
+def _evaluated(
     request: EvaluateRequest, drawn: samples.Samples, out: Path, emit: Emit
-) -> dict[str, Any]:
+) -> Evaluation:
     """Every method's scores, with intervals, and the panels; pictures are written."""
     results, about, task, dataset = drawn.results, drawn.about, drawn.task, drawn.dataset
     values: dict[str, dict[str, list[float]]] = {}
+    kinds: dict[str, Kind] = {}
     count, size = len(results), 8
     for first in range(0, count, size):
         chosen = list(range(first, min(first + size, count)))
         scores = task.score(results[chosen], collate(dataset, chosen))
-        check_scores(task, scores, len(chosen))
-        for method, named in scores.items():
-            for figure, numbers in named.items():
-                values.setdefault(method, {}).setdefault(figure, []).extend(numbers.tolist())
+        for name, method in check_scores(task, scores, len(chosen)).items():
+            kinds[name] = method.kind
+            for figure, numbers in method.figures.items():
+                values.setdefault(name, {}).setdefault(figure, []).extend(numbers.tolist())
         emit(Progress(done=chosen[-1] + 1, total=count, unit="item", figures={}))
-    report = summarised(
+    found = summarised(
         values,
         about,
         figures=task.figures,
         reference=task.reference,
         draws=results.shape[1],
         confidence=request.confidence,
+        kinds=kinds,
     )
-    return {**report, "panels": _pictures(request, task, dataset, results, about, out)}
+    return replace(found, panels=_pictures(request, task, dataset, results, about, out))
 
 
 def _pictures(

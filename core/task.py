@@ -113,13 +113,26 @@ class Panel:
     clouds: Mapping[str, Cloud] = field(default_factory=dict)
 
 
-Scores = Mapping[str, Mapping[str, Float[Tensor, " b"]]]
-"""Method -> figure -> one number for each item; a method may lack figures that do not fit it."""
+Kind = Literal["baseline", "draw", "mean", "model", "floor"]
+"""What a method is: one without the model; one draw of it, or the mean of several; the model itself
+without a draw, as in a likelihood; or what the data score against themselves."""
 
 
-def is_drawn(method: str) -> bool:
-    """Whether a method's name, as `Task.score` returns it, is that of draws: not a baseline's."""
-    return method in ("samples", "one sample") or method.startswith("mean of ")
+@dataclass(frozen=True)
+class Method:
+    """Figures of one method, of each item.
+
+    Args:
+        kind: what the method is.
+        figures: by name, one number for each item; figures that do not fit the method are left out.
+    """
+
+    kind: Kind
+    figures: Mapping[str, Shaped[Tensor, "..."]]  # (b,), which `check_scores` requires
+
+
+Scores = Mapping[str, Method]
+"""The methods that a task compares, by name."""
 
 
 @runtime_checkable
@@ -147,7 +160,7 @@ class Task(Protocol):
         ...
 
     def score(self, results: Shaped[Tensor, " b draws *result"], batch: Batch) -> Scores:
-        """Method -> figure -> one number per item."""
+        """The figures of each method, the reference among them."""
         ...
 
     def show(

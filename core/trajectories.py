@@ -235,16 +235,18 @@ def likelihood(
         }
         report = summarised(
             values, opened.about, figures=FIGURES, reference=REFERENCE, draws=0,
-            confidence=request.confidence, drawn=(),
+            confidence=request.confidence, kinds={REFERENCE: "baseline", "model": "model"},
         )  # fmt: skip
-        files.write_json(out / "metrics.json", {**report, "panels": []})
+        report.write(out)
         files.write_json(out / "likelihood.json", {**opened.about, **values["model"]})
-    mean = report["methods"]["model"]["bits"]
+    bits = report.methods["model"].figures["bits"]
+    assert bits.low is not None
+    assert bits.high is not None
     return LikelihoodResult(
         metrics=out / "metrics.json",
-        bits_per_dim=mean["mean"],
-        low=mean["low"],
-        high=mean["high"],
+        bits_per_dim=bits.mean,
+        low=bits.low,
+        high=bits.high,
         items=len(nats),
         seconds=time.perf_counter() - start,
     )

@@ -37,19 +37,19 @@ def ssim(
 
 
 @dataclass(frozen=True)
-class Mean:
-    """A mean with an interval.
+class Interval:
+    """A figure with its interval.
 
     Args:
         mean: of all values.
-        low: lower end of the interval.
+        low: lower end of the interval; None where it is not known.
         high: upper end.
         n: number of values.
     """
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n: int
 
 
@@ -61,7 +61,7 @@ INTERVAL = (
 
 def interval(
     values: Sequence[float], sources: Sequence[str], *, confidence: float, draws: int = 4000
-) -> Mean:
+) -> Interval:
     """The mean of `values` with a two-stage bootstrap interval over `sources` and their items.
 
     Items of one source (patches of one photograph) are not independent, so sources are redrawn
@@ -80,7 +80,7 @@ def interval(
         count += counted.sum(1)
     means = total / count
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Mean(float(numbers.mean()), float(low), float(high), len(numbers))
+    return Interval(float(numbers.mean()), float(low), float(high), len(numbers))
 
 
 def multiplicities(sources: Sequence[str], *, draws: int, seed: int = 0) -> np.ndarray:
@@ -116,7 +116,7 @@ def _redrawn(
         yield padded[chosen[:, None], items], np.arange(padded.shape[1]) < sizes[chosen, None]
 
 
-def proportion(hits: int, n: int, *, confidence: float) -> Mean:
+def proportion(hits: int, n: int, *, confidence: float) -> Interval:
     """The proportion hits / n with Wilson's score interval, for independent items.
 
     Source: Wilson 1927, J. Am. Stat. Assoc. 22.
@@ -129,4 +129,4 @@ def proportion(hits: int, n: int, *, confidence: float) -> Mean:
     p, z2 = hits / n, NormalDist().inv_cdf((1 + confidence) / 2) ** 2
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n**2))) / (1 + z2 / n)
-    return Mean(p, max(0.0, centre - half), min(1.0, centre + half), n)
+    return Interval(p, max(0.0, centre - half), min(1.0, centre + half), n)

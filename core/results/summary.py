@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from core.parts.config import plain
 from core.parts.registry import Spec
-from core.results.metrics import INTERVAL, interval
-from core.storage import formats
-from core.task import Figure, is_drawn
+from core.results.evaluation import Evaluation, Row
+from core.results.metrics import INTERVAL, Interval, interval
+from core.task import Figure, Kind
 
 Values = Mapping[str, Mapping[str, Sequence[float]]]
 
@@ -20,9 +19,9 @@ def summarised(
     reference: str,
     draws: int,
     confidence: float,
-    drawn: Sequence[str] | None = None,
-) -> dict[str, Any]:
-    """The content of ``metrics.json``, as a report reads it.
+    kinds: Mapping[str, Kind],
+) -> Evaluation:
+    """The evaluation of numbers of each item.
 
     Args:
         values: method -> figure -> one number for each item; a method may lack figures.
@@ -31,12 +30,12 @@ def summarised(
         reference: the method that others are compared with.
         draws: for each item.
         confidence: of the intervals.
-        drawn: methods that are a model's draws; by default those so named.
+        kinds: of the methods.
     """
     sources = [item["source"] for item in about["items"]]
 
-    def mean(numbers: Sequence[float]) -> dict[str, Any]:
-        return plain(interval(numbers, sources, confidence=confidence))
+    def mean(numbers: Sequence[float]) -> Interval:
+        return interval(numbers, sources, confidence=confidence)
 
     first = values[reference]
     differences = {
@@ -48,19 +47,20 @@ def summarised(
         for method, named in values.items()
         if method != reference
     }
-    return {
-        "format": formats.METRICS,
-        "task": Spec.parse(about["task"]).name,
-        "dataset": about["dataset"],
-        "split": about["split"],
-        "n": len(sources),
-        "sources": list(dict.fromkeys(sources)),
-        "draws": draws,
-        "confidence": confidence,
-        "interval": INTERVAL.format(draws=4000),
-        "metrics": {name: plain(figure) for name, figure in figures.items()},
-        "reference": reference,
-        "methods": {m: {f: mean(v) for f, v in named.items()} for m, named in values.items()},
-        "drawn": [m for m in values if is_drawn(m)] if drawn is None else list(drawn),
-        "differences": differences,
-    }
+    return Evaluation(
+        task=Spec.parse(about["task"]).name,
+        dataset=about["dataset"],
+        split=about["split"],
+        n=len(sources),
+        sources=list(dict.fromkeys(sources)),
+        draws=draws,
+        confidence=confidence,
+        interval=INTERVAL.format(draws=4000),
+        figures=figures,
+        reference=reference,
+        methods={
+            method: Row(kinds[method], {figure: mean(v) for figure, v in named.items()})
+            for method, named in values.items()
+        },
+        differences=differences,
+    )

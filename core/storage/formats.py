@@ -14,7 +14,9 @@ CHECKPOINT_MANIFEST = 2  # ``MANIFEST.json``; format 1 had no seal
 # and 2 no row for no class; `core.network.upgrade` reads both.
 CHECKPOINT_STATE = 3
 SAMPLES = 1  # ``samples.json``, and ``part.json``, which holds one
-METRICS = 1  # ``metrics.json``, as `core.results.summary` lays it out and reports read it
+# ``metrics.json``, which `core.results.evaluation` writes and reads: format 1 named drawn methods
+# and a floor; now `kinds` states what each method is.
+METRICS = 2
 
 
 def check_format(document: Mapping[str, Any], newest: int, name: object) -> int:

@@ -26,6 +26,7 @@ from core.process.gaussian import GaussianPath, over
 from core.process.noise import Noise
 from core.process.rows import row_sum
 from core.process.schedules import edm, flow, vp_cosine
+from core.results.evaluation import methods_of
 from core.results.panels import check_panels
 from core.sampler.ancestral import DDIM
 from core.sampler.grids import uniform_log_snr
@@ -239,18 +240,16 @@ def _task(
             assert given.shape[1] == channels, f"condition {name!r}"
     perfect = task.finish(example.x0, batch)[:, None]
     wrong = task.finish(example.x0 + 0.5, batch)[:, None]
-    best, worse = task.score(perfect, batch), task.score(wrong, batch)
+    best, worse = (methods_of(task.score(x, batch), task.reference) for x in (perfect, wrong))
     assert task.reference in best, f"no score for the reference {task.reference!r}"
-    figures = {figure for named in best.values() for figure in named}
+    figures = {figure for method in best.values() for figure in method.figures}
     unknown = ", ".join(sorted(figures - task.figures.keys()))
     assert not unknown, f"score gives figures that `figures` does not describe: {unknown}"
     check_panels(task.show(perfect, batch, [str(i) for i in range(len(perfect))]))
     for method in best.keys() - {task.reference}:
-        for name, figure in task.figures.items():
-            if name not in best[method]:
-                continue
-            sign = 1 if figure.better == "higher" else -1
-            apart = sign * (best[method][name] - worse[method][name])
+        for name, values in best[method].figures.items():
+            sign = 1 if task.figures[name].better == "higher" else -1
+            apart = sign * (values - worse[method].figures[name])
             assert (apart >= 0).all(), f"{name} prefers a wrong result"
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import InputError
-from core.results.metrics import Mean
+from core.results.metrics import Interval
 from core.storage import files
 from core.training.loop import Step
 
@@ -77,7 +77,7 @@ class Journal:
             self._write(_line(self._gathered, self.rate))
             self._gathered = []
 
-    def log_validation(self, step: int, mean: Mean) -> None:
+    def log_validation(self, step: int, mean: Interval) -> None:
         """Write the line of a validation."""
         values = {"val/loss": mean.mean, "val/low": mean.low, "val/high": mean.high}
         self._write({"step": step, **values, "val/n": mean.n})

@@ -20,8 +20,9 @@ from core.errors import InputError
 from core.process.gaussian import GaussianPath
 from core.process.noise import Noise, derive
 from core.request import Emit, Note, silent
+from core.results.evaluation import methods_of
 from core.results.panels import check_panels
-from core.task import Batch, Example, Panel, ShownTogether, Task
+from core.task import Batch, Example, Method, Panel, ShownTogether, Task
 from core.training.loop import is_out_of_memory
 
 ITEMS = 2  # read, so that items of different shapes are found
@@ -256,10 +257,8 @@ def _estimate(trained: Trained, example: Example) -> Float[Tensor, " b *shape"]:
     return estimate
 
 
-def check_scores(
-    task: Task, scores: Mapping[str, Mapping[str, Shaped[Tensor, "..."]]], count: int
-) -> None:
-    """Refuse scores that the task's `figures` and `reference` do not describe.
+def check_scores(task: Task, scores: Mapping[str, Any], count: int) -> dict[str, Method]:
+    """The methods that a task scored; those that its `figures` and `reference` miss are refused.
 
     Args:
         task: whose `score` gave them.
@@ -270,28 +269,30 @@ def check_scores(
         InputError: a figure without a description, no scores of the reference, or other than one
             number for each item.
     """
-    name, wrong = f"task {part_name('task', task)}: score", []
-    given = list(dict.fromkeys(figure for named in scores.values() for figure in named))
+    methods, wrong = methods_of(scores, task.reference), []
+    given = dict.fromkeys(figure for method in methods.values() for figure in method.figures)
     unknown = [figure for figure in given if figure not in task.figures]
     if unknown:
         wrong.append(
             f"gives {', '.join(map(repr, unknown))}, which `figures` does not describe; it "
             f"describes {', '.join(map(repr, task.figures)) or 'none'}: use one name in both"
         )
-    if task.reference not in scores:
+    if task.reference not in methods:
         wrong.append(
             f"gives no method {task.reference!r}, which is the task's `reference`; its methods are "
-            f"{', '.join(map(repr, scores)) or 'none'}"
+            f"{', '.join(map(repr, methods)) or 'none'}"
         )
     wrong += [
-        f"gives {figure!r} of {method!r} the shape {tuple(values.shape)}; expected ({count},), one "
+        f"gives {figure!r} of {name!r} the shape {tuple(values.shape)}; expected ({count},), one "
         "number for each item"
-        for method, named in scores.items()
-        for figure, values in named.items()
+        for name, method in methods.items()
+        for figure, values in method.figures.items()
         if tuple(values.shape) != (count,)
     ]
     if wrong:
+        name = f"task {part_name('task', task)}: score"
         raise InputError("\n".join(f"{name} {problem}" for problem in wrong))
+    return methods
 
 
 def _score_and_show(

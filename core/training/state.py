@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core.parts.config import plain
-from core.results.metrics import Mean
+from core.results.metrics import Interval
 from core.storage.checkpoint import Checkpoint
 from core.training.validation import ValidationState
 
@@ -31,7 +31,7 @@ class TrainingState:
         state = saved.state
         validation = dict(state.get("validation", {}))
         if validation.get("loss"):
-            validation["loss"] = Mean(**validation["loss"])
+            validation["loss"] = Interval(**validation["loss"])
         return cls(
             saved.step,
             state.get("skipped", 0),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from core.data import Dataset, check_classes, collate
 from core.objective.denoising import Objective
 from core.process.noise import Noise
-from core.results.metrics import Mean, interval
+from core.results.metrics import Interval, interval
 from core.task import Task
 from core.training.distributed import Status, World
 from core.training.loop import NotFinite
@@ -56,13 +56,13 @@ class ValidationState:
         stale: validations since without improvement.
     """
 
-    loss: Mean | None = None
+    loss: Interval | None = None
     step: int = 0
     best: float | None = None
     best_step: int = 0
     stale: int = 0
 
-    def updated(self, step: int, loss: Mean) -> "ValidationState":
+    def updated(self, step: int, loss: Interval) -> "ValidationState":
         """The state with the loss of one more step."""
         if self.best is None or loss.mean < self.best:
             return ValidationState(loss, step, loss.mean, step, 0)
@@ -82,7 +82,7 @@ def validate(
     weights: Mapping[str, Shaped[Tensor, "..."]],
     micro_batch: int,
     world: World,
-) -> Mean:
+) -> Interval:
     """The mean loss of some weights with its bootstrap interval over sources.
 
     It is computed on a temporary copy of the network.

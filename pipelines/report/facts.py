@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import InputError
-from core.storage.formats import METRICS, check_format
+from core.results.evaluation import read_evaluation
 from pipelines.report.panels import read_charts
 from pipelines.report.verdict import evaluation
 from pipelines.store import results
@@ -73,9 +73,9 @@ def _step(label: str, folder: Path) -> Facts:
         "environment": {k: v for k, v in environment.items() if k not in COSTS},
     }
     if metrics := results.read_json(folder / "metrics.json"):
-        check_format(metrics, METRICS, folder / "metrics.json")
-        facts["evaluation"] = evaluation(metrics)
-        if charts := list(read_charts(metrics.get("charts"))):
+        found = read_evaluation(metrics, folder / "metrics.json")
+        facts["evaluation"] = evaluation(found)
+        if charts := list(read_charts(found.charts)):
             facts["charts"] = charts
     if search := _search(folder):
         facts["search"] = search

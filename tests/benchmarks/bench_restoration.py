@@ -43,7 +43,7 @@ def main() -> None:
     batch = collate(dataset, list(range(wanted.items)))
     example, truth = model.task.prepare(batch), batch["image"]
     denoise = corrected(model.denoise, model.task, batch)
-    reference = model.task.score(truth[:, None], batch)[model.task.reference]["psnr"].mean()
+    reference = model.task.score(truth[:, None], batch)[model.task.reference].figures["psnr"].mean()
     print(f"{model.request.task.name}, {wanted.items} items of 64x64; "
           f"{model.task.reference} {reference:.2f} dB")  # fmt: skip
     print("solver      evaluations  one sample, dB  mean of 4, dB  seconds a draw")

@@ -23,7 +23,7 @@ def test_the_distance_is_the_area_between_the_distributions():
         torch.rand(2, 3, 4, 5, generator=draw),
         torch.randn(2, 3, 3, 4, 5, generator=draw),
     )
-    found = Generate().score(results, {"image": truth})["samples"]["values"]
+    found = Generate().score(results, {"image": truth})["samples"].figures["values"]
     for i in range(2):
         channels = []
         for c in range(3):
@@ -41,9 +41,9 @@ def test_the_distance_is_the_area_between_the_distributions():
 def test_values_outside_are_counted_in_percent():
     results = torch.tensor([[[[-1.0, 1.0, 1.01, -2.0, 0.0]]]])
     said = Generate(channels=1).score(results, {"image": torch.zeros(1, 1, 5)})
-    assert float(said["samples"]["outside"]) == pytest.approx(40)
-    assert float(said["samples"]["values"]) == pytest.approx((1 + 1 + 1.01 + 2) / 5)
-    assert float(said["mid-grey"]["values"]) == 0
+    assert float(said["samples"].figures["outside"]) == pytest.approx(40)
+    assert float(said["samples"].figures["values"]) == pytest.approx((1 + 1 + 1.01 + 2) / 5)
+    assert float(said["mid-grey"].figures["values"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_the_energy_score_is_its_definition_and_least_for_the_data():
     generator = torch.Generator().manual_seed(0)
     draws = torch.randn(2, 3, 2, generator=generator)
     batch = {"point": torch.randn(2, 2, generator=generator)}
-    for i, found in enumerate(Plane().score(draws, batch)["samples"]["energy"]):
+    for i, found in enumerate(Plane().score(draws, batch)["samples"].figures["energy"]):
         x, y = draws[i].double(), batch["point"][i].double()
         to_truth = sum(math.dist(a, y) for a in x) / 3
         pairs = sum(math.dist(x[j], x[k]) for j in range(3) for k in range(3) if j != k) / 6
@@ -91,7 +91,9 @@ def test_the_energy_score_is_its_definition_and_least_for_the_data():
     # Of Gaussian data, draws of the data's own standard deviation score below wider and narrower.
     truth = {"point": torch.randn(4000, 2, generator=generator)}
     unit = torch.randn(4000, 8, 2, generator=generator)
-    score = [Plane().score(s * unit, truth)["samples"]["energy"].mean() for s in (0.6, 1, 1.6)]
+    score = [
+        Plane().score(s * unit, truth)["samples"].figures["energy"].mean() for s in (0.6, 1, 1.6)
+    ]
     assert score[1] < min(score[0], score[2])
 
 

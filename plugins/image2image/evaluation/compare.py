@@ -22,10 +22,10 @@ from core.errors import InputError
 from core.parts.config import bind, configure, plain
 from core.results import samples
 from core.results.distances import diversity, frechet, redrawn_kernel_distances, support
-from core.results.metrics import INTERVAL, interval, multiplicities
-from core.storage import files, formats
+from core.results.evaluation import Evaluation, Row
+from core.results.metrics import INTERVAL, Interval, interval, multiplicities
 from core.storage.files import make_folder
-from core.task import Figure
+from core.task import Figure, Kind
 from plugins.image2image.evaluation.features import Extractor, learned, load, patches
 from plugins.image2image.request import CompareRequest, CompareResult
 from plugins.image2image.tasks.restoration import Restoration, to_levels
@@ -63,32 +63,30 @@ def compared(request: CompareRequest, inputs: Mapping[str, Path], out: Path) -> 
     else:
         found = learned(request.learned_from, steps=request.steps, seed=request.seed)
     judge = Judge(found, sets, request)
-    methods = {FLOOR: judge.floor()}
+    methods = {FLOOR: Row("floor", judge.floor())}
     for name, drawn in sets.methods.items():
-        methods[name] = judge.method(name, drawn)
+        methods[name] = Row(sets.kinds[name], judge.method(name, drawn))
     found.save(out / "features.safetensors")
-    report = {
-        "format": formats.METRICS,
-        "task": "image2image/compare",
-        **sets.about,
-        "n": len(sets.real),
-        "sources": list(dict.fromkeys(sets.sources)),
-        "draws": max(draws.shape[1] for draws in sets.methods.values()),
-        "confidence": request.confidence,
-        "interval": f"{INTERVAL.format(draws=DRAWS)}; Frechet distances have none, since redrawn "
+    report = Evaluation(
+        task="image2image/compare",
+        dataset=sets.dataset,
+        split=sets.split,
+        n=len(sets.real),
+        sources=list(dict.fromkeys(sets.sources)),
+        draws=max(draws.shape[1] for draws in sets.methods.values()),
+        confidence=request.confidence,
+        interval=f"{INTERVAL.format(draws=DRAWS)}; Frechet distances have none, since redrawn "
         f"sets are further apart. Patches have {request.patch} pixels; {FLOOR}, is the floor",
-        "metrics": {name: plain(figure) for name, figure in judge.figures.items()},
-        "reference": sets.reference,
-        "floor": FLOOR,
-        "methods": methods,
-        "differences": judge.differences(),
-    }  # fmt: skip
-    files.write_json(out / "metrics.json", report)
+        figures=judge.figures,
+        reference=sets.reference,
+        methods=methods,
+        differences=judge.differences(),
+    )
     return CompareResult(
-        metrics=out / "metrics.json",
+        metrics=report.write(out),
         extractor=out / "features.safetensors",
         features=found.name,
-        scores={m: {f: cell["mean"] for f, cell in row.items()} for m, row in methods.items()},
+        scores=report.means(),
         seconds=time.perf_counter() - start,
     )
 
@@ -107,7 +105,9 @@ class Sets:
         methods: by name, images (m, draws, c, h, w).
         paired: whether image i of a method is meant to be the real image i.
         reference: the method that others are compared with.
-        about: dataset and split, for the report.
+        kinds: of the methods.
+        dataset: of the real images, plain.
+        split: of that dataset.
     """
 
     real: Float[Tensor, " n c h w"]
@@ -116,7 +116,9 @@ class Sets:
     methods: dict[str, Float[Tensor, " m k c h w"]]
     paired: bool
     reference: str
-    about: dict[str, Any]
+    kinds: dict[str, Kind]
+    dataset: Mapping[str, Any]
+    split: str
 
 
 def _gathered(inputs: Mapping[str, Path], request: CompareRequest) -> Sets:
@@ -145,16 +147,17 @@ def _gathered(inputs: Mapping[str, Path], request: CompareRequest) -> Sets:
             "compare: the real items have no images; set `real` to a dataset of images"
         )
     methods: dict[str, Tensor] = {}
+    kinds: dict[str, Kind] = {}
     for label, drawn in read.items():
         before = f"{label}: " if len(read) > 1 else ""
-        for name, pictures in _methods(drawn, wanted, paired).items():
-            title = name if name not in ("one sample", "mean of all") else before + name
+        for name, (kind, pictures) in _methods(drawn, wanted, paired).items():
+            title = name if kind == "baseline" else before + name
             if title in methods and not torch.equal(methods[title], pictures):
                 raise InputError(
                     f"compare: {title} is not the same image for all of these samples: they are "
                     "of different tasks or options; compare them one by one"
                 )
-            methods[title] = pictures
+            methods[title], kinds[title] = pictures, kind
     return Sets(
         real=batch["image"],
         labels=batch.get("class") if real is None else None,
@@ -162,20 +165,24 @@ def _gathered(inputs: Mapping[str, Path], request: CompareRequest) -> Sets:
         methods=methods,
         paired=paired,
         reference=first.task.reference if first.task.reference in methods else FLOOR,
-        about={"dataset": plain(real) if real else first.about["dataset"],
-               "split": split if real else first.about["split"]},
-    )  # fmt: skip
+        kinds=kinds,
+        dataset=plain(real) if real else first.about["dataset"],
+        split=split if real else first.about["split"],
+    )
 
 
-def _methods(drawn: samples.Samples, count: int, paired: bool) -> dict[str, Tensor]:
-    """Images by method (n, draws, c, h, w) at 8 bits: baselines, draws, and the draws' mean."""
+def _methods(
+    drawn: samples.Samples, count: int, paired: bool
+) -> dict[str, tuple[Kind, Float[Tensor, " n k c h w"]]]:
+    """Each method's kind and images at 8 bits: baselines, draws, and the draws' mean."""
     task, results = drawn.task, drawn.results[:count]
     if results.ndim != 5:
         raise InputError(f"compare: expected images, got samples of {tuple(results.shape[2:])}")
     if not paired:
-        return {"one sample": to_levels(results)}
+        return {"one sample": ("draw", to_levels(results))}
     assert isinstance(task, Restoration)
     found: dict[str, list[Tensor]] = {}
+    kinds: dict[str, Kind] = {"one sample": "draw", "mean of all": "mean"}
     for first in range(0, len(results), CHUNK):
         draws = results[first : first + CHUNK]
         batch = collate(drawn.dataset, list(range(first, first + len(draws))))
@@ -186,7 +193,7 @@ def _methods(drawn: samples.Samples, count: int, paired: bool) -> dict[str, Tens
         for name, pictures in outputs.items():
             written = [task.written(x, batch) for x in pictures.unbind(1)]
             found.setdefault(name, []).append(torch.stack(written, 1))
-    return {name: torch.cat(parts) for name, parts in found.items()}
+    return {name: (kinds.get(name, "baseline"), torch.cat(x)) for name, x in found.items()}
 
 
 # --- their figures -----------------------------------------------------------------------------
@@ -241,14 +248,14 @@ class Judge:
             "diversity": Figure("feature distance of draws", "", "higher"),
         }
 
-    def floor(self) -> dict[str, Any]:
+    def floor(self) -> dict[str, Interval]:
         """Figures of the real images against themselves."""
         row = self._of_sets(FLOOR, self._real, paired=True)
         if self._labels is not None:
             row["accuracy"] = self._mean(FLOOR, "accuracy", self._right(self.sets.real))
         return row
 
-    def method(self, name: str, drawn: Float[Tensor, " n k c h w"]) -> dict[str, Any]:
+    def method(self, name: str, drawn: Float[Tensor, " n k c h w"]) -> dict[str, Interval]:
         """Figures of a method's images: of its first draw, but for the diversity of all."""
         features = self._features(drawn[:, 0])
         row = self._of_sets(name, features, paired=self.sets.paired)
@@ -261,7 +268,7 @@ class Judge:
             row["diversity"] = self._mean(name, "diversity", self._diversity(drawn))
         return row
 
-    def differences(self) -> dict[str, Any]:
+    def differences(self) -> dict[str, dict[str, Interval]]:
         """Of every method to the reference: what is known image by image, and the KID."""
         reference, found = self.sets.reference, {}
         for name in self.sets.methods:
@@ -276,13 +283,11 @@ class Judge:
                 )
                 if ours and theirs:
                     values = [a - b for a, b in zip(ours, theirs, strict=True)]
-                    found[name][figure] = plain(
-                        interval(
-                            values,
-                            self.sets.sources,
-                            confidence=self.request.confidence,
-                            draws=DRAWS,
-                        )
+                    found[name][figure] = interval(
+                        values,
+                        self.sets.sources,
+                        confidence=self.request.confidence,
+                        draws=DRAWS,
                     )
         return found
 
@@ -310,7 +315,7 @@ class Judge:
 
     def _of_sets(
         self, name: str, features: Float[Tensor, " n rows columns d"], *, paired: bool
-    ) -> dict[str, Any]:
+    ) -> dict[str, Interval]:
         """Distances of a set and the real one, each half with the other half, both ways."""
         here, there = _halves(features), _halves(self._real)
         ways = [(here[0], there[1]), (here[1], there[0])]
@@ -325,7 +330,7 @@ class Judge:
         fid = float(np.mean([frechet(mine.features, real.features) for mine, real in ways]))
         return {
             "kid": self._between(kid[1:], float(kid[0]), n),
-            "fid": {"mean": fid, "low": None, "high": None, "n": n},
+            "fid": Interval(fid, None, None, n),
             **self._supports(ways, len(features), paired),
         }
 
@@ -349,7 +354,7 @@ class Judge:
 
     def _supports(
         self, ways: list[tuple[HalfSet, HalfSet]], count: int, paired: bool
-    ) -> dict[str, Any]:
+    ) -> dict[str, Interval]:
         found = [
             support(real.features, mine.features, neighbours=self.request.neighbours)
             for mine, real in ways
@@ -358,13 +363,11 @@ class Judge:
         of_real = torch.cat([real.picture for _, real in ways])
         sources = self.sets.sources if paired else [str(i) for i in range(count)]
 
-        def mean(figure: str, of: Tensor, whose: list[str]) -> dict[str, Any]:
+        def mean(figure: str, of: Tensor, whose: list[str]) -> Interval:
             values = torch.cat([getattr(one, figure) for one in found])
             each = torch.zeros(len(whose), dtype=torch.float64).index_add_(0, of, values)
             each = each / torch.bincount(of, minlength=len(whose))
-            return plain(
-                interval(each.tolist(), whose, confidence=self.request.confidence, draws=DRAWS)
-            )
+            return interval(each.tolist(), whose, confidence=self.request.confidence, draws=DRAWS)
 
         return {
             "precision": mean("precise", of_mine, sources),
@@ -375,19 +378,17 @@ class Judge:
     def _patches_of_a_half(self) -> int:
         return self._real.shape[:3].numel() // 2
 
-    def _mean(self, name: str, figure: str, values: Float[Tensor, " n"]) -> dict[str, Any]:
+    def _mean(self, name: str, figure: str, values: Float[Tensor, " n"]) -> Interval:
         self._values.setdefault(name, {})[figure] = values.tolist()
         alone = [str(i) for i in range(len(values))]
         sources = self.sets.sources if len(values) == len(self.sets.sources) else alone
-        return plain(
-            interval(values.tolist(), sources, confidence=self.request.confidence, draws=DRAWS)
-        )
+        return interval(values.tolist(), sources, confidence=self.request.confidence, draws=DRAWS)
 
-    def _between(self, redrawn: np.ndarray, value: float, n: int) -> dict[str, Any]:
+    def _between(self, redrawn: np.ndarray, value: float, n: int) -> Interval:
         """A kernel distance or a difference with its interval, of the draws that left a pair."""
         ends = [(1 - self.request.confidence) / 2, (1 + self.request.confidence) / 2]
         low, high = np.nanquantile(redrawn, ends)
-        return {"mean": value, "low": float(low), "high": float(high), "n": n}
+        return Interval(value, float(low), float(high), n)
 
 
 def _halves(features: Float[Tensor, " n rows columns d"]) -> tuple[HalfSet, HalfSet]:

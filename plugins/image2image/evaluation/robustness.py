@@ -19,10 +19,10 @@ from core.errors import InputError
 from core.parts.config import bind, configure, plain
 from core.process.noise import Noise
 from core.request import Emit, Machine, Note, Progress, silent
+from core.results.evaluation import Evaluation, Row
 from core.results.metrics import INTERVAL, interval, proportion
 from core.results.panels import write_panels
 from core.results.sheet import to_bytes
-from core.storage import files, formats
 from core.storage.files import make_folder
 from core.task import Figure, Panel
 from plugins.image2image.evaluation.attacks import Ball, Victim, pgd
@@ -234,36 +234,37 @@ def _written(
     }
     worst = min(ATTACKS, key=lambda method: accuracies[method].mean)
     gain = [float(a) - float(b) for a, b in zip(right[worst], right[BARE_ATTACKED], strict=True)]
-    report = {
-        "format": formats.METRICS,
-        "task": "image2image/robustness",
-        "dataset": plain(request.dataset),
-        "split": request.split,
-        "n": n,
-        "sources": list(dict.fromkeys(sources)),
-        "draws": 1,
-        "confidence": request.confidence,
-        "interval": f"of accuracies Wilson's; of the difference {INTERVAL.format(draws=4000)}",
-        "metrics": {"accuracy": plain(ACCURACY)},
-        "reference": BARE_ATTACKED,
-        "methods": {method: {"accuracy": plain(found)} for method, found in accuracies.items()},
-        "differences": {
-            worst: {"accuracy": plain(interval(gain, sources, confidence=request.confidence))}
+    report = Evaluation(
+        task="image2image/robustness",
+        dataset=plain(request.dataset),
+        split=request.split,
+        n=n,
+        sources=list(dict.fromkeys(sources)),
+        draws=1,
+        confidence=request.confidence,
+        interval=f"of accuracies Wilson's; of the difference {INTERVAL.format(draws=4000)}",
+        figures={"accuracy": ACCURACY},
+        reference=BARE_ATTACKED,
+        methods={
+            method: Row("draw" if method in ATTACKS else "baseline", {"accuracy": found})
+            for method, found in accuracies.items()
         },
-        "robust": {"attack": worst, **plain(accuracies[worst])},
-        "attacks": {
-            name: getattr(request, name)
-            for name in ("norm", "eps", "steps", "eot", "level", "solver_steps", "seed")
+        differences={worst: {"accuracy": interval(gain, sources, confidence=request.confidence)}},
+        panels=write_panels(shown, make_folder(out / "pictures")) if shown else [],
+        further={
+            "robust": {"attack": worst, **plain(accuracies[worst])},
+            "attacks": {
+                name: getattr(request, name)
+                for name in ("norm", "eps", "steps", "eot", "level", "solver_steps", "seed")
+            },
+            "items": [
+                {"name": name, **{method: hits[i] for method, hits in right.items()}}
+                for i, name in enumerate(names[0])
+            ],
         },
-        "items": [
-            {"name": name, **{method: hits[i] for method, hits in right.items()}}
-            for i, name in enumerate(names[0])
-        ],
-    }
-    report["panels"] = write_panels(shown, make_folder(out / "pictures")) if shown else []
-    files.write_json(out / "metrics.json", report)
+    )
     return RobustnessResult(
-        metrics=out / "metrics.json",
+        metrics=report.write(out),
         robust=accuracies[worst].mean,
         attack=worst,
         accuracies={method: found.mean for method, found in accuracies.items()},

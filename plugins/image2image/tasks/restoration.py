@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from core.results.metrics import psnr, ssim
 from core.results.sheet import to_bytes
-from core.task import Batch, Example, Figure, Panel, Scores
+from core.task import Batch, Example, Figure, Kind, Method, Panel, Scores
 
 Target = Literal["residual", "image"]
 MOST = 100.0  # dB, of images that are equal at 8 bits, so that means are finite
@@ -136,18 +136,26 @@ class Restoration:
 
     def score(self, results: Float[Tensor, " b k 3 h w"], batch: Batch) -> Scores:
         """Figures of the baselines, of one draw and of the mean of draws, at 8 bits."""
-        outputs = {**self.baselines(batch), "one sample": results[:, 0]}
+        outputs: dict[str, tuple[Kind, Tensor]] = {
+            name: ("baseline", x) for name, x in self.baselines(batch).items()
+        }
+        outputs["one sample"] = "draw", results[:, 0]
         if results.shape[1] > 1:
-            outputs[f"mean of {results.shape[1]}"] = results.mean(1)
-        scores = {}
-        for method, output in outputs.items():
-            written = self.written(output, batch)
-            scores[method] = {
-                "psnr": psnr(written, batch["image"]).clamp(max=MOST),
-                "ssim": ssim(written, batch["image"]),
-                **self.further_figures(written, batch),
-            }
-        return scores
+            outputs[f"mean of {results.shape[1]}"] = "mean", results.mean(1)
+        return {
+            name: Method(kind, self.figures_of(x, batch)) for name, (kind, x) in outputs.items()
+        }
+
+    def figures_of(
+        self, output: Float[Tensor, " b 3 h w"], batch: Batch
+    ) -> dict[str, Float[Tensor, " b"]]:
+        """A result's figures at 8 bits, one number for each item."""
+        written = self.written(output, batch)
+        return {
+            "psnr": psnr(written, batch["image"]).clamp(max=MOST),
+            "ssim": ssim(written, batch["image"]),
+            **self.further_figures(written, batch),
+        }
 
     def show(self, results: Tensor, batch: Batch, titles: list[str]) -> list[Panel]:
         """Panels: measurement | baselines | one sample | mean | truth."""

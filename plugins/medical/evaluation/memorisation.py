@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,7 +17,6 @@ from core.results import samples
 from core.results.panels import write_panels
 from core.results.sheet import to_bytes
 from core.results.summary import summarised
-from core.storage import files
 from core.storage.files import make_folder
 from core.task import Figure, Panel
 from plugins.medical.request import MemorisationRequest, MemorisationResult
@@ -70,6 +70,7 @@ def evaluate(
         reference=TRUTH,
         draws=1,
         confidence=request.confidence,
+        kinds={TRUTH: "baseline", DRAW: "draw"},
     )
     make_folder(out)
     panels = [
@@ -81,10 +82,9 @@ def evaluate(
         })
         for i in range(min(request.pictures, count))
     ]  # fmt: skip
-    report["panels"] = write_panels(panels, make_folder(out / "pictures"))
-    files.write_json(out / "metrics.json", report)
+    shown = write_panels(panels, make_folder(out / "pictures"))
     return MemorisationResult(
-        metrics=out / "metrics.json",
+        metrics=replace(report, panels=shown).write(out),
         draws=float(decibels[:count].mean()),
         truth=float(decibels[count:].mean()),
         seconds=time.perf_counter() - begun,

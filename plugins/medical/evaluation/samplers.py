@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from core.parts.registry import Spec
 from core.process.gaussian import Time
 from core.request import Emit, Machine, Note, Progress, silent
 from core.results import samples
+from core.results.evaluation import Evaluation
 from core.results.summary import summarised
-from core.storage import files
 from core.storage.files import make_folder
+from core.task import Kind
 from plugins.medical.inference.draws import How, reconstructed, streams
 from plugins.medical.inference.reconstruct import prior_of
 from plugins.medical.request import LEVELS, RULE, SOLVER, SamplersRequest, SamplersResult
@@ -104,6 +105,7 @@ def compare(
     measurement = task.measured(batch)
     classical = task.classical(measurement)
     rows = {name: task.figures_of(x, measurement, batch) for name, x in classical.items()}
+    kinds: dict[str, Kind] = dict.fromkeys(classical, "baseline")
     curves: dict[str, list[list[float]]] = {}
     todo = [(name, steps) for name in request.methods or tuple(RULES) for steps in request.steps]
     for number, (name, steps) in enumerate(todo, start=1):
@@ -113,17 +115,18 @@ def compare(
             emit(Note(text=f"{label}: diverged; left out"))
             continue
         rows[label] = task.figures_of(drawn[0], measurement, batch)
+        kinds[label] = "draw"
         if len(drawn) > 1:
             mean = torch.stack(drawn).mean(0)
-            rows[f"{label}, mean of {len(drawn)}"] = task.figures_of(mean, measurement, batch)
+            averaged = f"{label}, mean of {len(drawn)}"
+            rows[averaged], kinds[averaged] = task.figures_of(mean, measurement, batch), "mean"
         curves.setdefault(name, []).append([calls, float(rows[label]["psnr"].mean())])
         emit(Progress(done=number, total=len(todo), unit="sampler", figures={}))
-    make_folder(out)
-    files.write_json(out / "metrics.json", _report(rows, curves, about, task, classical, request))
-    single = [name for name in rows if name not in classical and ", mean of" not in name]
+    metrics = _report(rows, kinds, curves, about, task, request).write(make_folder(out))
+    single = [name for name in rows if kinds[name] == "draw"]
     best = max(single, key=lambda name: float(rows[name]["psnr"].mean()), default="none")
     return SamplersResult(
-        metrics=out / "metrics.json",
+        metrics=metrics,
         best=best,
         scores={m: {f: float(v.mean()) for f, v in row.items()} for m, row in rows.items()},
         seconds=time.perf_counter() - begun,
@@ -162,13 +165,13 @@ def _draws(
 
 def _report(
     rows: Mapping[str, Mapping[str, Tensor]],
+    kinds: Mapping[str, Kind],
     curves: Mapping[str, list[list[float]]],
     about: Mapping[str, Any],
     task: Reconstruction,
-    classical: Mapping[str, Tensor],
     request: SamplersRequest,
-) -> dict[str, Any]:
-    """The content of ``metrics.json``: every metric with its interval, and the curves."""
+) -> Evaluation:
+    """The evaluation: every metric with its interval, and the curves."""
     report = summarised(
         {name: {f: v.tolist() for f, v in row.items()} for name, row in rows.items()},
         about,
@@ -176,7 +179,7 @@ def _report(
         reference=task.reference,
         draws=request.samples,
         confidence=request.confidence,
-        drawn=[name for name in rows if name not in classical],
+        kinds=kinds,
     )
     chart = {
         "title": "One draw against network evaluations",
@@ -184,4 +187,4 @@ def _report(
         "y": {"label": "PSNR", "unit": "dB"},
         "series": [{"label": name, "points": points} for name, points in curves.items()],
     }
-    return {**report, "charts": [chart]}
+    return replace(report, charts=[chart])

@@ -15,7 +15,7 @@ from core.inverse.measurement import Measurement, misfit
 from core.results.calibration import calibration, local_std
 from core.results.metrics import psnr, ssim
 from core.results.sheet import to_bytes
-from core.task import Batch, Example, Figure, Panel, Scores, Volume
+from core.task import Batch, Example, Figure, Method, Panel, Scores, Volume
 
 AIR = -0.9
 """At or below it a pixel is air: calibration leaves it out, since every draw is right there."""
@@ -80,15 +80,19 @@ class Reconstruction(ABC):
     def score(self, results: Float[Tensor, " b k c h w"], batch: Batch) -> Scores:
         """Metrics of the classical methods, one draw, the mean of all draws, and calibration."""
         measurement = self.measured(batch)
-        outputs = {**self.classical(measurement), "one sample": results[:, 0]}
-        found = {method: self.figures_of(x, measurement, batch) for method, x in outputs.items()}
+        found = {
+            name: Method("baseline", self.figures_of(x, measurement, batch))
+            for name, x in self.classical(measurement).items()
+        }
+        found["one sample"] = Method("draw", self.figures_of(results[:, 0], measurement, batch))
         if results.shape[1] > 1:
             truth = self.picture(batch["image"])
             shown = torch.stack([self.picture(x) for x in results.unbind(1)], 1)
-            found[f"mean of {results.shape[1]}"] = {
+            figures = {
                 **self.figures_of(results.mean(1), measurement, batch),
                 **calibration(shown, truth, (truth > AIR) | (shown.mean(1) > AIR)),
             }
+            found[f"mean of {results.shape[1]}"] = Method("mean", figures)
         return found
 
     def show(

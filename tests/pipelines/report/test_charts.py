@@ -6,6 +6,7 @@ import math
 import pytest
 from made_runs import XSS, finished, metrics
 
+from core.results.evaluation import read_evaluation
 from core.storage import files
 from pipelines.report.charts import CHART, line_chart
 from pipelines.report.panels import read_charts
@@ -86,10 +87,13 @@ def scores(drawn):
         ({"drawn": []}, "TV"),
         ({"drawn": 7}, "TV"),
         ({"drawn": ["another"]}, "TV"),
+        ({"format": 2, "kinds": {"FBP": "baseline", "mean of 8": "mean"}}, "mean of 8"),
+        ({"format": 2, "kinds": {"TV": "baseline", "mean of 8": "model"}}, "mean of 8"),
+        ({"format": 2, "kinds": {"TV": "baseline"}}, "TV"),
     ],
 )
 def test_the_headline_is_of_what_a_model_drew_where_that_is_said(drawn, lead):
-    assert evaluation(scores(drawn))["lead"]["method"] == lead
+    assert evaluation(read_evaluation(scores(drawn), "x"))["lead"]["method"] == lead
 
 
 def test_charts_of_a_step_are_on_the_page_and_in_its_data(tmp_path):

@@ -31,8 +31,8 @@ def noise(shape, seed=0):
 def test_a_colourisation_has_no_luma_error():
     task = Colourise()
     batch = batch_of(task)
-    for figures in task.score(noise((3, 2, 3, 64, 64)).clamp(-1, 1), batch).values():
-        assert (figures["luma"] == 0).all()
+    for method in task.score(noise((3, 2, 3, 64, 64)).clamp(-1, 1), batch).values():
+        assert (method.figures["luma"] == 0).all()
 
 
 def test_grey_pictures_teach_no_colours():

@@ -56,8 +56,10 @@ def test_scores_of_holes_are_scikit_images():
         }
         for method, filled in inside.items():
             expected = peak_signal_noise_ratio(truth[hole], filled[hole], data_range=255)
-            assert float(scores[method]["hole"][i]) == pytest.approx(expected, abs=1e-2), method
-        assert (scores["biharmonic"]["known"] == 0).all()
+            assert float(scores[method].figures["hole"][i]) == pytest.approx(expected, abs=1e-2), (
+                method
+            )
+        assert (scores["biharmonic"].figures["known"] == 0).all()
 
 
 def test_what_a_filling_may_lack_grows_with_distance_and_contrast():

@@ -57,15 +57,16 @@ def test_back_projection_brings_bicubic_to_its_input():
     before = plain.score(plain.finish(zero[0], {"image": image})[None], {"image": image})
     after = projected.score(projected.finish(zero[0], {"image": image})[None], {"image": image})
     name = "consistency"
-    assert after["one sample"][name] < 0.1 * before["one sample"][name]
-    assert torch.allclose(before["one sample"][name], before["bicubic"][name])
-    assert after["one sample"]["psnr"] > before["one sample"]["psnr"]
+    now, then = after["one sample"].figures, before["one sample"].figures
+    assert now[name] < 0.1 * then[name]
+    assert torch.allclose(then[name], before["bicubic"].figures[name])
+    assert now["psnr"] > then["psnr"]
 
 
 def test_a_black_picture_has_finite_scores():
     image = -torch.ones(1, 3, 32, 32)
-    for figures in SR3().score(image[:, None], {"image": image}).values():
-        assert all(value.isfinite().all() for value in figures.values())
+    for method in SR3().score(image[:, None], {"image": image}).values():
+        assert all(value.isfinite().all() for value in method.figures.values())
 
 
 def test_levels_are_those_of_a_file():

@@ -181,7 +181,8 @@ def test_samples_are_drawn_scored_and_looked_up_in_training(tmp_path, priors):
     assert {"FBP", "CGLS", "TV", "one sample", "mean of 3"} == set(result.scores)
     assert set(result.scores["mean of 3"]) == {"psnr", "ssim", "residual", "rank", "coverage"}
     written = json.loads((tmp_path / "e" / "metrics.json").read_text())
-    assert written["drawn"] == ["one sample", "mean of 3"]
+    kinds = dict.fromkeys(("FBP", "CGLS", "TV"), "baseline")
+    assert written["kinds"] == {**kinds, "one sample": "draw", "mean of 3": "mean"}
     assert written["panels"][0]["volumes"][0]["unit"] == "HU"
     # The same slices as trained on: what is looked for is found.
     again = Spec("medical/phantoms", {"size": 16, "count": 20})
