@@ -168,8 +168,14 @@ def read_evaluation(document: Mapping[str, Any], name: object) -> Evaluation:
 
 def _cells(row: Mapping[str, Mapping[str, Any]], n: int) -> dict[str, Interval]:
     """Figures of a row; one without a number is left out, and ends may be unknown."""
+
+    def end(value: Any) -> float | None:
+        return None if value is None else float(value)
+
     return {
-        name: Interval(cell["mean"], cell.get("low"), cell.get("high"), cell.get("n", n))
+        name: Interval(
+            float(cell["mean"]), end(cell.get("low")), end(cell.get("high")), int(cell.get("n", n))
+        )
         for name, cell in row.items()
         if cell["mean"] is not None
     }

@@ -107,7 +107,7 @@ def test_a_rise_of_a_metric_that_should_fall_does_not_beat(run, tmp_path):
 def test_figures_of_a_newer_format_are_refused_in_a_sentence(run, tmp_path):
     newer = {**metrics(), "format": formats.METRICS + 1}
     files.write_json(run["evaluate"] / "metrics.json", newer)
-    with pytest.raises(InputError, match=r"metrics\.json has format 2; .*: update polymode"):
+    with pytest.raises(InputError, match=r"metrics\.json has format 3; .*: update polymode"):
         written("", run, tmp_path / "out")
     files.write_json(run["evaluate"] / "metrics.json", {"format": 1, **metrics()})
     written("", run, tmp_path / "out")
