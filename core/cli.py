@@ -112,6 +112,24 @@ def _run(verb: str, file: Path | None, settings: list[str] | None, out: Path, on
         return run(request, out, machine=on, emit=emit)
 
 
+@app.command("new-plugin")
+def new_plugin(
+    name: Annotated[str, typer.Argument(help="Of the plug-in, its package and its folder.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder that the plug-in's folder is made in.")
+    ] = Path(),
+) -> None:
+    """Write a small plug-in that trains, draws, is scored, and passes its own tests.
+
+    Then: pip install -e NAME; pytest NAME; and put your domain in the place of its own.
+
+    Example: polymode new-plugin waves
+    """
+    from core.scaffold.plugin import write_plugin
+
+    print(write_plugin(name, out))
+
+
 @app.command("train")
 @with_options
 def train(
