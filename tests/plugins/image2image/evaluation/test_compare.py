@@ -243,7 +243,7 @@ def test_what_cannot_be_compared_is_refused(judged, drawn, tmp_path):
         ({"a": truth, "b": drawn("q", same, Spec("image2image/jpeg", {"quality": 5}))}, {},
          "JPEG file is not the same image"),
         ({"a": truth}, {"extractor": None, "steps": 1, "learned_from": Spec("image2image/digits")},
-         "features of images of 1 channels"),
+         "the features have 1 channels"),
     ]  # fmt: skip
     for inputs, options, words in cases:
         with pytest.raises(InputError, match=words):
