@@ -15,6 +15,7 @@ import typer
 from core.commands import OnMachine, RequestFile, Settings, domain, run_app, with_options
 from core.errors import InputError
 from core.parts.registry import KINDS, Verb, attribute_of, installed
+from core.progress import columns
 from core.request import VERBS, Machine
 
 app = domain("Diffusion models as practical tools.  Start with `list`, then `show KIND NAME`.")
@@ -59,9 +60,8 @@ def list_parts(
     rows = [row for row in rows if fnmatchcase(row[1], pattern)]
     if not rows:
         raise InputError(f"no name matches {pattern!r}; `polymode list` prints all names")
-    widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
-    for its_kind, name, summary, state in rows:
-        print(f"{its_kind:<{widths[0]}}  {name:<{widths[1]}}  {summary:<{widths[2]}}  {state}")
+    for line in columns(rows):
+        print(line)
     _note_broken()
 
 

@@ -1,8 +1,9 @@
 """Datasets as the core sees them: items by index, stacked into batches; classes in range."""
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast, runtime_checkable
+from typing import Generic, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from jaxtyping import Shaped, jaxtyped
@@ -140,3 +141,80 @@ def check_classes(example: Example, task: Task, name: Callable[[int], str]) -> N
             f"{name(position)}: class: expected 0 to {classes - 1}, since the task has {classes} "
             f"classes, got {int(labels[position])}; raise task.classes or choose another dataset"
         )
+
+
+# --- splits and caches ---------------------------------------------------------------------------
+
+T = TypeVar("T")
+
+
+def problems_of_split(split: str) -> list[str]:
+    """A line for what is no split of a dataset; none for ``train`` and ``test``."""
+    known = split in ("train", "test")
+    return [] if known else [f"split: expected train or test, got {split!r}"]
+
+
+def check_split(split: str) -> None:
+    """Refuse what is no split of a dataset.
+
+    Raises:
+        InputError: neither ``train`` nor ``test``.
+    """
+    if problems := problems_of_split(split):
+        raise InputError(problems[0])
+
+
+def place_of(digest: str) -> float:
+    """The place of a hexadecimal digest in [0, 1): uniform over contents, below a fraction test."""
+    return int(digest[:13], 16) / 16**13
+
+
+def split_of(
+    items: Sequence[T], split: str, test_fraction: float, *, key: Callable[[T], str]
+) -> list[T]:
+    """The items of one split, in their order; items of one key are on one side.
+
+    Adding items moves no other to the other side.
+
+    Args:
+        items: of both splits.
+        split: ``train`` or ``test``.
+        test_fraction: approximate fraction of the keys in ``test``; 0 for none, 1 for all.
+        key: hexadecimal digest of what keeps an item on its side: its content, its patient.
+    """
+    test = split == "test"
+    return [item for item in items if (place_of(key(item)) < test_fraction) == test]
+
+
+class Cache(Generic[T]):
+    """Values by key up to a number of bytes; the least recently used are dropped.
+
+    The newest stays, however large.
+
+    Args:
+        most: bytes that are kept.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._values: OrderedDict[Hashable, tuple[T, int]] = OrderedDict()
+        self._most, self._held = most, 0
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get(self, key: Hashable) -> T | None:
+        """The value of a key, as used now; None where it is not kept."""
+        if key not in self._values:
+            return None
+        self._values.move_to_end(key)
+        return self._values[key][0]
+
+    def keep(self, key: Hashable, value: T, size: int) -> T:
+        """`value`, kept as one of so many bytes."""
+        if key in self._values:
+            self._held -= self._values.pop(key)[1]
+        self._values[key] = value, size
+        self._held += size
+        while len(self._values) > 1 and self._held > self._most:
+            self._held -= self._values.popitem(last=False)[1][1]
+        return value

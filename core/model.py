@@ -29,7 +29,7 @@ from core.parts.config import bind, configure, plain
 from core.parts.registry import Spec, installed
 from core.process.gaussian import GaussianPath
 from core.process.noise import Noise, derive
-from core.request import Emit, Machine, Note, SampleRequest, TrainRequest
+from core.request import Emit, Machine, Note, SampleRequest, TrainRequest, silent
 from core.storage import checkpoint
 from core.storage.checkpoint import Checkpoint, CheckpointError
 from core.task import Batch, Correcting, Task
@@ -156,6 +156,7 @@ def load_model(
     ema: bool = True,
     ema_width: float | None = None,
     task: str | None = None,
+    emit: Emit = silent,
 ) -> Model:
     """The model in a checkpoint folder.
 
@@ -166,6 +167,7 @@ def load_model(
         ema_width: relative width of the power-function average to use instead, made from the
             snapshots beside the checkpoints.
         task: full name of the task it must have been trained for.
+        emit: called with the notes on what was read.
 
     Raises:
         CheckpointError: no whole checkpoint, or one of another task.
@@ -195,17 +197,18 @@ def load_model(
             f"{saved.path}: its weights do not fit the network {request.network.name!r} that is "
             f"installed: {str(error).splitlines()[-1].strip()}"
         ) from error
+    for note in notes:
+        emit(Note(text=note))
     network.to(device).eval().requires_grad_(False)
     if machine is not None and machine.compile:
         compile_network(network, device)
     count = sum(p.numel() for p in network.parameters())
     parts = [configure(k, getattr(request, k))() for k in ("process", "parameterization")]
     denoise = NetworkDenoiser(network, *parts)
-    shape = saved.state.get("shape")
+    shape = None if (stored := saved.state.get("shape")) is None else tuple(stored)
     return Model(
-        denoise, network, built, request, device, notes, count, saved.path, saved.step,
-        None if shape is None else tuple(shape),
-    )  # fmt: skip
+        denoise, network, built, request, device, notes, count, saved.path, saved.step, shape
+    )
 
 
 def _average(

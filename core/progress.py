@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from core.request import Emit, Note, Progress
@@ -29,6 +29,30 @@ def describe(news: Progress) -> str:
     if news.seconds_left:
         words.append(f"{duration(news.seconds_left)} left")
     return "  ".join(words)
+
+
+def counter(emit: Emit, total: int, unit: str) -> Callable[..., None]:
+    """``count(done, **figures)`` reports the progress since now, with units a second.
+
+    Args:
+        emit: called with the progress.
+        total: units in all.
+        unit: the unit of progress.
+    """
+    begun = time.monotonic()
+
+    def count(done: int, **figures: float) -> None:
+        seconds = time.monotonic() - begun
+        rate = done / seconds if seconds > 0 else 0.0
+        emit(Progress(done=done, total=total, unit=unit, rate=rate, figures=figures))
+
+    return count
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of text as lines whose columns are aligned, two spaces apart; the last is not padded."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, [*widths[:-1], 0])) for row in rows]
 
 
 @contextmanager

@@ -17,14 +17,13 @@ from torch import Tensor
 from core.data import Dataset, check_classes, collate, open_dataset
 from core.model import Model, corrected, device_of, for_task, guidance_of, guided, load_model
 from core.parts.config import bind, configure, plain
-from core.process.noise import derive, source
+from core.process.noise import seed_of, source
+from core.progress import counter
 from core.request import (
     Emit,
     EvaluateRequest,
     EvaluateResult,
     Machine,
-    Note,
-    Progress,
     SampleRequest,
     SampleResult,
     TrainRequest,
@@ -156,10 +155,12 @@ def sample(
     start = time.perf_counter()
     request = bind(SampleRequest, plain(request))
     model = load_model(
-        request.checkpoint, machine=machine, ema=request.ema, ema_width=request.ema_width
+        request.checkpoint,
+        machine=machine,
+        ema=request.ema,
+        ema_width=request.ema_width,
+        emit=emit,
     )
-    for note in model.notes:
-        emit(Note(text=note))
     if request.task is not None:
         model = for_task(model, request.task)
     spec = request.dataset or model.request.dataset
@@ -202,11 +203,11 @@ def _draw(
     denoise = guided(model, request, emit)
     solver = configure("sampler", request.sampler)()
     grid = configure("grid", request.grid)(model.process)
-    drawn, done, total, begun = [], 0, sum(map(len, chunks)), time.monotonic()
+    drawn, done, progress = [], 0, counter(emit, sum(map(len, chunks)), "draw")
     for chunk in chunks:
         batch = collate(dataset, [item for item, _ in chunk])
         batch = {name: value.to(model.device) for name, value in batch.items()}
-        seeds = [derive(request.seed, "sample", f"{item}/{draw}") for item, draw in chunk]
+        seeds = [seed_of(request.seed, "sample", item, draw) for item, draw in chunk]
         noise = source(request.noise, seeds)
         example = model.task.prepare(batch)
         check_classes(example, model.task, lambda i, chunk=chunk: dataset.name(chunk[i][0]))
@@ -215,8 +216,7 @@ def _draw(
         x0 = integrate(asked, grid, solver, x, noise, example.condition)
         drawn.append(model.task.finish(x0, batch).cpu())
         done += len(chunk)
-        rate = done / (time.monotonic() - begun)
-        emit(Progress(done=done, total=total, unit="draw", rate=rate, figures={}))
+        progress(done)
     return torch.cat(drawn)
 
 
@@ -259,6 +259,7 @@ def _evaluated(
     values: dict[str, dict[str, list[float]]] = {}
     kinds: dict[str, Kind] = {}
     count, size = len(results), 8
+    progress = counter(emit, count, "item")
     for first in range(0, count, size):
         chosen = list(range(first, min(first + size, count)))
         scores = task.score(results[chosen], collate(dataset, chosen))
@@ -266,7 +267,7 @@ def _evaluated(
             kinds[name] = method.kind
             for figure, numbers in method.figures.items():
                 values.setdefault(name, {}).setdefault(figure, []).extend(numbers.tolist())
-        emit(Progress(done=chosen[-1] + 1, total=count, unit="item", figures={}))
+        progress(chosen[-1] + 1)
     found = summarised(
         values,
         about,

@@ -16,6 +16,7 @@ from core.data import Dataset, check_classes, collate, open_dataset
 from core.model import Model, for_task, load_model
 from core.parts.config import bind, configure, plain
 from core.process.noise import Noise, derive
+from core.progress import counter
 from core.request import (
     Emit,
     EncodeRequest,
@@ -24,8 +25,6 @@ from core.request import (
     LikelihoodRequest,
     LikelihoodResult,
     Machine,
-    Note,
-    Progress,
     SampleResult,
     silent,
 )
@@ -69,6 +68,7 @@ class _Opened:
         self, items: range, size: int, emit: Emit
     ) -> Iterator[tuple[list[int], Batch, Example]]:
         """Indices, batches and examples, in order, on the model's device; reports progress."""
+        progress = counter(emit, len(items), "item")
         for first in range(0, len(items), size):
             chosen = list(items[first : first + size])
             batch = collate(self.dataset, chosen)
@@ -76,16 +76,17 @@ class _Opened:
             example = self.model.task.prepare(batch)
             check_classes(example, self.model.task, lambda i, c=chosen: self.dataset.name(c[i]))
             yield chosen, batch, example
-            done = first + len(chosen)
-            emit(Progress(done=done, total=len(items), unit="item", figures={}))
+            progress(first + len(chosen))
 
 
 def _open(request: Request, machine: Machine | None, emit: Emit) -> _Opened:
     model = load_model(
-        request.checkpoint, machine=machine, ema=request.ema, ema_width=request.ema_width
+        request.checkpoint,
+        machine=machine,
+        ema=request.ema,
+        ema_width=request.ema_width,
+        emit=emit,
     )
-    for note in model.notes:
-        emit(Note(text=note))
     if request.task is not None:
         model = for_task(model, request.task)
     spec = request.dataset or model.request.dataset

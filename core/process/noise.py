@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Literal, NamedTuple, Protocol, SupportsIndex, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
@@ -49,6 +50,31 @@ def derive(*keys: Key) -> int:
     plain = [key if isinstance(key, bool) else _plain(key) for key in keys]
     text = "\x1f".join(f"{type(key).__name__}:{key}" for key in plain)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
+
+
+def seed_of(seed: int, stream: str, item: Key, draw: int) -> int:
+    """The seed of a draw of an item: it depends on (`seed`, `item`, `draw`) alone.
+
+    Args:
+        seed: of the request.
+        stream: name of the stream, such as "sample".
+        item: of the dataset.
+        draw: its number.
+    """
+    return derive(seed, stream, f"{item}/{draw}")
+
+
+def generator(seed: int, index: int = 0) -> np.random.Generator:
+    """NumPy's draws for an index under a seed: every pair has a stream of its own.
+
+    Philox is counter-based: neighbouring keys give unrelated streams.
+    Source: Salmon et al. 2011, doi:10.1145/2063384.2063405.
+
+    Args:
+        seed: 0 to 2^64 - 1; of several keys `derive` makes one.
+        index: of the item.
+    """
+    return np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64)))
 
 
 def _plain(key: object) -> object:

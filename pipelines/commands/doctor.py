@@ -16,6 +16,7 @@ import typer
 
 from core.errors import InputError
 from core.parts.registry import installed_version
+from core.progress import columns
 from pipelines.commands.options import Out
 
 GIB = 1 << 30
@@ -81,12 +82,11 @@ def usable(findings: Sequence[Finding]) -> bool:
 
 def table(findings: Sequence[Finding]) -> list[str]:
     """One line a finding, what to do below it, and a last line that says how it ended."""
-    width = max(len(finding.what) for finding in findings)
-    lines: list[str] = []
+    rows: list[tuple[str, str, str]] = []
     for finding in findings:
-        lines.append(f"{finding.state:<7}  {finding.what:<{width}}  {finding.found}".rstrip())
-        if finding.todo:
-            lines.append(f"{'':<7}  {'':<{width}}  -> {finding.todo}")
+        rows.append((f"{finding.state:<7}", finding.what, finding.found))
+        rows += [("", "", f"-> {finding.todo}")] if finding.todo else []
+    lines = [line.rstrip() for line in columns(rows)]
     lacking = [finding.what for finding in findings if finding.state == "missing"]
     lines.append(
         f"not usable yet: {', '.join(lacking)}" if lacking else "usable; notes are optional"

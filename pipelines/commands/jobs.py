@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from core.commands import Settings
+from core.progress import columns
 from pipelines.commands.options import Address, Cpus, JobFile, OrLocal, Out
 
 if TYPE_CHECKING:
@@ -97,7 +98,4 @@ def _table(planned: "Sequence[Planned]") -> list[str]:
         )
         for p in planned
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    return [
-        "  ".join([*(f"{row[i]:<{widths[i]}}" for i in range(4)), row[4]]).rstrip() for row in rows
-    ]
+    return [line.rstrip() for line in columns(rows)]

@@ -10,6 +10,7 @@ import typer
 
 from core.commands import RequestFile, Settings
 from core.errors import InputError
+from core.progress import columns
 from pipelines.commands.options import Address, OrLocal, Out
 
 if TYPE_CHECKING:
@@ -167,6 +168,4 @@ def table(folder: Path) -> list[str]:
             *(("-", "-") if value is None else (f"{value:.4g}", str(row["step"]))),
             f"{state}: {row['cause']}" if row["cause"] else state,
         ])  # fmt: skip
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip()
-            for row in rows]  # fmt: skip
+    return [line.rstrip() for line in columns(rows)]

@@ -184,12 +184,15 @@ def test_numpy_keys_are_the_same_keys_and_derived_seeds_stay_what_they_were():
     assert derive("fresh", 7) == 8963840291270169187
 
 
+DERIVING = ("derive", "seed_of", "Noise.of")
+
+
 def test_every_name_that_the_core_derives_seeds_by_is_in_the_table():
     """Two uses of one name would share draws; the table is where that would be seen."""
     used = set()
     for file in sorted(Path(noise.__file__).parents[1].rglob("*.py")):
         for call in ast.walk(ast.parse(file.read_text())):
-            if isinstance(call, ast.Call) and ast.unparse(call.func) in ("derive", "Noise.of"):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) in DERIVING:
                 names = [a.value for a in call.args if isinstance(a, ast.Constant)]
                 used |= {name for name in names if isinstance(name, str)}
     assert used == set(noise.STREAMS)
@@ -309,3 +312,25 @@ def test_a_brownian_path_of_counters_is_one_path():
     whole = increment(Brownian(range(5), streams="counter"), x, CLOCKS[0], CLOCKS[-1])
     parts = sum(increment(together, x, a, b) for a, b in pairwise(CLOCKS))
     assert (whole - parts).abs().max() < 1e-13
+
+
+def test_a_generator_of_an_index_is_philox_with_both_as_its_key():
+    """The words of `counter.philox`, whose known answers are its authors', in another key size."""
+    for seed, index in ((0, 0), (7, 3), (2**64 - 1, 5), (derive("a", 1), 2**63)):
+        words = np.random.Philox(key=seed + (index << 64)).random_raw(4)
+        assert np.array_equal(noise.generator(seed, index).bit_generator.random_raw(4), words)
+    first = np.random.Philox(key=derive("a")).random_raw(4)
+    assert np.array_equal(noise.generator(derive("a")).bit_generator.random_raw(4), first)
+
+
+def test_the_seed_of_a_draw_differs_by_request_stream_item_and_draw():
+    keys = [
+        (1, "sample", 2, 3),
+        (2, "sample", 2, 3),
+        (1, "other", 2, 3),
+        (1, "sample", 3, 3),
+        (1, "sample", 2, 4),
+    ]
+    seeds = [noise.seed_of(*key) for key in keys]
+    assert len(set(seeds)) == len(keys)
+    assert seeds[0] == derive(1, "sample", "2/3")
