@@ -24,6 +24,7 @@ STREAMS = {
     "network": "dropout of a training step, by the seed of its first sample",
     "order": "order of the items of an epoch",
     "points": "items of core/points",
+    "rehearsal": "inputs of a rehearsal, before the first step",
     "rollback": "the seed of a run after its n-th rollback",
     "sample": "start and noise of a sample, by item and draw",
     "train": "times, noise and dropped conditions of a step, by its place in the batch",
