@@ -125,27 +125,27 @@ def test_a_header_that_claims_much_takes_no_memory(tmp_path):
     with pytest.raises(InputError, match=r"GiB in memory|cut off|no NumPy file"):
         raw.read_sinogram(path)
     path.write_bytes(held[:-40])
-    with pytest.raises(InputError, match="is cut off after"):
+    with pytest.raises(InputError, match="is truncated after"):
         raw.read_sinogram(path)
 
 
 def test_missing_and_broken_descriptions_are_said(tmp_path):
     path = sinogram(tmp_path)
     path.with_suffix(".json").write_text("{")
-    with pytest.raises(InputError, match="no JSON"):
+    with pytest.raises(InputError, match="not valid JSON"):
         raw.read_sinogram(path)
     path.with_suffix(".json").write_text("[" * 100_000)
-    with pytest.raises(InputError, match="no JSON"):
+    with pytest.raises(InputError, match="not valid JSON"):
         raw.read_sinogram(path)
     path.with_suffix(".json").unlink()
-    with pytest.raises(InputError, match="lies a JSON file that says how"):
+    with pytest.raises(InputError, match="needs a JSON file beside it"):
         raw.read_sinogram(path)
 
 
 def test_masks_that_do_not_fit_are_refused(tmp_path):
-    with pytest.raises(InputError, match="a mask of 6 x 6 for k-space of 8 x 6"):
+    with pytest.raises(InputError, match="the mask is 6 x 6, k-space 8 x 6"):
         raw.read_kspace(kspace(tmp_path, mask=np.ones((6, 6))))
-    with pytest.raises(InputError, match="and zeros only"):
+    with pytest.raises(InputError, match="ones (sampled) and zeros"):
         raw.read_kspace(kspace(tmp_path, mask=np.full((8, 6), 0.5)))
     with pytest.raises(InputError, match="a mask of 5 for k-space"):
         raw.read_kspace(fastmri(tmp_path, mask=np.ones(5)))
@@ -181,13 +181,13 @@ def test_nothing_outside_an_hdf5_file_is_followed(tmp_path):
     with h5py.File(path, "w") as file:
         place = [(str(tmp_path / "secret.bin"), 0, h5py.h5f.UNLIMITED)]
         file.create_dataset("kspace", (2, 8, 6), np.complex64, external=place)
-    with pytest.raises(InputError, match="kept in other files"):
+    with pytest.raises(InputError, match="stored in other files"):
         raw.read_kspace(path)
     with h5py.File(path, "w") as file:
         layout = h5py.VirtualLayout((2, 8, 6), np.complex64)
         layout[:] = h5py.VirtualSource(str(secret), "kspace", shape=(2, 8, 6))
         file.create_virtual_dataset("kspace", layout)
-    with pytest.raises(InputError, match="kept in other files"):
+    with pytest.raises(InputError, match="stored in other files"):
         raw.read_kspace(path)
 
 
@@ -196,7 +196,7 @@ def test_nothing_outside_an_hdf5_file_is_followed(tmp_path):
     [
         (np.ones((2, 8, 6), np.float32), "expected complex numbers"),
         (np.ones((6,), np.complex64), "expected complex numbers"),
-        (np.full((2, 8, 6), np.nan, np.complex64), "96 of its numbers"),
+        (np.full((2, 8, 6), np.nan, np.complex64), "96 values are not finite"),
     ],
 )
 def test_other_layouts_are_refused(tmp_path, values, reason):

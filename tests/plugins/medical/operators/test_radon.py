@@ -133,7 +133,7 @@ def test_a_limited_angle_is_part_of_the_whole():
 
 def test_what_does_not_fit_is_refused():
     operator = Radon(height=20, width=30, views=5)
-    with pytest.raises(InputError, match="a picture of 20x20 pixels, the geometry is for 30x20"):
+    with pytest.raises(InputError, match="an image of 30x20 pixels, as the geometry, got 20x20"):
         operator.forward(torch.zeros(1, 1, 20, 20))
     with pytest.raises(InputError, match="of 4 views and 37 detectors, the geometry has 5 and 37"):
         operator.adjoint(torch.zeros(1, 1, 4, 37))
