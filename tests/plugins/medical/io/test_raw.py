@@ -145,9 +145,9 @@ def test_missing_and_broken_descriptions_are_said(tmp_path):
 def test_masks_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(InputError, match="the mask is 6 x 6, k-space 8 x 6"):
         raw.read_kspace(kspace(tmp_path, mask=np.ones((6, 6))))
-    with pytest.raises(InputError, match="ones (sampled) and zeros"):
+    with pytest.raises(InputError, match="expected a mask of ones"):
         raw.read_kspace(kspace(tmp_path, mask=np.full((8, 6), 0.5)))
-    with pytest.raises(InputError, match="a mask of 5 for k-space"):
+    with pytest.raises(InputError, match="the mask is 5, k-space"):
         raw.read_kspace(fastmri(tmp_path, mask=np.ones(5)))
     outside = tmp_path / "in"
     outside.mkdir()
