@@ -8,11 +8,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires
+from importlib.metadata import PackageNotFoundError, metadata, requires
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.version import InvalidVersion, Version
 
 from core.errors import InputError
 from core.parts.registry import installed_version
@@ -24,11 +26,6 @@ ROOM_NEEDED, ROOM_WANTED = 1 * GIB, 10 * GIB  # the embedded job writes less tha
 MEMORY_NEEDED, MEMORY_WANTED = 1 * GIB, 4 * GIB  # torch with a small network; with Ray beside it
 SHARED_MEMORY_WANTED = 256 << 20  # the object store of `cluster.private_ray`
 DEVELOPMENT = ("dev", "parity")  # extras that only tests use
-REQUIREMENT = re.compile(
-    r"(?P<name>[\w.-]+)(\[[\w,.-]+\])?\s*(?P<versions>[^;]*)"
-    r"(;.*extra == ['\"](?P<extra>[\w.-]+)['\"])?"
-)
-MINIMUM = re.compile(r"(?:>=|==)\s*([\d.]+)")
 # Packages that no extra can bring: they have no build for every torch.
 BUILT_BY_HAND = {
     "pytorch3d": "optional, for comparing shapes; build it against this torch: "
@@ -68,7 +65,7 @@ def examine(out: Path) -> list[Finding]:
         *_torch(),
         *_cpu(),
         *_ray(installed_version),
-        *optional_packages(here, installed_version),
+        *optional_packages(here, extras_of("polymode"), installed_version),
         *_plugins(),
         *_memory(),
         *folders(out),
@@ -105,6 +102,14 @@ def requires_of(package: str) -> list[str]:
         return []
 
 
+def extras_of(package: str) -> list[str]:
+    """The extras in a distribution's metadata; none if it is not installed."""
+    try:
+        return metadata(package).get_all("Provides-Extra") or []
+    except PackageNotFoundError:
+        return []
+
+
 def required_packages(requirements: Sequence[str], find: Find) -> Iterator[Finding]:
     """Whether what polymode cannot do without is there and new enough."""
     if not requirements:
@@ -124,10 +129,11 @@ def required_packages(requirements: Sequence[str], find: Find) -> Iterator[Findi
         yield Finding(what="polymode", state="ok", found=f"{find('polymode')}, with all it needs")
 
 
-def optional_packages(requirements: Sequence[str], find: Find) -> Iterator[Finding]:
+def optional_packages(
+    requirements: Sequence[str], extras: Sequence[str], find: Find
+) -> Iterator[Finding]:
     """One finding for each extra, and one for each package that no extra brings."""
-    extras = dict.fromkeys(_parse(requirement)[2] for requirement in requirements)
-    for extra in sorted(extras.keys() - {"", *DEVELOPMENT}):
+    for extra in sorted(set(extras) - set(DEVELOPMENT)):
         lacking = list(_lacking(requirements, extra, find))
         what = f"extra {extra}"
         if lacking:
@@ -147,28 +153,33 @@ def optional_packages(requirements: Sequence[str], find: Find) -> Iterator[Findi
 def _lacking(
     requirements: Sequence[str], extra: str, find: Find
 ) -> Iterator[tuple[str, str | None]]:
-    """Requirements of `extra` that are not met, and the version that is there instead."""
-    for requirement in requirements:
-        name, minimum, its_extra = _parse(requirement)
-        if its_extra != extra:
+    """Requirements of `extra` on this machine that are not met, and the installed version."""
+    for requirement in map(_parse, requirements):
+        if not _applies(requirement, extra) or (extra and _applies(requirement, "")):
             continue
-        had = find(name)
-        if had is None or _numbers(had) < _numbers(minimum):
-            yield (f"{name}>={minimum}" if minimum else name), had
+        had = find(requirement.name)
+        if had is None or not _meets(had, requirement):
+            yield f"{requirement.name}{requirement.specifier}", had
 
 
-def _parse(requirement: str) -> tuple[str, str, str]:
-    """Name, lowest version and extra of a requirement as metadata has it."""
-    match = REQUIREMENT.match(requirement)
-    if match is None:
-        raise InputError(f"polymode's metadata: cannot read the requirement {requirement!r}")
-    minimum = MINIMUM.search(match["versions"])
-    return match["name"], minimum[1] if minimum else "", match["extra"] or ""
+def _parse(text: str) -> Requirement:
+    try:
+        return Requirement(text)
+    except InvalidRequirement as error:
+        raise InputError(f"polymode's metadata: cannot read the requirement {text!r}") from error
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    """`2.13.0+cpu` as (2, 13, 0)."""
-    return tuple(int(part) for part in re.findall(r"\d+", text.partition("+")[0]))
+def _applies(requirement: Requirement, extra: str) -> bool:
+    """Whether its marker holds on this machine where `extra` is requested."""
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+
+
+def _meets(version: str, requirement: Requirement) -> bool:
+    """Whether an installed version satisfies a requirement; a build such as `+cpu` is ignored."""
+    try:
+        return requirement.specifier.contains(Version(version), prereleases=True)
+    except InvalidVersion:
+        return not requirement.specifier
 
 
 def _ray(find: Find) -> Iterator[Finding]:

@@ -49,6 +49,38 @@ def test_what_is_needed_and_missing_or_old_is_named_with_what_to_do(change, said
     assert doctor.table(found)[-1] == "not usable yet: packages"
 
 
+@pytest.mark.parametrize(
+    ("requirement", "version", "meets"),
+    [  # PEP 440's own examples of each operator
+        ("x~=2.2", "2.3", True), ("x~=2.2", "3.0", False), ("x~=2.2.post3", "2.2", False),
+        ("x~=1.4.5", "1.5", False), ("x<2,>=1", "2.0", False), ("x<2,>=1", "1.9", True),
+        ("x!=1.1.*", "1.1.post1", False), ("x==3.1", "3.1.0", True), ("x==3.1", "3.1+cpu", True),
+        ("x>1.7", "1.7.0.post1", False), ("x>=2.10", "2.10.0a0+git1", False),
+        ("x>=2.10", "2.11.0.dev20260101", True), ("x>=1!1.0", "2.0", False),
+        ("x>=1", "custom build", False), ("x", "custom build", True),
+    ],
+)  # fmt: skip
+def test_versions_are_compared_as_pep_440_compares_them(requirement, version, meets):
+    (found,) = doctor.required_packages([requirement], {"x": version, "polymode": "1.0"}.get)
+    assert (found.state == "ok") == meets
+
+
+@pytest.mark.parametrize(
+    ("marker", "applies"),
+    [
+        ("python_version >= '3.11'", True),
+        ("python_version < '3'", False),
+        ("sys_platform == 'no such platform'", False),
+    ],
+)
+def test_a_requirement_of_another_machine_is_not_one_here(marker, applies):
+    (found,) = doctor.required_packages([f"x>=1; {marker}"], {"polymode": "1.0"}.get)
+    assert (found.state == "missing") == applies
+    extra = f"y; ({marker}) and extra == 'medical'"
+    found = _by_name(doctor.optional_packages([f"x; {marker}", extra], ["medical"], HERE.get))
+    assert found["extra medical"].found == ("y (not installed)" if applies else "all there")
+
+
 def test_code_without_its_metadata_is_not_usable():
     (found,) = doctor.required_packages([], HERE.get)
     assert found.state == "missing"
@@ -57,7 +89,9 @@ def test_code_without_its_metadata_is_not_usable():
 
 def test_extras_are_notes_and_those_of_developers_are_not_shown():
     had = {**HERE, "pydicom": "3.0.1", "trimesh": "4.6"}
-    found = _by_name(doctor.optional_packages(REQUIREMENTS, had.get))
+    found = _by_name(
+        doctor.optional_packages(REQUIREMENTS, ["medical", "pointcloud", "dev"], had.get)
+    )
     assert set(found) == {"extra medical", "extra pointcloud", "pytorch3d"}
     assert (found["extra medical"].state, found["extra pointcloud"].state) == ("note", "ok")
     assert found["extra medical"].found == "pydicom>=3.0.2 (3.0.1)"
