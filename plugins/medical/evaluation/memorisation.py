@@ -32,9 +32,8 @@ def evaluate(
 ) -> MemorisationResult:
     """Find the training slice nearest to each draw, and to its ground truth.
 
-    A draw that is much nearer to a training slice than its ground truth is was memorised rather
-    than reconstructed.  Slices are compared pixel by pixel: shifted or rotated copies
-    are not found.
+    A draw much nearer to a training slice than its ground truth is was memorised.  Slices are
+    compared pixel by pixel: shifted or rotated copies are not found.
     Source: the nearest neighbour as a test, Carlini et al. 2023, arXiv:2301.13188, section 4.2.
 
     Args:
@@ -46,8 +45,7 @@ def evaluate(
     Raises:
         InputError: samples of another task, or training slices of another size.
     """
-    begun = time.perf_counter()
-    request = bind(MemorisationRequest, plain(request))
+    begun, request = time.perf_counter(), bind(MemorisationRequest, plain(request))
     read = samples.read(request.samples)
     task = read.task
     if not isinstance(task, Reconstruction):

@@ -140,7 +140,7 @@ def _write(
 
 
 def _series(like: Scan, description: str) -> "Dataset":
-    """What all slices of a result say."""
+    """The attributes that all slices of the series share."""
     from pydicom.dataset import Dataset
     from pydicom.uid import generate_uid
 
