@@ -1,11 +1,16 @@
 """A stranger's plug-in: its own distribution, installed beside ours, used in every way ours are."""
 
+import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from core.parts.registry import Registry
+from core.testing.contract import check_part
 
 POLYMODE = Path(sys.executable).with_name("polymode")
 
@@ -238,6 +243,22 @@ for kind, name in (("network", "mlp"), ("dataset", "ring"), ("task", "generate")
 
 def test_its_parts_keep_the_contract(environment):
     subprocess.run([sys.executable, "-c", CONTRACT], env=environment, check=True)
+
+
+def test_the_example_of_the_page_keeps_the_contract(tmp_path, monkeypatch):
+    """Files are the Python blocks of `plugins/README.md`, by the path in their first line."""
+    page = (Path(__file__).parents[1] / "plugins" / "README.md").read_text()
+    blocks = re.findall(
+        r"```python\n# example/(\S+)\n(.*?)```", page.replace("dots", "example"), re.S
+    )
+    assert [name for name, _ in blocks] == ["__init__.py", "parts.py"]
+    (tmp_path / "example").mkdir()
+    for name, text in blocks:
+        (tmp_path / "example" / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    plugin = importlib.import_module("example").PLUGIN
+    for part in plugin.parts:
+        check_part(Registry([plugin]), part.kind, f"example/{part.name}")
 
 
 def test_its_commands_stand_under_the_one_command(environment):
