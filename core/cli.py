@@ -14,6 +14,7 @@ import typer
 
 from core.commands import OnMachine, RequestFile, Settings, domain, run_app, with_options
 from core.errors import InputError
+from core.parts.inherited import inherit
 from core.parts.registry import KINDS, Verb, attribute_of, installed
 from core.progress import columns
 from core.request import VERBS, Machine
@@ -104,7 +105,8 @@ def _run(verb: str, file: Path | None, settings: list[str] | None, out: Path, on
     from core.parts.yaml_file import read_yaml
 
     kind = attribute_of(BUILT_IN[verb].request, verb)
-    request = bind(kind, override(read_yaml(file) if file else {}, settings or []))
+    given = override(read_yaml(file) if file else {}, settings or [])
+    request = bind(kind, inherit(given, file.parent if file else Path()))
     run = attribute_of(BUILT_IN[verb].target, verb)
     from core.progress import listener
 

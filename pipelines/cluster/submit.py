@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import InputError
+from core.storage import files
 from pipelines.cluster import connection, deadlines, joined
 from pipelines.cluster.code import unpack
 from pipelines.store import results
@@ -67,18 +68,18 @@ def submit(file: Path, settings: Sequence[str], *, address: str, out: Path) -> s
     Raises:
         InputError: the job is wrong, or the cluster cannot be reached or refuses.
     """
-    from pipelines.job.file import read
+    from pipelines.job.file import parse, written
 
-    what = read(file, settings)
+    document = written(file, settings)
+    what = parse(document)
     if not out.is_absolute():
         raise InputError(f"out: expected an absolute path on the cluster, got {str(out)!r}")
     command = ["python", "-c", PROGRAM, "run", JOB_FILE, "--address", "auto", "--out", str(out)]
-    command += [word for setting in settings for word in ("--set", setting)]
     with _client(address) as client, tempfile.TemporaryDirectory(prefix="polymode-code-") as place:
         code, folder = Path(place, "code"), Path(place, "job")
         code.mkdir()
         folder.mkdir()
-        (folder / JOB_FILE).write_bytes(file.read_bytes())
+        files.write_json(folder / JOB_FILE, document)  # JSON is YAML
         return _once_awake(
             client.submit_job,
             submission_id=f"{what.name}-{secrets.token_hex(4)}",

@@ -8,6 +8,7 @@ import typer
 
 from core.commands import Settings
 from core.progress import columns
+from core.storage import files
 from pipelines.commands.options import Address, Cpus, JobFile, OrLocal, Out
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ def plan_job(
     cpus: Cpus = None,
     address: Address = None,
     verify: Verify = False,
+    write: Annotated[
+        Path | None,
+        typer.Option(help="Also write the job here, with all that it takes `from` other files."),
+    ] = None,
 ) -> None:
     """Show what `run` would do, and why: one line for each step.  Starts nothing.
 
@@ -34,11 +39,14 @@ def plan_job(
     """
     from pipelines.cluster.joined import joined
     from pipelines.commands import invocation
+    from pipelines.job.file import written
     from pipelines.job.resources import check_fits
 
     steps = planned(job, out, settings, verify)
     for line in _table(steps):
         print(line)
+    if write is not None:
+        files.write_json(write, written(job, settings or []))  # JSON is YAML
     invocation.check_call(address, cpus=cpus)
     if address is None:
         invocation.check_fits_here(steps, cpus)

@@ -95,10 +95,12 @@ def request_of(
         InputError: any of them cannot be read.
     """
     from core.parts.config import override
+    from core.parts.inherited import inherit
     from core.parts.yaml_file import read_yaml
     from pipelines.sweep.space import vary as space_of
 
     given = override(read_yaml(file) if file else {}, list(settings))
+    given = inherit(given, file.parent if file else Path())
     if vary or "space" not in given:
         before = given.get("space")
         given["space"] = {**(before if isinstance(before, dict) else {}), **space_of(vary)}

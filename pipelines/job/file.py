@@ -17,6 +17,7 @@ from annotated_types import Ge
 
 from core.errors import InputError, brief
 from core.parts.config import ConfigError, check, override, plain
+from core.parts.inherited import FROM, inherit
 from core.parts.registry import Registry, installed, nearest
 from core.parts.signature import Option, options_of
 from core.parts.yaml_file import read_yaml
@@ -123,7 +124,50 @@ def read(
         InputError: the file cannot be read or is not YAML.
         ConfigError: anything in it does not fit; all problems at once.
     """
-    return parse(read_yaml(path), settings, verbs=verbs, registry=registry)
+    return parse(written(path, settings), verbs=verbs, registry=registry)
+
+
+def written(path: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """The mapping in a job file with settings laid over it, and what its steps take from others.
+
+    Raises:
+        InputError: a file cannot be read or is not YAML.
+        ConfigError: a setting does not fit.
+    """
+    return _inherited(override(read_yaml(path), list(settings)), path.parent)
+
+
+def _inherited(document: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """`document` with the options that its steps' requests take from files, which lie at `folder`.
+
+    `from` of a step is that of its request.  What its inputs supply, and its matrix or its
+    space varies, is not taken from a file.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    steps = document.get("steps")
+    if not isinstance(steps, Mapping):
+        return dict(document)
+    made = dict(steps)
+    for name, step in steps.items():
+        request = step.get("request", {}) if isinstance(step, Mapping) else None
+        if not isinstance(request, Mapping):
+            continue
+        if FROM in step and FROM in request:
+            raise InputError(f"steps.{name}.{FROM}: given in request too; keep one of them")
+        if FROM in step or FROM in request:
+            rest = {key: value for key, value in step.items() if key != FROM}
+            varied = [*_keys(step.get("inputs")), *_keys(step.get("matrix"))]
+            varied += _keys(request.get("space"))
+            request = {FROM: step[FROM], **request} if FROM in step else request
+            at = f"steps.{name}" if FROM in step else f"steps.{name}.request"
+            made[name] = {**rest, "request": inherit(request, folder, at=at, without=varied)}
+    return {**document, "steps": made}
+
+
+def _keys(value: Any) -> list[str]:
+    return list(value) if isinstance(value, Mapping) else []
 
 
 def parse(
@@ -144,7 +188,7 @@ def parse(
         given: dict[str, Any] = plain(document)
     except (TypeError, ValueError) as error:
         raise ConfigError([f"job: not a plain value: {error}"]) from error
-    given = override(given, list(settings))
+    given = _inherited(override(given, list(settings)), Path())
     top, problems = check(options_of(_JobAsWritten), given, label="job")
     name, written = top.get("name"), top.get("steps")
     if isinstance(name, str):

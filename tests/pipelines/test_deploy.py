@@ -113,7 +113,7 @@ def test_every_ray_wants_a_token_and_sends_no_statistics(name):
 def test_the_image_has_no_data_and_no_root():
     lines = _code("Dockerfile").replace("\\\n", " ").splitlines()
     copied = [line.split()[1:-1] for line in lines if line.startswith("COPY")]
-    known = {"pyproject.toml", "constraints.txt", "README.md", "LICENSE"}
+    known = {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "polymode.py"}
     assert {name for names in copied for name in names} == known | {"core", "plugins", "pipelines"}
     users = [line.split()[1] for line in lines if line.startswith("USER")]
     last = max(i for i, line in enumerate(lines) if line.startswith("RUN"))
@@ -183,3 +183,18 @@ def test_slurm_runs_the_job_on_all_machines_with_a_token_of_its_own(tmp_path, wa
     assert "requeue" not in (place / "control").read_text()
     header = re.findall(r"^#SBATCH (--[\w-]+(?:=\S+)?)", _text("slurm.sh"), re.MULTILINE)
     assert {"--signal=B:TERM@120", "--requeue", "--exclusive"} <= set(header)
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "cluster.yaml"])
+def test_every_plugin_with_requirements_of_its_own_is_installed(name):
+    plugins = set(PROJECT["entry-points"]["polymode.plugins"])
+    needed = {plugin for plugin in plugins if PROJECT["optional-dependencies"].get(plugin)}
+    (installed,) = re.findall(r"'\.\[([\w,]+)\]'", _text(name))
+    assert needed | {"cluster"} == set(installed.split(","))
+
+
+def test_the_image_has_every_file_that_a_wheel_is_built_of():
+    copied = " ".join(line for line in _text("Dockerfile").splitlines() if line.startswith("COPY"))
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    needed = {*build["targets"]["wheel"]["only-include"], "pyproject.toml", PROJECT["readme"]}
+    assert needed <= set(copied.split())

@@ -7,6 +7,7 @@ import pytest
 from core.parts.config import bind, plain
 from core.parts.yaml_file import read_yaml
 from core.request import TrainRequest
+from pipelines.job.file import read
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "plugins").glob("*/configs/*.yaml"))
@@ -21,7 +22,7 @@ def test_a_configuration_is_a_training_request(path):
     ("job", "step", "config"), [("demo", "train", "demo"), ("purify", "prior", "digits")]
 )
 def test_a_job_trains_the_configuration_that_it_says(job, step, config):
-    steps = read_yaml(ROOT / "pipelines" / "jobs" / f"{job}.yaml")["steps"]
+    found = read(ROOT / "pipelines" / "jobs" / f"{job}.yaml")
     config = read_yaml(ROOT / "plugins" / "image2image" / "configs" / f"{config}.yaml")
-    resolved = [plain(bind(TrainRequest, options)) for options in (steps[step]["request"], config)]
-    assert resolved[0] == resolved[1]
+    (request,) = [plain(one.request) for one in found.steps if one.name == step]
+    assert request == plain(bind(TrainRequest, config))
