@@ -31,6 +31,12 @@ def describe(news: Progress) -> str:
     return "  ".join(words)
 
 
+def print_note(event: Progress | Note) -> None:
+    """Print notes on standard error, and nothing of progress: a listener."""
+    if isinstance(event, Note):
+        print(event.text, file=sys.stderr)
+
+
 def counter(emit: Emit, total: int, unit: str) -> Callable[..., None]:
     """``count(done, **figures)`` reports the progress since now, with units a second.
 

@@ -3,12 +3,11 @@
 from core.commands import domain, run_app
 from plugins.image2image.commands import compare, edit, guide, purify, repaint, restore, upscale
 
-app = domain("Super-resolution, restoration, editing and purification of your own images.")
-for command in (
+app = domain(
+    "Super-resolution, restoration, editing and purification of your own images.",
     compare.compare, edit.edit, guide.guide, purify.purify, repaint.repaint, restore.restore,
     upscale.upscale,
-):  # fmt: skip
-    app.command()(command)
+)  # fmt: skip
 
 if __name__ == "__main__":
     run_app(app)

@@ -14,6 +14,46 @@ RestorationTask = Literal["colourise", "inpaint", "uncrop", "jpeg"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class DrawOptions:
+    """How `upscale` and `restore` draw an image, in tiles.
+
+    Args:
+        steps: sampler steps; more is slower.
+        seed: random seed; the same seed repeats the output.
+        mean_of: number of draws averaged into the output: lower error, and smoother.
+        sampler: solver of a sampler step; see `polymode list sampler`.
+        tile: tile side in pixels of the result; bounds the memory.
+        overlap: overlap of neighbouring tiles, in pixels.
+    """
+
+    steps: Annotated[int, Ge(2)] = 20
+    seed: Annotated[int, Ge(0)] = 0
+    mean_of: Count = 1
+    sampler: Annotated[Spec, "sampler"] = Spec("core/ancestral")
+    tile: Annotated[int, Ge(64)] = 512
+    overlap: Annotated[int, Ge(0)] = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditOptions:
+    """How `edit`, `guide` and `repaint` draw an image, in tiles.
+
+    Args:
+        steps: sampler steps of the full trajectory; more is slower.
+        seed: random seed; the same seed repeats the output.
+        sampler: solver of a sampler step; see `polymode list sampler`.
+        tile: tile side in pixels; by default the model's training size.
+        overlap: overlap of neighbouring tiles, in pixels; by default a quarter of a tile.
+    """
+
+    steps: Annotated[int, Ge(2)] = 50
+    seed: Annotated[int, Ge(0)] = 0
+    sampler: Annotated[Spec, "sampler"] = Spec("core/ancestral")
+    tile: Annotated[int, Ge(16)] | None = None
+    overlap: Annotated[int, Ge(0)] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClassifierRequest:
     """Train a small classifier of images.
 

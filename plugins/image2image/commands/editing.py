@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.request import Machine
 from plugins.image2image.commands.images import (
     check_no_overwrite,
     lossy,
@@ -17,6 +18,7 @@ from plugins.image2image.commands.images import (
     written_paths,
 )
 from plugins.image2image.inference.region import Region
+from plugins.image2image.request import EditOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,20 +34,15 @@ class EditRun:
     """One run on one image file; the fields are the options of that name."""
 
     command: str
-    region: Region
     file: Path
     checkpoint: Path
     out: Path
-    steps: int
     samples: int
-    seed: int
-    sampler: str
-    tile: int | None
-    overlap: int | None
     dry_run: bool
     record: bool
-    device: str
-    threads: int | None
+    editing: EditOptions
+    region: Region
+    machine: Machine
 
     def run(
         self,
@@ -67,8 +64,7 @@ class EditRun:
         """
         from core.parts.config import configure
         from core.parts.registry import Spec
-        from core.progress import listener
-        from core.request import Machine
+        from core.progress import listener, print_note
         from plugins.image2image.inference import editing, masks
         from plugins.image2image.inference.purify import load_prior
         from plugins.image2image.io.writing import write_picture
@@ -78,13 +74,11 @@ class EditRun:
         for note in (*picture.notes, *([] if fill is None else lossy(self.out))):
             print(f"{self.file.name}: {note}", file=sys.stderr)
         weights = None if fill is None else masks.feathered(fill, self.region.feather)
-        solver = configure("sampler", Spec(self.sampler), at="sampler")()
-        model = load_prior(self.checkpoint, Machine(device=self.device, threads=self.threads))
-        for note in model.notes:
-            print(note, file=sys.stderr)
-        prior = editing.prior_of(model, tile=self.tile, overlap=self.overlap)
-        grid = configure("grid", Spec("core/uniform_time", {"steps": self.steps}))(prior.process)
-        edit = bind(grid, solver)
+        chosen = self.editing
+        model = load_prior(self.checkpoint, self.machine, emit=print_note)
+        prior = editing.prior_of(model, tile=chosen.tile, overlap=chosen.overlap)
+        grid = configure("grid", Spec("core/uniform_time", {"steps": chosen.steps}))(prior.process)
+        edit = bind(grid, configure("sampler", chosen.sampler)())
         pixels = picture.pixels
         if self.dry_run:
             cost = editing.estimate_cost(edit, prior, pixels, fill=fill, samples=self.samples)
@@ -93,7 +87,7 @@ class EditRun:
         views = {"given": thumbnail(pixels if fill is None else pixels.masked_fill(fill, 0.0))}
         with listener(f"{self.command} {self.file.name}") as emit:
             draws = editing.draw_edits(
-                edit, prior, pixels, fill=fill, seed=self.seed, samples=self.samples, emit=emit
+                edit, prior, pixels, fill=fill, seed=chosen.seed, samples=self.samples, emit=emit
             )
             for path, draw in zip(paths, draws, strict=True):
                 result = draw if weights is None else editing.composite(pixels, draw, weights)
@@ -119,23 +113,20 @@ class EditRun:
         self, model: "Model", prior: "Prior", paths: list[Path], options: dict[str, Any]
     ) -> None:
         from core.parts.config import plain
-        from core.storage.files import digest, write_json
+        from core.results import record
+        from core.storage.files import digest
 
         mask = self.region.mask
-        record = {
-            "command": self.command,
-            "input": self.file.name,
-            "input_sha256": digest(self.file),
+        about = {
             "mask_sha256": mask and digest(mask),
-            "results": [path.name for path in paths],
             **options,
-            "steps": self.steps,
+            **plain(self.editing),
             "samples": self.samples,
-            "seed": self.seed,
-            "sampler": self.sampler,
             "tile": prior.tile,
             "overlap": prior.overlap,
-            "checkpoint": model.checkpoint.name,
             "model": plain(model.request),
         }
-        write_json(sibling(self.out, ".json"), record)
+        record.write(
+            sibling(self.out, ".json"), self.command, about,
+            inputs=[self.file], checkpoint=model.checkpoint, results=[path.name for path in paths],
+        )  # fmt: skip

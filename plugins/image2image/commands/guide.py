@@ -5,23 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from core.commands import DryRun, OnMachine
 from plugins.image2image.commands.editing import EditRun
 from plugins.image2image.commands.options import (
-    Device,
-    DryRun,
     ImageFile,
     OutputFile,
     Record,
-    Sampler,
     Samples,
-    Seed,
-    Steps,
-    Threads,
-    TrainedOverlap,
-    TrainedTile,
     UnconditionalCheckpoint,
 )
 from plugins.image2image.inference.region import Region
+from plugins.image2image.request import EditOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,16 +37,12 @@ def guide(
     free: Annotated[
         float, typer.Option(min=0, max=1, help="Fraction of the last steps without guidance.")
     ] = 0.0,
-    steps: Steps = 50,
     samples: Samples = 1,
-    seed: Seed = 0,
-    sampler: Sampler = "core/ancestral",
-    tile: TrainedTile = None,
-    overlap: TrainedOverlap = None,
     dry_run: DryRun = False,
     record: Record = False,
-    device: Device = "auto",
-    threads: Threads = None,
+    *,
+    editing: EditOptions,
+    machine: OnMachine,
 ) -> None:
     """Draw variations of an image with the same low-resolution version (ILVR).
 
@@ -60,9 +50,8 @@ def guide(
     --checkpoint runs/photos -o other.png
     """
     run = EditRun(
-        command="guide", region=Region(), file=file, checkpoint=checkpoint, out=out, steps=steps,
-        samples=samples, seed=seed, sampler=sampler, tile=tile, overlap=overlap,
-        dry_run=dry_run, record=record, device=device, threads=threads,
+        command="guide", file=file, checkpoint=checkpoint, out=out, samples=samples,
+        dry_run=dry_run, record=record, editing=editing, region=Region(), machine=machine,
     )  # fmt: skip
 
     def bind(grid: "Tensor", solver: "Solver") -> "Edit":

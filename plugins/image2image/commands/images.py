@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from core.denoiser.tiles import Cost
     from core.request import Emit
-    from plugins.image2image.inference.draws import Summary
+    from core.sampler.draws import Summary
     from plugins.image2image.inference.input_image import InputImage
     from plugins.image2image.io.pictures import Picture
 
@@ -27,6 +27,7 @@ class ImagePredictor(Protocol):
     """A predictor of images from images, called draw by draw."""
 
     about: dict[str, Any]
+    checkpoint: Path
 
     @staticmethod
     def result_name(name: str) -> str: ...
@@ -38,7 +39,7 @@ class ImagePredictor(Protocol):
     def costs(self, image: "InputImage", count: int) -> "list[Cost]": ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RestoreRun:
     """One run of `restore` or `upscale` on image files; fields are the options of that name."""
 
@@ -125,7 +126,7 @@ class RestoreRun:
         self, predictor: ImagePredictor, image: "InputImage", file: Path, target: Path
     ) -> None:
         from core.progress import listener
-        from plugins.image2image.inference.draws import summary
+        from core.sampler.draws import summary
         from plugins.image2image.io.writing import write_picture
 
         paths, views = sample_paths(target, self.samples), {"given": thumbnail(image.preview)}
@@ -163,30 +164,17 @@ class RestoreRun:
             yield draw
 
     def _write_record(self, predictor: ImagePredictor, file: Path, target: Path) -> None:
-        from core.storage.files import digest, write_json
+        from core.results import record
 
-        record = {
-            "command": self.command,
-            "input": file.name,
-            "input_sha256": digest(file),
-            "results": [path.name for path in sample_paths(target, self.samples)],
-            **predictor.about,
-            "samples": self.samples,
-            "mean_of": self.mean_of,
-        }
-        write_json(sibling(target, ".json"), record)
-
-
-def load_predictor(
-    name: str, options: dict[str, Any], checkpoint: Path, device: str, threads: int | None
-) -> ImagePredictor:
-    """The registered predictor of that name, with its options and model."""
-    from core.parts.config import configure
-    from core.parts.registry import Spec
-    from core.request import Machine
-
-    machine = Machine(device=device, threads=threads)
-    return configure("predictor", Spec(name, options))(machine, checkpoint)
+        paths = sample_paths(target, self.samples)
+        record.write(
+            sibling(target, ".json"),
+            self.command,
+            {**predictor.about, "samples": self.samples},
+            inputs=[file],
+            checkpoint=predictor.checkpoint,
+            results=[path.name for path in paths],
+        )
 
 
 # --- output paths ------------------------------------------------------------------------------

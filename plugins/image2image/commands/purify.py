@@ -6,30 +6,19 @@ from typing import Annotated
 
 import typer
 
+from core.commands import OnMachine
+from core.parts.registry import Spec
 from plugins.image2image.commands.images import check_no_overwrite
-from plugins.image2image.commands.options import (
-    Device,
-    ImageFile,
-    Sampler,
-    Seed,
-    Threads,
-    UnconditionalCheckpoint,
-)
+from plugins.image2image.commands.options import ImageFile, UnconditionalCheckpoint
 
 
 def purify(
     file: ImageFile,
     checkpoint: UnconditionalCheckpoint,
     out: Annotated[Path, typer.Option("--out", "-o", help="Output file.")],
-    level: Annotated[
-        float,
-        typer.Option(help="Diffusion time t* to which noise is added; larger removes more."),
-    ] = 0.1,
-    steps: Annotated[int, typer.Option(min=1, help="Sampler steps; more is slower.")] = 20,
-    seed: Seed = 0,
-    sampler: Sampler = "core/euler_maruyama",
-    device: Device = "auto",
-    threads: Threads = None,
+    *,
+    predictor: Annotated[Spec, "predictor", "image2image/purify"],
+    machine: OnMachine,
 ) -> None:
     """Remove adversarial perturbations: diffuse the image to time t* and denoise it (DiffPure).
 
@@ -38,6 +27,7 @@ def purify(
     Example: polymode image2image purify digit.png --checkpoint runs/digits -o clean.png
     """
     check_no_overwrite([out], [file])
+    from core.parts.config import configure
     from plugins.image2image.io.reading import read_picture
     from plugins.image2image.io.writing import check_writable, write_picture
 
@@ -45,13 +35,7 @@ def purify(
     picture = read_picture(file)
     size = picture.pixels.shape[1:]
     check_writable(out, alpha=picture.alpha is not None, depth=picture.depth, size=size)
-    from core.parts.config import configure
-    from core.parts.registry import Spec
-    from core.request import Machine
-
-    options = {"level": level, "steps": steps, "seed": seed, "sampler": sampler}
-    machine = Machine(device=device, threads=threads)
-    purifier = configure("predictor", Spec("image2image/purify", options))(machine, checkpoint)
+    purifier = configure("predictor", predictor)(machine, checkpoint)
     for note in picture.notes:
         print(f"{file.name}: {note}", file=sys.stderr)
     write_picture(out, purifier.purify(picture))

@@ -5,30 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from core.commands import DryRun, OnMachine
 from plugins.image2image.commands.editing import EditRun
 from plugins.image2image.commands.options import (
-    Boxes,
-    Device,
-    DryRun,
-    Extend,
-    Feather,
-    Grow,
     ImageFile,
-    Invert,
-    MaskFile,
     OutputFile,
     Record,
-    Sampler,
     Samples,
-    Seed,
-    Steps,
-    Threads,
-    TrainedOverlap,
-    TrainedTile,
-    Transparent,
     UnconditionalCheckpoint,
 )
 from plugins.image2image.inference.region import Region
+from plugins.image2image.request import EditOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,23 +39,13 @@ def repaint(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Option of the method; repeatable."),
     ] = None,
-    mask: MaskFile = None,
-    invert: Invert = False,
-    box: Boxes = None,
-    transparent: Transparent = False,
-    extend: Extend = None,
-    grow: Grow = 0,
-    feather: Feather = 0,
-    steps: Steps = 50,
     samples: Samples = 1,
-    seed: Seed = 0,
-    sampler: Sampler = "core/ancestral",
-    tile: TrainedTile = None,
-    overlap: TrainedOverlap = None,
     dry_run: DryRun = False,
     record: Record = False,
-    device: Device = "auto",
-    threads: Threads = None,
+    *,
+    editing: EditOptions,
+    region: Region,
+    machine: OnMachine,
 ) -> None:
     """Inpaint holes, remove objects, or extend an image beyond its edges (RePaint and others).
 
@@ -85,11 +62,9 @@ def repaint(
     name = method if "/" in method else f"core/{method}"
     spec = Spec(name, override({}, settings or []))
     chosen = configure("posterior", spec, at="method")
-    region = Region(mask, invert, tuple(box or ()), transparent, tuple(extend or ()), grow, feather)
     run = EditRun(
-        command="repaint", region=region, file=file, checkpoint=checkpoint, out=out, steps=steps,
-        samples=samples, seed=seed, sampler=sampler, tile=tile, overlap=overlap,
-        dry_run=dry_run, record=record, device=device, threads=threads,
+        command="repaint", file=file, checkpoint=checkpoint, out=out, samples=samples,
+        dry_run=dry_run, record=record, editing=editing, region=region, machine=machine,
     )  # fmt: skip
 
     def bind(grid: "Tensor", solver: "Solver") -> "Edit":

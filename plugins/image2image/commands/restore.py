@@ -5,32 +5,17 @@ from typing import Annotated
 
 import typer
 
-from plugins.image2image.commands.images import ImagePredictor, RestoreRun, load_predictor
+from core.commands import DryRun, OnMachine
+from core.parts.config import configure
+from core.parts.registry import Spec, installed
+from plugins.image2image.commands.images import RestoreRun
 from plugins.image2image.commands.options import (
-    Boxes,
     Deviation,
-    Device,
-    DryRun,
-    Extend,
-    Feather,
-    Grow,
     ImageFiles,
-    Invert,
-    MaskFile,
-    MeanOf,
     OutputFileOrFolder,
-    Overlap,
     Record,
-    Sampler,
     Samples,
-    Seed,
-    Steps,
-    Threads,
-    Tile,
-    Transparent,
 )
-from plugins.image2image.inference.region import Region
-from plugins.image2image.request import RestorationTask
 
 
 def restore(
@@ -39,29 +24,13 @@ def restore(
         Path, typer.Option(help="Folder of a model of one of the tasks, or of several.")
     ],
     out: OutputFileOrFolder,
-    task: Annotated[
-        RestorationTask | None,
-        typer.Option(help="The task of a model that was trained for several."),
-    ] = None,
-    mask: MaskFile = None,
-    invert: Invert = False,
-    box: Boxes = None,
-    transparent: Transparent = False,
-    extend: Extend = None,
-    grow: Grow = 0,
-    feather: Feather = 0,
-    steps: Steps = 4,
     samples: Samples = 1,
-    mean_of: MeanOf = 1,
     deviation: Deviation = None,
-    seed: Seed = 0,
-    sampler: Sampler = "core/ancestral",
-    tile: Tile = 512,
-    overlap: Overlap = 64,
     dry_run: DryRun = False,
     record: Record = False,
-    device: Device = "auto",
-    threads: Threads = None,
+    *,
+    predictor: Annotated[Spec, "predictor", "image2image/restore"],
+    machine: OnMachine,
 ) -> None:
     """Colourise, restore JPEG files, inpaint or uncrop, as the model was trained.
 
@@ -71,18 +40,13 @@ def restore(
     Examples: polymode image2image restore old.jpg --checkpoint runs/jpeg -o new.png; for models
     that fill, add --mask holes.png, --box 10,20,64,48 or --extend right=50%
     """
-    region = Region(mask, invert, tuple(box or ()), transparent, tuple(extend or ()), grow, feather)
-    options = {
-        "task": task, "mask": mask, "invert": invert, "box": region.boxes,
-        "transparent": transparent, "extend": region.extend, "grow": grow, "feather": feather,
-        "steps": steps, "seed": seed, "mean_of": mean_of, "sampler": sampler,
-        "tile": tile, "overlap": overlap,
-    }  # fmt: skip
-
-    def load() -> ImagePredictor:
-        return load_predictor("image2image/restore", options, checkpoint, device, threads)
-
-    from plugins.image2image.inference.predictors import Restore
-
-    run = RestoreRun("restore", files, out, samples, mean_of, deviation, dry_run, record)
-    run.run(load, name=Restore.result_name, reads=[mask], exact=True)
+    run = RestoreRun(
+        command="restore", files=files, out=out, samples=samples, deviation=deviation,
+        dry_run=dry_run, record=record, mean_of=predictor.options["mean_of"],
+    )  # fmt: skip
+    run.run(
+        lambda: configure("predictor", predictor)(machine, checkpoint),
+        name=installed().load("predictor", predictor.name).result_name,
+        reads=[predictor.options["mask"]],
+        exact=True,
+    )

@@ -18,7 +18,8 @@ from core.data import Dataset, collate
 from core.errors import InputError
 from core.parts.config import bind, configure, plain
 from core.process.noise import Noise
-from core.request import Emit, Machine, Note, Progress, silent
+from core.progress import counter
+from core.request import Emit, Machine, silent
 from core.results.evaluation import Evaluation, Row
 from core.results.metrics import INTERVAL, interval, proportion
 from core.results.panels import write_panels
@@ -57,9 +58,7 @@ def evaluate(
     """
     start = time.perf_counter()
     request = bind(RobustnessRequest, plain(request))
-    model = load_prior(request.checkpoint, machine)
-    for note in model.notes:
-        emit(Note(text=note))
+    model = load_prior(request.checkpoint, machine, emit=emit)
     classifier = load_classifier(request.classifier, request.module).to(model.device)
     defended = Purified(
         model.denoise, classifier, level=request.level,
@@ -90,14 +89,13 @@ def _counter(
     request: RobustnessRequest, batches: int, right: dict[str, list[bool]], emit: Emit
 ) -> Callable[[], None]:
     """A function to call at every gradient of an attack on the defence; it emits progress."""
-    total, begun, done = batches * (request.steps + 1) * 2 * request.eot, time.monotonic(), 0
+    progress, done = counter(emit, batches * (request.steps + 1) * 2 * request.eot, "call"), 0
 
     def count() -> None:
         nonlocal done
         done += 1
-        rate, hits = done / (time.monotonic() - begun), right.get(EXACT)
-        figures = {"right": sum(hits) / len(hits)} if hits else {}
-        emit(Progress(done=done, total=total, unit="call", rate=rate, figures=figures))
+        hits = right.get(EXACT)
+        progress(done, **({"right": sum(hits) / len(hits)} if hits else {}))
 
     return count
 

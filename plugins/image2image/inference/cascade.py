@@ -13,7 +13,8 @@ from core.model import load_model
 from core.parts.config import bind, configure, plain
 from core.parts.registry import Spec
 from core.process.noise import derive
-from core.request import Emit, Machine, Note, Progress, SampleResult, silent
+from core.progress import counter
+from core.request import Emit, Machine, SampleResult, silent
 from core.results import samples
 from core.storage.files import make_folder
 from plugins.image2image.inference.draws import Sampling, draw_cascade
@@ -41,12 +42,9 @@ def sample(
     request = bind(CascadeRequest, plain(request))
     folders = ((request.checkpoint, 0.0), (request.then, request.level))
     models = [
-        (load_model(folder, machine=machine, task="image2image/sr3"), level)
+        (load_model(folder, machine=machine, task="image2image/sr3", emit=emit), level)
         for folder, level in folders
     ]
-    for model, _ in models:
-        for note in model.notes:
-            emit(Note(text=note))
     first = models[0][0]
     factor = math.prod(cast(SR3, model.task).scale for model, _ in models)
     options = {"scale": factor, "back_projections": request.back_projections}
@@ -63,7 +61,8 @@ def sample(
     make_folder(out)
     grid = configure("grid", request.grid)(first.process)
     how = Sampling(solver=configure("sampler", request.sampler)(), grid=grid, draws=request.samples)
-    results, begun, count = [], time.monotonic(), len(about["items"])
+    results, count = [], len(about["items"])
+    progress = counter(emit, count, "item")
     for item in range(count):
         batch = collate(dataset, [item])
         drawn = replace(how, seed=derive(request.seed, "cascade", item))
@@ -71,8 +70,7 @@ def sample(
         results += [
             whole.make_consistent(picture.cpu(), batch).clamp(-1, 1) for picture in pictures
         ]
-        rate = (item + 1) / (time.monotonic() - begun)
-        emit(Progress(done=item + 1, total=count, unit="item", rate=rate, figures={}))
+        progress(item + 1)
     samples.write(out, torch.cat(results), about, whole, dataset)
     return SampleResult(
         samples=out, items=count, draws=request.samples, seconds=time.perf_counter() - start

@@ -12,8 +12,9 @@ from core.denoiser.parameterization import Condition, FunctionDenoiser, Predicti
 from core.denoiser.tiles import Cost, check_memory, padded_to_least, starts, tiled
 from core.model import Model, corrected
 from core.process.noise import Noise, derive
-from core.request import Emit, Progress, silent
-from core.sampler.sample import Moment, prior, sample
+from core.request import Emit, silent
+from core.sampler.draws import each
+from core.sampler.sample import Watch, prior, sample
 from core.sampler.solver import Solver
 from core.task import Batch
 from plugins.image2image.tasks.restoration import Restoration
@@ -71,22 +72,18 @@ def draw_restorations(
     task = model.task
     assert isinstance(task, Restoration), "load_model was asked for another task"
     base, condition = task.base(batch), task.condition(batch)
-    check_memory(FIELDS, 3, *base.shape[-2:])
+    check_memory(FIELDS, 3, *base.shape[-2:], device=model.device)
     parts = tiled(padded_to_least(model.denoise), tile=sampling.tile, overlap=sampling.overlap)
     denoise = corrected(parts, task, batch)
-    start, steps = time.monotonic(), len(sampling.grid) - 1
-    for draw in range(sampling.draws):
-        noise = Noise.of(sampling.seed, "upscale", each=[sampling.first + draw])
 
-        def watch(moment: Moment, before: int = draw * steps) -> None:
-            done = before + moment.done
-            rate = done / (time.monotonic() - start)
-            total = sampling.draws * steps
-            emit(Progress(done=done, total=total, unit="step", rate=rate, figures={}))
-
+    def draw(number: int, watch: Watch) -> Tensor:
+        noise = Noise.of(sampling.seed, "upscale", each=[number])
         x = prior(model.process, sampling.grid, base, noise)
         x0 = sample(denoise, sampling.grid, sampling.solver, x, noise, condition, watch=watch)
-        yield task.finish(x0, batch)
+        return task.finish(x0, batch)
+
+    steps = len(sampling.grid) - 1
+    yield from each(draw, sampling.draws, steps=steps, first=sampling.first, emit=emit)
 
 
 def estimate_cost(model: Model, size: tuple[int, int], sampling: Sampling) -> Cost:
@@ -96,7 +93,7 @@ def estimate_cost(model: Model, size: tuple[int, int], sampling: Sampling) -> Co
         InputError: the result would not fit into memory, or the tiles leave no step.
     """
     height, width = size
-    check_memory(FIELDS, 3, height, width)
+    check_memory(FIELDS, 3, height, width, device=model.device)
     tiled(model.denoise, tile=sampling.tile, overlap=sampling.overlap)
     calls, tiles = _count_calls(model, sampling), sampling.tiles(height, width)
     part = (min(height, sampling.tile), min(width, sampling.tile))
@@ -124,19 +121,6 @@ def _count_calls(model: Model, sampling: Sampling) -> int:
     counting = FunctionDenoiser(model.process, identity)
     sample(counting, sampling.grid, sampling.solver, torch.zeros(1, 1, 1, 1), Noise([0]))
     return calls
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Mean and standard deviation of draws.
-
-    Args:
-        mean: of lower mean squared error than any draw, and smoother.
-        std: standard deviation, divided by their number n rather than n - 1; 0 for one draw.
-    """
-
-    mean: Float[Tensor, " 3 h w"]
-    std: Float[Tensor, " 3 h w"]
 
 
 def draw_cascade(
@@ -172,18 +156,3 @@ def draw_cascade(
             alone = replace(sampling, seed=seed, draws=1, first=draw)
             (image,) = draw_restorations(model, batch, alone, emit=emit)
         yield image
-
-
-def summary(draws: Iterator[Float[Tensor, " 3 h w"]]) -> Summary:
-    """Mean and standard deviation of draws, in one pass over them.
-
-    Source: Welford 1962, Technometrics 4, 419.
-    """
-    mean, count = next(draws).clone(), 1
-    squares = torch.zeros_like(mean)
-    for draw in draws:
-        count += 1
-        apart = draw - mean
-        mean += apart / count
-        squares += apart * (draw - mean)
-    return Summary(mean, (squares / count).sqrt())

@@ -29,7 +29,8 @@ from core.model import Model
 from core.parts.registry import installed
 from core.process.gaussian import GaussianPath
 from core.process.noise import Noise, Source
-from core.request import Emit, Progress, TrainRequest
+from core.request import Emit, TrainRequest
+from core.sampler.draws import each
 from core.sampler.sample import Moment, Watch, edit, prior, sample
 from core.sampler.solver import Solver
 from plugins.image2image.inference.masks import around
@@ -369,23 +370,17 @@ def draw_edits(
     window = _window(model, pixels, fill)
     part = pixels[:, *window]
     check_fits(model, part)
-    total = samples * count_calls(run, model).steps
     x = part.expand(model.channels, -1, -1)[None].to(model.device)
     holes = None if fill is None else fill[window].to(model.device)
-    done, begun = 0, time.monotonic()
 
-    def watch(moment: Moment) -> None:
-        nonlocal done
-        done += 1
-        rate = done / (time.monotonic() - begun)
-        emit(Progress(done=done, total=total, unit="step", rate=rate, figures={}))
-
-    for k in range(samples):
-        noise = Noise.of(seed, "edit", each=[k])
+    def draw(number: int, watch: Watch) -> Tensor:
+        noise = Noise.of(seed, "edit", each=[number])
         found = run(model, x, noise, fill=holes, watch=watch)[0].clamp(-1, 1).cpu()
         whole = pixels.clone()
         whole[:, *window] = found if len(pixels) > 1 else found.mean(0, keepdim=True)
-        yield whole
+        return whole
+
+    yield from each(draw, samples, steps=count_calls(run, model).steps, emit=emit)
 
 
 def _window(model: Prior, pixels: Tensor, fill: Tensor | None) -> tuple[slice, slice]:
@@ -416,8 +411,8 @@ def check_fits(model: Prior, pixels: Float[Tensor, " c h w"]) -> None:
             f"the image has {channels} channels, the model {model.channels}; give a grey image or "
             "use a colour model"
         )
-    if model.device.type == "cpu":
-        check_memory(FIELDS, model.channels, max(height, model.tile), max(width, model.tile))
+    sides = max(height, model.tile), max(width, model.tile)
+    check_memory(FIELDS, model.channels, *sides, device=model.device)
 
 
 def estimate_cost(

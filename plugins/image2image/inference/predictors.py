@@ -1,7 +1,6 @@
 """Predictors: an image file upscaled, restored or purified into another."""
 
 import math
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -12,20 +11,21 @@ from annotated_types import Ge, Gt
 from jaxtyping import Float
 from torch import Tensor
 
-from core.denoiser.tiles import Cost, check_memory, mirrored, tiled
+from core.denoiser.tiles import Cost, check_memory, continued, tiled
 from core.errors import InputError
 from core.model import Model, for_task, load_model
 from core.parts.config import configure, plain
 from core.parts.registry import Spec
 from core.process.noise import Noise
+from core.progress import print_note
 from core.request import Emit, Machine, silent
+from core.sampler.draws import summary
 from core.task import Task
 from plugins.image2image.inference.draws import (
     Sampling,
     draw_cascade,
     draw_restorations,
     estimate_cost,
-    summary,
 )
 from plugins.image2image.inference.input_image import (
     InputImage,
@@ -39,7 +39,7 @@ from plugins.image2image.inference.region import Region
 from plugins.image2image.io.pictures import SUFFIXES, Picture
 from plugins.image2image.io.reading import read_picture
 from plugins.image2image.io.writing import check_writable, write_picture
-from plugins.image2image.request import RestorationTask
+from plugins.image2image.request import DrawOptions, RestorationTask
 from plugins.image2image.tasks.colourise import Colourise
 from plugins.image2image.tasks.inpaint import Inpaint
 from plugins.image2image.tasks.jpeg import JPEG
@@ -87,12 +87,7 @@ class Upscale(_MeanOfDraws):
 
     Args:
         scale: upscaling factor; must be the one of training, which is the default.
-        steps: sampler steps; more is slower.
-        seed: random seed; the same seed repeats the output.
-        mean_of: number of draws averaged: lower error, and smoother.
-        sampler: solver of a sampler step.
-        tile: tile side in pixels of the result; bounds the memory.
-        overlap: overlap of neighbouring tiles, in pixels.
+        drawing: a group of options.
         then: checkpoint of a second model, which upscales the output of the first: a cascade.
         level: standard deviation of the noise added before the second model (conditioning
             augmentation), at most its ``augment``.
@@ -104,16 +99,10 @@ class Upscale(_MeanOfDraws):
         checkpoint: Path,
         *,
         scale: Annotated[int, Ge(2)] | None = None,
-        steps: Annotated[int, Ge(2)] = 20,
-        seed: Annotated[int, Ge(0)] = 0,
-        mean_of: Annotated[int, Ge(1)] = 1,
-        sampler: Annotated[Spec, "sampler"] = Spec("core/ancestral"),
-        tile: Annotated[int, Ge(64)] = 512,
-        overlap: Annotated[int, Ge(0)] = 64,
+        drawing: DrawOptions = DrawOptions(steps=20),
         then: Path | None = None,
         level: Annotated[float, Ge(0)] = 0.0,
     ) -> None:
-        solver = configure("sampler", sampler)()
         folders = [(checkpoint, 0.0), *([] if then is None else [(then, level)])]
         self.stages = [(_load_sr3(folder, machine), noise) for folder, noise in folders]
         model = self.stages[0][0]
@@ -125,21 +114,12 @@ class Upscale(_MeanOfDraws):
             )
         if level and then is None:
             raise InputError("level: applies to the input of a second model; name one with then")
-        tiled(model.denoise, tile=tile, overlap=overlap)  # refuses an overlap that leaves no step
-        grid = configure("grid", Spec("core/uniform_time", {"steps": steps}))(model.process)
-        self._sampling = Sampling(
-            solver=solver, grid=grid, seed=seed, draws=mean_of, tile=tile, overlap=overlap
-        )
+        self._sampling = _sampling(model, drawing)
+        self.checkpoint = model.checkpoint
         self.about = {
             "scale": trained,
-            "steps": steps,
-            "seed": seed,
-            "mean_of": mean_of,
-            "sampler": plain(sampler),
-            "tile": tile,
-            "overlap": overlap,
+            **plain(drawing),
             "level": level,
-            "checkpoint": model.checkpoint.name,
             "model": plain(model.request),
         }
         if then is not None:
@@ -190,19 +170,8 @@ class Restore(_MeanOfDraws):
 
     Args:
         task: the task of a model that was trained for several.
-        steps: sampler steps; more is slower.
-        seed: random seed; the same seed repeats the output.
-        mean_of: number of draws averaged: lower error, and smoother.
-        sampler: solver of a sampler step.
-        tile: tile side in pixels of the result; bounds the memory.
-        overlap: overlap of neighbouring tiles, in pixels.
-        mask: mask image of the same size; white pixels are filled.
-        invert: invert the mask: white pixels are kept.
-        box: rectangles to fill, each ``x,y,width,height``.
-        transparent: fill pixels whose alpha is below one half.
-        extend: extensions of the canvas, each as ``right=25%`` or ``left=64``.
-        grow: dilation of the region, in pixels.
-        feather: width in pixels around the region over which the result is blended.
+        drawing: a group of options.
+        region: a group of options.
     """
 
     def __init__(
@@ -211,39 +180,18 @@ class Restore(_MeanOfDraws):
         checkpoint: Path,
         *,
         task: RestorationTask | None = None,
-        steps: Annotated[int, Ge(2)] = 4,
-        seed: Annotated[int, Ge(0)] = 0,
-        mean_of: Annotated[int, Ge(1)] = 1,
-        sampler: Annotated[Spec, "sampler"] = Spec("core/ancestral"),
-        tile: Annotated[int, Ge(64)] = 512,
-        overlap: Annotated[int, Ge(0)] = 64,
-        mask: Path | None = None,
-        invert: bool = False,
-        box: tuple[str, ...] = (),
-        transparent: bool = False,
-        extend: tuple[str, ...] = (),
-        grow: Annotated[int, Ge(0)] = 0,
-        feather: Annotated[int, Ge(0)] = 0,
+        drawing: DrawOptions = DrawOptions(steps=4),
+        region: Region = Region(),
     ) -> None:
-        solver = configure("sampler", sampler)()
-        self._region = Region(mask, invert, box, transparent, extend, grow, feather)
+        self._region = region
         model = self._model = _load_restoration_model(checkpoint, machine, task)
         _check_region(self._region, model.task)
-        tiled(model.denoise, tile=tile, overlap=overlap)  # refuses an overlap that leaves no step
-        grid = configure("grid", Spec("core/uniform_time", {"steps": steps}))(model.process)
-        self._sampling = Sampling(
-            solver=solver, grid=grid, seed=seed, draws=mean_of, tile=tile, overlap=overlap
-        )
+        self._sampling = _sampling(model, drawing)
+        self.checkpoint = model.checkpoint
         self.about = {
             "task": model.request.task.name,
-            **(self._region.about if isinstance(model.task, Inpaint) else {}),
-            "steps": steps,
-            "seed": seed,
-            "mean_of": mean_of,
-            "sampler": plain(sampler),
-            "tile": tile,
-            "overlap": overlap,
-            "checkpoint": model.checkpoint.name,
+            **(region.about if isinstance(model.task, Inpaint) else {}),
+            **plain(drawing),
             "model": plain(model.request),
         }
 
@@ -293,6 +241,24 @@ class Restore(_MeanOfDraws):
         return [found._replace(size=image.result_size)]
 
 
+def _sampling(model: Model, drawing: DrawOptions) -> Sampling:
+    """How a model is sampled, by the options of a predictor.
+
+    Raises:
+        InputError: an overlap that leaves no step.
+    """
+    tiled(model.denoise, tile=drawing.tile, overlap=drawing.overlap)  # refuses such an overlap
+    grid = Spec("core/uniform_time", {"steps": drawing.steps})
+    return Sampling(
+        solver=configure("sampler", drawing.sampler)(),
+        grid=configure("grid", grid)(model.process),
+        seed=drawing.seed,
+        draws=drawing.mean_of,
+        tile=drawing.tile,
+        overlap=drawing.overlap,
+    )
+
+
 def _load_restoration_model(
     checkpoint: Path, machine: Machine, task: RestorationTask | None
 ) -> Model:
@@ -301,9 +267,7 @@ def _load_restoration_model(
     Raises:
         InputError: a model of another task, or of several tasks where none is chosen.
     """
-    model = load_model(checkpoint, machine=machine)
-    for note in model.notes:
-        print(note, file=sys.stderr)
+    model = load_model(checkpoint, machine=machine, emit=print_note)
     trained, tasks = model.request.task.name, ", ".join(get_args(RestorationTask))
     if isinstance(model.task, MultiTask):
         if task is None:
@@ -322,7 +286,7 @@ def _load_restoration_model(
 
 
 def _check_region(region: Region, task: Task) -> None:
-    given = region.mask or region.boxes or region.transparent or region.extend
+    given = region.mask or region.box or region.transparent or region.extend
     if isinstance(task, Inpaint) and not given:
         raise InputError("no region to fill; give mask, box, transparent or extend")
     if not isinstance(task, Inpaint) and region != Region():
@@ -334,10 +298,7 @@ def _check_region(region: Region, task: Task) -> None:
 
 def _load_sr3(checkpoint: Path, machine: Machine) -> Model:
     """The super-resolution model of a checkpoint; prints its notes."""
-    model = load_model(checkpoint, machine=machine, task="image2image/sr3")
-    for note in model.notes:
-        print(note, file=sys.stderr)
-    return model
+    return load_model(checkpoint, machine=machine, task="image2image/sr3", emit=print_note)
 
 
 def _sr3(model: Model) -> SR3:
@@ -377,10 +338,8 @@ class Purify:
         sampler: Annotated[Spec, "sampler"] = Spec("core/euler_maruyama"),
     ) -> None:
         solver = configure("sampler", sampler)()
-        self._model, self._seed = load_prior(checkpoint, machine), seed
+        self._model, self._seed = load_prior(checkpoint, machine, emit=print_note), seed
         check_level(self._model.process, level)
-        for note in self._model.notes:
-            print(note, file=sys.stderr)
         self._options: dict[str, Any] = {"level": level, "steps": steps, "solver": solver}
 
     @staticmethod
@@ -411,7 +370,7 @@ class Purify:
         Raises:
             InputError: a colour image for a grey model, or one too large for the memory.
         """
-        x, channels = picture.pixels[None].to(self._model.device), self._model.task.channels
+        x, channels = picture.pixels[None], self._model.task.channels
         if x.shape[1] not in (1, channels):
             raise InputError(
                 f"the image has {x.shape[1]} channels, the model {channels}; give a grey image or "
@@ -420,9 +379,9 @@ class Purify:
         height, width = x.shape[-2:]
         # The coarsest level of a network needs more than one cell: one alone has no variance.
         least = 2 * max(getattr(self._model.network, "multiples", (1,)))
-        rows, columns = (mirrored(side, max(side, least)).to(x.device) for side in (height, width))
-        check_memory(FIELDS, channels, len(rows), len(columns))
-        wide = x.expand(-1, channels, -1, -1)[..., rows, :][..., columns]
+        sides, device = [max(side, least) for side in (height, width)], self._model.device
+        check_memory(FIELDS, channels, *sides, device=device)  # before any of it is moved there
+        wide = continued(x.expand(-1, channels, -1, -1).to(device), sides)
         denoise = tiled(self._model.denoise, tile=TILE, overlap=SHARED)
         noise = Noise.of(self._seed, "purify", each=[0])
         found = purify(denoise, wide, noise, **self._options)

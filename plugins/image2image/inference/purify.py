@@ -16,7 +16,7 @@ from core.errors import InputError
 from core.model import Model, load_model
 from core.process.gaussian import GaussianPath
 from core.process.noise import Noise, Source
-from core.request import Machine
+from core.request import Emit, Machine, silent
 from core.sampler.ancestral import EulerMaruyama
 from core.sampler.sample import Gradients, edit
 from core.sampler.solver import Solver
@@ -136,13 +136,13 @@ class Purified(nn.Module):
         return self.classifier(self.purify(x, noise, way=way))
 
 
-def load_prior(checkpoint: Path, machine: Machine | None = None) -> Model:
+def load_prior(checkpoint: Path, machine: Machine | None = None, *, emit: Emit = silent) -> Model:
     """An unconditional model of images, for purification and editing.
 
     Raises:
         InputError: as `load_model`, or the model has a condition or another task.
     """
-    model = load_model(checkpoint, machine=machine)
+    model = load_model(checkpoint, machine=machine, emit=emit)
     if model.request.task.name != "core/generate" or model.task.conditions:
         given = "".join(f" with {name}" for name in model.task.conditions)
         raise InputError(

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Ge, Le
 
 from core.errors import InputError
+from core.parts.config import plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -12,30 +15,32 @@ if TYPE_CHECKING:
     from plugins.image2image.io.pictures import Picture
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Region:
-    """The region of an image that may change; the fields are the options of that name."""
+    """The region of an image that may change: a group of options.
+
+    Args:
+        mask: mask image of the same size; white pixels are filled.
+        invert: invert the mask: white pixels are kept.
+        box: rectangles to fill, in pixels, each ``x,y,width,height``; repeatable.
+        transparent: fill pixels whose alpha is below one half.
+        extend: extensions of the canvas, each as ``right=25%`` or ``left=64``; repeatable.
+        grow: dilation of the region, in pixels.
+        feather: width in pixels around the region over which the result is blended.
+    """
 
     mask: Path | None = None
     invert: bool = False
-    boxes: tuple[str, ...] = ()
+    box: tuple[str, ...] = ()
     transparent: bool = False
     extend: tuple[str, ...] = ()
-    grow: int = 0
-    feather: int = 0
+    grow: Annotated[int, Ge(0), Le(1024)] = 0
+    feather: Annotated[int, Ge(0), Le(1024)] = 0
 
     @property
     def about(self) -> dict[str, Any]:
         """The options as JSON's types, for the record."""
-        return {
-            "mask": self.mask and self.mask.name,
-            "invert": self.invert,
-            "box": list(self.boxes),
-            "transparent": self.transparent,
-            "extend": list(self.extend),
-            "grow": self.grow,
-            "feather": self.feather,
-        }
+        return {**plain(self), "mask": self.mask and self.mask.name}
 
     def of(self, path: Path, *, needed: bool = False) -> "tuple[Picture, Tensor | None]":
         """The image on its extended canvas, and the mask of pixels to fill; None for all.
@@ -53,7 +58,7 @@ class Region:
         from plugins.image2image.inference import masks
 
         height, width = picture.pixels.shape[1:]
-        found = [masks.box(text, height, width) for text in self.boxes]
+        found = [masks.box(text, height, width) for text in self.box]
         if self.mask is not None:
             found.append(masks.read_mask(self.mask, height, width, invert=self.invert))
         elif self.invert:

@@ -1,5 +1,7 @@
 """Output paths of the commands, and what is refused before anything is sampled."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -16,7 +18,7 @@ class Doubled:
     """Draws of an image twice as large, grey; refuses images of one pixel and counts draws."""
 
     def __init__(self):
-        self.about, self.drawn = {}, 0
+        self.about, self.drawn, self.checkpoint = {}, 0, Path("step")
 
     @staticmethod
     def result_name(name):
@@ -49,7 +51,10 @@ def picture(path, height=4, width=5):
 
 def run(predictor, files, out, samples=1, deviation=None, record=False, reads=()):
     mean_of = 2 if deviation and samples == 1 else 1
-    command = RestoreRun("upscale", files, out, samples, mean_of, deviation, False, record)
+    command = RestoreRun(
+        command="upscale", files=files, out=out, samples=samples, mean_of=mean_of,
+        deviation=deviation, dry_run=False, record=record,
+    )  # fmt: skip
     command.run(lambda: predictor, reads=reads)
 
 

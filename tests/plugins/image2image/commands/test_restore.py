@@ -285,7 +285,7 @@ def test_draws_their_mean_and_their_deviation(colours, tmp_path):
     said = json.loads((tmp_path / "out.json").read_text())
     assert (said["task"], said["seed"], said["samples"]) == ("image2image/colourise", 4, 3)
     assert said["results"] == names[:3]
-    expected = np.sqrt(draws.var(0).mean(-1)) / 64 * 255  # white is 64 levels
+    expected = np.sqrt(draws.var(0, ddof=1).mean(-1)) / 64 * 255  # white is 64 levels
     assert np.abs(load(tmp_path / residual_std)[0][..., 0] - expected.clip(max=255)).max() < 4
     invoke(*arguments, checkpoint=colours)
     assert np.array_equal(load(out)[0], draws[0])

@@ -5,7 +5,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from core.denoiser.parameterization import FunctionDenoiser, Prediction
@@ -15,7 +14,7 @@ from core.parts.config import configure
 from core.parts.registry import Spec
 from core.process.gaussian import over
 from core.request import TrainRequest
-from plugins.image2image.inference.draws import Sampling, draw_restorations, estimate_cost, summary
+from plugins.image2image.inference.draws import Sampling, draw_restorations, estimate_cost
 from plugins.image2image.tasks.restoration import Restoration
 
 
@@ -116,11 +115,3 @@ def test_memory_grows_by_the_pictures_fields_alone():
     fields = 12 * 3 * 4 * (512**2 - 128**2)
     assert sixteen - one < fields + 8 * 2**20
     assert fields + 8 * 2**20 < 96 * 4 * (512**2 - 128**2)  # what a whole image would add
-
-
-def test_mean_and_standard_deviation_are_numpys():
-    draws = torch.randn(5, 3, 4, 6, generator=torch.Generator().manual_seed(0))
-    found = summary(iter(draws))
-    assert np.allclose(found.mean, draws.numpy().mean(0), atol=1e-6)
-    assert np.allclose(found.std, draws.numpy().std(0), atol=1e-6)
-    assert (summary(iter(draws[:1])).std == 0).all()

@@ -21,7 +21,7 @@ def test_regions_add_up_where_the_picture_is_and_become_opaque(tmp_path):
     given = np.dstack([photographs.coffee()[:10, :12], np.full((10, 12), 199, np.uint8)])
     given[8, 9, 3] = 0
     Image.fromarray(given).save(tmp_path / "in.png")
-    region = Region(boxes=("1,2,3,4",), transparent=True, extend=("left=5", "top=6"))
+    region = Region(box=("1,2,3,4",), transparent=True, extend=("left=5", "top=6"))
     picture, fill = region.of(tmp_path / "in.png", needed=True)
     expected = np.ones((16, 17), bool)
     expected[6:, 5:] = False
