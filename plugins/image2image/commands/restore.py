@@ -1,7 +1,7 @@
 """``polymode image2image restore``: models of Palette's tasks on image files."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -44,9 +44,10 @@ def restore(
         command="restore", files=files, out=out, samples=samples, deviation=deviation,
         dry_run=dry_run, record=record, mean_of=predictor.options["mean_of"],
     )  # fmt: skip
+    kind: Any = installed().load("predictor", predictor.name)
     run.run(
         lambda: configure("predictor", predictor)(machine, checkpoint),
-        name=installed().load("predictor", predictor.name).result_name,
+        name=kind.result_name,
         reads=[predictor.options["mask"]],
         exact=True,
     )
