@@ -1,4 +1,4 @@
-"""Plants one wrong number at a time in the core and counts the faults that the tests notice.
+"""Plants one wrong number at a time in the code and counts the faults that the tests notice.
 
 python tests/plant_faults.py            every fault, in a copy of the repository
 python tests/plant_faults.py churn ddim only those whose name contains one of the words
@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,6 +79,29 @@ def _network(name: str, file: str, right: str, wrong: str, look: str) -> Fault:
     return Fault(
         name, f"core/network/{file}.py", right, wrong, "core/network/test_network.py", look
     )
+
+
+def _medical(name: str, file: str, right: str, wrong: str, where: str, look: str = "") -> Fault:
+    return _of("plugins/medical", name, file, right, wrong, where, look)
+
+
+def _image(name: str, file: str, right: str, wrong: str, where: str, look: str = "") -> Fault:
+    return _of("plugins/image2image", name, file, right, wrong, where, look)
+
+
+def _pipeline(name: str, file: str, right: str, wrong: str, where: str, look: str = "") -> Fault:
+    return _of("pipelines", name, file, right, wrong, where, look)
+
+
+def _of(folder: str, name: str, file: str, right: str, wrong: str, where: str, look: str) -> Fault:
+    """Of a file of a plug-in or of pipelines, noticed by a test that mirrors its folders."""
+    noticed_by = f"{folder}/{where}.py"
+    return Fault(name, f"{folder}/{file}.py", right, wrong, noticed_by, look)
+
+
+def _tiles(name: str, right: str, wrong: str) -> Fault:
+    noticed_by = "plugins/image2image/inference/test_draws.py"
+    return Fault(name, "core/denoiser/tiles.py", right, wrong, noticed_by, "seam")
 
 
 FAULTS = (
@@ -601,6 +625,265 @@ FAULTS = (
           "test_foreign_folder.py", "ray"),
     _training("the interval's ends swapped in the card", "card", "**plain(validation.loss),",
               '**plain(validation.loss), "low": validation.loss.high,', "", "card"),
+    # Plug-ins: scans and slices.
+    _medical("slices: a rotation made a skew", "data/slices",
+             "math.cos(a), -math.sin(a)]", "math.cos(a), math.sin(a)]",
+             "data/test_slices", "directions or any_pose"),
+    _medical("slices: the tilt's sign", "data/slices",
+             "math.cos(b) * down + math.sin(b) * normal,",
+             "math.cos(b) * down - math.sin(b) * normal,",
+             "data/test_slices", "directions or any_pose"),
+    _medical("slices: the second tilt before the first", "data/slices",
+             "right = math.cos(c) * right + math.sin(c) * normal",
+             "right = math.cos(c) * right - math.sin(c) * normal",
+             "data/test_slices", "directions or any_pose"),
+    _medical("slices: the zoom's square", "data/slices",
+             "pixel / zoom,\n            turn=", "pixel / zoom**2,\n            turn=",
+             "data/test_slices", "training_slice"),
+    _medical("slices: zoom left out", "data/slices",
+             "pixel / zoom,\n            turn=", "pixel,\n            turn=",
+             "data/test_slices", "training_slice"),
+    _medical("slices: the shift's axes exchanged", "data/slices",
+             "middle[1:] += torch.tensor(shift, dtype=torch.float64)",
+             "middle[1:] += torch.tensor(shift[::-1], dtype=torch.float64)",
+             "data/test_slices", "directions or any_pose"),
+    _medical("slices: three times the shift", "data/slices",
+             "reach = pose.shift * self._size", "reach = 3 * pose.shift * self._size",
+             "data/test_slices", "training_slice"),
+    _medical("slices: twice the turn", "data/slices",
+             "random.uniform(-pose.turn, pose.turn)", "2 * random.uniform(-pose.turn, pose.turn)",
+             "data/test_slices", "training_slice"),
+    _medical("slices: never mirrored", "data/slices",
+             "mirror=pose.mirror and bool(random.integers(2))", "mirror=False",
+             "data/test_slices", "training_slice"),
+    _medical("slices: no random contrast", "data/slices",
+             "fine = recoloured(fine, random, self._pose.contrast)", "pass",
+             "data/test_slices", "contrast"),
+    _medical("slices: the contrast's square", "data/slices",
+             "* math.log(contrast))", "* 2 * math.log(contrast))",
+             "data/test_slices", "contrast"),
+    _medical("slices: a test slice from the wrong place", "data/slices",
+             "at = (at + 0.5) * volume.values.shape[2] / depth - 0.5",
+             "at = at * volume.values.shape[2] / depth",
+             "data/test_slices", "names_say"),
+    Fault("phantoms: the fine image mirrored", "plugins/medical/data/phantoms.py",
+          "finer=FINER)\n", "finer=FINER).flip(-1)\n",
+          "plugins/test_contract.py", "averaged and phantoms"),
+    _medical("fastMRI: cropped from the top", "data/folders",
+             "rows // 4 : rows // 4 + rows // 2", ": rows // 2",
+             "data/test_folders", "middle"),
+    _medical("LoDoPaB: attenuation of water", "io/raw",
+             "np.float32(81.35858)", "np.float32(81.0)", "io/test_raw", "lodopab"),
+    _medical("scan: half a pixel in a reduced one", "io/scan",
+             "step[:2, 3] = (factor - 1) / 2", "step[:2, 3] = factor / 2",
+             "io/test_scan", "reduced"),
+    _medical("DICOM: slices sorted by their files", "io/dicom",
+             "frames = sorted(frames, key=lambda frame: float(normal @ frame.position))",
+             "frames = list(frames)", "io/test_dicom", "every_voxel"),
+    _medical("NIfTI: axes of RAS for LPS", "io/nifti",
+             "RAS @ np.diag([*[MILLIMETRES.get(units, 1.0)] * 3, 1.0]) @ affine",
+             "np.diag([*[MILLIMETRES.get(units, 1.0)] * 3, 1.0]) @ affine", "io/test_nifti"),
+    _medical("pseudonyms: a hash that anybody can compute", "io/identity",
+             "hmac.new(_key(), said", "hmac.new(b'', said", "io/test_identity"),
+    # Plug-ins: the physics of measurements.
+    _medical("projector: the two weights exchanged", "operators/projector",
+             "torch.stack([1 - share, share], -1)", "torch.stack([share, 1 - share], -1)",
+             "operators/test_radon", "closed or scikit"),
+    _medical("projector: the length of a step", "operators/projector",
+             "length = pixel / torch.where", "length = pixel * torch.where",
+             "operators/test_radon", "closed or scikit"),
+    _medical("projector: an adjoint with other weights", "operators/projector",
+             "row[which].flatten()[:, None, None] * weights",
+             "row[which].flatten()[:, None, None] * weights.flip(-1)",
+             "operators/test_radon", "adjoint or both"),
+    _medical("radon: the ramp's value at 0", "operators/radon",
+             "kernel[0] = 0.25", "kernel[0] = 0.24", "operators/test_radon", "720"),
+    _medical("radon: a fan's pixels weighted once", "operators/radon",
+             "filtered[..., view, :], at) / far**2", "filtered[..., view, :], at) / far",
+             "operators/test_radon", "720"),
+    _medical("Fourier: coils without their conjugate", "operators/fourier",
+             "self._coils(y).conj()", "self._coils(y)", "operators/test_fourier", "adjoint"),
+    _medical("Fourier: the origin in a corner", "operators/fourier",
+             "moved = torch.fft.ifftshift(x, dim=(-2, -1))", "moved = x",
+             "operators/test_fourier", "numpys"),
+    _medical("sampling: the centre one column off", "operators/sampling",
+             "first = width // 2 - low // 2", "first = width // 2 - low // 2 + 1",
+             "operators/test_sampling"),
+    _medical("sampling: random columns at half the acceleration", "operators/sampling",
+             "wanted = round(width / acceleration)", "wanted = round(2 * width / acceleration)",
+             "operators/test_sampling"),
+    _medical("photons: the standard deviation of a count for its variance", "operators/photons",
+             "return -(seen / photons).log(), 1 / seen",
+             "return -(seen / photons).log(), seen.rsqrt()",
+             "inference/test_measurement", "variance"),
+    _medical("ESPIRiT: the kernel's size left out", "operators/coils",
+             "math.sqrt(height * width) / kernel", "math.sqrt(height * width)",
+             "operators/test_coils"),
+    _image("JPEG: tables transposed", "operators/jpeg",
+           "torch.tensor(found).reshape(-1, BLOCK, BLOCK)",
+           "torch.tensor(found).reshape(-1, BLOCK, BLOCK).mT",
+           "operators/test_jpeg"),
+    _image("JPEG: a box of two steps", "operators/jpeg",
+           "(multiples - 0.5) * steps, (multiples + 0.5) * steps",
+           "(multiples - 1.0) * steps, (multiples + 1.0) * steps",
+           "operators/test_jpeg", "projection or projected"),
+    _image("JPEG: the first cosine not halved", "operators/jpeg",
+           "rows[0] /= math.sqrt(2)", "pass", "operators/test_jpeg", "scipys"),
+    _image("bicubic: the phase of corners", "operators/bicubic",
+           "antialias=True, align_corners=False\n", "antialias=True, align_corners=True\n",
+           "operators/test_bicubic"),
+    _image("luma: the room of the other side", "operators/luma",
+           "torch.where(colour > 0, 1 - grey, 1 + grey)",
+           "torch.where(colour > 0, 1 + grey, 1 - grey)", "operators/test_luma"),
+    # Plug-ins: data and tasks.
+    _image("crops: never the last position", "data/crops",
+           "random.integers(wide - size + 1)", "random.integers(wide - size)",
+           "data/test_crops", "positions"),
+    _image("masks: strokes of the radius' square", "tasks/random_masks",
+           "<= radius**2", "<= radius**2 / 4", "tasks/test_random_masks"),
+    _image("masks: boxes as often as strokes", "tasks/random_masks",
+           "FREE_FORM = 0.6", "FREE_FORM = 0.4", "tasks/test_random_masks", "six"),
+    _image("SR3: noise of the augmentation at one level", "tasks/super_resolution",
+           '"noisy_low": low + level * noise', '"noisy_low": low + self.augment * noise',
+           "tasks/test_super_resolution", "noisy"),
+    _image("SR3: back-projection by half", "tasks/super_resolution",
+           "image = image + self.operator.up(low - self.operator.forward(image))\n"
+           "        return image",
+           "image = image + self.operator.up(low - self.operator.forward(image)) / 2\n"
+           "        return image",
+           "tasks/test_super_resolution", "back_projection"),
+    _image("SR3: consistency in units of [-1, 1]", "tasks/super_resolution",
+           "self.low(batch)).double() / 2", "self.low(batch)).double()",
+           "tasks/test_super_resolution", "consistency"),
+    _image("SR3: a cascade's first images reduced without 8 bits", "tasks/super_resolution",
+           '"image": to_levels(image)}', '"image": image}',
+           "inference/test_cascade", "first_of_a_cascade"),
+    _image("SR3: a cascade's first images by every other pixel", "tasks/super_resolution",
+           'Bicubic(factor=self.reduce).forward(item["image"][None])[0]',
+           'item["image"][:, :: self.reduce, :: self.reduce]',
+           "inference/test_cascade", "first_of_a_cascade"),
+    _medical("CT: the window's slope", "tasks/ct",
+             "WATER * (high - low) / 2000", "WATER * (high - low) / 1000",
+             "tasks/test_ct", "water"),
+    _medical("CT: the model's error without its square", "tasks/ct",
+             "(variance + self.model**2).sqrt()", "(variance + self.model).sqrt()",
+             "tasks/test_ct"),
+    # Plug-ins: from a trained model to a result.
+    _medical("volumes: a standard deviation not in HU", "inference/volume",
+             "found.std[:, 0].cpu().numpy() * half", "found.std[:, 0].cpu().numpy()",
+             "inference/test_volume"),
+    _medical("volumes: variances divided by n", "inference/volume",
+             "squares / max(1, draws - 1)", "squares / draws", "inference/test_volume"),
+    _medical("integrals: their variance without e^p", "inference/measurement",
+             "variance = (values.clamp(min=0)).exp() / photons if",
+             "variance = torch.ones_like(values) / photons if", "inference/test_measurement",
+             "variance"),
+    _medical("draws: every draw of a slice the same", "inference/draws",
+             'f"{item}/{draw}"', 'f"{item}"', "inference/test_draws"),
+    _image("draws: the first one's number left out", "inference/draws",
+           "each=[sampling.first + draw]", "each=[draw]", "inference/test_draws"),
+    _image("masks: half white is kept", "inference/masks",
+           "(white >= 0.5) != invert", "(white > 0.51) != invert", "inference/test_masks", "half"),
+    _image("masks: a box by its rows", "inference/masks",
+           "mask[y : y + down, x : x + across] = True", "mask[x : x + across, y : y + down] = True",
+           "inference/test_masks", "box"),
+    _image("masks: feathers that do not reach 1", "inference/masks",
+           "return total / (pixels + 1)", "return total / (pixels + 2)",
+           "inference/test_masks", "feathers"),
+    _image("purify: from the level's start only half way", "inference/purify",
+           "torch.linspace(level, denoise.process.t_min, steps + 1",
+           "torch.linspace(level, level / 2, steps + 1", "inference/test_purify", "law"),
+    _tiles("tiles: windows of one weight", "(nearest / max(1, overlap)).clamp(max=1)",
+           "torch.ones_like(nearest)"),
+    # Plug-ins: what is measured of them.
+    _image("attacks: an l2 step to the rim of the ball", "evaluation/attacks",
+           "over((self.eps / _length(apart)).clamp(max=1), x)",
+           "over(self.eps / _length(apart), x)", "evaluation/test_attacks"),
+    _image("attacks: a linf ball of twice its radius", "evaluation/attacks",
+           "apart.clamp(-self.eps, self.eps)", "apart.clamp(-2 * self.eps, 2 * self.eps)",
+           "evaluation/test_attacks"),
+    _image("attacks: starts crowd the middle", "evaluation/attacks",
+           "** (1 / size)", "** 1.0", "evaluation/test_attacks", "starts"),
+    _image("attacks: the last point for the worst", "evaluation/attacks",
+           "better = (loss > most)", "better = (loss < torch.inf)",
+           "evaluation/test_attacks", "worst"),
+    _image("attacks: the gradients' sum for their mean", "evaluation/attacks",
+           "at)[0] / draws", "at)[0]", "evaluation/test_attacks", "averaged"),
+    _image("compare: halves of one colour", "evaluation/compare",
+           "colour = (picture + row[:, None] + column) % 2",
+           "colour = (picture + row[:, None]) % 2", "evaluation/test_compare", "by_hand"),
+    _image("compare: intervals of half the probability", "evaluation/compare",
+           "ends = [(1 - self.request.confidence) / 2, (1 + self.request.confidence) / 2]",
+           "ends = [1 - self.request.confidence, self.request.confidence]",
+           "evaluation/test_compare", "by_hand"),
+    _image("robustness: accuracy on an attack's own draws", "evaluation/robustness",
+           'self._noise(f"{method} counted", items)', 'self._noise("exact draws", items)',
+           "evaluation/test_robustness", "draws"),
+    _medical("memorisation: indices of a batch", "evaluation/memorisation",
+             "torch.where(least < best, at + first, where)",
+             "torch.where(least < best, at, where)", "evaluation/test_memorisation"),
+    # Pipelines: the store and its keys.
+    _pipeline("store: files not on the disk", "store/results",
+              "            files.sync(folder / name)\n", "", "store/test_results", "sync or death"),
+    _pipeline("store: the manifest before the files", "store/results",
+              "            listed[name] = (folder / name).stat().st_size, digest(folder / name)",
+              "            listed[name] = (folder / name).stat().st_size, ''",
+              "store/test_results", "bit"),
+    _pipeline("store: sizes not compared", "store/results",
+              "if path.stat().st_size != size:", "if False:", "store/test_results", "size"),
+    _pipeline("key: the order of options counts", "job/plan",
+              "sort_keys=True, separators", "sort_keys=False, separators",
+              "job/test_plan", "meaning"),
+    _pipeline("key: 1.0 is not 1", "job/plan",
+              "case float() if value.is_integer():\n            return int(value)",
+              "case float() if value.is_integer():\n            return value",
+              "job/test_plan", "meaning"),
+    _pipeline("plan: contents of files do not count", "job/plan",
+              '"files": contents,', '"files": dict.fromkeys(contents, ""),',
+              "job/test_plan", "contents"),
+    _pipeline("plan: versions of parts do not count", "job/plan",
+              '"parts": dict(sorted(parts.items())),', '"parts": dict.fromkeys(sorted(parts), ""),',
+              "job/test_plan", "version"),
+    _pipeline("ledger: the dead are not counted", "apply/ledger",
+              "return (self._marks / self.mark(name)).stat().st_size", "return 0",
+              "apply/test_batch", "left_alone"),
+    _pipeline("ledger: a mark stays", "apply/ledger",
+              "files.write_text(place, record.line())\n        self.end(record.name)",
+              "files.write_text(place, record.line())", "apply/test_ledger"),
+    _pipeline("ledger: the listing has no order", "apply/ledger",
+              "for name in sorted(lines)", "for name in lines", "apply/test_ledger"),
+    _pipeline("apply: another model keeps the results", "apply/listing",
+              "if record.key != order.key or not record.source", "if not record.source",
+              "apply/test_batch", "decides"),
+    _pipeline("sweep: choices follow the order that a space is written in", "sweep/space",
+              "for option in sorted(space):", "for option in space:",
+              "sweep/test_search", "follow"),
+    _pipeline("sweep: a logarithmic range drawn evenly", "sweep/space",
+              'even = kind == "uniform"', "even = True", "sweep/test_search", "covered"),
+    _pipeline("sweep: the last whole number never", "sweep/space",
+              "count = (high - low) // step + 1", "count = (high - low) // step",
+              "sweep/test_search", "both_ends"),
+    _pipeline("sweep: the worst are kept", "sweep/search",
+              'mode="min",', 'mode="max",', "sweep/test_search", "worse_than"),
+    # Pipelines: the page.
+    _pipeline("page: the lead where lower is better", "report/verdict",
+              '"gain": sign * mean,', '"gain": mean,', "report/test_verdict"),
+    _pipeline("page: the best where lower is better", "report/verdict",
+              'choose = max if figure.better == "higher" else min', "choose = max",
+              "report/test_verdict"),
+    _pipeline("page: an interval without its flip", "report/verdict",
+              "_between(low, high, flip=sign < 0)", "_between(low, high)", "report/test_verdict"),
+    _pipeline("page: the slider's second image", "report/panels",
+              "after = last - 1 if last > 1 and before != last - 1 else last", "after = last",
+              "report/test_panels"),
+    _pipeline("page: the slider's first image", "report/panels",
+              "before = labels.index(reference) if reference in labels else 0", "before = 0",
+              "report/test_panels"),
+    _pipeline("charts: ticks at 4 for 5", "report/charts",
+              "for m in (1, 2, 5, 10) if power", "for m in (1, 2, 4, 10) if power",
+              "report/test_charts", "ticks"),
+    _pipeline("charts: ticks of a logarithm at 3 for 2", "report/charts",
+              "for m in (1, 2, 5)]", "for m in (1, 3, 5)]", "report/test_charts", "ticks"),
 )  # fmt: skip
 
 
@@ -608,26 +891,43 @@ def plant(fault: Fault, copy: Path) -> bool:
     """Whether the tests fail with the fault in `copy`; the file is put back.
 
     Raises:
-        ValueError: the fault no longer fits the code.
+        ValueError: the fault no longer fits the code, or its tests fail without it.
     """
     place = copy / fault.file
     text = place.read_text()
     if text.count(fault.right) != 1:
         raise ValueError(f"{fault.name}: stands {text.count(fault.right)} times in {fault.file}")
+    _check_sound(fault.noticed_by, fault.choose, copy)
     place.write_text(text.replace(fault.right, fault.wrong))
+    try:
+        return not _passes(fault.noticed_by, fault.choose, copy)
+    finally:
+        place.write_text(text)
+
+
+@cache
+def _check_sound(tests: str, choose: str, copy: Path) -> None:
+    """Tests that fail on the right code would notice any fault: each choice is run once on it."""
+    if not _passes(tests, choose, copy):
+        raise ValueError(f"{tests} -k {choose!r}: fails without any fault; mend it first")
+
+
+def _passes(tests: str, choose: str, copy: Path) -> bool:
+    """Whether the chosen tests of a file pass in `copy`.
+
+    Raises:
+        ValueError: the run itself is broken, or no test has such a name.
+    """
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-    command += [f"tests/{fault.noticed_by}", *(["-k", fault.choose] if fault.choose else [])]
+    command += [f"tests/{tests}", *(["-k", choose] if choose else [])]
     environment = {
         **os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "1",
     }  # fmt: skip
-    try:
-        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, check=False)
-    finally:
-        place.write_text(text)
-    if done.returncode not in (0, 1):  # neither passed nor failed: the run itself is broken
-        raise ValueError(f"{fault.name}: {done.stdout.decode()[-500:]}")
-    return done.returncode == 1
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, check=False)
+    if done.returncode not in (0, 1):  # neither passed nor failed
+        raise ValueError(f"{tests} -k {choose!r}: {done.stdout.decode()[-500:]}")
+    return done.returncode == 0
 
 
 def main(words: list[str]) -> int:
@@ -649,9 +949,13 @@ def main(words: list[str]) -> int:
             shutil.copytree(ROOT / name, copy / name, ignore=leave)
         shutil.copy(ROOT / "pyproject.toml", copy)
         for number, fault in enumerate(chosen, start=1):
-            noticed = plant(fault, copy)
+            try:
+                noticed, why = plant(fault, copy), ""
+            except ValueError as error:
+                noticed, why = False, f": {error}"
             unnoticed += [] if noticed else [fault.name]
-            print(f"{number:3d} {'noticed  ' if noticed else 'UNNOTICED'} {fault.name}", flush=True)
+            word = "noticed  " if noticed else "UNNOTICED"
+            print(f"{number:3d} {word} {fault.name}{why}", flush=True)
     print(f"{len(chosen) - len(unnoticed)} of {len(chosen)} faults noticed")
     return 1 if unnoticed else 0
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from core.parts.registry import Part, Plugin, Registry, installed
+from core.parts.config import configure
+from core.parts.registry import Part, Plugin, Registry, Spec, installed
 from core.process.schedules import edm, vp_cosine
 from core.testing.contract import check_part
 from plugins.medical.io import dicom_write, nifti
@@ -127,6 +128,28 @@ def test_part_keeps_its_contract(kind, name, tmp_path):
     processes = {"sampler": PROCESSES[:1], "grid": PROCESSES}
     for process in processes.get(kind, (None,)):
         check_part(installed(), kind, name, **({"process": process} if process else inputs))
+
+
+FINER = {  # datasets whose test items hold an image at twice the resolution
+    "medical/dicom_folder", "medical/fastmri", "medical/lidc", "medical/nifti_folder",
+    "medical/phantoms", "medical/samples",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", [name for kind, name in PARTS if kind == "dataset" and name.startswith("medical/")]
+)
+def test_finer_images_are_averaged_to_the_image(name, tmp_path):
+    make, options = FOLDERS.get(name, (None, OPTIONS.get(name)))
+    options = {**options, "root": make(tmp_path)} if make else options
+    data = configure("dataset", Spec(name, options))("test")
+    items = [data[i] for i in range(min(3, len(data)))]
+    assert {"fine" in item for item in items} == {name in FINER}
+    for item in items:
+        if "fine" in item:
+            c, h, w = item["image"].shape
+            means = item["fine"].double().reshape(c, h, 2, w, 2).mean((2, 4))
+            assert (means - item["image"]).abs().max() < 1e-6  # of float32 values up to 1
 
 
 def test_autoguidance_keeps_its_contract():

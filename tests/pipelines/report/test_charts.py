@@ -8,7 +8,7 @@ from made_runs import XSS, finished, metrics
 
 from core.results.evaluation import read_evaluation
 from core.storage import files
-from pipelines.report.charts import CHART, line_chart
+from pipelines.report.charts import CHART, curve, line_chart
 from pipelines.report.panels import read_charts
 from pipelines.report.render import report
 from pipelines.report.verdict import evaluation
@@ -107,3 +107,19 @@ def test_charts_of_a_step_are_on_the_page_and_in_its_data(tmp_path):
     assert XSS[0] not in page
     facts = json.loads(result.data.read_text())
     assert facts["steps"][0]["charts"][0]["series"][0]["points"][1]["y"] == 26.0
+
+
+@pytest.mark.parametrize(
+    ("steps", "losses", "across", "up"),
+    [
+        (20, (-1.0, 3.0), ["0", "5", "10", "15", "20"], ["-1", "0", "1", "2", "3"]),
+        (400, (0.0, 50.0), ["0", "100", "200", "300", "400"], ["0", "20", "40"]),
+        (7, (-0.2, 0.2), ["0", "2", "4", "6"], ["-0.2", "-0.1", "0", "0.1", "0.2"]),
+        (20, (0.01, 1.0), ["0", "5", "10", "15", "20"],
+         ["0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1"]),
+    ],
+)  # fmt: skip
+def test_ticks_are_at_one_two_and_five_times_powers_of_ten(steps, losses, across, up):
+    drawn = curve([{"step": 1, "loss": losses[0]}, {"step": steps, "loss": losses[1]}])
+    assert [tick["text"] for tick in drawn["x"]] == across
+    assert [tick["text"] for tick in drawn["y"]] == up

@@ -100,3 +100,11 @@ def test_the_network_is_told_the_level():
     assert given.shape[1] == task.conditions["image"] == 5
     assert torch.allclose(given[:, 4], torch.tensor(0.25))
     assert torch.allclose(given[:, :3], Bicubic(factor=4).up(item["noisy_low"][None]))
+
+
+def test_the_consistency_of_a_grey_step_is_computed_by_hand():
+    """Twelve levels brighter everywhere: (12 / 255)^2, in units of 1e-5."""
+    level = torch.full((1, 3, 16, 16), 2 * 100 / 255 - 1)
+    brighter = torch.full_like(level, 2 * 112 / 255 - 1)
+    found = SR3(scale=4).figures_of(brighter, {"image": level})["consistency"]
+    assert float(found) == pytest.approx((12 / 255) ** 2 * 1e5, rel=1e-4)

@@ -5,9 +5,11 @@ import resource
 import sys
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
+import psutil
 import pydicom
 import pydicom.data
 import pytest
@@ -201,12 +203,26 @@ def test_what_makes_no_volume_is_one_sentence(tmp_path, kind):
     assert NAME not in str(refused.value)
 
 
-def test_a_header_that_claims_30000_cubed_takes_no_memory(tmp_path):
-    def claiming(number, data):
-        data.Rows = data.Columns = 30000
-
-    with pytest.raises(InputError, match=r"truncated|GiB in memory"):
-        dicom.read(write_series(tmp_path / "in", change=claiming))
+@pytest.mark.parametrize(
+    ("free", "frames", "reason"),
+    [
+        (8 << 30, 1, "claims 5 x 30000 x 30000 voxels, 34 GiB in memory"),
+        (1 << 40, 1, "PixelData alone needs 1,800,000,000"),
+        (1 << 40, 30000, "30000 frames without PerFrameFunctionalGroupsSequence"),
+    ],
+)
+def test_a_header_that_claims_30000_cubed_takes_no_memory(
+    tmp_path, monkeypatch, free, frames, reason
+):
+    """However much is free: too large, or more than the file holds."""
+    size = every(Rows=30000, Columns=30000, NumberOfFrames=frames)
+    write_series(tmp_path / "in", change=size)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
+    tracemalloc.start()
+    with pytest.raises(InputError, match=reason):
+        dicom.read(tmp_path / "in")
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
 
 
 def test_not_a_number_is_refused(tmp_path):

@@ -57,7 +57,9 @@ def test_only_fields_on_the_list_are_the_sources(tmp_path):
         tuple(data.ImagePositionPatient): data
         for data in map(pydicom.dcmread, (tmp_path / "in").iterdir())
     }
-    for path in (tmp_path / "out").iterdir():
+    written = list((tmp_path / "out").iterdir())
+    assert len(written) == len(given) == 5
+    for path in written:
         raw, data = path.read_bytes(), pydicom.dcmread(path)
         for word in (NAME, NUMBER, "19010203", "19990909", "101112", "CT99", "scanner"):
             assert word.encode() not in raw
@@ -78,7 +80,9 @@ def test_fields_that_are_asked_for_are_kept_and_the_patient_no_longer_hidden(tmp
     keep = ("PatientName", "StationName")
     with pytest.warns(UserWarning, match="the source has no StationName"):
         dicom_write.write(tmp_path / "out", source.voxels, source, description="über", keep=keep)
-    for data in map(pydicom.dcmread, (tmp_path / "out").iterdir()):
+    written = list(map(pydicom.dcmread, (tmp_path / "out").iterdir()))
+    assert len(written) == 5
+    for data in written:
         assert str(data.PatientName) == "Yamada^T=山田^太郎"
         assert data.SeriesDescription == "über. Not for diagnosis"
         assert data.PatientIdentityRemoved == "NO"

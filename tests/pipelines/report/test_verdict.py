@@ -1,0 +1,57 @@
+"""Which method leads the page, by what its figures' direction is."""
+
+import pytest
+from made_runs import metrics
+
+from core.results.evaluation import read_evaluation
+from pipelines.report.verdict import evaluation
+
+LOWER = ("consistency", "psnr", "ssim")
+HIGHER = ("psnr", "ssim", "consistency")
+
+
+def judged(order, **changes):
+    """The fixture's evaluation with its figures in another order."""
+    said = metrics(**changes)
+    said["metrics"] = {name: said["metrics"][name] for name in order}
+    return evaluation(read_evaluation(said, "x"))
+
+
+def test_where_lower_is_better_the_lowest_leads():
+    """Of two falls, 0.009 and 0.008, the larger one."""
+    lead = judged(LOWER)["lead"]
+    assert (lead["method"], lead["metric"], lead["outcome"]) == (
+        "mean of 8", "consistency", "beats",
+    )  # fmt: skip
+    assert lead["gain"] == pytest.approx(0.009)
+    assert lead["sentence"] == (
+        "mean of 8 beats bicubic by 0.0090 Consistency [0.0075, 0.0105] on 24 items from 3 sources"
+    )
+
+
+def test_where_higher_is_better_the_highest_leads():
+    lead = judged(HIGHER)["lead"]
+    assert (lead["method"], lead["gain"]) == ("mean of 8", pytest.approx(0.83))
+
+
+def test_a_rise_of_what_should_fall_leads_nothing():
+    differences = metrics()["differences"]
+    cell = {"mean": 0.02, "low": 0.01, "high": 0.03, "n": 24}
+    differences["mean of 8"]["consistency"] = cell
+    lead = judged(LOWER, differences=differences)["lead"]
+    assert lead["method"] == "one sample"
+
+
+def test_the_best_of_a_figure_is_by_its_direction():
+    assert judged(LOWER)["best"] == dict.fromkeys(HIGHER, "mean of 8")
+
+
+@pytest.mark.parametrize("order", [HIGHER, LOWER])
+def test_intervals_are_drawn_in_proportion_on_one_scale_with_zero(order):
+    """Consistency: ends from -0.0105 to 0, 134 pixels wide from 8."""
+    verdicts = judged(order)["verdicts"]
+    (drawn,) = [
+        v["drawn"] for v in verdicts if (v["method"], v["metric"]) == ("one sample", "consistency")
+    ]
+    for key, value in {"low": -0.0095, "mean": -0.008, "high": -0.0065, "zero": 0.0}.items():
+        assert drawn[key] == pytest.approx(8 + 134 * (value + 0.0105) / 0.0105, abs=0.06)
