@@ -220,6 +220,11 @@ class SampleRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JoinRequest:
+    """Concatenate the parts of a sampling."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SampleResult:
     """Draws on disk.
 

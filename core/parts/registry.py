@@ -83,7 +83,8 @@ class Verb:
 
     `request` and `result` are frozen dataclasses in a module that imports nothing heavy: it is
     imported to read a job.  `target` is a function ``(request, out, *, machine, emit) -> result``;
-    with `folders`, ``(*options, inputs, out) -> result``.
+    with `folders`, ``(request, inputs, out, *, machine, emit) -> result``, where `inputs` maps
+    labels to the folders of whole steps.
 
     Args:
         name: its name within the plug-in; the full name is ``<plug-in>/<name>``.

@@ -15,7 +15,7 @@ from core.data import Dataset, open_dataset
 from core.errors import InputError
 from core.parts.config import configure, plain
 from core.parts.registry import Spec
-from core.request import SampleResult
+from core.request import Emit, JoinRequest, Machine, Progress, SampleResult, silent
 from core.results.sheet import write_sheet
 from core.storage import files, formats, tensor_file
 from core.storage.files import make_folder
@@ -151,18 +151,32 @@ def write_part(
     files.write_json(out / f"{PART}.json", document)
 
 
-def join(inputs: Mapping[str, Path], out: Path) -> SampleResult:
+def join(
+    request: JoinRequest,
+    inputs: Mapping[str, Path],
+    out: Path,
+    *,
+    machine: Machine | None = None,
+    emit: Emit = silent,
+) -> SampleResult:
     """Join parts into the files that one run would have written, bit for bit.
 
     Args:
+        request: has no options.
         inputs: the folders of all parts, in any order, under any labels.
         out: where the samples go.
+        machine: not used: nothing is computed.
+        emit: called with the number of parts read.
 
     Raises:
         InputError: they are not the parts of one run, each once, or the data have changed since.
     """
     start = time.perf_counter()
-    parts = sorted((_read_part(folder) for folder in inputs.values()), key=lambda p: p[0]["part"])
+    parts = []
+    for done, folder in enumerate(inputs.values(), start=1):
+        parts.append(_read_part(folder))
+        emit(Progress(done=done, total=len(inputs), unit="part", figures={}))
+    parts.sort(key=lambda p: p[0]["part"])
     found = [(document["part"], document["parts"]) for document, _ in parts]
     if not found or found != [(i + 1, len(found)) for i in range(len(found))]:
         listed = ", ".join(f"{part} of {count}" for part, count in found) or "none"

@@ -83,7 +83,7 @@ PIPELINES = (
     ),
     registry.Verb(
         name="join",
-        request="pipelines.job.join:JoinRequest",
+        request="core.request:JoinRequest",
         result="core.request:SampleResult",
         target="core.results.samples:join",
         summary="Concatenate the parts of a sampling",

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from core.errors import InputError
-from core.progress import duration
+from core.progress import counter, duration
+from core.request import Emit, Machine, silent
 from core.storage import files
 from pipelines.report.charts import CHART, NODE, curve, graph, line_chart, trial_curves
 from pipelines.report.facts import Facts, gather
 from pipelines.report.panels import read_panels, sheet, told
-from pipelines.report.request import ReportResult
+from pipelines.report.request import ReportRequest, ReportResult
 from pipelines.report.verdict import FOREST, signed
 from pipelines.store import results
 
@@ -24,23 +25,33 @@ PAGE = Path(__file__).with_name("page")
 SCRIPTS = ("theme", "steps", "pictures", "viewer", "clip", "volume", "cloud")
 
 
-def report(title: str, inputs: Mapping[str, Path], out: Path) -> ReportResult:
+def report(
+    request: ReportRequest,
+    inputs: Mapping[str, Path],
+    out: Path,
+    *,
+    machine: Machine | None = None,
+    emit: Emit = silent,
+) -> ReportResult:
     """Write ``report.html`` and ``report.json`` about finished steps.
 
     Args:
-        title: the page's heading; if empty, what was evaluated.
+        request: the page's heading.
         inputs: label to the step's folder in the store.
         out: an existing folder.
+        machine: not used: a page is written by one thread.
+        emit: called with the number of steps whose images are read.
 
     Raises:
         InputError: no steps, a folder that holds no result, or a page over 20 MB without pictures.
     """
     if not inputs:
         raise InputError("report: nothing to show; name at least one step in inputs")
-    facts = gather(title, inputs)
-    panels = []
-    for step in facts["steps"]:
+    facts = gather(request.title, inputs)
+    count, panels = counter(emit, len(facts["steps"]), "step"), []
+    for done, step in enumerate(facts["steps"], start=1):
         panels += _panels(inputs[step["label"]], step)
+        count(done)
     if not panels:  # of what is not evaluated, the samples themselves
         panels = [panel for step in facts["steps"] for panel in _sheet(inputs, step["label"])]
     for step in facts["steps"]:

@@ -183,20 +183,38 @@ def _call(
 ) -> Any:
     step = planned.step
     function = load(verb.together if together else verb.target)
+    more: dict[str, Any] = {}
+    if together:
+        more = {"workers": step.workers, "gpus": step.gpus}
+    elif leave is not None and "stop" in inspect.signature(function).parameters:
+        more = {"stop": leave}
     if verb.folders:
+        _check_signature(step.run, function)
         whole = {label: folders[source.step] for label, source in step.inputs.items()}
-        return function(*step.request.values(), whole, planned.folder)
+        request = verb.request(**step.request)
+        return function(request, whole, planned.folder, machine=machine, emit=emit, **more)
     given = {
         field: results.result_path(folders[source.step], source.field)
         for field, source in step.inputs.items()
     }
     request = verb.request(**step.request, **given)
-    if together:
-        several = {"workers": step.workers, "gpus": step.gpus}
-        return function(request, planned.folder, machine=machine, emit=emit, **several)
-    stops = leave is not None and "stop" in inspect.signature(function).parameters
-    more = {"stop": leave} if stops else {}
     return function(request, planned.folder, machine=machine, emit=emit, **more)
+
+
+def _check_signature(name: str, function: Callable[..., Any]) -> None:
+    """Refuse a verb of the signature that verbs of folders had: ``(*options, inputs, out)``.
+
+    Raises:
+        InputError: it cannot be called as ``(request, inputs, out, *, machine, emit)``.
+    """
+    signature = inspect.signature(function)
+    try:
+        signature.bind(None, {}, Path(), machine=None, emit=silent)
+    except TypeError as error:
+        raise InputError(
+            f"verb {name!r}: expected the signature (request, inputs, out, *, machine, emit), got "
+            f"{signature}; change {function.__module__}.{function.__qualname__}"
+        ) from error
 
 
 def _relative(result: Any, folder: Path) -> dict[str, Any]:

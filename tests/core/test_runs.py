@@ -17,7 +17,7 @@ from core.cli import main
 from core.errors import InputError
 from core.model import load_model
 from core.parts.registry import Spec
-from core.request import EvaluateRequest, SampleRequest, TrainRequest
+from core.request import EvaluateRequest, JoinRequest, SampleRequest, TrainRequest
 from core.runs import evaluate, sample, train
 from core.storage import checkpoint
 
@@ -223,7 +223,7 @@ def test_parts_join_to_the_very_files_of_one_run(trained, tmp_path, parts):
             draw("none", part=1, parts=6)
     whole = draw("whole")
     folders = {str(i): draw(str(i), part=i, parts=parts) for i in range(parts, 0, -1)}
-    result = join(folders, tmp_path / "joined")
+    result = join(JoinRequest(), folders, tmp_path / "joined")
     assert (result.items, result.draws) == (5, 2)
     written = {f.name: f.read_bytes() for f in whole.iterdir()}
     assert {f.name: f.read_bytes() for f in (tmp_path / "joined").iterdir()} == written
@@ -232,14 +232,16 @@ def test_parts_join_to_the_very_files_of_one_run(trained, tmp_path, parts):
         evaluate(EvaluateRequest(samples=folders["1"]), tmp_path / "e")
     for missing in folders:
         with pytest.raises(InputError, match="expected every part of one run once"):
-            join({k: v for k, v in folders.items() if k != missing}, tmp_path / "none")
+            join(
+                JoinRequest(), {k: v for k, v in folders.items() if k != missing}, tmp_path / "none"
+            )
     with pytest.raises(InputError, match="expected every part of one run once"):
-        join({**folders, "again": folders["1"]}, tmp_path / "none")
+        join(JoinRequest(), {**folders, "again": folders["1"]}, tmp_path / "none")
     with pytest.raises(InputError, match="no part that `sample` wrote"):
-        join({**folders, "1": whole}, tmp_path / "none")
+        join(JoinRequest(), {**folders, "1": whole}, tmp_path / "none")
     other = draw("other", part=1, parts=parts, seed=1)
     with pytest.raises(InputError, match="these parts are of different runs"):
-        join({**folders, "1": other}, tmp_path / "none")
+        join(JoinRequest(), {**folders, "1": other}, tmp_path / "none")
     with pytest.raises(InputError, match=f"part: expected 1 to {parts}"):
         draw("none", part=parts + 1, parts=parts)
 

@@ -153,15 +153,34 @@ def deal(
     return MakeResult(made=out / "made.txt", value=request.count)
 
 
-def gather(inputs: dict[str, Path], out: Path) -> MakeResult:
+def gather(
+    request: GatherRequest,
+    inputs: dict[str, Path],
+    out: Path,
+    *,
+    machine: Machine | None = None,
+    emit: Emit = silent,
+) -> MakeResult:
     text = "".join((inputs[label] / "made.txt").read_text() for label in inputs)
     (out / "made.txt").write_text(text)
     return MakeResult(made=out / "made.txt", value=len(text.splitlines()))
 
 
-def show(title: str, inputs: dict[str, Path], out: Path) -> ReportResult:
-    said = [f"{label} {(at / 'made.txt').read_text()}" for label, at in inputs.items()]
-    (out / "report.html").write_text("\n".join([title, *said]))
+def show(
+    request: ReportRequest,
+    inputs: dict[str, Path],
+    out: Path,
+    *,
+    machine: Machine | None = None,
+    emit: Emit = silent,
+) -> ReportResult:
+    assert machine is not None
+    lines = [request.title]
+    for done, (label, folder) in enumerate(inputs.items(), start=1):
+        lines.append(f"{label} {(folder / 'made.txt').read_text()}")
+        emit(Progress(done=done, total=len(inputs), unit="page", figures={}))
+    (out / "report.html").write_text("\n".join(lines))
+    (out / "machine.txt").write_text(f"{machine.device} {machine.threads}")
     (out / "report.json").write_text("{}")
     return ReportResult(report=out / "report.html", data=out / "report.json")
 

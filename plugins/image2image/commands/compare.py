@@ -35,12 +35,13 @@ def compare(
     inputs = dict(_labelled(text) for text in folders)
     if len(inputs) < len(folders):
         raise InputError("compare: two folders have the same name; name them, such as one=runs/a")
-    from core.model import device_of
+    from core.progress import listener
     from core.request import Machine
-    from plugins.image2image.evaluation.compare import compared
+    from plugins.image2image.evaluation import compare as comparison
 
-    device_of(Machine(device="cpu", threads=threads))
-    result = compared(request, inputs, out)
+    with listener("compare") as emit:
+        machine = Machine(device="cpu", threads=threads)
+        result = comparison.compare(request, inputs, out, machine=machine, emit=emit)
     for line in _lines(json.loads(result.metrics.read_text())):
         typer.echo(line, err=True)
     print(result.metrics)

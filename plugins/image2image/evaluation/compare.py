@@ -8,7 +8,7 @@ no patch is compared with what it was made from.
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,10 @@ from torch import Tensor
 
 from core.data import Dataset, collate
 from core.errors import InputError
+from core.model import device_of
 from core.parts.config import bind, configure, plain
+from core.progress import counter
+from core.request import Emit, Machine, silent
 from core.results import samples
 from core.results.distances import diversity, frechet, redrawn_kernel_distances, support
 from core.results.evaluation import Evaluation, Row
@@ -35,26 +38,29 @@ DRAWS = 1000  # of every bootstrap
 CHUNK = 16  # images whose baselines are computed at once
 
 
-def compare(*given: Any) -> CompareResult:
-    """`compared`, as jobs call it: the values of a `CompareRequest` in order, inputs and out."""
-    *options, inputs, out = given
-    names = [field.name for field in fields(CompareRequest)]
-    return compared(CompareRequest(**dict(zip(names, options, strict=True))), inputs, out)
-
-
-def compared(request: CompareRequest, inputs: Mapping[str, Path], out: Path) -> CompareResult:
+def compare(
+    request: CompareRequest,
+    inputs: Mapping[str, Path],
+    out: Path,
+    *,
+    machine: Machine | None = None,
+    emit: Emit = silent,
+) -> CompareResult:
     """Compare samples with the real images.
 
     Args:
         request: features and options.
         inputs: folders of samples by label; several must be of the same data.
         out: ``metrics.json`` and ``features.safetensors`` go there.
+        machine: threads; features are learned and computed on the CPU, whatever its device.
+        emit: called with the number of methods compared.
 
     Raises:
         InputError: no samples there, samples of different data, or images too small or too few.
         StorageError: the disk is full or not writable.
     """
     start = time.perf_counter()
+    device_of(replace(machine or Machine(), device="cpu"))
     request = bind(CompareRequest, plain(request))
     sets = _gathered(inputs, request)
     make_folder(out)
@@ -64,8 +70,10 @@ def compared(request: CompareRequest, inputs: Mapping[str, Path], out: Path) -> 
         found = learned(request.learned_from, steps=request.steps, seed=request.seed)
     judge = Judge(found, sets, request)
     methods = {FLOOR: Row("floor", judge.floor())}
-    for name, drawn in sets.methods.items():
+    count = counter(emit, len(sets.methods), "method")
+    for done, (name, drawn) in enumerate(sets.methods.items(), start=1):
         methods[name] = Row(sets.kinds[name], judge.method(name, drawn))
+        count(done)
     found.save(out / "features.safetensors")
     report = Evaluation(
         task="image2image/compare",

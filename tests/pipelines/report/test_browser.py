@@ -14,6 +14,7 @@ from made_runs import XSS, ball, clip, metrics, three_steps, with_panels, with_v
 
 from core.storage import files
 from pipelines.report import render
+from pipelines.report.request import ReportRequest
 from pipelines.store import results
 
 ARGUMENTS = ["--no-sandbox"] if os.geteuid() == 0 else []  # root has no other way
@@ -46,7 +47,7 @@ def shown(tmp_path_factory):
     """A report with viewers of every kind, on disk."""
     root = tmp_path_factory.mktemp("shown")
     (root / "out").mkdir()
-    return render.report("", with_viewers(root), root / "out").report
+    return render.report(ReportRequest(), with_viewers(root), root / "out").report
 
 
 @contextmanager
@@ -267,7 +268,7 @@ def test_hostile_text_is_shown_as_text(browser, tmp_path):
     files.write_json(run["sample"] / "request.json", request)
     inputs = {**{name: run[name] for name in ("train", "evaluate")}, XSS[2]: run["sample"]}
     (tmp_path / "out").mkdir()
-    path = render.report(XSS[5], inputs, tmp_path / "out").report
+    path = render.report(ReportRequest(title=XSS[5]), inputs, tmp_path / "out").report
     with opened(browser, path, 375) as tab:
         tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
         text = tab.inner_text("body")
@@ -284,7 +285,7 @@ def test_hostile_text_is_shown_as_text(browser, tmp_path):
 def test_what_the_policy_forbids_does_not_run(browser, tmp_path):
     """A hole in the escaping would still run nothing: the policy is planted against one."""
     (tmp_path / "out").mkdir()
-    path = render.report("", three_steps(tmp_path), tmp_path / "out").report
+    path = render.report(ReportRequest(), three_steps(tmp_path), tmp_path / "out").report
     planted = '<script>document.title = "taken"</script><img src=x onerror="document.title=1">'
     text = path.read_text()
     path.write_text(text.replace("</main>", f"{planted}</main>"))
@@ -300,14 +301,16 @@ def test_what_the_policy_forbids_does_not_run(browser, tmp_path):
 def test_a_page_without_pictures_and_one_with_single_ones(browser, tmp_path):
     run = three_steps(tmp_path)
     (tmp_path / "a").mkdir()
-    with opened(browser, render.report("", {"train": run["train"]}, tmp_path / "a").report) as tab:
+    with opened(
+        browser, render.report(ReportRequest(), {"train": run["train"]}, tmp_path / "a").report
+    ) as tab:
         assert tab.locator(".graph a").count() == 1
     singles = with_panels(run["evaluate"], 5)
     for panel in singles:
         panel["images"] = panel["images"][-1:]
     files.write_json(run["evaluate"] / "metrics.json", metrics(panels=singles))
     (tmp_path / "b").mkdir()
-    with opened(browser, render.report("", run, tmp_path / "b").report, 375) as tab:
+    with opened(browser, render.report(ReportRequest(), run, tmp_path / "b").report, 375) as tab:
         assert tab.locator(".panel").count() == 1
         assert tab.locator(".images.single .zoom").count() == 5
         tab.locator(".zoom").first.click()

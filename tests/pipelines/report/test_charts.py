@@ -11,6 +11,7 @@ from core.storage import files
 from pipelines.report.charts import CHART, curve, line_chart
 from pipelines.report.panels import read_charts
 from pipelines.report.render import report
+from pipelines.report.request import ReportRequest
 from pipelines.report.verdict import evaluation
 
 
@@ -100,7 +101,7 @@ def test_charts_of_a_step_are_on_the_page_and_in_its_data(tmp_path):
     folder = finished(tmp_path, "samplers", "medical/samplers", {})
     drawn = [chart([[20, 25.0], [50, 26.0]]), {**chart([[1, 1.0]]), "title": XSS[0]}]
     files.write_json(folder / "metrics.json", {**metrics(), "charts": drawn})
-    result = report("Samplers", {"samplers": folder}, tmp_path)
+    result = report(ReportRequest(title="Samplers"), {"samplers": folder}, tmp_path)
     page = result.report.read_text()
     assert '<h2 id="charts">Charts</h2>' in page
     assert 'aria-label="PSNR against evaluations: PSNR, dB of method 0 over evaluations"' in page

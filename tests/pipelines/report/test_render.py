@@ -15,6 +15,7 @@ from core.errors import InputError
 from core.storage import files, formats
 from pipelines.report import charts, render
 from pipelines.report.panels import read_panels
+from pipelines.report.request import ReportRequest
 from pipelines.store import results
 
 
@@ -51,7 +52,7 @@ class Reader(HTMLParser):
 
 def written(title, inputs, out: Path) -> tuple[Reader, str, dict]:
     out.mkdir(exist_ok=True)
-    result = render.report(title, inputs, out)
+    result = render.report(ReportRequest(title=title), inputs, out)
     text = result.report.read_text()
     return Reader(text), text, json.loads(result.data.read_text())
 
@@ -245,7 +246,7 @@ def test_too_many_pictures_are_left_out_until_the_page_fits(run, tmp_path, monke
     assert f"{facts['panels_left_out']} more panels were left out" in reader.shown
     monkeypatch.setattr(render, "MAX_BYTES", 1000)
     with pytest.raises(InputError, match="even without pictures"):
-        render.report("", run, tmp_path / "out")
+        render.report(ReportRequest(), run, tmp_path / "out")
 
 
 @pytest.mark.parametrize("kept", [["train"], ["sample"], ["evaluate"], ["train", "sample"]])
@@ -259,9 +260,9 @@ def test_reports_of_fewer_steps(run, tmp_path, kept):
 def test_a_step_without_a_result_is_refused(run, tmp_path):
     (run["sample"] / "result.json").unlink()
     with pytest.raises(InputError, match=r"input 'sample': sample-\w+ holds no finished result"):
-        render.report("", run, tmp_path)
+        render.report(ReportRequest(), run, tmp_path)
     with pytest.raises(InputError, match="nothing to show"):
-        render.report("", {}, tmp_path)
+        render.report(ReportRequest(), {}, tmp_path)
 
 
 def test_the_loss_curve_has_every_point_in_its_place(run, tmp_path):

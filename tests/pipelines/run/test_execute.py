@@ -62,6 +62,28 @@ def test_what_is_kept_beside_a_result(tmp_path, monkeypatch):
     assert str(tmp_path).encode() not in kept  # so that a store can be moved
 
 
+def test_a_verb_of_whole_steps_gets_its_machine_and_shows_its_progress(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.run.step.BETWEEN", 0)
+    done(tmp_path, settings=["steps.page.cpus=2"])
+    at = folder(tmp_path, "page")
+    assert (at / "machine.txt").read_text() == "cpu 2"
+    events = [json.loads(line) for line in (at / "events.jsonl").read_text().splitlines()]
+    counted = [(e["done"], e["total"], e["unit"]) for e in events if "done" in e]
+    assert counted == [(1, 2, "page"), (2, 2, "page")]
+
+
+def test_a_verb_of_whole_steps_with_the_earlier_signature_is_refused(tmp_path, monkeypatch):
+    def earlier(title, inputs, out): ...
+
+    monkeypatch.setattr("toy_verbs.show", earlier)
+    outcomes, _ = done(tmp_path)
+    assert outcomes["page"].refused
+    assert outcomes["page"].cause.startswith(
+        "verb 'report': expected the signature (request, inputs, out, *, machine, emit), got "
+        "(title, inputs, out); change "
+    )
+
+
 def test_output_of_the_caller_is_back_after_a_step(tmp_path, capfd):
     done(tmp_path)
     os.write(1, b"mine\n")

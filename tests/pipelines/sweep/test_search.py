@@ -26,6 +26,7 @@ from core.training.stopping import Stopped
 from pipelines.job.file import parse
 from pipelines.job.plan import plan
 from pipelines.report import render
+from pipelines.report.request import ReportRequest
 from pipelines.run.display import Display
 from pipelines.run.execute import on_ray
 from pipelines.store import results
@@ -454,7 +455,7 @@ def test_the_best_request_trains_the_same_network_again(real, tmp_path):
 
 def test_a_report_draws_every_trial_and_marks_the_best(real, tmp_path):
     folder, _ = real
-    made = render.report("", {"search": folder}, tmp_path)
+    made = render.report(ReportRequest(), {"search": folder}, tmp_path)
     page, facts = made.report.read_text(), json.loads(made.data.read_text())
     trials = facts["steps"][0]["search"]["trials"]
     rows = [json.loads(line) for line in
@@ -486,7 +487,7 @@ def test_causes_and_values_in_a_report_are_text_and_name_no_folder(real, tmp_pat
     table["trials"][1] |= {"state": "failed", "cause": f"/home/me/x/photo.png: {hostile}"}
     table["trials"][1]["options"] = {"lr": "/home/me/y", hostile: hostile}
     files.write_json(copy / "trials.json", table)
-    page = render.report("", {"s": copy}, tmp_path).report.read_text()
+    page = render.report(ReportRequest(), {"s": copy}, tmp_path).report.read_text()
     assert "/home/me" not in page
     assert "…/photo.png" in page
     assert page.count("<script>") == 1

@@ -1,7 +1,6 @@
 """Features that are learned here, and distances between sets of images that rest on them."""
 
 import json
-from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -11,9 +10,10 @@ from core.data import collate, open_dataset
 from core.errors import InputError
 from core.parts.config import configure, plain
 from core.parts.registry import Spec
+from core.request import Machine, Note, Progress
 from core.results import samples
 from core.results.distances import frechet
-from plugins.image2image.evaluation.compare import FLOOR, compare, compared
+from plugins.image2image.evaluation.compare import FLOOR, compare
 from plugins.image2image.evaluation.features import learned, load
 from plugins.image2image.operators.bicubic import Bicubic
 from plugins.image2image.request import CompareRequest
@@ -37,7 +37,7 @@ def judged(extractor, tmp_path_factory):
 
     def run(inputs, **options):
         request = CompareRequest(**{"extractor": file, "patch": 16, **options})
-        result = compared(request, inputs, tmp_path_factory.mktemp("out"))
+        result = compare(request, inputs, tmp_path_factory.mktemp("out"))
         return json.loads(result.metrics.read_text())
 
     return run
@@ -202,7 +202,6 @@ def test_where_items_have_classes_their_own_are_what_is_right(judged, drawn, pla
 
 
 def test_a_job_and_the_command_write_the_same(judged, drawn, extractor, tmp_path):
-    """A job gives a request's values in their order, as its verb's table says they are."""
     from typer.testing import CliRunner
 
     from core.parts.registry import installed
@@ -213,8 +212,14 @@ def test_a_job_and_the_command_write_the_same(judged, drawn, extractor, tmp_path
     known = judged({"truth": folder})
     assert installed().find_verb("image2image/compare").folders
     request = CompareRequest(extractor=file, patch=16)
-    values = [getattr(request, field.name) for field in fields(request)]
-    result = compare(*values, {"truth": folder}, tmp_path / "job")
+    events: list[Progress | Note] = []
+    machine = Machine(threads=1)
+    result = compare(
+        request, {"truth": folder}, tmp_path / "job", machine=machine, emit=events.append
+    )
+    counted = [(e.done, e.total, e.unit) for e in events if isinstance(e, Progress)]
+    methods = len(known["methods"]) - 1  # without the floor
+    assert counted == [(i + 1, methods, "method") for i in range(methods)]
     assert json.loads(result.metrics.read_text()) == known
     assert load(result.extractor).name == load(file).name
     words = [str(folder), "-o", str(tmp_path / "command"), "--set", f"extractor={file}"]
