@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from core.parts.registry import Spec
 from core.request import Count
@@ -17,6 +17,78 @@ SamplingMask = Literal["random", "equispaced", "density", "poisson", "radial"]
 RULE = Spec("core/diffpir", {"iterations": 20, "tolerance": 1e-3})
 SOLVER = Spec("core/ddim", {"eta": 1.0})
 LEVELS = Spec("core/karras", {"steps": 20, "sigma_min": 0.005, "sigma_max": 0.5, "rho": 3.0})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanOptions:
+    """Slices of a scan.
+
+    Args:
+        reduce: downsample the slices first, by means over `reduce` x `reduce`.
+        plane: plane of the slices.
+        series: DICOM: number of the series, if there are several.
+        volume: NIfTI: index of the volume of a 4-D file, from 0.
+    """
+
+    reduce: Count = 1
+    plane: Plane = "acquired"
+    series: Count | None = None
+    volume: Annotated[int, Ge(0)] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CtOptions:
+    """A simulated CT measurement.
+
+    Args:
+        views: CT: number of views.
+        arc: CT: angular range in degrees; by default 180, of a fan beam 360.
+        geometry: CT: beam geometry.
+        photons: CT: photons per detector in the unattenuated beam (I0); 0 for no noise.
+    """
+
+    views: Count = 23
+    arc: Annotated[float, Le(360)] | None = None
+    geometry: Beam = "parallel"
+    photons: Annotated[float, Ge(0)] = 1e5
+
+
+@dataclass(frozen=True, kw_only=True)
+class MriOptions:
+    """A simulated MRI measurement.
+
+    Args:
+        mask: MRI: k-space sampling pattern.
+        acceleration: MRI: acceleration factor R.
+        centre: MRI: fraction of k-space, fully sampled in the centre.
+        noise: MRI: standard deviation of k-space noise, for bright tissue of intensity 1.
+    """
+
+    mask: SamplingMask = "random"
+    acceleration: Annotated[float, Ge(1)] = 4.0
+    centre: Annotated[float, Ge(0), Le(1)] = 0.08
+    noise: Annotated[float, Ge(0)] = 0.005
+
+
+@dataclass(frozen=True, kw_only=True)
+class PosteriorOptions:
+    """How a reconstruction is drawn.
+
+    Args:
+        draws: number of draws, whose mean is written.
+        steps: sampler steps.
+        level: noise level added to the initial TV reconstruction.
+        along: weight of total variation between slices; 0 for none.
+        at_once: slices per network call; lower it to use less memory.
+        seed: random seed.
+    """
+
+    draws: Count = 8
+    steps: Annotated[int, Ge(2)] = 20
+    level: Annotated[float, Ge(0.01)] = 0.5
+    along: Annotated[float, Ge(0)] = 0.1
+    at_once: Count = 8
+    seed: Annotated[int, Ge(0)] = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core.errors import InputError
+from core.process.noise import generator
 
 # A photograph is drawn in proportion to its area, but none counts for more than this.
 AREA_CAP = 512 * 512
@@ -48,8 +49,7 @@ def draw(
     seed: int, i: int, size: int, sizes: Sequence[tuple[int, int]], cumulative: np.ndarray
 ) -> Crop:
     """The i-th random crop: a function of its arguments alone."""
-    # Philox is counter-based: every key is a stream of its own, neighbours included.
-    random = np.random.Generator(np.random.Philox(key=np.array([seed, i], np.uint64)))
+    random = generator(seed, i)
     photo = int(np.searchsorted(cumulative, random.random(), side="right"))
     high, wide = sizes[photo]
     top, left = random.integers(high - size + 1), random.integers(wide - size + 1)

@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -24,7 +23,7 @@ from core.data import Dataset, collate
 from core.errors import InputError, StorageError
 from core.parts.config import configure, plain
 from core.parts.registry import Spec
-from core.process.noise import derive
+from core.process.noise import derive, generator
 from core.request import Emit, silent
 from core.storage import tensor_file
 from plugins.image2image.evaluation.classifier import Classifier, fitted, of_weights
@@ -185,8 +184,7 @@ class _Exemplars:
         item = self.data[index]
         if self.labelled:
             return {"image": item["image"], "class": item["class"]}
-        key = np.array([self._seed, index], np.uint64)
-        grey, contrast, light = np.random.Generator(np.random.Philox(key=key)).random(3)
+        grey, contrast, light = generator(self._seed, index).random(3)
         image = item["image"]
         if grey < 0.5:
             image = image.mean(0, keepdim=True).expand_as(image)

@@ -3,12 +3,11 @@
 Source: Saharia et al. 2022 (Palette), arXiv:2111.05826.
 """
 
-import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from core.errors import InputError
-from core.process.noise import derive
+from core.process.noise import derive, generator
 from core.task import Batch
 from plugins.image2image.operators import jpeg
 from plugins.image2image.tasks.restoration import (
@@ -46,8 +45,7 @@ class JPEG(Restoration):
                 f"JPEG restoration is trained on crops with sides that are multiples of 16, got "
                 f"{width}x{height}; change dataset.size"
             )
-        key = np.array([derive("quality", self.seed), index], np.uint64)
-        drawn = np.random.Generator(np.random.Philox(key=key)).random()
+        drawn = generator(derive("quality", self.seed), index).random()
         file = jpeg.encode(item["image"], self.quality or jpeg.quality(drawn))
         return {**item, **self.given(file)}
 

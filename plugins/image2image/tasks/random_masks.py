@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from core.errors import InputError
-from core.process.noise import derive
+from core.process.noise import derive, generator
 
 LEAST, MOST = 0.1, 0.4  # fraction of an image that random holes cover
 FREE_FORM = 0.6  # fraction of free-form holes among those for inpainting
@@ -37,8 +37,7 @@ def random_mask(
             f"{width}x{height}"
         )
     # A key of its own: crops depend on (seed, index) too and must be independent of the mask.
-    key = np.array([derive("mask", kind, seed), index], np.uint64)
-    random = np.random.Generator(np.random.Philox(key=key))
+    random = generator(derive("mask", kind, seed), index)
     if kind == "inpaint":
         kind = "strokes" if random.random() < FREE_FORM else "boxes"
     draw = {"strokes": _strokes, "boxes": _boxes, "uncrop": _uncrop}[kind]

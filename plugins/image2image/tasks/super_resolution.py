@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.errors import InputError
-from core.process.noise import derive
+from core.process.noise import derive, generator
 from core.task import Batch, Figure
 from plugins.image2image.operators.bicubic import Bicubic
 from plugins.image2image.tasks.restoration import (
@@ -108,8 +108,7 @@ class SR3(Restoration):
             item = {**item, "image": to_levels(image)}
         if not self.augment:
             return item
-        key = np.array([derive("augment", self.seed), index], np.uint64)
-        random = np.random.Generator(np.random.Philox(key=key))
+        random = generator(derive("augment", self.seed), index)
         level = self.augment * random.random() if self.level is None else self.level
         low = self.low({"image": item["image"][None]})
         noise = torch.from_numpy(random.standard_normal(low.shape, dtype=np.float32))

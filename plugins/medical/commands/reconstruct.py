@@ -8,27 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from core.commands import OnMachine
 from core.errors import InputError
+from core.parts.config import plain
 from core.parts.registry import Spec
-from plugins.medical.commands.options import (
-    Acceleration,
-    Arc,
-    Centre,
-    Device,
-    Geometry,
-    Mask,
-    Noise,
-    Photons,
-    Place,
-    Plane,
-    Reduce,
-    Seed,
-    Series,
-    Threads,
-    Views,
-    Volume,
+from core.request import Machine
+from plugins.medical.commands.options import Place
+from plugins.medical.request import (
+    LEVELS,
+    RULE,
+    SOLVER,
+    CtOptions,
+    MriOptions,
+    PosteriorOptions,
+    ScanOptions,
 )
-from plugins.medical.request import LEVELS, RULE, SOLVER
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,18 +40,6 @@ Deviation = Annotated[
     Path | None,
     typer.Option(help="Also write the standard deviation of the draws: a NIfTI file or a folder."),
 ]
-Draws = Annotated[int, typer.Option(min=1, help="Number of draws, whose mean is written.")]
-Steps = Annotated[int, typer.Option(min=2, help="Sampler steps.")]
-Level = Annotated[
-    float,
-    typer.Option(min=0.01, help="Noise level added to the initial TV reconstruction."),
-]
-Along = Annotated[
-    float, typer.Option(min=0, help="Weight of total variation between slices; 0 for none.")
-]
-AtOnce = Annotated[
-    int, typer.Option(min=1, help="Slices per network call; lower it to use less memory.")
-]
 Keep = Annotated[
     list[str] | None,
     typer.Option(help="DICOM attribute to copy from the source, as PatientName; repeatable."),
@@ -65,6 +47,7 @@ Keep = Annotated[
 Low = Annotated[float, typer.Option(help="Hounsfield units of the prior's -1.")]
 High = Annotated[float, typer.Option(help="Hounsfield units of the prior's 1.")]
 START = "TV"
+MRI_POSTERIOR = PosteriorOptions(steps=12, level=0.15, along=0.0)
 
 
 def reconstruct_ct(
@@ -72,25 +55,14 @@ def reconstruct_ct(
     checkpoint: Checkpoint,
     out: Out,
     deviation: Deviation = None,
-    draws: Draws = 8,
-    steps: Steps = 20,
-    level: Level = 0.5,
-    along: Along = 0.1,
-    views: Views = 23,
-    arc: Arc = None,
-    geometry: Geometry = "parallel",
-    photons: Photons = 1e5,
-    reduce: Reduce = 1,
-    plane: Plane = "acquired",
-    series: Series = None,
-    volume: Volume = None,
     low: Low = -1000.0,
     high: High = 1000.0,
     keep: Keep = None,
-    at_once: AtOnce = 8,
-    seed: Seed = 0,
-    device: Device = "auto",
-    threads: Threads = None,
+    *,
+    posterior: PosteriorOptions,
+    ct: CtOptions,
+    scan: ScanOptions,
+    machine: OnMachine,
 ) -> None:
     """Reconstruct sparse-view CT from a sinogram (.npy), or from one simulated of a scan.
 
@@ -101,16 +73,15 @@ def reconstruct_ct(
     from plugins.medical.inference.measurement import sparse_ct
     from plugins.medical.io import raw, scans
 
-    wanted = Draw(checkpoint, draws, steps, level, along, at_once, seed, device, threads)
+    wanted = Draw(checkpoint, posterior, machine)
     result = Result("reconstruct-ct", out, deviation, tuple(keep or ()))
     result.check()
     if place.suffix.lower() == ".npy":
         found, measured, options = None, raw.read_sinogram(place), {}
     else:
-        found = scans.prepared(place, series, volume, plane, reduce)
-        options = {"geometry": geometry, "views": views, "arc": arc, "photons": photons}
-        measured = sparse_ct(found.scan, geometry, views, arc, photons, seed)
-        options |= {"reduce": reduce, "plane": plane, "series": series, "volume": volume}
+        found = scans.prepared(place, scan)
+        measured = sparse_ct(found.scan, ct, posterior.seed)
+        options = {**plain(ct), **plain(scan)}
     task = Spec("medical/ct", {"low": low, "high": high})
     result.make(wanted, task, measured, found, place, options)
 
@@ -120,23 +91,12 @@ def reconstruct_mri(
     checkpoint: Checkpoint,
     out: Out,
     deviation: Deviation = None,
-    draws: Draws = 8,
-    steps: Steps = 12,
-    level: Level = 0.15,
-    along: Along = 0.0,
-    mask: Mask = "random",
-    acceleration: Acceleration = 4.0,
-    centre: Centre = 0.08,
-    noise: Noise = 0.005,
-    reduce: Reduce = 1,
-    plane: Plane = "acquired",
-    series: Series = None,
-    volume: Volume = None,
     keep: Keep = None,
-    at_once: AtOnce = 8,
-    seed: Seed = 0,
-    device: Device = "auto",
-    threads: Threads = None,
+    *,
+    posterior: PosteriorOptions = MRI_POSTERIOR,
+    mri: MriOptions,
+    scan: ScanOptions,
+    machine: OnMachine,
 ) -> None:
     """Reconstruct accelerated MRI from k-space (.npy, .h5), or from one simulated of a scan.
 
@@ -147,73 +107,67 @@ def reconstruct_mri(
     from plugins.medical.inference.measurement import simulated_mri
     from plugins.medical.io import raw, scans
 
-    wanted = Draw(checkpoint, draws, steps, level, along, at_once, seed, device, threads)
+    wanted = Draw(checkpoint, posterior, machine)
     result = Result("reconstruct-mri", out, deviation, tuple(keep or ()))
     result.check()
     if place.suffix.lower() in raw.SUFFIXES:
         found, measured, options = None, raw.read_kspace(place), {}
     else:
-        found = scans.prepared(place, series, volume, plane, reduce)
-        measured = simulated_mri(
-            found.scan, mask=mask, acceleration=acceleration, centre=centre, noise=noise, seed=seed
-        )
-        options = {"mask": mask, "acceleration": acceleration, "centre": centre, "noise": noise}
-        options |= {"reduce": reduce, "plane": plane, "series": series, "volume": volume}
+        found = scans.prepared(place, scan)
+        measured = simulated_mri(found.scan, mri, posterior.seed)
+        options = {**plain(mri), **plain(scan)}
     result.make(wanted, Spec("medical/mri"), measured, found, place, options)
 
 
 @dataclass(frozen=True)
 class Draw:
-    """How draws are made; the fields are the options of that name."""
+    """How draws are made.
+
+    Args:
+        checkpoint: folder of the prior.
+        options: of the posterior sampler.
+        machine: where to run.
+    """
 
     checkpoint: Path
-    draws: int
-    steps: int
-    level: float
-    along: float
-    at_once: int
-    seed: int
-    device: str
-    threads: int | None
+    options: PosteriorOptions
+    machine: Machine
 
     @property
     def grid(self) -> Spec:
         """The sampler's times."""
-        levels = {**LEVELS.options, "steps": self.steps, "sigma_max": self.level}
+        levels = {**LEVELS.options, "steps": self.options.steps, "sigma_max": self.options.level}
         return Spec(LEVELS.name, levels)
 
     @property
     def about(self) -> dict[str, Any]:
         """Everything here that decides the voxels, as JSON's types."""
-        from core.parts.config import plain
-
         rule = {"posterior": plain(RULE), "sampler": plain(SOLVER), "grid": plain(self.grid)}
-        chosen = {"draws": self.draws, "seed": self.seed, "along": self.along}
+        options = self.options
+        chosen = {"draws": options.draws, "seed": options.seed, "along": options.along}
         return {**rule, "start": START, **chosen}
 
     def of(self, task: Spec, measured: "Sinogram | KSpace") -> "tuple[Model, Found, Scale]":
         """The prior, its draws given a measurement, and the units of their images."""
         from core.parts.config import configure
         from core.progress import listener
-        from core.request import Machine
         from plugins.medical.inference import volume
         from plugins.medical.inference.draws import How
         from plugins.medical.inference.reconstruct import prior_of
 
-        machine = Machine(device=self.device, threads=self.threads)
-        model = prior_of(self.checkpoint, task, machine)
+        options, model = self.options, prior_of(self.checkpoint, task, self.machine)
         how = How(
             method=configure("posterior", RULE),
             solver=configure("sampler", SOLVER)(),
             grid=configure("grid", self.grid)(model.process),
-            along=self.along,
-            at_once=self.at_once,
+            along=options.along,
+            at_once=options.at_once,
         )
         measurement, like, scale = volume.understood(model, measured)
         with listener("reconstruct") as emit:
             found = volume.drawn(
-                model, measurement, like, how, start=START, draws=self.draws, seed=self.seed,
-                emit=emit,
+                model, measurement, like, how, start=START, draws=options.draws,
+                seed=options.seed, emit=emit,
             )  # fmt: skip
         return model, found, scale
 
@@ -279,8 +233,9 @@ class Result:
             place: the input.
             options: of the simulated measurement.
         """
-        from core.parts.config import plain
-        from plugins.medical.inference import record, volume
+        from core.results import record
+        from plugins.medical.inference import volume
+        from plugins.medical.inference.volume import prior_facts
         from plugins.medical.io import raw
 
         model, drawn, scale = wanted.of(task, measured)
@@ -294,9 +249,15 @@ class Result:
         sheet, about = (self._beside(end) for end in ("sheet.png", "record.json"))
         volume.write_sheet(sheet, drawn, scale, known)
         misfit = {"mean": float(drawn.misfit.mean()), "worst": float(drawn.misfit.max())}
-        details = {"task": plain(task), **wanted.about, "measurement": options, "misfit": misfit}
+        details = {
+            "prior": prior_facts(model), "task": plain(task), **wanted.about,
+            "measurement": options, "misfit": misfit,
+        }  # fmt: skip
         results = [self.out.name, *([self.deviation.name] if self.deviation else []), sheet.name]
-        record.write(about, self.command, model, details, inputs, results)
+        record.write(
+            about, self.command, details,
+            inputs=inputs, checkpoint=model.checkpoint, results=results, names=False,
+        )  # fmt: skip
         print(sheet)
         print(about)
         print(f"misfit {misfit['mean']:.2f} times the noise, {misfit['worst']:.2f} at worst")

@@ -5,35 +5,21 @@ from typing import Annotated
 
 import typer
 
-from plugins.medical.commands.options import (
-    Acceleration,
-    Arc,
-    Centre,
-    Device,
-    Geometry,
-    Kind,
-    Mask,
-    Noise,
-    Photons,
-    Place,
-    Plane,
-    Reduce,
-    Seed,
-    Series,
-    Threads,
-    Views,
-    Volume,
-)
+from core.commands import OnMachine, Seed
+from plugins.medical.commands.options import Kind, Place
+from plugins.medical.request import CtOptions, MriOptions, ScanOptions
 
+Chosen = Annotated[ScanOptions, ("series", "volume")]
 CONFIGS = {"ct": "reference.yaml", "mri": "reference-mri.yaml"}
 
 
-def info(place: Place, series: Series = None, volume: Volume = None) -> None:
+def info(place: Place, *, scan: Chosen) -> None:
     """Print a scan's modality, size, spacing and range, without the patient's identity.
 
     Example: polymode medical info scans/ct
     """
-    from plugins.medical.io import raw, scan, scans
+    from plugins.medical.io import raw, scans
+    from plugins.medical.io.scan import plane_of
 
     if place.suffix.lower() in raw.SUFFIXES:
         measured = raw.read(place)
@@ -43,7 +29,7 @@ def info(place: Place, series: Series = None, volume: Volume = None) -> None:
         else:
             print(f"sinogram: {shape}; {measured.geometry}")
         return
-    found = scans.read(place, series=series, volume=volume)
+    found = scans.read(place, series=scan.series, volume=scan.volume)
     d, h, w = found.voxels.shape
     slices, rows, columns = found.spacing
     print(f"patient      {found.patient}")
@@ -51,7 +37,7 @@ def info(place: Place, series: Series = None, volume: Volume = None) -> None:
     print(f"voxels       {d} slices of {w}x{h}")
     print(f"spacing      {slices:.4g} mm between slices, {columns:.4g} x {rows:.4g} mm in plane")
     print(f"values       {found.voxels.min():.5g} to {found.voxels.max():.5g}")
-    print(f"plane        {scan.plane_of(found)}")
+    print(f"plane        {plane_of(found)}")
     for note in found.notes:
         print(f"note         {note}")
 
@@ -71,8 +57,8 @@ def train_prior(
     test_share: Annotated[
         float, typer.Option(min=0, max=1, help="Fraction of the patients held out for testing.")
     ] = 0.2,
-    device: Device = "auto",
-    threads: Threads = None,
+    *,
+    machine: OnMachine,
 ) -> None:
     """Train a prior on images alone; the same command resumes it.
 
@@ -84,7 +70,7 @@ def train_prior(
     from core.parts.config import bind
     from core.parts.yaml_file import read_yaml
     from core.progress import listener
-    from core.request import Machine, TrainRequest
+    from core.request import TrainRequest
     from plugins.medical.data.folders import inside
     from plugins.medical.io.nifti import SUFFIXES
 
@@ -100,7 +86,6 @@ def train_prior(
     request["dataset"] = dataset | ({"pixel": pixel} if pixel is not None else {})
     request |= {"steps": steps} if steps is not None else {}
     with listener("train-prior") as emit:
-        machine = Machine(device=device, threads=threads)
         result = runs.train(bind(TrainRequest, request), out, machine=machine, emit=emit)
     print(result.checkpoint)
 
@@ -109,19 +94,11 @@ def simulate(
     place: Place,
     kind: Kind,
     out: Annotated[Path, typer.Option("--out", "-o", help="A .npy; its .json is written too.")],
-    views: Views = 23,
-    arc: Arc = None,
-    geometry: Geometry = "parallel",
-    photons: Photons = 1e5,
-    mask: Mask = "random",
-    acceleration: Acceleration = 4.0,
-    centre: Centre = 0.08,
-    noise: Noise = 0.005,
-    reduce: Reduce = 1,
-    plane: Plane = "acquired",
-    series: Series = None,
-    volume: Volume = None,
     seed: Seed = 0,
+    *,
+    ct: CtOptions,
+    mri: MriOptions,
+    scan: ScanOptions,
 ) -> None:
     """Simulate a sparse measurement of a scan: a sinogram of counts, or undersampled k-space.
 
@@ -131,14 +108,11 @@ def simulate(
     from plugins.medical.io import raw, scans
 
     raw.check_place(out)
-    found = scans.prepared(place, series, volume, plane, reduce).scan
+    found = scans.prepared(place, scan).scan
     if kind == "ct":
-        raw.write_sinogram(out, sparse_ct(found, geometry, views, arc, photons, seed))
+        raw.write_sinogram(out, sparse_ct(found, ct, seed))
     else:
-        kspace = simulated_mri(
-            found, mask=mask, acceleration=acceleration, centre=centre, noise=noise, seed=seed
-        )
-        raw.write_kspace(out, kspace)
+        raw.write_kspace(out, simulated_mri(found, mri, seed))
     print(out)
 
 

@@ -2,12 +2,11 @@
 
 import hashlib
 
-import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from core.errors import InputError
-from core.process.noise import derive
+from core.process.noise import derive, generator
 from plugins.medical.data.slices import FINER
 from plugins.medical.operators.ellipses import random_head, rasterised
 
@@ -63,7 +62,7 @@ class Phantoms:
         """Its ellipses and their image in [0, 1]."""
         if not 0 <= index < self._count:
             raise IndexError(f"item {index} of {self._count}")
-        random = np.random.Generator(np.random.Philox(key=np.array([self._seed, index], np.uint64)))
+        random = generator(self._seed, index)
         drawn = random_head(random, self._side)
         while True:
             image = rasterised(drawn, self._size, self._size, self._side / self._size)

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from core.process.noise import generator
 from plugins.medical.io.scan import Scan, canonical, like_canonical
 from plugins.medical.request import Plane
 
@@ -244,7 +245,7 @@ class Slices:
         return {"image": halved(_ranged(fine))}
 
     def _random(self, index: int) -> np.random.Generator:
-        return np.random.Generator(np.random.Philox(key=np.array([self._seed, index], np.uint64)))
+        return generator(self._seed, index)
 
     def _drawn(self, random: np.random.Generator, volume: Volume, pixel: float) -> Tensor:
         pose, depth = self._pose, volume.values.shape[2]

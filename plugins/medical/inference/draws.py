@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.denoiser.parameterization import Condition, Denoiser, FunctionDenoiser, Prediction
+from core.denoiser.tiles import by_parts
 from core.inverse.measurement import Measurement
 from core.inverse.posterior import Method
-from core.process.noise import Noise, Source, derive
+from core.process.noise import Noise, Source, seed_of
 from core.sampler.sample import Watch, prior, sample
 from core.sampler.solver import Solver
 
@@ -73,21 +74,7 @@ def reconstructed(
 
 def streams(seed: int, items: Iterable[int], draw: int) -> Noise:
     """One stream for each item: draw k of item i depends on (seed, i, k) alone."""
-    return Noise([derive(seed, "reconstruct", f"{item}/{draw}") for item in items])
-
-
-def by_parts(denoise: Denoiser, size: int) -> Denoiser:
-    """The denoiser, called with at most `size` samples at a time."""
-
-    def ask(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
-        if len(x) <= size:
-            return denoise(x, t, condition)
-        found = [
-            denoise(a, b, condition) for a, b in zip(x.split(size), t.split(size), strict=True)
-        ]
-        return Prediction(torch.cat([one.x0 for one in found]))
-
-    return FunctionDenoiser(denoise.process, ask)
+    return Noise([seed_of(seed, "reconstruct", item, draw) for item in items])
 
 
 def smooth_along(denoise: Denoiser, weight: float) -> Denoiser:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from core.errors import InputError
 from core.inverse.measurement import Measurement
-from core.process.noise import derive
+from core.process.noise import derive, generator
 from plugins.medical.io.raw import KSpace, Sinogram
 from plugins.medical.io.scan import Scan
 from plugins.medical.operators.coils import espirit
@@ -21,7 +21,7 @@ from plugins.medical.operators.fourier import (
 from plugins.medical.operators.phase import low_phase, smooth_phase, turned
 from plugins.medical.operators.photons import WATER, counted, of_counts
 from plugins.medical.operators.sampling import sampling_mask
-from plugins.medical.request import Beam, SamplingMask
+from plugins.medical.request import CtOptions, MriOptions
 from plugins.medical.tasks.geometry import Geometry, geometry_of, scanner
 
 BRIGHT = 99.8  # percentile of the magnitude that is scaled to 1
@@ -63,39 +63,28 @@ def integrals(sinogram: Sinogram) -> tuple[Float[Tensor, " d 1 v n"], Float[Tens
     return values, variance
 
 
-def sparse_ct(
-    found: Scan, geometry: Beam, views: int, arc: float | None, photons: float, seed: int
-) -> Sinogram:
-    """A simulated sinogram of a scan, of counts if `photons` is not 0.
+def sparse_ct(found: Scan, options: CtOptions, seed: int) -> Sinogram:
+    """A simulated sinogram of a scan, of counts if `options.photons` is not 0.
 
     Raises:
         InputError: an option out of its range, or not CT.
     """
     size, pixel = found.voxels.shape[1:], found.spacing[2]
-    measured_by = geometry_of(geometry, views, arc, size, pixel, photons=photons)
+    measured_by = geometry_of(
+        options.geometry, options.views, options.arc, size, pixel, photons=options.photons
+    )
     return simulated_ct(found, measured_by, seed)
 
 
 # --- magnetic resonance --------------------------------------------------------------------------
 
 
-def simulated_mri(
-    scan: Scan,
-    *,
-    mask: SamplingMask = "random",
-    acceleration: float = 4.0,
-    centre: float = 0.08,
-    noise: float = 0.005,
-    seed: int = 0,
-) -> KSpace:
+def simulated_mri(scan: Scan, options: MriOptions, seed: int) -> KSpace:
     """Simulated single-coil k-space of a magnitude scan, with a smooth phase and noise.
 
     Args:
         scan: magnitudes.
-        mask: sampling pattern, as of `medical/fourier`.
-        acceleration: acceleration factor R.
-        centre: fraction that is fully sampled in the centre.
-        noise: standard deviation of the real and imaginary part each, for bright tissue of 1.
+        options: sampling pattern and noise; of its real and imaginary part each.
         seed: of mask, phase and noise.
 
     Raises:
@@ -106,12 +95,15 @@ def simulated_mri(
     bright = max(float(np.percentile(scan.voxels, BRIGHT)), 1e-6)
     pictures = torch.from_numpy(scan.voxels / bright).clamp(min=0).to(torch.complex64)
     height, width = pictures.shape[1:]
-    random = np.random.Generator(np.random.Philox(key=derive(seed, "phase")))
+    random = generator(derive(seed, "phase"))
     pictures = turned(pictures, smooth_phase(random, height, width).expand_as(pictures.real))
     k = fourier(pictures)[:, None]
-    chosen = sampling_mask(mask, height, width, acceleration=acceleration, centre=centre, seed=seed)
-    k = (k + white_noise(k.shape, std=noise, key=(seed, "k-space"))) * chosen
-    return KSpace((k * bright).numpy(), chosen.numpy(), noise * bright)
+    chosen = sampling_mask(
+        options.mask, height, width,
+        acceleration=options.acceleration, centre=options.centre, seed=seed,
+    )  # fmt: skip
+    k = (k + white_noise(k.shape, std=options.noise, key=(seed, "k-space"))) * chosen
+    return KSpace((k * bright).numpy(), chosen.numpy(), options.noise * bright)
 
 
 def coils_of(

@@ -12,7 +12,8 @@ from core.inverse.measurement import Measurement
 from core.model import Model, for_task, load_model
 from core.parts.config import bind, configure, plain
 from core.parts.registry import Spec
-from core.request import Emit, Machine, Note, Progress, SampleResult, silent
+from core.progress import counter
+from core.request import Emit, Machine, SampleResult, silent
 from core.results import samples
 from core.storage.files import make_folder
 from plugins.medical.inference.draws import How, reconstructed, streams
@@ -37,9 +38,7 @@ def sample(
     """
     begun = time.perf_counter()
     request = bind(ReconstructRequest, plain(request))
-    model = prior_of(request.checkpoint, request.task, machine)
-    for note in model.notes:
-        emit(Note(text=note))
+    model = prior_of(request.checkpoint, request.task, machine, emit=emit)
     task = model.task
     assert isinstance(task, Reconstruction)
     dataset = open_dataset(request.dataset, request.split, task)
@@ -58,26 +57,28 @@ def sample(
         at_once=request.batch,
     )
     make_folder(out)
-    count, started = len(about["items"]), time.monotonic()
+    count = len(about["items"])
+    progress = counter(emit, count, "slice")
     rows: list[Tensor] = []
     for first in range(0, count, request.batch):
         items = list(range(first, min(first + request.batch, count)))
         drawn = draws(model, dataset, items, how, request.start, request.samples, request.seed)
         rows.append(drawn.flatten(0, 1))
-        rate = (items[-1] + 1) / (time.monotonic() - started)
-        emit(Progress(done=items[-1] + 1, total=count, unit="slice", rate=rate, figures={}))
+        progress(items[-1] + 1)
     samples.write(out, torch.cat(rows), about, task, dataset)
     seconds = time.perf_counter() - begun
     return SampleResult(samples=out, items=count, draws=request.samples, seconds=seconds)
 
 
-def prior_of(checkpoint: Path, task: Spec, machine: Machine | None = None) -> Model:
+def prior_of(
+    checkpoint: Path, task: Spec, machine: Machine | None = None, *, emit: Emit = silent
+) -> Model:
     """A trained prior as the model of a reconstruction task.
 
     Raises:
         InputError: not a reconstruction task, or a prior of other images.
     """
-    model = for_task(load_model(checkpoint, machine=machine), task)
+    model = for_task(load_model(checkpoint, machine=machine, emit=emit), task)
     if not isinstance(model.task, Reconstruction):
         raise InputError(
             f"task: {task.name} is not a reconstruction task; use medical/ct or medical/mri"

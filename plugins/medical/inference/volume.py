@@ -1,8 +1,8 @@
 """Volumes reconstructed with a prior: draws, their mean and standard deviation, units, sheet."""
 
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +12,11 @@ from torch import Tensor
 
 from core.inverse.measurement import Measurement, misfit
 from core.model import Model
-from core.request import Emit, Progress, silent
-from core.results.calibration import averaged
+from core.parts.config import plain
+from core.request import Emit, silent
 from core.results.sheet import contact_sheet, to_bytes
-from core.sampler.sample import Moment
+from core.sampler.draws import each, summary
+from core.sampler.sample import Watch
 from core.storage import files
 from core.task import Panel
 from plugins.medical.inference.draws import How, reconstructed, streams
@@ -35,7 +36,7 @@ class Found:
 
     Args:
         mean: of the draws.
-        std: standard deviation of the draws, as `core.results.calibration.local_std`; 0 of one.
+        std: standard deviation of the draws by n - 1, voxel by voxel; 0 of one.
         classical: reconstructions without a prior, by name.
         misfit: of the mean, for each slice, in units of the noise.
     """
@@ -78,32 +79,36 @@ def drawn(
     task = model.task
     assert isinstance(task, Reconstruction)
     first, known = beginning(task, measurement, like, start)
-    mean = torch.zeros_like(task.picture(like))
-    squares, total = torch.zeros_like(mean), torch.zeros_like(like)
-    begun, steps = time.monotonic(), len(how.grid) - 1
-    for draw in range(draws):
-        noise = streams(seed, range(len(like)), draw)
+    total = torch.zeros_like(like)
 
-        def watch(moment: Moment, before: int = draw * steps) -> None:
-            done = before + moment.done
-            rate = done / (time.monotonic() - begun)
-            total_steps = draws * steps
-            emit(Progress(done=done, total=total_steps, unit="step", rate=rate, figures={}))
-
+    def draw(number: int, watch: Watch) -> Tensor:
+        nonlocal total
+        noise = streams(seed, range(len(like)), number)
         x = reconstructed(model.denoise, measurement, how, first, noise, watch=watch)
         total += x
-        shown = task.picture(x)
-        apart = shown - mean
-        mean += apart / (draw + 1)
-        squares += apart * (shown - mean)
-    std = averaged(squares / max(1, draws - 1)).sqrt()
+        return task.picture(x)
+
+    found = summary(each(draw, draws, steps=len(how.grid) - 1, emit=emit))
     whole = total / draws
     return Found(
         task.picture(whole),
-        std,
+        found.std,
         {name: task.picture(x) for name, x in known.items()},
         misfit(measurement, whole),
     )
+
+
+KNOWN = ("task", "network", "process", "parameterization", "steps", "seed")
+"""Options of a prior's training that a record holds: none of them is a path."""
+
+
+def prior_facts(model: Model) -> dict[str, Any]:
+    """Options of the prior's training, for a record.
+
+    Names of what it was trained on may be patients' names, so only the options in `KNOWN`.
+    """
+    request = plain(model.request)
+    return {name: request[name] for name in KNOWN}
 
 
 # --- from files to measurements, and back to units ------------------------------------------------

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from core.errors import InputError
+from core.storage import memory
 
 
 def check_claim(path: Path, shape: tuple[int, ...], bytes_each: int) -> None:
@@ -17,20 +18,18 @@ def check_claim(path: Path, shape: tuple[int, ...], bytes_each: int) -> None:
     Raises:
         InputError: a size below 1, or too large.
     """
-    import psutil
-
     said = " x ".join(map(str, shape))
     if not shape or min(shape) < 1:
         raise InputError(f"{path.name}: claims {said or 'no'} voxels; expected at least one")
     needed = bytes_each
     for size in shape:
         needed *= size
-    free = psutil.virtual_memory().available
-    if needed > free // 2:
-        raise InputError(
-            f"{path.name}: claims {said} voxels, {needed / 2**30:,.0f} GiB in memory; "
-            f"{free / 2**30:.0f} GiB are free here; crop it, or use a machine with more memory"
-        )
+    memory.check(
+        needed,
+        f"{path.name}: claims {said} voxels, {needed / 2**30:,.0f} GiB in memory",
+        "crop it, or use a machine with more memory",
+        free=memory.free() // 2,
+    )
 
 
 def reason(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from jaxtyping import Float32
 from core.errors import InputError
 from plugins.medical.io import dicom, nifti, scan
 from plugins.medical.io.scan import Scan, as_stored
-from plugins.medical.request import Plane
+from plugins.medical.request import Plane, ScanOptions
 
 
 def read(place: Path, *, series: int | None = None, volume: int | None = None) -> Scan:
@@ -52,15 +52,14 @@ class Subject:
         return as_stored(voxels, self.stored, self.plane)
 
 
-def prepared(
-    place: Path, series: int | None, volume: int | None, plane: Plane, reduce: int
-) -> Subject:
+def prepared(place: Path, options: ScanOptions) -> Subject:
     """A scan with its slices along a plane, reduced; its notes go to standard error.
 
     Raises:
         InputError: a scan that cannot be read.
     """
-    found = read(place, series=series, volume=volume)
+    plane, reduce = options.plane, options.reduce
+    found = read(place, series=options.series, volume=options.volume)
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     if plane != "acquired":  # its rows and columns may be other axes than the file's

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core.process.noise import derive
+from core.process.noise import derive, generator
 
 WATER = 0.0193
 """Linear attenuation of water per millimetre at 70 keV (NIST XCOM: 0.193 cm^2/g)."""
@@ -21,7 +21,7 @@ def counted(p: Float[Tensor, " d c v n"], photons: float, seed: int) -> Float[Te
     """
     rows = []
     for number, row in enumerate(p.double().cpu().numpy()):
-        random = np.random.Generator(np.random.Philox(key=derive(seed, "photons", number)))
+        random = generator(derive(seed, "photons", number))
         rows.append(random.poisson(photons * np.exp(-row)))
     return torch.from_numpy(np.stack(rows)).to(p)
 

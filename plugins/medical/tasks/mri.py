@@ -1,13 +1,12 @@
 """Magnetic resonance as a task."""
 
-import numpy as np
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
 from core.errors import InputError
 from core.inverse.measurement import Measurement
-from core.process.noise import derive
+from core.process.noise import derive, generator
 from core.task import Batch
 from plugins.medical.operators.fourier import Fourier, fourier, to_complex, to_real, white_noise
 from plugins.medical.operators.phase import low_phase, smooth_phase, turned
@@ -58,7 +57,7 @@ class Mri(Reconstruction):
     def degrade(self, item: Batch, index: int) -> Batch:
         """The image without its low-frequency phase, that phase over pi, and the index."""
         magnitude = (item["image"][0] + 1) / 2
-        random = np.random.Generator(np.random.Philox(key=derive(self.seed, "phase", index)))
+        random = generator(derive(self.seed, "phase", index))
         phased = turned(
             magnitude[None].to(torch.complex64), smooth_phase(random, *magnitude.shape)[None]
         )

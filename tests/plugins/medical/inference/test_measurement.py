@@ -19,6 +19,7 @@ from plugins.medical.operators.fourier import (
 )
 from plugins.medical.operators.photons import WATER, counted
 from plugins.medical.operators.sampling import sampling_mask
+from plugins.medical.request import MriOptions
 from plugins.medical.tasks import classical
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -55,7 +56,8 @@ def test_a_simulated_sinogram_is_water_along_its_lines():
 def test_simulated_kspace_reads_back_as_the_scan_that_it_is_of():
     """Wholly sampled without noise: the magnitude of the inverse transform."""
     voxels = ((phantom()["image"][0].numpy() + 1) * 500).astype(np.float32)
-    kspace = measuring.simulated_mri(Scan(voxels, np.eye(4), "MR"), acceleration=1.0, noise=0.0)
+    whole = MriOptions(acceleration=1.0, noise=0.0)
+    kspace = measuring.simulated_mri(Scan(voxels, np.eye(4), "MR"), whole, 0)
     back = inverse_fourier(torch.from_numpy(kspace.values))[:, 0].abs().numpy()
     assert np.abs(back - voxels).max() < 1e-2
     measurement, bright = measuring.measured_mri(kspace, noise=1.0)
