@@ -2,8 +2,7 @@
 
 Reads PNG, JPEG, TIFF, WebP and BMP; the content decides, not the name.  Not kept: XMP, PNG's gAMA
 and cHRM, and the EXIF and GPS folders in a 16-bit colour TIFF (its profile and descriptive tags
-are).  16-bit colour PNG is decoded in Python, a second or more per megapixel: Pillow, which is
-fast, would silently return 8 bits.
+are).  16-bit colour is decoded by imagecodecs, since Pillow would silently return 8 bits.
 """
 
 import io
@@ -12,8 +11,6 @@ import re
 import stat
 import struct
 import warnings
-import zlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -84,6 +81,9 @@ def _read(file: BinaryIO, path: Path) -> Picture:
 
 
 _TOO_LARGE = f"has more than {MAX_PIXELS / 1e6:.0f} million pixels; cut it into smaller images"
+# None, LZW, deflate, PackBits, LZMA and Zstandard: streams of bytes, without a size of their own.
+_TIFF_STREAMS = (1, 5, 8, 32773, 32946, 34925, 50000)
+_TIFF_PIECE = 2048 * 2048  # pixels of a strip or tile, also of a smaller image
 _KNOWN_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
 
 
@@ -126,7 +126,9 @@ def _decode(image: Image.Image, file: BinaryIO, path: Path) -> Picture:
         if getattr(image, "tag_v2", {}).get(262) == 0:
             values = 65535 - values  # Pillow leaves "white is zero" as it is at 16 bits
     else:
-        values = _deep_png(file, path) if form == "PNG" else _deep_tiff(file, path, image.size)
+        values = (
+            _deep_png(file, image.size) if form == "PNG" else _deep_tiff(file, path, image.size)
+        )
     if form == "TIFF" and not (deep and values.ndim == 3):
         orientation = 1  # Pillow has turned it
     values = upright(values[..., None] if values.ndim == 2 else values, orientation)
@@ -222,49 +224,25 @@ def _plain(
     return image.convert("RGBA" if clear or image.mode in ("PA", "RGBA", "RGBa") else "RGB"), icc
 
 
-def _bounded(pieces: Iterable[bytes], limit: int) -> None:
-    """Refuse deflated data of more than `limit` bytes, which decoders would inflate whole."""
-    inflate, total = zlib.decompressobj(), 0
-    for piece in pieces:
-        while piece and not inflate.eof:
-            total += len(inflate.decompress(piece, 1 << 20))
-            piece = inflate.unconsumed_tail
-            if total > limit:
-                raise ValueError("more pixels than the header says")
-
-
-def _deep_png(file: BinaryIO, path: Path) -> np.ndarray:
-    import png
+def _deep_png(file: BinaryIO, size: tuple[int, int]) -> np.ndarray:
+    """Values of a 16-bit PNG (h, w) or (h, w, c), a transparent colour as alpha."""
+    import imagecodecs
 
     file.seek(0)
-    reader = png.Reader(file=file)
-    reader.preamble()
-    row = reader.width * reader.planes * 2
-    file.seek(0)
-    data = (body for kind, body in png.Reader(file=file).chunks() if kind == b"IDAT")
-    _bounded(data, 2 * reader.height * (row + 1) + 4096)
-    file.seek(0)
-    width, height, rows, info = png.Reader(file=file).read()
-    values = np.stack([np.asarray(line, np.uint16) for line in rows])
-    values = values.reshape(height, width, info["planes"])
-    if "transparent" in info:
-        hidden = (values == np.asarray(info["transparent"], np.uint16)).all(-1, keepdims=True)
-        values = np.concatenate([values, np.where(hidden, 0, 65535).astype(np.uint16)], -1)
-    return values
+    data = file.read(16 * math.prod(size) + (64 << 20))  # room for metadata
+    if struct.unpack_from(">II", data, 16) != size:  # what the decoder allocates by
+        raise ValueError("its header contradicts itself")
+    return imagecodecs.png_decode(data)
 
 
 def _deep_tiff(file: BinaryIO, path: Path, size: tuple[int, int]) -> np.ndarray:
+    """Values of a 16-bit colour TIFF (h, w, c)."""
     import tifffile
 
     file.seek(0)
     with tifffile.TiffFile(file) as tiff:
         page: Any = tiff.pages[0]
         samples = page.samplesperpixel
-        if page.compression not in (1, 8, 32946):
-            raise InputError(
-                f"{path}: 16-bit TIFF with compression {int(page.compression)} is not supported;"
-                " save it uncompressed or with ZIP (deflate)"
-            )
         if page.photometric != 2 or samples not in (3, 4) or 1 in page.extrasamples:
             raise InputError(
                 f"{path}: 16-bit TIFF with {samples} channels, photometric {int(page.photometric)},"
@@ -273,10 +251,10 @@ def _deep_tiff(file: BinaryIO, path: Path, size: tuple[int, int]) -> np.ndarray:
         wide, high = page.imagewidth, page.imagelength
         if sorted((wide, high)) != sorted(size) or page.dtype != np.uint16:
             raise ValueError("its header contradicts itself")
-        if page.compression != 1:
-            piece = math.prod(page.chunks) * 2 * samples
-            for start, count in zip(page.dataoffsets, page.databytecounts, strict=True):
-                file.seek(start)
-                _bounded([file.read(count)], piece)
-        values = page.asarray()
+        # Each piece is decoded into memory of the size that the header states, and no more.
+        if page.compression not in _TIFF_STREAMS:
+            raise ValueError(f"compression {int(page.compression)}")
+        if math.prod(page.chunks) > samples * max(wide * high, _TIFF_PIECE):
+            raise ValueError("pieces that are larger than the image")
+        values = page.asarray(maxworkers=1)
     return np.moveaxis(values, 0, -1) if page.planarconfig == 2 else values

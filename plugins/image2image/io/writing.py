@@ -152,17 +152,30 @@ def _encode(file: BinaryIO, form: str, picture: Picture, path: Path) -> None:
 
 
 def _encode_deep_png(file: BinaryIO, values: np.ndarray, metadata: dict[str, Any]) -> None:
-    import png
+    import imagecodecs
 
-    height, width, planes = values.shape
-    plain, marked = io.BytesIO(), io.BytesIO()
-    writer = png.Writer(width, height, greyscale=planes < 3, alpha=planes in (2, 4), bitdepth=16)
-    writer.write_packed(plain, (row.astype(">u2").tobytes() for row in values))
+    planes, marked = values.shape[-1], io.BytesIO()
+    plain = imagecodecs.png_encode(
+        np.ascontiguousarray(values[..., 0] if planes == 1 else values),
+        level=2,  # on a photograph 1 % larger than level 6, in half the time
+        filter=imagecodecs.PNG.FILTER.PAETH,
+    )
     # Pillow writes the metadata, onto one pixel of the same kind: a profile must fit the colours.
     Image.new("L" if planes < 3 else "RGB", (1, 1)).save(marked, "PNG", **metadata)
-    ours, theirs = (list(png.Reader(bytes=b.getvalue()).chunks()) for b in (plain, marked))
-    extra = [chunk for chunk in theirs if chunk[0] not in (b"IHDR", b"PLTE", b"IDAT", b"IEND")]
-    png.write_chunks(file, [ours[0], *extra, *ours[1:]])
+    signature, header, *pixels = _chunks(plain)
+    own = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+    extra = [chunk for chunk in _chunks(marked.getvalue())[1:] if chunk[4:8] not in own]
+    file.writelines([signature, header, *extra, *pixels])
+
+
+def _chunks(data: bytes) -> list[bytes]:
+    """The signature of a PNG, then its chunks: length, kind, body and checksum."""
+    pieces, at = [data[:8]], 8
+    while at < len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        pieces.append(data[at:end])
+        at = end
+    return pieces
 
 
 def _encode_deep_tiff(file: BinaryIO, values: np.ndarray, picture: Picture) -> None:

@@ -51,12 +51,18 @@ def seeds():
         picture.save(buffer, **options)
         found[name] = buffer.getvalue()
     import png
+    import tifffile
 
     deep = memory.BytesIO()
     rows = draw.integers(0, 65536, (23, 19 * 3))
     colour = {"greyscale": False, "bitdepth": 16}
     png.Writer(19, 23, **colour).write(deep, rows.tolist())
     found["g.png"] = deep.getvalue()
+    for name, compression in (("h.tif", "lzw"), ("i.tif", "zstd")):
+        deep = memory.BytesIO()
+        values = rows.astype(np.uint16).reshape(23, 19, 3)
+        tifffile.imwrite(deep, values, photometric="rgb", compression=compression)
+        found[name] = deep.getvalue()
     return found
 
 

@@ -10,7 +10,7 @@ TORTURE = os.environ.get("POLYMODE_TORTURE", "") not in ("", "0")
 
 
 def test_damaged_files_are_refused_or_read_and_nothing_else(tmp_path):
-    """500 mutants of seven files, 20,000 under POLYMODE_TORTURE, in bounded memory and time."""
+    """500 mutants of nine files, 20,000 under POLYMODE_TORTURE, in bounded memory and time."""
     count = 20_000 if TORTURE else 500
     done = subprocess.run(
         [sys.executable, str(Path(__file__).parents[1] / "mutants.py"), str(count), str(tmp_path)],

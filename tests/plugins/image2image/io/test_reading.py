@@ -1,4 +1,4 @@
-"""Reading and writing images, against Pillow, pypng, tifffile, kornia_rs and hostile bytes."""
+"""Reading and writing images, against Pillow, pypng, tifffile and hostile bytes."""
 
 import random
 import resource
@@ -43,6 +43,11 @@ def save_png16(path, values, **kwargs):
         writer.write(file, values.reshape(high, -1).tolist())
 
 
+def read_png16(path):
+    width, height, rows, _ = png.Reader(filename=str(path)).read()
+    return np.stack([np.asarray(row, np.uint16) for row in rows]).reshape(height, width, -1)
+
+
 def refusal(path):
     with pytest.raises(InputError) as caught:
         read_picture(path)
@@ -82,11 +87,9 @@ def test_jpeg_is_read_as_pillow_decodes_it(tmp_path):
 
 
 def test_sixteen_bit_colour_png_keeps_its_low_bits(tmp_path):
-    from kornia_rs.io import read_image_png_u16
-
     path = tmp_path / "a.png"
     save_png16(path, RGB16)
-    independent = np.asarray(read_image_png_u16(str(path), "rgb"))
+    independent = read_png16(path)
     np.testing.assert_array_equal(independent, RGB16)
     np.testing.assert_array_equal(integers(read_picture(path)), independent)
 
@@ -96,7 +99,15 @@ def test_sixteen_bit_colour_png_keeps_its_low_bits(tmp_path):
 def test_every_kind_of_sixteen_bit_png_is_exact(tmp_path, planes, interlace):
     path = tmp_path / "a.png"
     save_png16(path, RGBA16[..., :planes], interlace=interlace)
+    np.testing.assert_array_equal(read_png16(path), RGBA16[..., :planes])
     np.testing.assert_array_equal(integers(read_picture(path)), RGBA16[..., :planes])
+
+
+@pytest.mark.parametrize("planes", [1, 2, 3, 4])
+def test_every_kind_of_sixteen_bit_png_is_written_as_pypng_reads_it(tmp_path, planes):
+    save_png16(tmp_path / "a.png", RGBA16[..., :planes])
+    write_picture(tmp_path / "b.png", read_picture(tmp_path / "a.png"))
+    np.testing.assert_array_equal(read_png16(tmp_path / "b.png"), RGBA16[..., :planes])
 
 
 @pytest.mark.parametrize("planes", [1, 3])
@@ -112,9 +123,12 @@ def test_a_transparent_colour_becomes_alpha(tmp_path, planes):
     np.testing.assert_array_equal(alpha[0].numpy(), expected)
 
 
-@pytest.mark.parametrize("compression", [None, "adobe_deflate"])
+@pytest.mark.parametrize("predictor", [False, True])
+@pytest.mark.parametrize(
+    "compression", [None, "adobe_deflate", "deflate", "lzw", "packbits", "lzma", "zstd"]
+)
 @pytest.mark.parametrize("planar", ["contig", "separate"])
-def test_sixteen_bit_colour_tiff_is_exact(tmp_path, compression, planar):
+def test_sixteen_bit_colour_tiff_is_exact(tmp_path, compression, planar, predictor):
     path = tmp_path / "a.tif"
     values = RGB16 if planar == "contig" else np.moveaxis(RGB16, -1, 0)
     tifffile.imwrite(
@@ -123,8 +137,12 @@ def test_sixteen_bit_colour_tiff_is_exact(tmp_path, compression, planar):
         photometric="rgb",
         planarconfig=planar,
         compression=compression,
+        predictor=predictor and compression not in (None, "packbits"),  # libtiff knows none there
         iccprofile=SRGB,
     )
+    if planar == "contig":
+        with Image.open(path) as image:  # libtiff, another decoder, which gives the high bytes
+            np.testing.assert_array_equal(np.asarray(image), RGB16 >> 8)
     picture = read_picture(path)
     assert (picture.depth, picture.icc) == (16, SRGB)
     np.testing.assert_array_equal(integers(picture), RGB16)
@@ -290,7 +308,7 @@ def test_the_limit_does_not_hang_on_pillows_own(tmp_path, monkeypatch):
     assert "million pixels" in refusal(tmp_path / "bomb.png")
 
 
-def test_deflated_data_that_swells_past_its_header_is_not_swallowed(tmp_path):
+def test_data_that_swells_past_its_header_takes_no_memory(tmp_path):
     """A header of 4 x 4 with 400 MB of zeros behind it."""
     path, swollen = tmp_path / "a.png", zlib.compressobj(9)
     body = b"".join(swollen.compress(bytes(1 << 20)) for _ in range(400)) + swollen.flush()
@@ -299,11 +317,26 @@ def test_deflated_data_that_swells_past_its_header_is_not_swallowed(tmp_path):
     with path.open("wb") as file:
         png.write_chunks(file, [chunks[0], (b"IDAT", body), chunks[-1]])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    np.testing.assert_array_equal(integers(read_picture(path)), np.zeros((4, 4, 3)))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+@pytest.mark.parametrize("compression", ["adobe_deflate", "lzw", "zstd"])
+def test_a_tile_that_is_larger_than_its_image_takes_no_memory(tmp_path, compression):
+    """An image of 32 x 32 whose tile claims 60,000 x 60,000 pixels, 21 GB."""
+    path = tmp_path / "a.tif"
+    values = np.zeros((32, 32, 3), np.uint16)
+    tifffile.imwrite(path, values, photometric="rgb", tile=(32, 32), compression=compression)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        for name in ("TileWidth", "TileLength"):
+            tiff.pages[0].tags[name].overwrite(60_000)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     refusal(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
 
 
 def hostile_seeds(folder):
+    tifffile.imwrite(folder / "lzw.tif", RGB16, photometric="rgb", compression="lzw")
     tifffile.imwrite(folder / "16.tif", RGB16, photometric="rgb", compression="adobe_deflate")
     save_png16(folder / "16.png", RGBA16)
     exif = Image.Exif()
