@@ -162,7 +162,7 @@ def _encode_deep_png(file: BinaryIO, values: np.ndarray, metadata: dict[str, Any
     )
     # Pillow writes the metadata, onto one pixel of the same kind: a profile must fit the colours.
     Image.new("L" if planes < 3 else "RGB", (1, 1)).save(marked, "PNG", **metadata)
-    signature, header, *pixels = _chunks(plain)
+    signature, header, *pixels = _chunks(bytes(plain))
     own = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
     extra = [chunk for chunk in _chunks(marked.getvalue())[1:] if chunk[4:8] not in own]
     file.writelines([signature, header, *extra, *pixels])
