@@ -67,12 +67,13 @@ PLUGIN = Plugin(
             "jpeg",
             "plugins.image2image.tasks.jpeg:JPEG",
             "JPEG restoration",
+            needs=("jpeglib",),
         ),
         task(
             "multitask",
             "plugins.image2image.tasks.multitask:MultiTask",
             "Palette's four tasks by one network, to train",
-            needs=("skimage", "scipy"),
+            needs=("skimage", "scipy", "jpeglib"),
             version="2",
         ),
         task(

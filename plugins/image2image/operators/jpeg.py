@@ -6,23 +6,23 @@ Source: ITU-T T.81 (1992), annexes A and F; colours after JFIF 1.02.
 """
 
 import math
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
-from typing import NamedTuple
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
-from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 from torch.nn import functional as F
 
 from core.network.layers import pad_to_multiple
+from plugins.image2image.operators import coefficients
+from plugins.image2image.operators.coefficients import BLOCK, Stored
 
-BLOCK = 8
 QUALITIES = (5, 30)  # of training files, after Palette
-CUT_ROUNDS = 20  # at most, to find what the decoder cut off
 TO_YCC = torch.tensor(
     [
         [0.299, 0.587, 0.114],
@@ -69,16 +69,16 @@ def _blockwise(x: Tensor, rows: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class File:
-    """What a JPEG file says of the image it was made of; sides are multiples of 16.
+    """What a JPEG file says of the image it was made of.
 
-    What is not known is not a number: blocks that the image's edge cuts, blocks in which the
-    decoder cut values off and they cannot be told, and components that are not used.
+    Sides are multiples of 16, or of 32 where chroma is stored at a quarter.  What is not known is
+    not a number: blocks beyond the image's edge, and components that are not used.
 
     Args:
         decoded: the image as Pillow decodes it (3, h, w), in [-1, 1].
         tables: quantisation steps of luma, Cb and Cr (3, 8, 8).
         luma: multiples of the steps, whole numbers (1, h, w).
-        chroma: those of Cb and Cr (2, h / n, w / n), n = 1 for 4:4:4 and else 2.
+        chroma: those of Cb and Cr (2, h / n, w / m), n and m the subsampling of each axis.
         notes: what of the file is not used, one sentence each, for the user.
     """
 
@@ -92,123 +92,71 @@ class File:
 def encode(image: Float[Tensor, " 3 h w"], quality: int) -> File:
     """The file that Pillow writes of an image in [-1, 1], with 4:2:0 colours."""
     levels = ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-    buffer = BytesIO()
-    Image.fromarray(levels).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
-    data = buffer.getvalue()
-    decoded = torch.from_numpy(np.array(_opened(data))).permute(2, 0, 1).float() / 127.5 - 1
-    return understood(data, decoded)
+    with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
+        Image.fromarray(levels).save(file, "JPEG", quality=quality, subsampling="4:2:0")
+        file.flush()
+        stored = coefficients.decode(Path(file.name))
+        shown = np.array(Image.open(file, formats=["JPEG"]))
+    return _laid_out(torch.from_numpy(shown).permute(2, 0, 1).float() / 127.5 - 1, stored)
 
 
 def understood(data: bytes, decoded: Float[Tensor, " 3 h w"]) -> File:
-    """What a whole file says, beside what it was decoded to, as it lies in the file.
-
-    Coefficients are read from decoded components, before colours are turned and enlarged: the
-    luma at full size, chroma where the decoder gives it as it is stored, at full size for 4:4:4 and
-    at half for 4:2:0.  Rounding to whole levels moves a coefficient by about 0.3, so that multiples
-    are exact where steps are 3 or more, and at most 2 away otherwise.
-    """
-    high, wide = (-(-side // (2 * BLOCK)) * 2 * BLOCK for side in decoded.shape[-2:])
-    parts = _parts(data, *decoded.shape[-2:])
-    ratio = 1 if parts.chroma is not None and parts.chroma.shape == decoded[1:].shape else 2
-    luma = torch.full((1, high, wide), torch.nan)
-    chroma = torch.full((2, high // ratio, wide // ratio), torch.nan)
-    return File(
-        pad_to_multiple(decoded[None], (2 * BLOCK, 2 * BLOCK))[0],
-        parts.tables,
-        _multiples(parts.luma, parts.tables[:1], luma),
-        _multiples(parts.chroma, parts.tables[1:], chroma),
-        parts.notes,
-    )
-
-
-class _Parts(NamedTuple):
-    """A file's steps, and the components that can be used, in levels as they are stored."""
-
-    tables: Float[Tensor, " 3 8 8"]
-    luma: Float[Tensor, " 1 h w"] | None = None
-    chroma: Float[Tensor, " 2 y x"] | None = None
-    notes: tuple[str, ...] = ()
-
-
-def _parts(data: bytes, height: int, width: int) -> _Parts:
-    tables = torch.ones(3, BLOCK, BLOCK)
+    """What a whole file says, beside what it was decoded to, as it lies in the file."""
     try:
-        file = _opened(data)
-        found = [file.quantization[table] for *_, table in file.layer][:3]
-        tables[: len(found)] = torch.tensor(found).reshape(-1, BLOCK, BLOCK)
-        whole = _components(data, width, height)
-        if whole.shape[1:] != (height, width):
-            raise ValueError("its header contradicts itself")
-        if len(whole) == 1:
-            return _Parts(tables, whole)
-        (across, down), *rest = ((across, down) for _, across, down, _ in file.layer)
-        if all(factors == (across, down) for factors in rest):
-            return _Parts(tables, whole[:1], whole[1:])
-        if all((across, down) == (2 * x, 2 * y) for x, y in rest):
-            if min(high := height // 2, wide := width // 2) < BLOCK:
-                return _Parts(tables, whole[:1])
-            half = _components(data, wide, high)[1:, :high, :wide]  # without what the edge halves
-            return _Parts(tables, whole[:1], half)
-    except Exception:  # noqa: BLE001  (hostile headers meet Pillow with any exception there is)
+        stored = coefficients.read(data, decoded[0].numel())
+        return _laid_out(decoded, stored)
+    except (ValueError, LookupError, TypeError, OSError):  # of a hostile file, or of none that fits
         said = "the file's coefficients cannot be used; the result is not held to them"
-        return _Parts(tables, notes=(said,))
-    said = "the file's colours are neither 4:4:4 nor 4:2:0; the result is held to its luma alone"
-    return _Parts(tables, whole[:1], notes=(said,))
+        padded = pad_to_multiple(decoded[None], (2 * BLOCK, 2 * BLOCK))[0]
+        luma = torch.full_like(padded[:1], torch.nan)
+        tables = torch.ones(3, BLOCK, BLOCK)
+        return File(padded, tables, luma, luma[:, ::2, ::2].repeat(2, 1, 1), (said,))
 
 
-def _opened(data: bytes) -> JpegImageFile:
-    return JpegImageFile(BytesIO(data))
-
-
-def _components(data: bytes, width: int, height: int) -> Float[Tensor, " n y x"]:
-    """Y, Cb and Cr, or Y alone, as the decoder gives them at a size, in levels.
+def _laid_out(decoded: Float[Tensor, " 3 h w"], stored: Stored) -> File:
+    """Coefficients in the places of their blocks, with sides that every component divides.
 
     Raises:
-        ValueError: the file's components are others.
-        OSError: the decoder does not give them.
+        ValueError: components of other sizes than the image's.
     """
-    file = _opened(data)
-    if file.mode not in ("L", "RGB"):
-        raise ValueError(f"components of {file.mode}")
-    if file.mode == "RGB":
-        file.draft("YCbCr", (width, height))
-    values = torch.from_numpy(np.array(file)).float()
-    return values[None] if values.ndim == 2 else values.permute(2, 0, 1)
+    sides = decoded.shape[-2:]
+    most = tuple(map(max, zip(*stored.factors, strict=True)))
+    for part, factors in zip(stored.components, stored.factors, strict=True):
+        counts = zip(sides, factors, most, strict=True)
+        shape = tuple(-(-side * n // (BLOCK * m)) * BLOCK for side, n, m in counts)
+        if part.shape != shape or stored.factors[0] != most:
+            raise ValueError("its header contradicts itself")  # or luma is not the largest
+    ratio, notes = _subsampling(stored)
+    padded = pad_to_multiple(decoded[None], tuple(BLOCK * max(2, n) for n in ratio))[0]
+    high, wide = padded.shape[-2:]
+    tables = torch.ones(3, BLOCK, BLOCK)
+    tables[: len(stored.tables)] = torch.from_numpy(stored.tables)
+    luma = _padded(stored.components[:1], 1, high, wide)
+    colours = () if notes else stored.components[1:]
+    chroma = _padded(colours, 2, high // ratio[0], wide // ratio[1])
+    return File(padded, tables, luma, chroma, notes)
 
 
-def _multiples(
-    levels: Float[Tensor, " n y x"] | None, tables: Float[Tensor, " n 8 8"], unknown: Tensor
+def _subsampling(stored: Stored) -> tuple[tuple[int, int], tuple[str, ...]]:
+    """How many rows and columns of the image one of chroma has, and a note where it is not used."""
+    (down, across), *rest = stored.factors
+    if not rest:
+        return (2, 2), ()
+    y, x = rest[0]
+    if rest[0] == rest[1] and down % y == 0 and across % x == 0:
+        return (down // y, across // x), ()
+    said = "the file's colours are stored at an uneven ratio; the result is held to its luma alone"
+    return (2, 2), (said,)
+
+
+def _padded(
+    components: Sequence[np.ndarray], count: int, high: int, wide: int
 ) -> Float[Tensor, " n h w"]:
-    """Of which multiples of the steps a component was made, in the place of what was unknown.
-
-    Where the decoder cut values off at 0 or 255, what they were is what the multiples say, found
-    in a few rounds; blocks whose multiples do not give the levels back stay unknown.
-    """
-    if levels is None or min(levels.shape[-2:]) < BLOCK:
-        return unknown
-    high, wide = (side // BLOCK * BLOCK for side in levels.shape[-2:])
-    seen = levels[:, :high, :wide] - 128
-    steps = tiled(tables, high, wide)
-    whole, (multiples, said) = seen, _nearest(seen, steps)
-    for _ in range(CUT_ROUNDS):
-        cut = ((seen == 127) & (said > 127)) | ((seen == -128) & (said < -128))
-        ahead = torch.where(cut, said, seen)
-        if ahead.equal(whole):
-            break
-        whole, (multiples, said) = ahead, _nearest(ahead, steps)
-    apart = (said.clamp(-128, 127) - seen).abs()
-    wrong = (~(apart <= 1)).float()  # the decoder rounds to whole levels; steps of 0 say nothing
-    wrong = F.max_pool2d(wrong[None], BLOCK)[0] > 0
-    wrong = wrong.repeat_interleave(BLOCK, -2).repeat_interleave(BLOCK, -1)
-    result = unknown.clone()
-    result[:, :high, :wide] = multiples.masked_fill(wrong, torch.nan)
+    """Components with what lies beyond their blocks, and components that there are not, unknown."""
+    result = torch.full((count, high, wide), torch.nan)
+    for place, part in zip(result, components, strict=False):
+        place[: part.shape[0], : part.shape[1]] = torch.from_numpy(part)
     return result
-
-
-def _nearest(x: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
-    """The multiples of the steps nearest to a component's, and the component that they give."""
-    multiples = (dct(x) / steps).round()
-    return multiples, inverse_dct(multiples * steps)
 
 
 def tiled(table: Float[Tensor, "*b 8 8"], height: int, width: int) -> Float[Tensor, "*b h w"]:
@@ -224,16 +172,17 @@ def project(
 ) -> Float[Tensor, " b 3 h w"]:
     """The nearest image whose coefficients a file with these would hold, as far as it says.
 
-    Luma is projected exactly; chroma, where it is stored at half the size, so that its means over
-    2x2 pixels are, each of which moves its four pixels alike.  The result may leave [-1, 1].
+    Luma is projected exactly; chroma, where it is subsampled, so that the means of the pixels that
+    share a sample are, each of which moves its pixels alike.  The result may leave [-1, 1].
     """
-    turn, ratio = TO_YCC.to(image), image.shape[-1] // chroma.shape[-1]
+    turn = TO_YCC.to(image)
+    down, across = (image.shape[axis] // chroma.shape[axis] for axis in (-2, -1))
     levels = (image + 1) * 127.5
     y, colours = torch.einsum("ij,bjhw->bihw", turn, levels).split([1, 2], dim=1)
     y = _into_box(y - 128, luma, tables[:, :1]) + 128
-    low = F.avg_pool2d(colours, ratio)
+    low = F.avg_pool2d(colours, (down, across))
     moved = _into_box(low, chroma, tables[:, 1:]) - low
-    colours = colours + moved.repeat_interleave(ratio, -1).repeat_interleave(ratio, -2)
+    colours = colours + moved.repeat_interleave(across, -1).repeat_interleave(down, -2)
     back = torch.linalg.inv(TO_YCC).to(image)
     return torch.einsum("ij,bjhw->bihw", back, torch.cat([y, colours], dim=1)) / 127.5 - 1
 

@@ -1,4 +1,4 @@
-"""A decoder of baseline JPEG files down to their whole numbers, written from ITU-T T.81 alone."""
+"""A decoder of sequential JPEG files down to their whole numbers, written from ITU-T T.81 alone."""
 
 import struct
 
@@ -56,9 +56,11 @@ def coefficients(data):
         at += 2 + length
         if marker == 0xFFDB:
             while body:
-                tables[body[0]] = np.array(list(body[1:65]))[np.argsort(ZIGZAG)].reshape(8, 8)
-                body = body[65:]
-        elif marker == 0xFFC0:
+                wide = body[0] >> 4  # steps of two bytes
+                steps = np.frombuffer(body[1 : 65 + 64 * wide], ">u2" if wide else "u1")
+                tables[body[0] & 15] = steps.astype(int)[np.argsort(ZIGZAG)].reshape(8, 8)
+                body = body[65 + 64 * wide :]
+        elif marker in (0xFFC0, 0xFFC1):  # baseline, or with steps of two bytes
             height, width, count = struct.unpack(">HHB", body[1:6])
             named = [body[i : i + 3] for i in range(6, 6 + 3 * count, 3)]
             parts = [(name, both >> 4, both & 15, table) for name, both, table in named]
