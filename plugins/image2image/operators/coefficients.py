@@ -52,7 +52,7 @@ def decode(path: Path) -> Stored:
     import jpeglib
 
     with ONE:
-        file = jpeglib.read_dct(path)
+        file = jpeglib.read_dct(str(path))
         kind = file.jpeg_color_space.name
         if kind not in ("JCS_GRAYSCALE", "JCS_YCbCr"):
             raise ValueError(f"components of {kind}")
