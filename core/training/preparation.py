@@ -97,7 +97,11 @@ def prepare_run(
     dataset = open_dataset(request.dataset, "train", task)
     network.to(device)
     row = configure("parameterization", request.parameterization)()
-    shape = _shape(task, dataset, Trained(network, objective.process, row), out, world, emit)
+    parts = Trained(network, objective.process, row)
+    # One process rehearses, since the others would find the same; a run that has a checkpoint has
+    # been rehearsed.
+    new = world.first and not checkpoint.is_started(out / "checkpoints")
+    shape = _shape(task, dataset, parts if new else None, request.on_nan == "stop", emit)
     held_out = _held_out(request, task)
     if machine.compile:
         compile_network(network, device)
@@ -176,19 +180,15 @@ def _note_gain(request: TrainRequest, process: GaussianPath, emit: Emit) -> None
 
 
 def _shape(
-    task: Task, dataset: Dataset, trained: Trained, out: Path, world: World, emit: Emit
+    task: Task, dataset: Dataset, rehearsed: Trained | None, finite: bool, emit: Emit
 ) -> tuple[int, ...] | None:
-    """The shape of a sample, None of an empty dataset; a new run is rehearsed first.
-
-    One process rehearses, since the others would find the same; a run that has a checkpoint has
-    been rehearsed.
-    """
+    """The shape of a sample, None of an empty dataset; a rehearsal with the parts given first."""
     if not len(dataset):
         return None
-    if world.first and not checkpoint.is_started(out / "checkpoints"):
-        example = rehearse(task, dataset, trained, emit=emit)
-    else:
+    if rehearsed is None:
         example = first_example(task, dataset)
+    else:
+        example = rehearse(task, dataset, rehearsed, finite=finite, emit=emit)
     return tuple(example.x0.shape[1:])
 
 

@@ -52,6 +52,7 @@ def rehearse(
     trained: Trained | None = None,
     *,
     scored: bool = True,
+    finite: bool = True,
     emit: Emit = silent,
 ) -> Example:
     """The first item's example, after everything that a run will call has been called on it.
@@ -63,7 +64,8 @@ def rehearse(
         task: its methods are called.
         dataset: not empty; its first two items are read.
         trained: the network and what it needs; without it the true x0 stands for its estimate.
-        scored: go on to `score` and `show`.
+        scored: call `score` and `show` too.
+        finite: refuse values that are not finite, rather than note them.
         emit: receives a note of a variable that is far from unit range.
 
     Raises:
@@ -78,6 +80,8 @@ def rehearse(
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(0, "rehearsal"))
         example = _prepared(task, dataset, moved)
+        if not _is_finite(name, example, finite, emit):
+            return example
         _check_unit(name, example, emit)
         estimate = example.x0 if trained is None else _estimate(trained, example)
         draws = [_finished(name, task, x0, moved) for x0 in (estimate, example.x0)]
@@ -216,11 +220,20 @@ def check_example(name: str, task: Task, example: Example) -> None:
         raise InputError("\n".join(f"{name}: {problem}" for problem in wrong))
 
 
+def _is_finite(name: str, example: Example, required: bool, emit: Emit) -> bool:
+    """Whether x0 is finite; refused where that is required, else noted."""
+    if bool(example.x0.isfinite().all()):
+        return True
+    text = f"{name}: x0 of the first item holds values that are not finite"
+    if required:
+        raise InputError(text)
+    emit(Note(text=text))
+    return False
+
+
 def _check_unit(name: str, example: Example, emit: Emit) -> None:
     """Refuse, or note, a variable that is far from unit range where its error counts."""
     x0 = example.x0.double()
-    if not bool(x0.isfinite().all()):
-        raise InputError(f"{name}: x0 of the first item holds values that are not finite")
     counted = x0 if example.mask is None else x0[example.mask > 0]
     size = float(counted.square().mean().sqrt()) if counted.numel() else 0.0
     said = (

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from core.errors import InputError, StorageError
 from core.parts.config import plain
+from core.parts.signature import arguments
 from core.storage import files
 from pipelines.apply.ledger import Ledger, Record, shown
 from pipelines.apply.listing import DEATHS, RESULTS, Order, result_of
@@ -41,7 +42,8 @@ class Worker:
             raise InputError(f"folder: {order.folder}: not seen by {node}; share it")
         self._order, self._book = order, Ledger(order.out)
         self._scratch = self._book.scratch / node
-        self._predict = order.build(order.machine, order.checkpoint, **order.options)
+        options = arguments(order.build, order.options)
+        self._predict = order.build(order.machine, order.checkpoint, **options)
         if results.digest(order.checkpoint) != order.digest:
             raise InputError(
                 f"checkpoint: {order.checkpoint} has changed meanwhile; if it is still being "

@@ -60,11 +60,11 @@ def together(folder, runs, size, *, group=False, limit=120, **environment):
     return said
 
 
-def read(log, size, batch):
-    """The indices of each step, joined from the ranks' logs; each tried item 0 before training."""
+def read(log, size, batch, *, before=("0",)):
+    """The indices of each step, joined from the ranks' logs; `before` was read before training."""
     logs = [Path(f"{log}.{rank}").read_text().split() for rank in range(size)]
-    assert [one[0] for one in logs] == ["0"] * size
-    lines = [one[1:] for one in logs]
+    assert [tuple(one[: len(before)]) for one in logs] == [before] * size
+    lines = [one[len(before) :] for one in logs]
     ends = [rank * batch // size for rank in range(size + 1)]
     widths = [ends[rank + 1] - ends[rank] for rank in range(size)]
     steps = min(len(one) // width for one, width in zip(lines, widths, strict=True))
@@ -87,8 +87,9 @@ def test_one_two_one_processes_train_as_one_does(tmp_path, monkeypatch):
     monkeypatch.setenv("TOY_LOG", str(tmp_path / "third"))
     trained(request(**LONG), tmp_path / "changing")
 
-    whole = read(tmp_path / "whole", 1, 5)
-    assert read(tmp_path / "first", 1, 5)[:15] == whole[:15]
+    rehearsed = ("0", "1", "0")
+    whole = read(tmp_path / "whole", 1, 5, before=rehearsed)
+    assert read(tmp_path / "first", 1, 5, before=rehearsed)[:15] == whole[:15]
     assert read(tmp_path / "second", 2, 5)[:20] == whole[15:35]
     assert read(tmp_path / "third", 1, 5) == whole[35:]
     assert [row["step"] for row in rows(tmp_path / "changing")] == list(range(1, 51))
