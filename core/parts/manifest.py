@@ -59,7 +59,12 @@ PLUGIN = Plugin(
             inputs=("reward",),
         ),
         metric("psnr", "core.results.metrics:psnr", "Peak signal-to-noise ratio, dB"),
-        metric("ssim", "core.results.metrics:ssim", "Structural similarity, 11x11 Gaussian window"),
+        metric(
+            "ssim",
+            "core.results.metrics:ssim",
+            "Structural similarity, 11x11 Gaussian window",
+            needs=("kornia",),
+        ),
         network("mlp", "core.network.mlp:MLP", "Residual MLP for vectors and points"),
         network("transformer", "core.network.transformer:Transformer", "DiT over patches"),
         network("unet", "core.network.unet:UNet", "U-Net in 1, 2 or 3 dimensions (ADM, DDPM)"),

@@ -73,13 +73,13 @@ PLUGIN = Plugin(
             "ct",
             "plugins.medical.tasks.ct:Ct",
             "CT from few views, by an image prior",
-            needs=("scipy",),
+            needs=("scipy", "kornia"),
         ),
         task(
             "mri",
             "plugins.medical.tasks.mri:Mri",
             "MRI from sparse k-space, by an image prior",
-            needs=("pywt", "scipy"),
+            needs=("pywt", "scipy", "kornia"),
         ),
     ),
     verbs=(
