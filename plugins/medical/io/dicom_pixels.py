@@ -1,24 +1,24 @@
 """PixelData of a DICOM file: decoded, and checked against its header."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from core.errors import InputError
+from plugins.medical.io import dicom_decoding
 from plugins.medical.io.claims import check_claim, reason
 
-# Packages that decode transfer syntaxes beyond pydicom's and Pillow's own.
-DECODERS = {
-    "JPEG-LS": "pylibjpeg and pylibjpeg-libjpeg",
-    "JPEG Lossless": "pylibjpeg and pylibjpeg-libjpeg",
-    "JPEG Extended": "pylibjpeg and pylibjpeg-libjpeg",
-    "JPEG 2000": "pylibjpeg and pylibjpeg-openjpeg",
-    "High-Throughput JPEG 2000": "pylibjpeg and pylibjpeg-openjpeg",
-}
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+GDCM = "gdcm"
+# Packages that decode what neither pydicom, Pillow nor the extra's GDCM does.
+DECODERS = {"High-Throughput JPEG 2000": "pylibjpeg and pylibjpeg-openjpeg"}
 
 
 @contextmanager
@@ -61,16 +61,16 @@ def read(path: Path, size: tuple[int, int]) -> Pixels:
             inverted = data.get("PhotometricInterpretation") == "MONOCHROME1"
             padding = data.get("PixelPaddingValue")
             padding = None if padding is None else float(padding)
-            available = not compressed or get_decoder(syntax).is_available
+            decoders = get_decoder(syntax).available_plugins if compressed else ()
             held = data.get("PixelData")
         except Exception as error:
             raise InputError(f"{path.name}: cannot be read: {reason(error)}") from error
         check_claim(path, (frames, *size), 8)
-        if not available:
+        if compressed and not decoders:
             known = [mend for kind, mend in DECODERS.items() if syntax.name.startswith(kind)]
+            mend = known[0] if known else "polymode[medical], which brings python-gdcm"
             raise InputError(
-                f"{path.name}: no decoder for transfer syntax {syntax.name}; install "
-                f"{known[0] if known else 'python-gdcm'}"
+                f"{path.name}: no decoder for transfer syntax {syntax.name}; install {mend}"
             )
         if not isinstance(held, bytes):
             fractions = "FloatPixelData" in data or "DoubleFloatPixelData" in data
@@ -84,7 +84,7 @@ def read(path: Path, size: tuple[int, int]) -> Pixels:
                 f"{wanted:,}; copy it again"
             )
         try:
-            values = np.asarray(data.pixel_array)
+            values = _decoded(data, path, decoders, wanted)
         except Exception as error:
             raise InputError(f"{path.name}: cannot decode PixelData: {reason(error)}") from error
     if values.size != frames * size[0] * size[1]:
@@ -93,3 +93,20 @@ def read(path: Path, size: tuple[int, int]) -> Pixels:
             f"of {size[0]} x {size[1]}"
         )
     return Pixels(values.reshape(frames, *size), inverted, padding)
+
+
+def _decoded(data: "Dataset", path: Path, decoders: Sequence[str], size: int) -> np.ndarray:
+    """The values by the first decoder that gives them; by GDCM last, and in another process."""
+    if not decoders:
+        return np.asarray(data.pixel_array)
+    problem: Exception = ValueError("no decoder")
+    for name in decoders:
+        try:
+            if name != GDCM:
+                data.pixel_array_options(decoding_plugin=name)
+                return np.asarray(data.pixel_array)
+        except Exception as error:  # noqa: BLE001  (another decoder may know this variant)
+            problem = error
+    if GDCM not in decoders:
+        raise problem
+    return dicom_decoding.decode(path, size)

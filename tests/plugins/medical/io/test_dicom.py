@@ -14,10 +14,11 @@ import pydicom
 import pydicom.data
 import pytest
 from mutated import mutated
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGLSLossless, RLELossless
+from pydicom.data import get_testdata_file
+from pydicom.uid import DeflatedExplicitVRLittleEndian, HTJ2KLossless, RLELossless
 
 from core.errors import InputError
-from plugins.medical.io import dicom, nifti, scans
+from plugins.medical.io import dicom, dicom_pixels, nifti, scans
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from made_scans import NAME, NUMBER, WAYS, every, volume, write_series
@@ -306,12 +307,29 @@ def test_series_that_are_mixed_are_listed_and_chosen(tmp_path):
 
 def test_what_nothing_decodes_says_what_to_install(tmp_path):
     def compressed(number, data):
-        data.file_meta.TransferSyntaxUID = JPEGLSLossless
+        data.file_meta.TransferSyntaxUID = HTJ2KLossless
         data.PixelData = pydicom.encaps.encapsulate([b"\xff\xd8\xff\xf7" + b"\0" * 60])
         data["PixelData"].is_undefined_length = True
 
-    with pytest.raises(InputError, match=r"JPEG-LS.*install pylibjpeg and pylibjpeg-libjpeg"):
+    with pytest.raises(InputError, match=r"JPEG 2000.*install pylibjpeg and pylibjpeg-openjpeg"):
         dicom.read(write_series(tmp_path / "in", change=compressed))
+
+
+def test_compressed_files_have_the_values_of_their_uncompressed_originals():
+    """pydicom's own test files: one MR slice, stored plainly and by three lossless codecs."""
+    plain = pydicom.dcmread(get_testdata_file("MR_small.dcm")).pixel_array
+    for name in ("jpeg_ls_lossless", "jp2klossless", "RLE"):
+        path = Path(get_testdata_file(f"MR_small_{name}.dcm"))
+        assert np.array_equal(dicom_pixels.read(path, plain.shape).stored[0], plain)
+
+
+def test_a_file_that_ends_gdcms_process_is_refused(tmp_path):
+    """JPEG 2000 whose sizes are overwritten."""
+    whole = Path(get_testdata_file("MR_small_jp2klossless.dcm")).read_bytes()
+    at, path = whole.index(b"\xff\x4f\xff\x51"), tmp_path / "a.dcm"
+    path.write_bytes(whole[: at + 8] + b"\xff" * 40 + whole[at + 48 :])
+    with pytest.raises(InputError, match="cannot decode PixelData: GDCM does not decode it"):
+        dicom_pixels.read(path, (64, 64))
 
 
 def test_a_folder_without_pictures_is_said(tmp_path):
