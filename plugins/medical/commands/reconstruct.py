@@ -38,7 +38,10 @@ Out = Annotated[
 ]
 Deviation = Annotated[
     Path | None,
-    typer.Option(help="Also write the standard deviation of the draws: a NIfTI file or a folder."),
+    typer.Option(
+        help="Also write the standard deviation of the draws: a .nii, a .dcm (Parametric Map) "
+        "or a folder for DICOM."
+    ),
 ]
 Keep = Annotated[
     list[str] | None,
@@ -179,7 +182,8 @@ class Result:
     Args:
         command: that makes it.
         out: a NIfTI file, or a folder for DICOM.
-        deviation: the same for the draws' standard deviation; None for none.
+        deviation: the same for the draws' standard deviation, or a .dcm file for a Parametric Map;
+            None for none.
         keep: DICOM attributes to copy.
     """
 
@@ -204,7 +208,7 @@ class Result:
         if len(places) == 2 and os.path.realpath(places[0]) == os.path.realpath(places[1]):
             raise InputError("out, deviation: expected two different paths, got the same one twice")
         for place in places:
-            if _is_nifti(place):
+            if _is_nifti(place) or (place is self.deviation and _is_map(place)):
                 if not place.parent.is_dir():
                     raise InputError(f"{place}: the folder {place.parent} does not exist; make it")
                 if place.is_dir():
@@ -274,6 +278,8 @@ class Result:
             voxels, like = subject.back(found), subject.stored
             if _is_nifti(place):
                 nifti.write(place, voxels, like, description=f"polymode: {what}, not for diagnosis")
+            elif _is_map(place):
+                dicom_write.write_map(place, voxels, like, description=what)
             else:
                 dicom_write.write(place, voxels, like, description=what, keep=self.keep)
             print(place)
@@ -287,3 +293,7 @@ def _is_nifti(place: Path) -> bool:
     from plugins.medical.io.nifti import SUFFIXES
 
     return place.name.lower().endswith(SUFFIXES)
+
+
+def _is_map(place: Path) -> bool:
+    return place.suffix.lower() == ".dcm"

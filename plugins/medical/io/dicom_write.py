@@ -10,6 +10,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Sequence
+from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,6 +114,76 @@ def write(
         needed = 2 * voxels.size + 4096 * len(voxels)
         remains = "nothing of it was written"
         raise files.not_written(folder, error, needed=needed, remains=remains) from error
+
+
+def write_map(
+    path: Path, voxels: Float32[np.ndarray, " d h w"], like: Scan, *, description: str
+) -> None:
+    """Write float32 values as one DICOM Parametric Map (PS3.3 A.75), with their unit.
+
+    The frames have the patient, study, frame of reference and geometry of the source and refer to
+    its slices.  The unit is HU for CT, and none for other modalities.
+
+    Args:
+        path: of the file, replaced whole or not at all.
+        voxels: in the shape, order and units of `like`.
+        like: the scan whose geometry they have.
+        description: SeriesDescription, up to 40 letters.
+
+    Raises:
+        InputError: voxels of another shape or not finite.
+        StorageError: the disk is full or not writable.
+    """
+    from highdicom.content import (
+        PixelMeasuresSequence,
+        PlaneOrientationSequence,
+        PlanePositionSequence,
+    )
+    from highdicom.pm import ParametricMap, RealWorldValueMapping
+    from pydicom.sr.coding import Code
+    from pydicom.uid import generate_uid
+
+    if voxels.shape != like.voxels.shape:
+        raise InputError(f"expected voxels of shape {like.voxels.shape}, got {voxels.shape}")
+    if not np.isfinite(voxels).all():
+        raise InputError(f"{path}: not written: some voxels are not finite")
+    series = _series(like, description)
+    slices = [_source(series, like, number) for number in range(len(voxels))]
+    unit = ("[hnsf'U]", "Hounsfield unit") if like.modality == "CT" else ("1", "no units")
+    low, high = float(voxels.min()), float(voxels.max())
+    first = slices[0]
+    with quiet():
+        made = ParametricMap(
+            slices, voxels, generate_uid(), 1, generate_uid(), 1,
+            manufacturer="polymode", manufacturer_model_name="polymode", software_versions="1",
+            device_serial_number="0", contains_recognizable_visual_features=False,
+            real_world_value_mappings=[
+                RealWorldValueMapping(
+                    "deviation", description, Code(unit[0], "UCUM", unit[1]), (low, high), 1.0, 0.0
+                )
+            ],
+            window_center=(low + high) / 2, window_width=max(high - low, 1.0),
+            content_description=description, content_label="DEVIATION",
+            pixel_measures=PixelMeasuresSequence(
+                first.PixelSpacing, first.SliceThickness, first.SpacingBetweenSlices
+            ),
+            plane_orientation=PlaneOrientationSequence("PATIENT", first.ImageOrientationPatient),
+            plane_positions=[
+                PlanePositionSequence("PATIENT", one.ImagePositionPatient) for one in slices
+            ],
+        )  # fmt: skip
+    made.SeriesDescription = f"{description[:40]}. {WARNING}"[:64]
+    with files.replaced(path) as file:
+        made.save_as(file, enforce_file_format=True)
+
+
+def _source(series: "Dataset", like: Scan, number: int) -> "Dataset":
+    """The header of a slice of the source, as the frames of a map refer to it."""
+    data = deepcopy(_slice(series, like, number))  # slices of a series are views of it
+    for reference in data.get("SourceImageSequence", ()):
+        data.SOPClassUID = reference.ReferencedSOPClassUID
+        data.SOPInstanceUID = reference.ReferencedSOPInstanceUID
+    return data
 
 
 def _write(

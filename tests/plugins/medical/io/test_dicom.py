@@ -15,10 +15,15 @@ import pydicom.data
 import pytest
 from mutated import mutated
 from pydicom.data import get_testdata_file
-from pydicom.uid import DeflatedExplicitVRLittleEndian, HTJ2KLossless, RLELossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    HTJ2KLossless,
+    ParametricMapStorage,
+    RLELossless,
+)
 
 from core.errors import InputError
-from plugins.medical.io import dicom, dicom_pixels, nifti, scans
+from plugins.medical.io import dicom, dicom_decoding, dicom_pixels, dicom_write, nifti, scans
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from made_scans import NAME, NUMBER, WAYS, every, volume, write_series
@@ -321,6 +326,8 @@ def test_compressed_files_have_the_values_of_their_uncompressed_originals():
     for name in ("jpeg_ls_lossless", "jp2klossless", "RLE"):
         path = Path(get_testdata_file(f"MR_small_{name}.dcm"))
         assert np.array_equal(dicom_pixels.read(path, plain.shape).stored[0], plain)
+        if name != "RLE":
+            assert np.array_equal(dicom_decoding.decode(path, plain.nbytes), plain)
 
 
 def test_a_file_that_ends_gdcms_process_is_refused(tmp_path):
@@ -361,3 +368,36 @@ def test_mutated_files_give_a_scan_or_one_clear_error(tmp_path):
     assert read + len(said) == COUNT
     assert min(read, len(said)) > COUNT // 20
     assert not [one for one in said if NAME[:6] in one or NUMBER in one or "\n" in one]
+
+
+def test_a_parametric_map_has_values_unit_and_geometry(tmp_path):
+    """Read by pydicom: each frame by its position; PS3.3 A.75, C.7.6.16.2.11."""
+    write_series(tmp_path / "in")
+    scan = dicom.read(tmp_path / "in")
+    values = np.random.default_rng(0).random(scan.voxels.shape, np.float32) * 40
+    dicom_write.write_map(tmp_path / "a.dcm", values, scan, description="standard deviation")
+    found = pydicom.dcmread(tmp_path / "a.dcm")
+    assert found.SOPClassUID == ParametricMapStorage
+    assert scan.origin is not None
+    assert found.FrameOfReferenceUID == scan.origin.frame_of_reference
+    assert found.StudyInstanceUID == scan.origin.study
+    shared = found.SharedFunctionalGroupsSequence[0]
+    slices, rows, columns = scan.spacing
+    measures = shared.PixelMeasuresSequence[0]
+    assert measures.PixelSpacing == pytest.approx([rows, columns])
+    assert measures.SpacingBetweenSlices == pytest.approx(slices)
+    mapping = shared.RealWorldValueMappingSequence[0]
+    unit = mapping.MeasurementUnitsCodeSequence[0]
+    assert (unit.CodeValue, unit.CodingSchemeDesignator) == ("[hnsf'U]", "UCUM")  # HU
+    assert (mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept) == (1, 0)
+    places = [
+        frame.PlanePositionSequence[0].ImagePositionPatient
+        for frame in found.PerFrameFunctionalGroupsSequence
+    ]
+    assert len(places) == len(values)
+    for frame, place in zip(found.pixel_array, places, strict=True):
+        k = np.linalg.solve(scan.affine, [*map(float, place), 1])[2]  # its slice
+        assert abs(k - round(k)) < 1e-6
+        assert np.array_equal(frame, values[round(k)])
+    assert NAME[:6] not in str(found)
+    assert NUMBER not in str(found)
