@@ -63,6 +63,16 @@ def test_tiles_leave_no_seam():
     assert seam_ratio(apart, 58, 0) > 1.5
 
 
+def test_a_draw_depends_on_its_number_however_many_are_drawn():
+    """Three draws from the first, and two from the second: the last two are the same."""
+    model, how = stub(lambda x, t, condition=None: Prediction(0.3 * x.tanh()))
+    given = {"base": torch.zeros(1, 3, 32, 32), "residual_std": torch.ones(1, 1, 32, 32)}
+    three = list(draw_restorations(model, given, replace(how, draws=3)))
+    two = list(draw_restorations(model, given, replace(how, draws=2, first=1)))
+    assert [torch.equal(a, b) for a, b in zip(three[1:], two, strict=True)] == [True, True]
+    assert (three[0] - three[1]).abs().max() > 0.1
+
+
 def test_evaluations_are_steps_times_tiles_as_was_said():
 
     asked = []

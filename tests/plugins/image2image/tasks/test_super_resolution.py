@@ -63,6 +63,19 @@ def test_back_projection_brings_bicubic_to_its_input():
     assert now["psnr"] > then["psnr"]
 
 
+def test_one_round_of_back_projection_of_nothing_is_the_enlargement():
+    """0 + up(low - down(0)); a second round adds what the first one's reduction lacks."""
+    image, scale = picture(), 4
+    batch, nothing = {"image": image}, torch.zeros_like(image)
+    operator = Bicubic(factor=scale)
+    low = to_levels(operator.forward(image))
+    up = operator.up(low)
+    once = SR3(scale=scale, back_projections=1).make_consistent(nothing, batch)
+    twice = SR3(scale=scale, back_projections=2).make_consistent(nothing, batch)
+    assert torch.equal(once, up)
+    assert (twice - (up + operator.up(low - operator.forward(up)))).abs().max() < 1e-6
+
+
 def test_a_black_picture_has_finite_scores():
     image = -torch.ones(1, 3, 32, 32)
     for method in SR3().score(image[:, None], {"image": image}).values():

@@ -17,7 +17,7 @@ from core.process.schedules import edm
 from core.sampler.ancestral import DDIM
 from core.sampler.runge_kutta import Heun
 from core.testing.distributions import Gaussian
-from plugins.medical.inference.draws import How, less_variation, reconstructed
+from plugins.medical.inference.draws import How, less_variation, reconstructed, streams
 
 
 def normal(*shape, seed=0, dtype=torch.float64):
@@ -85,3 +85,15 @@ def test_slices_are_held_to_each_other_where_it_is_wanted():
         return float(found.diff(dim=0).abs().mean())
 
     assert jump(1.0) < 0.6 * jump(0.0)
+
+
+def test_streams_depend_on_seed_item_and_draw_alone():
+    """No two are alike, and an item's is the same beside other items."""
+    keys = [(seed, item, draw) for seed in (0, 1) for item in (0, 1, 10) for draw in (0, 1, 10)]
+    like = torch.zeros(1, 40)
+    found = torch.cat([streams(seed, [item], draw).like(like) for seed, item, draw in keys])
+    apart = torch.cdist(found, found) + 100 * torch.eye(len(keys))
+    assert apart.min() > 1
+    together = streams(1, (10, 0), 10).like(torch.zeros(2, 40))
+    assert torch.equal(together[0], found[keys.index((1, 10, 10))])
+    assert torch.equal(together[1], found[keys.index((1, 0, 10))])

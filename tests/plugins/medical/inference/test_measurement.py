@@ -37,6 +37,20 @@ def test_the_variance_that_counts_are_given_is_that_of_their_logarithm():
     assert abs(float(scaled.mean())) < 0.1  # the logarithm's own bias is half a variance
 
 
+@pytest.mark.parametrize("p", [0.0, 1.5, 3.0])
+def test_the_variance_of_line_integrals_is_that_of_the_counts_they_were(p):
+    """By NumPy's Poisson draws: -log(N / I0) varies by e^p / I0, to first order in 1 / N."""
+    photons, n = 5000.0, 20000
+    geometry = Geometry(kind="parallel", views=1, height=8, width=8, pixel_mm=1.0,
+                        detector_spacing_mm=1.0, photons=photons)  # fmt: skip
+    mean = photons * np.exp(-p)
+    seen = -np.log(np.random.default_rng(0).poisson(mean, n) / photons)
+    _, variance = measuring.integrals(Sinogram(np.full((1, 1, 12), p, np.float32), geometry))
+    assert variance.unique().numel() == 1
+    within = 4 * np.sqrt(2 / n) + 3 / mean
+    assert float(variance[0, 0, 0, 0]) == pytest.approx(seen.var(), rel=within)
+
+
 def test_a_simulated_sinogram_is_water_along_its_lines():
     """A slab of water: attenuation times its thickness where lines go straight through."""
     voxels = np.full((1, 32, 32), -1000.0, np.float32)
