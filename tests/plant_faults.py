@@ -3,8 +3,8 @@
 python tests/plant_faults.py            every fault, in a copy of the repository
 python tests/plant_faults.py churn ddim only those whose name contains one of the words
 
-Each fault is one replacement in one file, then the tests named beside it.  Exit status 1 if any
-goes unnoticed.  Some ten seconds a fault.
+Each fault is one replacement in one file, then the tests named beside it, which must pass without
+it.  Exit status 1 if any goes unnoticed.  Some ten seconds a fault.
 """
 
 import os
@@ -822,7 +822,7 @@ FAULTS = (
     _image("compare: intervals of half the probability", "evaluation/compare",
            "ends = [(1 - self.request.confidence) / 2, (1 + self.request.confidence) / 2]",
            "ends = [1 - self.request.confidence, self.request.confidence]",
-           "evaluation/test_compare", "by_hand"),
+           "evaluation/test_compare", "probability"),
     _image("robustness: accuracy on an attack's own draws", "evaluation/robustness",
            'self._noise(f"{method} counted", items)', 'self._noise("exact draws", items)',
            "evaluation/test_robustness", "draws"),

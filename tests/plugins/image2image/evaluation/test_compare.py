@@ -135,6 +135,17 @@ def test_figures_are_those_counted_by_hand(judged, drawn, extractor):
     assert cell(metrics, "one sample", "precision") == pytest.approx(np.mean(precise))
 
 
+def test_an_interval_of_a_kernel_distance_holds_its_probability(judged, drawn, monkeypatch):
+    """Of redrawn distances that lie evenly in [0, 1], 90 % lie from 0.05 to 0.95."""
+    evenly = np.concatenate([[0.5], np.linspace(0, 1, 1001)])
+    module = "plugins.image2image.evaluation.compare.redrawn_kernel_distances"
+    monkeypatch.setattr(module, lambda *_, **__: evenly)
+    metrics = judged({"truth": drawn("truth", lambda x: x[:, None])}, confidence=0.9)
+    found = metrics["methods"]["one sample"]["kid"]
+    assert found["mean"] == 0.5
+    assert (found["low"], found["high"]) == pytest.approx((0.05, 0.95), abs=1e-9)
+
+
 def test_more_noise_and_more_blur_are_further_away(judged, drawn):
     noise = torch.randn(18, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
