@@ -193,11 +193,14 @@ class Cache(Generic[T]):
 
     Args:
         most: bytes that are kept.
+
+    Attributes:
+        held: bytes that are kept now.
     """
 
     def __init__(self, most: int) -> None:
         self._values: OrderedDict[Hashable, tuple[T, int]] = OrderedDict()
-        self._most, self._held = most, 0
+        self._most, self.held = most, 0
 
     def __len__(self) -> int:
         return len(self._values)
@@ -212,9 +215,9 @@ class Cache(Generic[T]):
     def keep(self, key: Hashable, value: T, size: int) -> T:
         """`value`, kept as one of so many bytes."""
         if key in self._values:
-            self._held -= self._values.pop(key)[1]
+            self.held -= self._values.pop(key)[1]
         self._values[key] = value, size
-        self._held += size
-        while len(self._values) > 1 and self._held > self._most:
-            self._held -= self._values.popitem(last=False)[1][1]
+        self.held += size
+        while len(self._values) > 1 and self.held > self._most:
+            self.held -= self._values.popitem(last=False)[1][1]
         return value

@@ -152,7 +152,8 @@ def replaced(path: Path, *, suffix: str = "") -> Iterator[Path]:
         path: of the file to write; its folder exists.
         suffix: that the temporary name ends in, for libraries that choose a format by it.
     """
-    waiting = path.with_name(f".{path.name}.{os.getpid()}.tmp{suffix}")
+    # A name of its own length, since `path` may have the longest name that there can be.
+    waiting = path.with_name(f".{os.urandom(8).hex()}.tmp{suffix}")
     try:
         yield waiting
         sync(waiting)

@@ -57,6 +57,6 @@ def test_a_cache_keeps_its_bytes_and_drops_what_was_used_longest_ago():
     assert (cache.get("b"), cache.get("c"), cache.get("d")) == ("B", None, "D")
     cache.keep("d", "again", 20)  # in place of itself: 40 + 20
     cache.keep("e", "E", 40)
-    assert len(cache) == 3
+    assert (len(cache), cache.held) == (3, 100)
     assert cache.keep("large", "L", 1000) == "L"
     assert (len(cache), cache.get("large")) == (1, "L")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from core.data import check_split
 from core.errors import InputError
 
 SIDE = 32
@@ -35,8 +36,7 @@ class CIFAR10(Dataset[dict[str, Tensor]]):
     """
 
     def __init__(self, split: str, *, root: Path) -> None:
-        if split not in FILES:
-            raise InputError(f"split: expected train or test, got {split!r}")
+        check_split(split)
         self._split, self._digest = split, hashlib.sha256()
         records = np.concatenate([self._read(root / name) for name in FILES[split]])
         self._classes, self._pixels = records[:, 0], records[:, 1:].reshape(-1, 3, SIDE, SIDE)

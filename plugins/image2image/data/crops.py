@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from core.data import problems_of_split
 from core.errors import InputError
 from core.process.noise import generator
 
@@ -90,9 +91,7 @@ def cut(pixels: np.ndarray, crop: Crop, size: int) -> Float[Tensor, " 3 size siz
 
 def check_options(split: str, **ranges: tuple[float | int, float | int, float | int]) -> None:
     """Refuse values outside their ranges, each given as (value, least, most)."""
-    problems = (
-        [] if split in ("train", "test") else [f"split: expected train or test, got {split!r}"]
-    )
+    problems = problems_of_split(split)
     for name, (value, least, most) in ranges.items():
         if not least <= value <= most:
             within = f"at least {least}" if most == FAR else f"{least} to {most}"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.errors import InputError
+from core.data import check_split
 
 TRAIN = 1297  # the first so many, in the file's order; the other 500 are the test set
 TOP = 16  # pixels are counts of 0 to 16
@@ -31,8 +31,7 @@ class Digits:
     """
 
     def __init__(self, split: str) -> None:
-        if split not in ("train", "test"):
-            raise InputError(f"split: expected train or test, got {split!r}")
+        check_split(split)
         pixels, targets = _read()
         part = slice(None, TRAIN) if split == "train" else slice(TRAIN, None)
         self._first = part.start or 0

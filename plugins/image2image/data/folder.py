@@ -4,9 +4,7 @@ Train and test hold different images.  Item i depends on the options and on i al
 """
 
 import hashlib
-import os
 import warnings
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from core.data import Cache, place_of, split_of
 from core.errors import InputError
+from core.storage.folders import files_in
 from plugins.image2image.data.crops import FAR, Plan, check_options, cut
 from plugins.image2image.io.pictures import FORMATS, SUFFIXES
 from plugins.image2image.io.reading import read_picture
@@ -35,11 +35,6 @@ class Photo:
     name: str
     digest: str
     size: tuple[int, int]
-
-    @property
-    def fraction(self) -> float:
-        """The digest as a number in [0, 1): below `test_fraction` the file is for testing."""
-        return int(self.digest[:13], 16) / 16**13
 
 
 class Folder(Dataset[dict[str, Tensor]]):
@@ -87,8 +82,7 @@ class Folder(Dataset[dict[str, Tensor]]):
             cache_gib=(cache_gib, 0, FAR),
         )
         self.root = root
-        self._cache: OrderedDict[str, np.ndarray] = OrderedDict()
-        self._cached, self._cache_bytes = 0, int(cache_gib * 2**30)
+        self._cache = Cache[np.ndarray](int(cache_gib * 2**30))
         self.skipped: tuple[tuple[Path, str], ...] = ()
         usable = self._usable(size, corrupt)
         self._photos = self._side(split, usable, test_fraction)
@@ -135,7 +129,7 @@ class Folder(Dataset[dict[str, Tensor]]):
                 small.append((path, f"a copy of {seen[digest].name}"))
             else:
                 seen[digest] = Photo(name, digest, (high, wide))
-                self._keep(name, pixels)
+                self._cache.keep(name, pixels, pixels.nbytes)
         self.skipped = tuple(sorted(damaged + small))
         listed = "; ".join(f"{path}: {why}" for path, why in (*damaged, *small)[:20])
         if damaged and corrupt == "refuse":
@@ -166,26 +160,21 @@ class Folder(Dataset[dict[str, Tensor]]):
                 f"{self.root}: no image is in the {split} split at test_fraction {fraction:g}; "
                 f"use another folder to {split}, or set test_fraction between 0 and 1"
             )
-        test = [photo for photo in usable if photo.fraction < fraction]
-        if 0 < len(test) < len(usable):
-            return test if split == "test" else [p for p in usable if p.fraction >= fraction]
+        chosen = split_of(usable, split, fraction, key=lambda photo: photo.digest)
+        if 0 < len(chosen) < len(usable):
+            return chosen
         if len(usable) == 1:
             raise InputError(
                 f"{self.root}: has one usable image; two are required, to train and to test"
             )
-        fractions = sorted(photo.fraction for photo in usable)
+        test = bool(chosen) == (split == "test")
+        fractions = sorted(place_of(photo.digest) for photo in usable)
         near = fractions[-2:] if test else fractions[:2]
         bound = sum(near) / 2
         raise InputError(
             f"{self.root}: all {len(usable)} images are in the {'test' if test else 'train'}"
             f" split at test_fraction {fraction:g}; add some, or set test_fraction to {bound:.6g}"
         )
-
-    def _keep(self, name: str, pixels: np.ndarray) -> None:
-        self._cache[name] = pixels
-        self._cached += pixels.nbytes
-        while len(self._cache) > 1 and self._cached > self._cache_bytes:
-            self._cached -= self._cache.popitem(last=False)[1].nbytes
 
     def pixels(self, photo: int) -> np.ndarray:
         """A whole image (3, h, w), uint8 or uint16, from the cache or decoded again.
@@ -194,14 +183,13 @@ class Folder(Dataset[dict[str, Tensor]]):
             InputError: the file has changed or been removed since the start.
         """
         name, digest = self._photos[photo].name, self._photos[photo].digest
-        if name in self._cache:
-            self._cache.move_to_end(name)
-            return self._cache[name]
+        kept = self._cache.get(name)
+        if kept is not None:
+            return kept
         now, pixels = _decode(self.root / name)
         if now != digest:
             raise InputError(f"{self.root / name}: changed while in use; start the run again")
-        self._keep(name, pixels)
-        return pixels
+        return self._cache.keep(name, pixels, pixels.nbytes)
 
     def digest(self) -> str:
         """SHA-256 of the items, from the files' bytes and the crops."""
@@ -214,28 +202,15 @@ def find(root: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     Raises:
         InputError: no such folder.
     """
-    if not root.is_dir():
-        problem = "a file, not a folder" if root.exists() else "no such folder"
-        raise InputError(f"{root}: {problem}; root is the folder of your images")
-    inside, found, refused = root.resolve(), [], []
-    for folder, folders, files in os.walk(root, onerror=_raise):
-        linked = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        refused += [(Path(folder, name), "a link to a folder, not followed") for name in linked]
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for path in (Path(folder, name) for name in files if not name.startswith(".")):
-            suffix = path.suffix.lower()
-            if suffix in UNREADABLE:
-                refused.append((path, f"{suffix} is not read; convert it to PNG or JPEG"))
-            elif suffix in SUFFIXES:
-                if path.is_symlink() and not path.resolve().is_relative_to(inside):
-                    refused.append((path, "a link out of the folder, not followed"))
-                else:
-                    found.append(path)
-    return sorted(found, key=lambda path: path.relative_to(root).as_posix()), refused
-
-
-def _raise(error: OSError) -> None:
-    raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    suffixes = {*SUFFIXES, *UNREADABLE}
+    found = files_in(root, contents="images", wanted=lambda path: path.suffix.lower() in suffixes)
+    readable = [path for path in found.files if path.suffix.lower() in SUFFIXES]
+    others = [
+        (path, f"{path.suffix.lower()} is not read; convert it to PNG or JPEG")
+        for path in found.files
+        if path.suffix.lower() in UNREADABLE
+    ]
+    return readable, [*found.refused, *others]
 
 
 def _decode(path: Path) -> tuple[str, np.ndarray]:

@@ -1,8 +1,6 @@
 """Image files written whole, with depth, alpha, colour profile and EXIF."""
 
 import io
-import os
-import secrets
 import struct
 import tempfile
 import warnings
@@ -14,6 +12,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from core.errors import InputError
+from core.storage import files
 from plugins.image2image.io.pictures import DESCRIPTIVE, FORMATS, SUFFIXES, Picture, reason
 
 
@@ -82,17 +81,11 @@ def write_picture(path: Path, picture: Picture) -> None:
     )
     if not picture.pixels.isfinite().all():
         raise InputError(f"{path}: not written; some pixels are NaN or infinite")
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        with open(part, "xb") as file:
+        with files.replaced(path) as waiting, waiting.open("xb") as file:
             _encode(file, form, picture, path)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
     except (OSError, ValueError, OverflowError, RuntimeError, struct.error) as error:
         raise InputError(f"{path}: cannot be written: {reason(error)}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _integers(picture: Picture) -> np.ndarray:

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.results.metrics import psnr, ssim
+from core.results.scoring import outputs, scores
 from core.results.sheet import to_bytes
-from core.task import Batch, Example, Figure, Kind, Method, Panel, Scores
+from core.task import Batch, Example, Figure, Panel, Scores
 
 Target = Literal["residual", "image"]
 MOST = 100.0  # dB, of images that are equal at 8 bits, so that means are finite
@@ -136,15 +137,8 @@ class Restoration:
 
     def score(self, results: Float[Tensor, " b k 3 h w"], batch: Batch) -> Scores:
         """Figures of the baselines, of one draw and of the mean of draws, at 8 bits."""
-        outputs: dict[str, tuple[Kind, Tensor]] = {
-            name: ("baseline", x) for name, x in self.baselines(batch).items()
-        }
-        outputs["one sample"] = "draw", results[:, 0]
-        if results.shape[1] > 1:
-            outputs[f"mean of {results.shape[1]}"] = "mean", results.mean(1)
-        return {
-            name: Method(kind, self.figures_of(x, batch)) for name, (kind, x) in outputs.items()
-        }
+        compared = outputs(self.baselines(batch), results)
+        return scores(compared, lambda x: self.figures_of(x, batch))
 
     def figures_of(
         self, output: Float[Tensor, " b 3 h w"], batch: Batch
@@ -159,13 +153,11 @@ class Restoration:
 
     def show(self, results: Tensor, batch: Batch, titles: list[str]) -> list[Panel]:
         """Panels: measurement | baselines | one sample | mean | truth."""
-        given = {**self.inputs(batch), **self.baselines(batch)}
+        compared = outputs(self.baselines(batch), results)
+        given = {**self.inputs(batch), **{name: x for name, (_, x) in compared.items()}}
         panels = []
         for i, title in enumerate(titles):
             images = {label: pictures[i] for label, pictures in given.items()}
-            images["one sample"] = results[i, 0]
-            if results.shape[1] > 1:
-                images[f"mean of {results.shape[1]}"] = results[i].mean(0)
             images["truth"] = batch["image"][i]
             panels.append(Panel(title, {label: to_bytes(image) for label, image in images.items()}))
         return panels

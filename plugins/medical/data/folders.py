@@ -1,7 +1,6 @@
 """Slices of the scans in a folder: NIfTI, DICOM, and public datasets."""
 
 import hashlib
-import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -13,9 +12,11 @@ from typing import Literal
 import numpy as np
 import torch
 
+from core.data import problems_of_split, split_of
 from core.errors import InputError
 from core.process.noise import derive
 from core.storage import files
+from core.storage.folders import files_in
 from plugins.medical.data.slices import Pose, Slices
 from plugins.medical.io import dicom, identity, nifti, raw
 from plugins.medical.io.scan import Scan
@@ -42,9 +43,9 @@ class Entry:
     read: Callable[[], Scan]
 
     @property
-    def place(self) -> float:
-        """The patient's hash in [0, 1): test below `test_share`."""
-        return int(hashlib.sha256(self.patient.encode()).hexdigest()[:13], 16) / 16**13
+    def digest(self) -> str:
+        """SHA-256 of the patient, which decides the split."""
+        return hashlib.sha256(self.patient.encode()).hexdigest()
 
 
 class _Folder(Slices, ABC):
@@ -152,9 +153,7 @@ def _check(
 ) -> None:
     """Refuse options out of their range, all at once."""
     low, high = window
-    problems = []
-    if split not in ("train", "test"):
-        problems.append(f"split: expected train or test, got {split!r}")
+    problems = problems_of_split(split)
     if not 8 <= size <= 1024:
         problems.append(f"size: expected 8 to 1024, got {size}")
     if pixel is not None and not pixel > 0:
@@ -303,15 +302,7 @@ def inside(root: Path) -> list[Path]:
     Raises:
         InputError: no such folder.
     """
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "does not exist"
-        raise InputError(f"{root}: {what}; expected root to be the folder of your scans")
-    return [
-        Path(folder, name)
-        for folder, _, names in os.walk(root)
-        for name in names
-        if not name.startswith(".") and not os.path.islink(os.path.join(folder, name))
-    ]
+    return files_in(root, contents="scans").files
 
 
 def _patient(root: Path, path: Path) -> str:
@@ -335,8 +326,7 @@ def side(root: Path, entries: list[Entry], split: str, test_share: float) -> lis
     """
     if not entries:
         raise InputError(f"{root}: contains no readable scan")
-    test = [entry for entry in entries if entry.place < test_share]
-    wanted = test if split == "test" else [entry for entry in entries if entry.place >= test_share]
+    wanted = split_of(entries, split, test_share, key=lambda entry: entry.digest)
     if wanted:
         return wanted
     patients = len({entry.patient for entry in entries})

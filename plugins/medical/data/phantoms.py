@@ -5,6 +5,7 @@ import hashlib
 from jaxtyping import Float
 from torch import Tensor
 
+from core.data import problems_of_split
 from core.errors import InputError
 from core.process.noise import derive, generator
 from plugins.medical.data.slices import FINER
@@ -28,9 +29,7 @@ class Phantoms:
     def __init__(
         self, split: str, *, size: int = 128, side: float = 256.0, count: int = 1000, seed: int = 0
     ) -> None:
-        problems = []
-        if split not in ("train", "test"):
-            problems.append(f"split: expected train or test, got {split!r}")
+        problems = problems_of_split(split)
         if not 8 <= size <= 1024:
             problems.append(f"size: expected 8 to 1024, got {size}")
         if not side > 0:

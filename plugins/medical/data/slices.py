@@ -5,7 +5,6 @@ are means; the finer slice is what measurements are simulated of.
 """
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from core.data import Cache
 from core.process.noise import generator
 from plugins.medical.io.scan import Scan, canonical, like_canonical
 from plugins.medical.request import Plane
@@ -208,8 +208,8 @@ class Slices:
         self._scans, self._split, self._size, self._pixel = list(scans), split, size, pixel
         self._planes, self._window, self._percentile = tuple(planes), window, percentile
         self._count, self._pose = count, pose
-        self._seed, self._most = seed, cache
-        self._kept: OrderedDict[tuple[int, Plane], tuple[Volume, float, int]] = OrderedDict()
+        self._seed = seed
+        self._kept = Cache[tuple[Volume, float, int]](cache)
         self._places: list[tuple[int, float]] = []
         if split == "test":
             for number in range(len(self._scans)):
@@ -266,7 +266,7 @@ class Slices:
 
     def _volume(self, number: int, plane: Plane) -> tuple[Volume, float, int]:
         """A scan's volume, pixel spacing and number of slices."""
-        found = self._kept.pop((number, plane), None)
+        found = self._kept.get((number, plane))
         if found is None:
             scan = self._scans[number][1]()
             shape, spacing = like_canonical(scan, plane)
@@ -276,13 +276,8 @@ class Slices:
                 scan, plane, pixel / zoom, window=self._window(scan), percentile=self._percentile
             )
             found = volume, pixel, shape[0]
-        self._kept[number, plane] = found
-        while len(self._kept) > 1 and self._bytes() > self._most:
-            self._kept.popitem(last=False)
+            self._kept.keep((number, plane), found, volume.values.nbytes)
         return found
-
-    def _bytes(self) -> int:
-        return sum(volume.values.nbytes for volume, _, _ in self._kept.values())
 
     def source(self, index: int) -> str:
         """The scan of an item."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from core.inverse.measurement import Measurement, misfit
 from core.results.calibration import calibration, local_std
 from core.results.metrics import psnr, ssim
+from core.results.scoring import ONE, name_of_mean, outputs, scores
 from core.results.sheet import to_bytes
 from core.task import Batch, Example, Figure, Method, Panel, Scores, Volume
 
@@ -80,19 +81,14 @@ class Reconstruction(ABC):
     def score(self, results: Float[Tensor, " b k c h w"], batch: Batch) -> Scores:
         """Metrics of the classical methods, one draw, the mean of all draws, and calibration."""
         measurement = self.measured(batch)
-        found = {
-            name: Method("baseline", self.figures_of(x, measurement, batch))
-            for name, x in self.classical(measurement).items()
-        }
-        found["one sample"] = Method("draw", self.figures_of(results[:, 0], measurement, batch))
+        compared = outputs(self.classical(measurement), results)
+        found = scores(compared, lambda x: self.figures_of(x, measurement, batch))
         if results.shape[1] > 1:
             truth = self.picture(batch["image"])
             shown = torch.stack([self.picture(x) for x in results.unbind(1)], 1)
-            figures = {
-                **self.figures_of(results.mean(1), measurement, batch),
-                **calibration(shown, truth, (truth > AIR) | (shown.mean(1) > AIR)),
-            }
-            found[f"mean of {results.shape[1]}"] = Method("mean", figures)
+            more = calibration(shown, truth, (truth > AIR) | (shown.mean(1) > AIR))
+            mean = name_of_mean(results.shape[1])
+            found[mean] = Method("mean", {**found[mean].figures, **more})
         return found
 
     def show(
@@ -113,7 +109,7 @@ class Reconstruction(ABC):
             images = {name: to_bytes(x[i]) for name, x in shown.items() if name != "truth"}
             images["error of the mean, x4"] = to_bytes(4 * error[i] - 1)
             images["standard deviation of the draws, x4"] = to_bytes(4 * spread[i] - 1)
-            images["one sample"] = to_bytes(drawn[i, 0])
+            images[ONE] = to_bytes(drawn[i, 0])
             images["truth"] = to_bytes(truth[i])
             panels.append(Panel(title, images))
         return panels
