@@ -80,6 +80,11 @@ def test_each_stage_is_given_the_one_before_with_its_noise():
     pictures = list(draw_cascade([(first, 0.0), (second, 0.3)], picture(24)[None], drawn))
     _, one = how(draws=2, seed=4)
     middle = list(draw_restorations(first, {"low": picture(24)[None]}, one))
+    (second_alone,) = draw_restorations(
+        first, {"low": picture(24)[None]}, replace(one, draws=1, first=1)
+    )
+    assert torch.equal(second_alone, middle[1])  # a draw depends on its number alone
+    assert not torch.equal(middle[0], middle[1])
     for k in range(2):
         given = seen[3 * k][:, :3]  # three estimates a draw
         noise = given - Bicubic(factor=2).up(middle[k])
