@@ -1,5 +1,6 @@
 # make demo   set up, run the embedded job on real photographs, print where the report is
-# make test   set up, run the tests
+# make test   set up, run the quick tests of every module: minutes
+# make test-all  those, and then the slow ones
 # make torture  the reliability battery in full counts: kills, crashes, power cuts, damage
 # make parity compare with k-diffusion and diffusers; installs them first
 # make gpu    on a CUDA GPU: its tests, then figures and weights of some 20 minutes, in runs/gpu
@@ -17,13 +18,16 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 JOB ?= pipelines/jobs/demo.yaml
 AT_ONCE ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: demo test browser torture parity gpu lint clean
+.PHONY: demo test test-all browser torture parity gpu lint clean
 
 demo: $(VENV)/.ready
 	$(BIN)/polymode run $(JOB)
 
 test: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(AT_ONCE) --dist loadgroup
+
+test-all: test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(AT_ONCE) --dist loadgroup -m "slow and not gpu"
 
 # What each of its numbers is: tests/README.md.
 torture: $(VENV)/.ready

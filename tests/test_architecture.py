@@ -118,6 +118,7 @@ def test_twenty_questions_are_answered_by_the_file_that_the_map_names():
         assert re.search(wanted, text, re.M), f"{question}: {file} does not define {name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["long", "kwargs", "what", "bare_tensors", "bare_fields"])
 def test_figures_of_core(kind):
     assert not getattr(figures.count("core"), kind)

@@ -98,6 +98,7 @@ def documented():
                 begun = ""
 
 
+@pytest.mark.slow
 def test_every_documented_command_is_ours_and_parses(folder, tmp_path):
     commands = list(documented())
     assert len(commands) > 40
@@ -119,6 +120,7 @@ def test_both_entry_points_run_ours(folder, command):
     assert "--checkpoint" in called(folder, *command, "image2image", "upscale", "--help")
 
 
+@pytest.mark.slow
 def test_ray_workers_import_ours_and_work_in_the_callers_folder(folder):
     (folder / "job.yaml").write_text(JOB)
     called(folder, *POLYMODE, "run", "job.yaml", "--out", "runs", "--cpus", "1")

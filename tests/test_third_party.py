@@ -241,6 +241,7 @@ for kind, name in (("network", "mlp"), ("dataset", "ring"), ("task", "generate")
 """
 
 
+@pytest.mark.slow
 def test_its_parts_keep_the_contract(environment):
     subprocess.run([sys.executable, "-c", CONTRACT], env=environment, check=True)
 
@@ -266,6 +267,7 @@ def test_its_commands_stand_under_the_one_command(environment):
     assert polymode(environment, "dots", "norm", "3", "4").stdout == "5.0\n"
 
 
+@pytest.mark.slow
 def test_its_network_trains(environment, tmp_path):
     done = polymode(
         environment, "train", "--set", "task=dots/generate", "--set", "dataset=dots/ring",
@@ -274,6 +276,7 @@ def test_its_network_trains(environment, tmp_path):
     assert Path(done.stdout.strip()) == tmp_path / "checkpoints"
 
 
+@pytest.mark.slow
 def test_it_runs_inside_a_ray_worker(environment, tmp_path):
     (tmp_path / "dots.yaml").write_text(JOB)
     done = polymode(environment, "run", tmp_path / "dots.yaml", "--out", tmp_path / "runs")

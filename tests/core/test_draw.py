@@ -78,6 +78,7 @@ def test_a_list_of_guidances_is_applied_in_order():
     assert torch.equal(second, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", ["fresh", "counter"])
 def test_draws_by_every_kind_of_streams_are_standard_normal_and_of_their_seed_alone(noise):
     """Of the model of N(0.3, 0.5^2), by a solver that draws at every step."""
@@ -108,6 +109,7 @@ def test_a_slip_in_python_is_answered_as_one_in_yaml(changes, error, words):
         polymode.draw(exact(), **{"seeds": [0, 1], "steps": 3, **changes})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argument", "words"),
     [
@@ -188,6 +190,7 @@ def test_a_checkpoint_without_a_shape_takes_the_datasets_or_says_so():
         polymode.draw(lost, [0], steps=2)
 
 
+@pytest.mark.slow
 def test_the_readme_ends_in_a_sample_of_five_lines(trained):
     text = (ROOT / "core" / "README.md").read_text()
     block = text.rsplit("```python\n", 1)[1].split("```")[0]

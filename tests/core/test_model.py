@@ -35,6 +35,7 @@ def drawn(checkpoint, out, **options):
     return load_file(out / "samples.safetensors")["samples"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler",
     [
@@ -53,6 +54,7 @@ def test_samplers_that_want_more_than_an_estimate_run_from_a_request(checkpoint,
     assert torch.equal(first, again)
 
 
+@pytest.mark.slow
 def test_the_analytic_variance_lies_between_none_and_the_datas(checkpoint):
     model = load_model(checkpoint)
     request = SampleRequest(

@@ -56,6 +56,7 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_same_request_gives_the_same_weights_and_another_seed_others(trained, tmp_path):
     train(request(), tmp_path / "again")
     train(request(seed=1), tmp_path / "other")
@@ -72,6 +73,7 @@ COMMAND = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_killed_training_goes_on_and_ends_with_the_same_weights(tmp_path):
     """kill -9 twice in mid-training; every tensor equals the undisturbed run's."""
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
@@ -97,6 +99,7 @@ def test_killed_training_goes_on_and_ends_with_the_same_weights(tmp_path):
     assert steps == list(range(1, 91))
 
 
+@pytest.mark.slow
 def test_a_truncated_checkpoint_falls_back_and_the_end_is_the_same(trained, tmp_path):
     from core.request import Machine
 
@@ -135,6 +138,7 @@ def files_of(folder):
     return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in folder.glob("[0-9]*")}
 
 
+@pytest.mark.slow
 def test_all_that_a_run_learns_beside_its_weights_survives_a_stop(tmp_path, monkeypatch):
     """Times that learn, power averages and snapshots, conditions dropped, variances learned."""
     wanted = request(
@@ -204,6 +208,7 @@ def test_a_checkpoint_of_another_task_is_refused(trained):
         load_model(trained, task="image2image/palette")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [2, 3, 5])
 def test_parts_join_to_the_very_files_of_one_run(trained, tmp_path, parts):
     from core.results.samples import join

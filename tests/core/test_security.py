@@ -94,6 +94,7 @@ def findings(text, where=""):
     return found
 
 
+@pytest.mark.slow
 def test_no_module_can_run_what_a_file_holds():
     files = [
         p for folder in ("core", "plugins", "pipelines") for p in (ROOT / folder).rglob("*.py")
@@ -165,6 +166,7 @@ def answers(tmp_path_factory):
     return folder, canary, {line["name"]: line for line in lines}
 
 
+@pytest.mark.slow
 def test_the_canary_would_sing(tmp_path):
     """Unpickled on trust, these files do what they are made for."""
     for number, name in enumerate(("protocol_0.pt", "protocol_5.ckpt", "protocol_2.bin")):
@@ -217,6 +219,7 @@ def test_honest_files_are_read(name, answers):
 WHOLE = ["protocol_2.bin", "legacy.pt", "swells.pt", "deep.pt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"] if not TORTURE else [
     ".pt", ".ckpt", ".bin", ".pth", ".safetensors"])  # fmt: skip
 @pytest.mark.parametrize("name", sorted(hostile("")) if TORTURE else WHOLE)
@@ -234,6 +237,7 @@ def test_hostile_files_are_refused_in_one_sentence(name, suffix, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_command_says_one_line_and_ends_with_2(tmp_path):
     canary, source = tmp_path / "canary", tmp_path / "weights.pt"
     source.write_bytes(hostile(canary)["eval.pt"])
@@ -246,6 +250,7 @@ def test_the_command_says_one_line_and_ends_with_2(tmp_path):
     assert not canary.exists()
 
 
+@pytest.mark.slow
 def test_a_pickled_file_inside_a_diffusers_folder_is_refused_too(tmp_path):
     folder, canary = tmp_path / "model", tmp_path / "canary"
     folder.mkdir()

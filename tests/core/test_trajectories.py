@@ -57,6 +57,7 @@ def flow(x0):
     return alpha * 0.2 + std * (x0 - 0.2) / 0.6
 
 
+@pytest.mark.slow
 def test_latents_approach_those_of_the_exact_flow_at_second_order(tmp_path, points):
     far, error = [], []
     for n in (60, 120):

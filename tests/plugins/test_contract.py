@@ -112,6 +112,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), PARTS)
 def test_part_keeps_its_contract(kind, name, tmp_path):
     inputs = {}

@@ -165,6 +165,7 @@ def dies(act: Callable[[], object], at: int) -> bool:
     return code == 9
 
 
+@pytest.mark.slow
 def test_death_at_every_point_leaves_the_old_or_the_new(case, start, tmp_path, note):
     at, folder = 0, tmp_path / "run"
     while True:
@@ -217,6 +218,7 @@ def recorded(act: Callable[[], object]) -> list[Operation]:
     return told
 
 
+@pytest.mark.slow
 def test_a_power_cut_at_any_moment_leaves_the_old_or_the_new(case, start, tmp_path, note):
     folder, found_at = tmp_path / "run", tmp_path / "found"
     plant(start, folder)
@@ -276,6 +278,7 @@ def test_the_model_loses_what_no_fsync_followed(tmp_path):
 # --- a file that stands alone -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("old", [True, False])
 def test_a_snapshot_cut_short_anywhere_is_the_old_or_the_new_or_absent(old, tmp_path):
     def put_alone(folder: Path, value: float) -> None:

@@ -38,6 +38,7 @@ def test_the_same_items_in_the_same_order_whatever_the_workers(workers, start):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_may_have_another_number_of_workers(tmp_path):
     trained(request(), tmp_path / "whole")
     for first, then in ((0, 2), (2, 4), (4, 0)):

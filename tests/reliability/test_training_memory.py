@@ -150,6 +150,7 @@ print(json.dumps(trained(wanted, Path(sys.argv[1]) / "scarce")))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("toys")
 def test_memory_that_really_runs_out(tmp_path):
     """8 samples hold 128 MB and then 256 MB, 240 MB are to be had; fewer fit."""

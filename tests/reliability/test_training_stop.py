@@ -51,6 +51,7 @@ def reaches(out, step, process):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_stop_saves_the_step_it_is_at_and_the_rerun_ends_with_the_same_bits(way, ends, tmp_path):
     """Signals to the process or to its whole group with its workers, and the file named STOP."""

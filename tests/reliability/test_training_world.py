@@ -74,6 +74,7 @@ def read(log, size, batch, *, before=("0",)):
     ]
 
 
+@pytest.mark.slow
 def test_one_two_one_processes_train_as_one_does(tmp_path, monkeypatch):
     """Batches of five do not divide by two; times learn from losses; conditions are dropped."""
     monkeypatch.setenv("TOY_LOG", str(tmp_path / "whole"))
@@ -106,6 +107,7 @@ def test_one_two_one_processes_train_as_one_does(tmp_path, monkeypatch):
     assert sums(tmp_path / "again") == sums(tmp_path / "alone")
 
 
+@pytest.mark.slow
 def test_all_decide_alike_and_leave_together(tmp_path):
     """In one group: memory short in one process, validation, a step left out, a broken item."""
     plain, poisoned = {"steps": 8}, {"steps": 8, "on_nan": "skip", "dataset": {"poison": 3}}
@@ -145,6 +147,7 @@ def test_all_decide_alike_and_leave_together(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_the_first_process_writes_and_a_folder_that_the_others_do_not_see_is_named(tmp_path):
     """The first process resumes from step 3; the second finds nothing in its own folder."""
     (tmp_path / "0").mkdir()

@@ -100,6 +100,7 @@ def without(condition):
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight", [0.5, 3.0])
 def test_near_the_clean_end_guided_scores_are_those_of_the_tilted_density(weight):
     """Score of p(x) p(c|x)^w, the density written out by torch.distributions."""

@@ -157,6 +157,7 @@ def bounds(denoise, path, x0, steps):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [5, 10, 50])
 def test_the_analytic_variance_lowers_the_chain_s_divergence_from_a_mixture(steps):
     """The bound less the data's entropy is KL(data's chain | reverse chain); paired, 5 errors."""

@@ -173,6 +173,7 @@ def test_whatever_is_recomputed_the_gradients_are_the_same():
         assert all((kept - other).abs().max() < 1e-12 * (1 + kept.abs().max()) for other in others)
 
 
+@pytest.mark.slow
 def test_less_is_kept_the_more_is_recomputed():
     """Bytes that autograd keeps of one batch, parameters left out."""
     kept = {}
@@ -525,6 +526,7 @@ def test_a_new_mlp_outputs_zero_and_takes_vectors_alone():
         assert words in str(caught.value)
 
 
+@pytest.mark.slow
 def test_an_mlp_learns_a_mixture_that_no_linear_denoiser_knows():
     """Eight Gaussians on a circle, where noise joins neighbours: half the linear error."""
     angles = torch.arange(8, dtype=torch.float64) * math.pi / 4

@@ -335,6 +335,7 @@ def loss_moments(path, world_, weight):
     return mean(w * e), 3 * mean((w * e) ** 2), 3 * mean(w) * mean(w * e**2)
 
 
+@pytest.mark.slow
 def test_importance_keeps_the_mean_loss_and_lowers_its_variance_as_computed():
     path, gaussian, n = PATHS["vp_linear"], Gaussian(0.0, 0.5), 20_000
     weight, row = weighting.likelihood(), p.eps()
@@ -387,6 +388,7 @@ def test_loss_aware_times_follow_the_losses_seen_and_keep_the_mean():
     assert abs(float(loss.mean()) - 2.5) < 4 * float(loss.std()) / n**0.5
 
 
+@pytest.mark.slow
 def test_loss_aware_times_lower_the_variance_as_their_probabilities_say():
     """sum (w_k L_k)^2 / p_k is least at p in proportion to L: its share of the uniform one."""
     path, n = PATHS["flow"], 20_000

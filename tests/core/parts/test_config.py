@@ -185,6 +185,7 @@ VALUES = st.recursive(
 NAMES = st.sampled_from([option.name for option in options_of(TrainRequest)] + ["name", "x"])
 
 
+@pytest.mark.slow
 @given(st.dictionaries(NAMES, VALUES, max_size=4))
 @settings(deadline=None, max_examples=200, derandomize=True)
 def test_any_value_gives_a_request_or_a_config_error(options):

@@ -85,6 +85,7 @@ def test_what_is_no_file_is_one_sentence(place):
         read_yaml(Path(place))
 
 
+@pytest.mark.slow
 def test_the_commands_say_it_and_end_with_2(tmp_path):
     for number, (text, _) in enumerate(HOSTILE.values()):
         (tmp_path / f"{number}.yaml").write_text(text)

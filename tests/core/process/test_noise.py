@@ -153,6 +153,7 @@ def spread_of(solver, source, counts, last=2048):
     return [float((end(steps) - best).square().mean().sqrt()) for steps in counts]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [Multistep(eta=1.0, order=2), Ancestral()], ids=str)
 def test_more_steps_refine_a_sample_of_a_brownian_path_and_redraw_one_of_fresh_noise(solver):
     """Strong order 1; on fresh noise samples stay two deviations of their spread apart."""

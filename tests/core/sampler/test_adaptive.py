@@ -58,6 +58,7 @@ def tight(slope, y, start, end):
     return torch.from_numpy(numpy.stack(rows))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["to the data", "to the noise"])
 @pytest.mark.parametrize("rtol", [1e-3, 1e-5, 1e-8])
 def test_one_sample_takes_the_steps_of_scipy_s_rule(rtol, way):
@@ -80,6 +81,7 @@ def test_one_sample_takes_the_steps_of_scipy_s_rule(rtol, way):
     assert (ours.y - tight(slope, y, start, end)).abs().max() < 20 * rtol
 
 
+@pytest.mark.slow
 def test_error_and_work_follow_the_tolerance():
     """Circles: the local error is of order 5, so 10^5 times the tolerance takes a tenth the steps.
 
@@ -100,6 +102,7 @@ def test_error_and_work_follow_the_tolerance():
     assert calls[2] / calls[0] == pytest.approx(10, rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["vp_linear", "edm", "flow"])
 def test_a_sample_takes_the_same_steps_alone_and_in_a_batch(path):
     """And ends in the same place but for the rounding of elementary functions in a vector."""
@@ -123,6 +126,7 @@ def own_slope(name):
     return lambda x, t: (x - denoise(x, t).x0) / t  # x - x0 = t eps (edm), t (eps - x0) (flow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "start", "end"),
     [("vp_linear", 1.0, 1e-3), ("edm", 80.0, 0.002), ("flow", 1.0, 1e-3)],
@@ -138,6 +142,7 @@ def test_the_solver_follows_each_process_s_own_flow(name, start, end):
     assert (found - reference).abs().max() < 20 * rtol
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["vp_linear", "edm", "flow"])
 def test_encoding_undoes_sampling(path):
     path = PATHS[path]

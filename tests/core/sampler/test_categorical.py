@@ -161,6 +161,7 @@ def test_with_one_variable_the_chain_of_the_exact_denoiser_gives_back_the_datas_
         assert distance(world.chain_law(process, grid, start), world.law) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_with_two_variables_the_factorised_chain_errs_as_one_over_steps(kind):
     """Twice the steps of one chain of 256: half the error, to a tenth in the slope."""

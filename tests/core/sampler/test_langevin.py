@@ -240,6 +240,7 @@ METHODS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROCESSES)
 @pytest.mark.parametrize("method", METHODS)
 def test_each_sampler_has_its_weak_order_on_a_gaussian(method, name):

@@ -98,6 +98,7 @@ def test_the_exact_trace_gives_the_density_of_a_mixture(path):
     assert found.evaluations.double().mean() < 100  # 182 for the same error in sigma
 
 
+@pytest.mark.slow
 def test_the_default_prior_is_the_sampler_s_and_exact_where_the_process_ends_in_noise():
     path = PATHS["flow"]
     x0 = X0.reshape(8, 2, 4)
@@ -115,6 +116,7 @@ def test_the_default_prior_is_the_sampler_s_and_exact_where_the_process_ends_in_
     assert (normal.nats - given.nats).abs().max() < 1e-12
 
 
+@pytest.mark.slow
 def test_fixed_steps_are_of_order_four():
     path = PATHS["vp_linear"]
     exact = smoothed(path, X0)
@@ -145,6 +147,7 @@ def test_random_probes_are_exact_where_the_jacobian_is_diagonal():
     assert (fixed[0] - fixed[1]).abs().max() < 1e-10
 
 
+@pytest.mark.slow
 def test_fresh_probes_on_a_fixed_grid_average_to_the_exact_trace():
     path, n = PATHS["vp_linear"], 4096
     denoise, options = WORLD.denoiser(path), {"fixed_steps": 16, "prior": last_density(path)}
@@ -290,6 +293,7 @@ def test_the_chain_with_the_best_variance_is_exact_on_a_gaussian(steps):
     assert (found.total + world.log_density(x0)).abs().max() < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variance", ["small", "large"])
 def test_the_chain_s_bound_falls_to_the_likelihood_with_order_one(variance):
     path, world = PATHS["vp_linear"], Gaussian(0.3, 0.5)

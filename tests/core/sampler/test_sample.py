@@ -52,6 +52,7 @@ def there_and_back(path, solver, grid):
     return float((back - x0).abs().max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PATHS)
 def test_encoding_is_undone_by_sampling_to_the_tolerance(name):
     """T6, in and out of pure noise too."""
@@ -59,6 +60,7 @@ def test_encoding_is_undone_by_sampling_to_the_tolerance(name):
     assert there_and_back(PATHS[name], solver, fine(PATHS[name], 1)) < 1e-8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("solver", "steps"),
     [

@@ -108,12 +108,14 @@ def test_heun_is_algorithm_1_line_by_line(name):
     torch.testing.assert_close(x, alpha[-1] * z, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS, ids=str)
 def test_each_solver_has_its_order(solver):
     """T1, T4: on vp_linear; `test_the_same_levels_...` carries the result to every process."""
     check_solver(solver, PATHS["vp_linear"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["edm", "flow"])
 @pytest.mark.parametrize("solver", [EulerMaruyama(eta=0.0), EulerMaruyama()], ids=str)
 def test_euler_maruyama_has_its_order_on_other_processes(solver, path):
@@ -174,6 +176,7 @@ def test_the_same_levels_give_the_same_trajectory_on_every_process(solver):
         assert (end - ends[0]).abs().max() < 1e-12 * max(1.0, float(ends[0].abs().max()))
 
 
+@pytest.mark.slow
 def test_dormand_prince_agrees_over_processes_to_its_tolerance():
     start, ends = torch.tensor([[1.0, -0.4], [0.2, 0.9]], dtype=torch.float64), []
     for path in PATHS.values():
@@ -237,6 +240,7 @@ def test_what_the_network_says_does_not_matter(solver, path):
 # --- T13: seeds ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS, ids=str)
 def test_a_sample_does_not_depend_on_its_batch(solver):
     """T13: bit for bit, alone, together and in another order."""
@@ -277,6 +281,7 @@ def test_a_solver_that_loses_a_change_of_x_restarts(solver):
 # --- T14: gradients -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS, ids=str)
 def test_sampling_can_be_differentiated(solver):
     """T14: the gradient of a sample by its start against finite differences."""
@@ -351,6 +356,7 @@ def quick_gaussian(path):
     return denoise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GRIDS)
 @pytest.mark.parametrize("path", PATHS)
 def test_nothing_stops_being_a_number(path, name):
@@ -575,6 +581,7 @@ def test_sa_solver_without_noise_is_unipc_where_its_scale_cancels():
         assert a.kept == b.kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "order"),
     [
@@ -617,12 +624,14 @@ def test_the_order_of_the_last_steps_is_lowered_where_asked():
     assert [len(row.predict.weights) for row in rows] == [1, 2, 3, 3, 3, 2, 1]
 
 
+@pytest.mark.slow
 def test_unipc_on_eps_is_unipc_on_x0_to_their_order():
     """Both follow one flow: twice the steps bring them together by 2^4 at order 3."""
     apart = [same_end(UniPC(order=3, prediction="eps"), UniPC(order=3), n) for n in (80, 160, 320)]
     assert slope((80, 160, 320), apart) > 2.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["vp_linear", "edm", "flow"])
 def test_the_adaptive_sde_draws_a_gaussian_to_its_tolerance(path):
     """4,000 values: mean and standard deviation within 4 standard errors, 2 % for the tolerance."""

@@ -38,6 +38,7 @@ with process_group(torch.device("cpu")) as world:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_reduce_and_broadcast_without_losing_a_bit(tmp_path):
     command = [sys.executable, "-c", RANK]
     started = [

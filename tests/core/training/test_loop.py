@@ -73,6 +73,7 @@ def steps_of(network, count, spoil=None, lr=0.05, drawn=None):
     )
 
 
+@pytest.mark.slow
 def test_training_finds_the_wiener_gain():
     network = Gain()
     for _ in steps_of(network, 300):

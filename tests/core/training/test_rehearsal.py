@@ -141,6 +141,7 @@ def command(tmp_path, *settings):
     return done.returncode, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -345,6 +345,7 @@ def test_a_place_survives_its_plain_form(tmp_path):
     assert TrainingState.of(replace(saved, state={**saved.state, **place.document()})) == place
 
 
+@pytest.mark.slow
 def test_a_compiled_network_keeps_its_names_and_its_numbers(tmp_path):
     """Fused arithmetic rounds otherwise: twelve steps of Adam stay within 1e-5."""
     trained(request(steps=4), tmp_path / "compiled", compile=True)

@@ -90,6 +90,7 @@ def test_attention_under_its_names_of_old_is_the_same(tmp_path):
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
+@pytest.mark.slow
 def test_pickled_weights_of_a_folder_are_read_by_the_other_process(tmp_path):
     place = folder_of(tmp_path / "from", "rich")
     (place / "unet" / diffusers.WEIGHTS[0]).unlink()

@@ -60,6 +60,7 @@ def difference(ours, theirs):
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_network_says_what_the_original_said(name, tmp_path):
@@ -82,6 +83,7 @@ def test_the_network_says_what_the_original_said(name, tmp_path):
     assert difference(said, arrays["output"]) < WITHIN
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_model_estimates_and_steps_as_the_original(tmp_path):
     """From end to end: process, level, parameterization; the chain of 4000, times rescaled."""
@@ -99,6 +101,7 @@ def test_the_model_estimates_and_steps_as_the_original(tmp_path):
             assert difference(one, other) < WITHIN
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("nested", [True, False])
 def test_features_of_a_segmentation_checkpoint_are_the_extractor_s(nested, tmp_path):
@@ -155,6 +158,7 @@ def test_every_tensor_is_accounted_for(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_shapes_that_differ_are_listed(tmp_path):
     state, flags = small_state()
     state["middle_block.1.qkv.weight"] = torch.zeros(96, 128, 1)
@@ -304,6 +308,7 @@ def test_a_published_checkpoint_s_flags_fit_the_network_they_make(name):
     assert sum(map(math.prod, sizes.values())) == PARAMETERS[name]
 
 
+@pytest.mark.slow
 def test_a_classifier_is_told_apart(tmp_path):
     def halve(state):
         for key in [key for key in state if key.startswith("output_blocks.")]:
@@ -313,6 +318,7 @@ def test_a_classifier_is_told_apart(tmp_path):
         imported(tmp_path, edited("improved_additive", halve))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -326,11 +332,13 @@ def test_what_was_asked_wrongly_is_said(options, words, tmp_path):
         imported(tmp_path, {"a": torch.zeros(2)}, **options)
 
 
+@pytest.mark.slow
 def test_other_tensors_are_no_network(tmp_path):
     with pytest.raises(InputError, match="not a state dict of guided-diffusion"):
         imported(tmp_path, {"a": torch.zeros(2)})
 
 
+@pytest.mark.slow
 def test_narrow_floats_become_float32_and_are_said(tmp_path):
     state, flags = small_state()
     torch.save({key: value.half() for key, value in state.items()}, tmp_path / "half.pt")
@@ -343,6 +351,7 @@ def test_narrow_floats_become_float32_and_are_said(tmp_path):
     assert torch.equal(taken["conv_in.weight"], state["input_blocks.0.0.weight"].half().float())
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_a_run_is_left_alone(tmp_path):
     state, flags = small_state()
     folder = imported(tmp_path, state, flags=flags, kind="improved-diffusion")

@@ -409,6 +409,7 @@ def together(place, out="both", **options):
     return result, told
 
 
+@pytest.mark.slow
 def test_two_workers_give_what_one_loop_gives(ray_here, place):
     for number in range(20):
         put(place, f"{number}.txt", f"text {number}")
@@ -427,6 +428,7 @@ def test_two_workers_give_what_one_loop_gives(ray_here, place):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_file_that_kills_its_workers_is_left_alone(ray_here, place):
     put(place, "poison.txt", "die")
     with pytest.raises(Incomplete, match=r"poison\.txt: 2 processes died doing it"):
@@ -556,6 +558,7 @@ def ended(process, place, status):
     return out, said
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_did(command, place):
     put(place, "bad.txt", "bad")
     out, said = ended(command(), place, 1)
@@ -588,6 +591,7 @@ def killed_again_and_again(command, place, *words, kills, seconds=0.1):
     ended(command(*words, seconds=seconds), place, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [2, pytest.param(40, marks=pytest.mark.torture)])
 def test_a_kill_costs_the_file_in_work(command, place, kills):
     for number in range(5 * kills):
@@ -632,6 +636,7 @@ def test_killed_workers_cost_the_files_in_work(command, place):
     assert sum(times.values()) <= 44 + len(victims)
 
 
+@pytest.mark.slow
 def test_a_file_that_kills_the_command_is_left_alone(command, place):
     put(place, "aa.txt", "die")
     for _ in range(2):

@@ -124,6 +124,7 @@ def _doctor(*arguments, **environment):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_command_on_this_machine(tmp_path):
     began = time.monotonic()
     done = _doctor("--json", "--out", str(tmp_path), CUDA_VISIBLE_DEVICES="")

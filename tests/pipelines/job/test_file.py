@@ -179,6 +179,7 @@ SHAPED = st.fixed_dictionaries(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(PLAIN | SHAPED)
 def test_any_value_gives_a_job_or_says_what_is_wrong(value):

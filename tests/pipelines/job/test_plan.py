@@ -302,6 +302,7 @@ for count in (1, 10, 100, 1000):  # the first imports modules and reads signatur
 """
 
 
+@pytest.mark.slow
 def test_a_step_takes_at_most_two_milliseconds_to_plan(tmp_path):
     """In a process of its own, whose functions are not checked: signatures are read once."""
     done = subprocess.run(

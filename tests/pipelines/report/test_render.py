@@ -234,6 +234,7 @@ def test_no_absolute_path_is_told(run, tmp_path):
     assert "…/x" in text
 
 
+@pytest.mark.slow
 def test_too_many_pictures_are_left_out_until_the_page_fits(run, tmp_path, monkeypatch):
     files.write_json(
         run["evaluate"] / "metrics.json", metrics(panels=with_panels(run["evaluate"], 12, 64))

@@ -41,6 +41,7 @@ def weights(folder, step=50):
     return {path.name: load_file(path) for path in found}
 
 
+@pytest.mark.slow
 def test_two_workers_train_what_one_trains(ray_here, tmp_path):
     """Gradients of each half of a batch are added: the bound is what the job promises."""
     outcome, folder, shown = done(on_ray, tmp_path / "two")

@@ -143,6 +143,7 @@ def test_a_damaged_result_is_set_aside_and_made_again(tmp_path):
     assert (aside / "made.txt").read_text() == "33"
 
 
+@pytest.mark.slow
 def test_two_at_once_do_a_step_once(tmp_path):
     code = (
         "import sys; from pathlib import Path; from toy_jobs import done\n"

@@ -85,6 +85,7 @@ def test_ray_listens_on_loopback_alone(ray_here):
     assert len(heard) >= 3
 
 
+@pytest.mark.slow
 def test_the_token_is_for_this_user_alone_and_wanted_of_others(ray_here):
     token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
     assert stat.S_IMODE(token.stat().st_mode) == 0o600

@@ -145,6 +145,7 @@ def test_two_drivers_at_once_do_each_step_once(tmp_path, first):
     assert [text.count('"began"') for text in events] == [1] * 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [("--local",), pytest.param(("--cpus", "2"), marks=pytest.mark.torture)],

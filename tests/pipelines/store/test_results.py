@@ -138,6 +138,7 @@ def _make_and_die(root: Path, left: int) -> int:
         os._exit(1)
 
 
+@pytest.mark.slow
 def test_a_death_before_any_write_is_on_disk_never_gives_a_hit(tmp_path):
     """Dies before the n-th of every os.open, fsync, replace and close, for every n."""
     status, deaths = 9, 0

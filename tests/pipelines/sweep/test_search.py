@@ -435,6 +435,7 @@ def test_the_command_prints_the_best_and_a_table_of_all(real):
     assert again.stderr.splitlines()[0] == "nothing to do: its one step is a hit"
 
 
+@pytest.mark.slow
 def test_the_best_request_trains_the_same_network_again(real, tmp_path):
     from core.request import Machine
     from core.runs import train

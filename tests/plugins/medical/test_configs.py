@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = ROOT / "plugins" / "medical" / "configs"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["demo", "demo-mri"])
 def test_the_demo_trains(tmp_path, name):
     request = {**read_yaml(CONFIGS / f"{name}.yaml"), "steps": 2, "warmup": 1, "batch": 2}

@@ -174,6 +174,7 @@ def test_bad_requests_are_one_sentence(checkpoint, tmp_path):
         assert not out.exists()
 
 
+@pytest.mark.slow
 def test_the_script_ends_with_2_and_its_help_teaches(checkpoint, tmp_path):
     out = tmp_path / "out.png"
     done = run_script("repaint", tmp_path / "none.png", "-o", out, "--checkpoint", checkpoint)

@@ -253,6 +253,7 @@ def test_a_restored_jpeg_has_the_coefficients_of_its_file(several, tmp_path, siz
     assert beyond(found + noise, data) > 10
 
 
+@pytest.mark.slow
 def test_blocks_lie_in_the_file_as_it_was_before_it_was_turned(several, tmp_path):
     given, exif, out = hard(45, 37), Image.Exif(), tmp_path / "out.png"
     transposes = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # Pillow's names of them
@@ -376,6 +377,7 @@ def test_kinds_of_files_are_read_or_refused_before_anything_is_drawn(colours, tm
 # --- upscale, and a folder ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_folder_with_a_broken_file_is_done_but_for_that(several, tmp_path):
     """By `polymode apply`, twice: the second time nothing is drawn."""
     folder, out = tmp_path / "photos", tmp_path / "out"

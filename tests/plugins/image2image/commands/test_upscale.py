@@ -122,6 +122,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(model, tmp_path):
         assert not out.exists()
 
 
+@pytest.mark.slow
 def test_the_predictor_writes_what_upscale_writes(model, tmp_path):
     """Byte for byte, at the defaults of both and at others, whatever was done before."""
     from core.parts.registry import Spec
@@ -215,6 +216,7 @@ def load(place):
     return values, info["bitdepth"]
 
 
+@pytest.mark.slow
 def test_upscale_draws_several_maps_them_and_goes_on_with_a_second_model(tmp_path):
     first = trained_sr3(tmp_path / "first")
     second = trained_sr3(tmp_path / "second", augment=0.2)

@@ -52,6 +52,7 @@ def test_every_test_patch_lies_in_its_photograph_upright_and_apart():
             assert all(max(abs(y - v), abs(x - u)) >= 64 for v, u in places[:k])
 
 
+@pytest.mark.slow
 def test_every_training_crop_lies_in_its_photograph_in_one_of_eight_ways():
     photos, ways = Photos("train"), set()
     for i in range(60):

@@ -146,6 +146,7 @@ def test_an_interval_of_a_kernel_distance_holds_its_probability(judged, drawn, m
     assert (found["low"], found["high"]) == pytest.approx((0.05, 0.95), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_more_noise_and_more_blur_are_further_away(judged, drawn):
     noise = torch.randn(18, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -189,6 +190,7 @@ def test_samples_that_restore_nothing_are_compared_with_any_real_set(judged, dra
     assert worse["recall"]["mean"] == 0
 
 
+@pytest.mark.slow
 def test_where_items_have_classes_their_own_are_what_is_right(judged, drawn, place):
     """Digits drawn for one digit after the other: right where the classifier says the digit's own.
 
@@ -212,6 +214,7 @@ def test_where_items_have_classes_their_own_are_what_is_right(judged, drawn, pla
     assert metrics["methods"]["one sample"]["kid"]["n"] == 250
 
 
+@pytest.mark.slow
 def test_a_job_and_the_command_write_the_same(judged, drawn, extractor, tmp_path):
     from typer.testing import CliRunner
 
@@ -243,6 +246,7 @@ def test_a_job_and_the_command_write_the_same(judged, drawn, extractor, tmp_path
     assert known["metrics"]["fid"]["label"] in done.stderr
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compared_is_refused(judged, drawn, tmp_path):
     def same(x):
         return x[:, None]

@@ -18,6 +18,7 @@ def crops(split, spec=CROPS):
     return collate(dataset, list(range(len(dataset))))["image"]
 
 
+@pytest.mark.slow
 def test_features_are_named_by_what_they_are_and_kept(extractor, place, monkeypatch, tmp_path):
     """The same options give the same name, from the file, from a damaged file and from nothing."""
     (kept,) = (place / "polymode").iterdir()

@@ -35,6 +35,7 @@ METHODS = {
 }
 
 
+@pytest.mark.slow
 def test_every_attack_is_counted_and_the_worst_is_named(prior, judge, tmp_path):
     """What is written is counted again here; items do not depend on their batch."""
     news = []

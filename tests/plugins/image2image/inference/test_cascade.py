@@ -122,6 +122,7 @@ def test_levels_out_of_range_are_refused(make, said):
         make()
 
 
+@pytest.mark.slow
 def test_samples_of_a_cascade_are_its_draws_and_are_scored_as_one_enlargement(tmp_path):
     """As by hand from the 8-bit reduction; the whole agrees with it through both models."""
     data = Spec("image2image/photos", {"size": 32, "per_photo": 1})

@@ -121,6 +121,7 @@ def test_sdedit_with_a_mask_keeps_what_is_outside_at_every_level():
 # --- ILVR --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "factor"), [((31, 37), 4), ((8, 8), 8), ((23, 64), 3)])
 def test_the_guided_pictures_reduction_is_the_references(size, factor):
     """On the canvas that is sampled: continued by reflection to whole cells of the reduction."""
@@ -193,6 +194,7 @@ def test_no_holes_are_refused():
         inpaint(EXACT, picture(1, 3, 9, 9), Noise([0]), grid=grid(), solver=DDIM(), method=ddnm)
 
 
+@pytest.mark.slow
 def test_repaints_calls_are_counted():
     """T = 250, jump 10, 10 resamples: the paper's schedule makes 2410 calls and 2160 noisings of
     one level; it leaves the last stretch of ten alone.  Ours walks the nine levels above the

@@ -133,6 +133,7 @@ def test_feathers_fall_evenly_from_one_to_nothing():
         feathered(mask, -1)
 
 
+@pytest.mark.slow
 def test_growing_takes_the_memory_of_a_few_masks_however_far():
     """300 rings of a MiB kept would be 300; as the kernel counts, of a process of its own."""
     code = """

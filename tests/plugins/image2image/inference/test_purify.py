@@ -80,6 +80,7 @@ def tiny():
     return denoise, nn.Sequential(nn.Flatten(), networks[1])
 
 
+@pytest.mark.slow
 def test_gradients_through_the_purifier_are_those_of_the_whole_graph_and_of_finite_differences():
     denoise, judge = tiny()
     defended = Purified(denoise, judge, level=0.2, steps=5)

@@ -23,6 +23,7 @@ def test_random_holes_cover_ten_to_forty_percent(kind):
         assert max(shares) > 0.31
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["strokes", "boxes", "uncrop"])
 def test_holes_lie_everywhere_alike(kind):
     """Both halves of an image are covered alike, along both axes: to four standard errors."""

@@ -92,6 +92,7 @@ def test_ct_of_a_dicom_folder_lies_where_it_lay(tmp_path, priors, ways):
     assert np.asarray(deviation.dataobj).min() >= 0
 
 
+@pytest.mark.slow
 def test_a_scan_measured_and_read_again_is_reconstructed_the_same(tmp_path, priors):
     source = series(tmp_path / "scan")
     options = ("--draws", 1, "--steps", 2, "--threads", 1, "--checkpoint", priors / "ct")
@@ -108,6 +109,7 @@ def test_a_scan_measured_and_read_again_is_reconstructed_the_same(tmp_path, prio
     assert said.stdout.startswith("sinogram: 4 x 9 x")
 
 
+@pytest.mark.slow
 def test_a_record_is_enough_to_make_the_result_again(tmp_path, priors):
     """Digests as sha256sum gives them; the record's options, given again, make the same voxels."""
     source = series(tmp_path / "scan")
@@ -142,6 +144,7 @@ def test_a_record_is_enough_to_make_the_result_again(tmp_path, priors):
     assert np.array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_mri_of_nifti_and_of_kspace(tmp_path, priors):
     voxels = np.maximum(head() + 5, 0).astype(np.float32)
     affine = np.diag([2.0, 2.0, 3.0, 1.0])
@@ -169,6 +172,7 @@ def raw_magnitude(path):
     return inverse_fourier(values)[:, 0].abs().numpy()
 
 
+@pytest.mark.slow
 def test_samples_are_drawn_scored_and_looked_up_in_training(tmp_path, priors):
     dataset = Spec("medical/phantoms", {"size": 16, "count": 3})
     task = Spec("medical/ct", {"views": 9, "side": 64.0})
@@ -197,6 +201,7 @@ def test_samples_are_drawn_scored_and_looked_up_in_training(tmp_path, priors):
     assert near.truth < 100
 
 
+@pytest.mark.slow
 def test_samplers_are_compared_in_one_table_and_chart(tmp_path, priors):
     request = SamplersRequest(
         checkpoint=priors / "ct",
@@ -216,6 +221,7 @@ def test_samplers_are_compared_in_one_table_and_chart(tmp_path, priors):
     assert found.best.split(",")[0] in samplers.RULES
 
 
+@pytest.mark.slow
 def test_training_goes_through_the_command(tmp_path):
     for patient in "ab":
         series(tmp_path / "scans" / patient)
@@ -228,6 +234,7 @@ def test_training_goes_through_the_command(tmp_path):
 # --- whose it is ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_name_planted_everywhere_comes_out_nowhere(tmp_path, priors, monkeypatch):
     """In tags, file names and folder names; looked for in all that is printed and written."""
     monkeypatch.setenv(VARIABLE, "a key for this test")

@@ -33,6 +33,7 @@ def test_less_variation_along_slices_is_the_closed_form(weight):
     assert torch.equal(less_variation(x[:1], weight), x[:1])  # a slice alone varies with none
 
 
+@pytest.mark.slow
 def test_draws_of_a_gaussian_have_its_posterior():
     """PiGDM is exact there: mean and variance of the measured and of the unmeasured."""
     world, process, n = Gaussian(0.2, 0.5), edm(), 4000

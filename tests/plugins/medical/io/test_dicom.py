@@ -242,6 +242,7 @@ def test_not_a_number_is_refused(tmp_path):
         dicom.read(tmp_path / "in")
 
 
+@pytest.mark.slow
 def test_a_deflated_file_is_not_unpacked(tmp_path):
     """A file of a few hundred kilobytes that would unpack to 300 MB of zeros."""
     write_series(tmp_path / "in", volume(1))

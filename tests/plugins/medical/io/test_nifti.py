@@ -182,6 +182,7 @@ def test_a_file_that_says_not_where_it_lies_is_noted(tmp_path):
     assert found.spacing == pytest.approx(tuple(np.linalg.norm(OBLIQUE[:3, :3], axis=0)[::-1]))
 
 
+@pytest.mark.slow
 def test_a_packed_file_is_never_unpacked_beyond_what_it_claims(tmp_path, monkeypatch):
     """A bomb: a whole volume, then a gigabyte of zeros packed into a megabyte."""
     import zlib

@@ -98,6 +98,7 @@ def test_a_phantom_is_the_picture_of_its_ellipses():
         assert float((found - exact).norm() / exact.norm()) < 0.05
 
 
+@pytest.mark.slow
 @BOTH
 def test_720_views_without_noise_give_the_head_back(beam, options):
     phantom = shepp_logan(256.0)

@@ -47,6 +47,7 @@ def test_the_operator_norm_is_the_largest_singular_value():
     assert found.tolist() == pytest.approx([float(torch.linalg.matrix_norm(matrix, 2))] * 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight", [0.05, 0.4])
 def test_total_variation_of_one_step_is_the_closed_form(weight):
     """A step of height h between halves of n pixels each in a row: each moves by weight / n."""
@@ -60,6 +61,7 @@ def test_total_variation_of_one_step_is_the_closed_form(weight):
     assert (found - exact).abs().max() < 1e-3
 
 
+@pytest.mark.slow
 def test_total_variation_is_scikit_images_where_all_is_measured():
     """Chambolle's method on |x - y|^2 / (2 weight) + TV(x), there with another discretised edge."""
     from skimage.restoration import denoise_tv_chambolle
