@@ -245,7 +245,8 @@ def _elsewhere(
 
 def _finish(planned: Sequence[Planned], outcomes: Outcomes, record: Path, show: Show) -> None:
     """Say what failed, print where the results are, and end with the fitting exit status."""
-    files.write_json(record / "outcome.json", plain(outcomes))
+    documents = {name: outcome.document() for name, outcome in outcomes.items()}
+    files.write_json(record / "outcome.json", plain(documents))
     failed = [p for p in planned if outcomes[p.step.name].state == "failed"]
     for p in failed:
         print(f"error: {failure(p, outcomes[p.step.name])}", file=sys.stderr)

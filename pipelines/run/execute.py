@@ -201,7 +201,7 @@ def failure(p: Planned, outcome: Outcome) -> str:
     """What a user needs to see of a failed step: which, why, where its log is, how that ends."""
     log = p.folder / results.LOG
     tries = f", attempt {outcome.attempts} of {p.step.retries + 1}" if p.step.retries else ""
-    said = f"step {p.step.name}{tries}: {outcome.cause}"
+    said = f"step {p.step.name}{tries}: {outcome.message or outcome.cause}"
     if outcome.refused:
         return said
     try:

@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, fields
@@ -29,6 +28,7 @@ from core.storage import files
 from core.training.stopping import Stopped
 from pipelines.job.plan import Planned
 from pipelines.job.verbs import Runnable, load
+from pipelines.run.names import places, traceback_without_names, without_names
 from pipelines.store import results
 
 BETWEEN = 0.25  # seconds between two written progress events of a step
@@ -44,7 +44,8 @@ class Outcome:
             its machine is taken away, to be gone on with elsewhere.
         seconds: spent on the last attempt.
         attempts: how often it was tried.
-        cause: one line: the error, or the input that failed.
+        cause: one line: the error, or the input that failed; without names of a user's files.
+        message: the cause with such names, for the terminal; never written to a file.
         refused: the request was wrong.
         final: trying again would end in the same way.
     """
@@ -54,8 +55,13 @@ class Outcome:
     seconds: float = 0.0
     attempts: int = 0
     cause: str = ""
+    message: str = ""
     refused: bool = False
     final: bool = False
+
+    def document(self) -> dict[str, Any]:
+        """What is written of it: everything but the message."""
+        return {name: value for name, value in asdict(self).items() if name != "message"}
 
 
 class Moved(Exception):
@@ -89,6 +95,11 @@ def run_step(
         seconds = time.monotonic() - began
         return Outcome(step=name, state=state, seconds=seconds, attempts=attempt, **more)
 
+    def causes(error: Exception) -> dict[str, str]:
+        message = _message(error)
+        cause = without_names(message, places(folders.values()), error)
+        return {"cause": cause, "message": message}
+
     def waiting() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with _events(folder, attempt, emit) as tell:
@@ -113,11 +124,17 @@ def run_step(
     except Moved:
         return ended("moved", cause="a machine of its workers is taken away")
     except InputError as error:
-        return ended("failed", cause=str(error), refused=True, final=True)
+        return ended("failed", **causes(error), refused=True, final=True)
     except Exception as error:  # noqa: BLE001  (whatever a step raises is its outcome)
-        lines = str(error).strip().splitlines()
-        cause = cut_lines(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__)
-        return ended("failed", cause=cause, final=_final(error))
+        return ended("failed", **causes(error), final=_final(error))
+
+
+def _message(error: Exception) -> str:
+    """A refusal's words; of another error its kind and first line."""
+    if isinstance(error, InputError):
+        return str(error)
+    lines = str(error).strip().splitlines()
+    return cut_lines(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__)
 
 
 def _final(error: Exception) -> bool:
@@ -147,8 +164,9 @@ def _do(
     with _logged(folder / results.LOG):
         try:
             result = _call(planned, folders, verb, machine, emit, together, leave)
-        except Exception:
-            traceback.print_exc()
+        except Exception as error:
+            named = places(folders.values())
+            print(traceback_without_names(error, named), end="", file=sys.stderr)
             raise
     files.write_json(folder / results.RESULT, _relative(result, folder))
     environment = {

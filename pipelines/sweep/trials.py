@@ -14,6 +14,7 @@ from core.parts.config import bind, plain
 from core.request import Emit, Note, Progress, TrainRequest, TrainResult
 from core.storage import files
 from core.training.stopping import FILE as STOP
+from pipelines.run.names import places, without_names
 from pipelines.store import results
 from pipelines.store.tail import Tail
 from pipelines.sweep.request import SweepRequest, SweepResult
@@ -93,15 +94,17 @@ def write_ended(
         steps=result.steps if result else max((at for at, _ in points), default=0),
         step=step,
         value=value,
-        cause=_cause(error) if error else "",
+        cause=_cause(error, trial.folder.parents[1]) if error else "",
         refused=isinstance(error, InputError),
     )
     files.write_json(trial.folder / ENDED, asdict(ended))
     return ended
 
 
-def _cause(error: Exception) -> str:
+def _cause(error: Exception, out: Path) -> str:
+    """An error's first line, without names of files that the request in `out` names."""
     first = next(iter(str(error).strip().splitlines()), "")
+    first = without_names(first, places([out]), error)
     return first if isinstance(error, InputError) else f"{type(error).__name__}: {first}"
 
 

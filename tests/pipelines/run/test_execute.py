@@ -11,17 +11,19 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 from commands import call
 from toy_jobs import POLYMODE, STEPS, done, planned, toy
 from toy_verbs import TOYS, polymode
 
 from core.errors import InputError
 from core.request import Note, Progress
+from pipelines.commands import invocation
 from pipelines.commands.invocation import carry_out
 from pipelines.job.file import parse
 from pipelines.job.verbs import VERBS
 from pipelines.run.display import Display
-from pipelines.run.execute import failure
+from pipelines.run.execute import failure, locally
 from pipelines.run.step import run_step
 from pipelines.store import results
 
@@ -109,6 +111,44 @@ def test_a_failed_branch_stops_only_what_needs_it(tmp_path):
     assert said[-2:] == ["  | RuntimeError: it broke", "  | in two lines"]
     assert len(said) <= 2 + 15
     assert p.why == "unfinished: goes on from where it stopped"
+
+
+@pytest.mark.parametrize("how", ["refused", "missing", "name", "folder"])
+def test_a_failure_names_no_file_of_the_user_in_what_is_kept(tmp_path, monkeypatch, how, capsys):
+    """A canary, a patient's name, is in the message on the terminal and in no file of the run."""
+    folder, name = tmp_path / "scans" / "CANARY^JANE", "CANARY^JANE 01.dcm"
+    folder.mkdir(parents=True)
+    (folder / name).write_text("x")
+    (tmp_path / "scans" / "A.dcm").write_text("x")
+    gone = folder / "CANARY^GONE.dcm"
+
+    def fail(request, out, **_):
+        if how == "refused":
+            raise InputError(f"{folder / name}: is truncated")
+        if how == "missing":
+            gone.read_text()
+        raise ValueError(f"{folder.name if how == 'folder' else name}: is truncated")
+
+    monkeypatch.setattr("toy_verbs.make", fail)
+    steps = {"a": {"run": "make", "request": {"source": str(tmp_path / "scans")}}}
+    found, root = planned(tmp_path / "runs", steps), tmp_path / "runs"
+    root.mkdir(exist_ok=True)
+    with Display(["a"], stream=io.StringIO()) as display:
+        outcomes = locally(found, display, verbs=TOYS)
+    with pytest.raises(typer.Exit):
+        invocation._finish(found, outcomes, root, lambda *_: None)
+    assert "CANARY" in capsys.readouterr().err
+    kept = {path.name: path.read_text() for path in root.rglob("*") if path.is_file()}
+    assert not [name for name, text in kept.items() if "CANARY" in text]
+    cause = {
+        "refused": "file 2 of request.source: is truncated",
+        "missing": "FileNotFoundError: [Errno 2] No such file or directory: 'a file'",
+        "name": "ValueError: file 2 of request.source: is truncated",
+        "folder": "ValueError: folder of file 2 of request.source: is truncated",
+    }[how]
+    assert json.loads(kept["outcome.json"])["a"]["cause"] == cause
+    assert cause.removeprefix("ValueError: ") in kept["log.txt"]
+    assert "in fail" in kept["log.txt"]  # the frames of the traceback stay
 
 
 @pytest.mark.parametrize(("failures", "retries", "state"), [(1, 1, "done"), (2, 1, "failed")])
