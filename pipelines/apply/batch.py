@@ -274,7 +274,10 @@ class _Hand:
         self._lack: dict[str, str] = {}
         book = Ledger(order.out)
         if book.deaths("") >= STARTS * workers:
-            self._lack = {"broken": "it dies of it; is there memory for as many?"}
+            self._lack = {
+                "broken": "every attempt ended the worker process, probably out of memory; "
+                "use fewer workers"
+            }
             return
         book.begin("")
         try:

@@ -25,7 +25,7 @@ DEATHS = 2  # processes that may die doing a file before it is left alone
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What is to be done with every file; the same for all processes that share the work.
+    """What is to be done with every file; the same for all processes of the work.
 
     Args:
         build: the predictor's class.

@@ -39,7 +39,9 @@ class Worker:
     def __init__(self, order: Order) -> None:
         node = f"{os.uname().nodename}-{os.getpid()}"
         if not order.folder.is_dir():
-            raise InputError(f"folder: {order.folder}: not seen by {node}; share it")
+            raise InputError(
+                f"folder: {order.folder}: not visible on {node}; put it on a shared file system"
+            )
         self._order, self._book = order, Ledger(order.out)
         self._scratch = self._book.scratch / node
         options = arguments(order.build, order.options)
@@ -62,7 +64,7 @@ class Worker:
             result, path = self._places(name)
             source = _read(path)
             if deaths >= DEATHS:
-                cause = f"{deaths} processes died doing it; left alone while it stays as it is"
+                cause = f"{deaths} processes died doing it; not tried again until it changes"
                 raise _Trouble("failed", cause)
             self._book.begin(name)
             record = Record(name=name, state="done", **self._made(name, path, result))
@@ -93,7 +95,7 @@ class Worker:
             raise _Trouble("bad", cause) from error
 
     def _made(self, name: str, path: Path, result: Path) -> dict[str, Any]:
-        """What the record says of the result, which is on the disk."""
+        """The result's fields of the record; the result is on the disk."""
         part, before = self._scratch / result.name, _stamp(path)
         files.create_folder(self._scratch)
         try:
@@ -118,7 +120,7 @@ class Worker:
         return {"facts": facts, "result": result_of(self._order, name), **about}
 
     def _trouble(self, error: Exception, said: str) -> _Trouble:
-        """What an error says of the file; an error of the system says nothing of its bytes.
+        """The file's trouble from an error; an error of the system is none of its bytes.
 
         Raises:
             StorageError: there is no room for any result.
@@ -156,7 +158,7 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first, with its kind unless it is a sentence for users."""
+    """An error's first line, with its kind unless it is a sentence for users."""
     lines = str(error).strip().splitlines() or [""]
     if isinstance(error, InputError):
         return lines[0]

@@ -61,7 +61,7 @@ def _build(name: str, source: Path, place: Path) -> None:
     command += ["--no-build-isolation", "--target", str(place), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["pip says nothing"])[-1]
+        last = (done.stderr.strip().splitlines() or ["pip gave no output"])[-1]
         raise InputError(
             f"{name}: its checkout {source} could not be built to be sent to the cluster: {last}; "
             f"install what builds it, or install {name} without -e"

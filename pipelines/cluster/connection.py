@@ -16,7 +16,7 @@ from typing import Any
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Ray's coming behaviour, asked for now so that it prints no FutureWarning.
+    # Ray's coming behaviour, chosen now so that it prints no FutureWarning.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_SCHEDULER_EVENTS": "0",
     "RAY_DEDUP_LOGS": "0",
@@ -83,7 +83,7 @@ def patient(seconds: float) -> Iterator[None]:
 
 
 def heed_environment() -> None:
-    """Have Ray read its settings anew: it keeps those that it found when it was first imported."""
+    """Have Ray read its settings again: it keeps those that it found when it was first imported."""
     inner: Any = importlib.import_module("ray._raylet")
     inner.Config.initialize("")
     inner.AuthenticationTokenLoader.instance().reset_cache()

@@ -10,9 +10,9 @@ from typing import Any
 
 
 def is_drained() -> bool:
-    """Whether Ray has been told that the machine of this worker will be taken away soon.
+    """Whether Ray knows that the machine of this worker will be taken away soon.
 
-    Asked as often as one likes: Ray is asked once a second.
+    Cheap to call: Ray is queried once a second.
     """
     import ray
 

@@ -22,10 +22,10 @@ from pipelines.cluster.code import unpack
 from pipelines.job.resources import Resources
 from pipelines.store import results
 
-FOLDER = "POLYMODE_FOLDER"  # tells workers of a cluster where the command was called
+FOLDER = "POLYMODE_FOLDER"  # where the command was called, for workers of a cluster
 TOKEN = "~/.ray/auth_token"  # where Ray looks for it
 PATIENCE = 5.0  # seconds until nobody is taken to listen at an address
-HEARD_SECONDS = 5.0  # a step that trains tells of its progress more often than that
+HEARD_SECONDS = 5.0  # a training step reports progress more often
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def joined(address: str, out: Path | None = None) -> Iterator[list[Resources]]:
 
     Args:
         address: ``host:port`` of its head, or ``auto`` for the one that runs on this machine.
-        out: an existing folder for results, which all its machines must share; None where nothing
+        out: an existing folder for results, which all its machines must mount; None where nothing
             is to be done there, and then no code travels.
 
     Raises:
@@ -75,10 +75,10 @@ def joined(address: str, out: Path | None = None) -> Iterator[list[Resources]]:
 def stopped_gently(folders: Sequence[Path]) -> Iterator[None]:
     """When a stop ends the block, have steps that train write a checkpoint, and wait for it.
 
-    Signals do not reach other machines; files in the folder that they share do.
+    Signals do not reach other machines; files in a shared folder do.
 
     Args:
-        folders: where such steps write; those that nothing has been heard of are left alone.
+        folders: where such steps write; those without recent events are left alone.
     """
     try:
         yield
@@ -97,7 +97,7 @@ def stopped_gently(folders: Sequence[Path]) -> Iterator[None]:
 
 
 def _is_running(folder: Path) -> bool:
-    """Whether its lock is held; where locks do not reach over machines, whether it is heard of."""
+    """Whether its lock is held, or, where machines see no locks, it has recent events."""
     if not folder.exists() or (folder / results.MANIFEST).exists():
         return False
     try:
@@ -117,7 +117,7 @@ def enter() -> None:
 
 
 def credentials() -> dict[str, str]:
-    """The settings by which Ray shows its token, unless the user has said how.
+    """The settings by which Ray shows its token, unless the user has set them.
 
     Raises:
         InputError: there is no token, or others on this machine can read it.
@@ -164,12 +164,12 @@ def check_listens(address: str, what: str) -> None:
         socket.create_connection((host, int(port)), timeout=PATIENCE).close()
     except (OSError, OverflowError) as error:
         raise InputError(
-            f"address: nobody listens at {address} ({error}); it has to be that of {what}"
+            f"address: nothing listens at {address} ({error}); it has to be that of {what}"
         ) from error
 
 
 def _connect(address: str, environment: dict[str, Any]) -> None:
-    """Connect, and say in one sentence why that is refused."""
+    """Connect, or refuse in one sentence."""
     try:
         connection.connect(address=address, runtime_env=environment)
     except Exception as error:
@@ -179,8 +179,8 @@ def _connect(address: str, environment: dict[str, Any]) -> None:
             why = f"{found}; install the same Ray and Python on both sides"
         elif "uthenticat" in said or isinstance(error, ConnectionError):  # the port does answer
             why = (
-                "it does not take us in; is the token the one that its head was started with, and "
-                "the port that of its GCS?"
+                "authentication failed; use the token and the GCS port that its head was started "
+                "with"
             )
         elif "node" in said and "find" in said:
             why = (
@@ -193,7 +193,7 @@ def _connect(address: str, environment: dict[str, Any]) -> None:
 
 
 def alive() -> list[dict[str, Any]]:
-    """What Ray tells of each machine that is there now."""
+    """Ray's record of each machine that is alive."""
     import ray
 
     return [node for node in ray.nodes() if node["Alive"]]
@@ -225,8 +225,8 @@ def _check_shared(out: Path) -> None:
         probe.unlink()
     if blind:
         raise InputError(
-            f"{out}: not seen by {', '.join(blind)}, of the cluster; name a folder that all its "
-            "machines share with --out"
+            f"{out}: not visible on {', '.join(blind)} of the cluster; give --out a folder on "
+            "a file system that all its machines mount"
         )
 
 

@@ -33,15 +33,15 @@ def private_ray(
 ) -> Iterator[None]:
     """Start Ray for this process and its workers; stop it and remove its files at the end.
 
-    It listens on loopback alone, asks every caller for a token that only this user can read,
+    It listens on loopback alone, requires of every caller a token that only this user can read,
     has no dashboard, reports nothing to anyone and prints nothing.
 
     Args:
         place: an existing folder; Ray's files lie in it if its path suits Ray, otherwise in the
             system's folder for temporary files.
-        cpus: logical cores to share out.
-        gpus: GPUs to share out.
-        tell: hears that it is tried again, with a longer limit.
+        cpus: logical cores of all steps together.
+        gpus: GPUs of all steps together.
+        tell: called with a sentence when it is tried again, with a longer limit.
 
     Raises:
         InputError: no folder suits Ray.

@@ -29,7 +29,7 @@ from pipelines.store import results
 AWAKE_SECONDS = 60  # that a head which has just started may take until it accepts jobs
 PROGRAM = "from pipelines.cli import main; main()"
 JOB, JOB_FILE = "polymode_job", "job.yaml"  # our mark in Ray's list of jobs; the file's name there
-# What `progress.Display` says of a step where nobody watches.
+# Lines of `progress.Display` about a step where there is no terminal.
 SAID = re.compile(r"^(?P<step>[a-z0-9_@.-]+)  (?P<state>started|done|hit|failed|not run)\b", re.M)
 
 
@@ -43,7 +43,7 @@ class Submitted:
         state: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.
         began: when, or nothing yet.
         out: its folder for results, there.
-        steps: what was last said of each step.
+        steps: the last line about each step.
         message: the last line that it printed.
     """
 
@@ -57,7 +57,7 @@ class Submitted:
 
 
 def submit(file: Path, settings: Sequence[str], *, address: str, out: Path) -> str:
-    """Send a job to the cluster; what it is called there.
+    """Submit a job to the cluster; returns its ID.
 
     Args:
         file: the job file; paths in it are the cluster's, and absolute.
@@ -219,7 +219,7 @@ def _why(error: Exception) -> str:
     if isinstance(error, ImportError) or "ray[default]" in said:
         return "needs more of Ray on this side: pip install 'polymode[cluster]'"
     first = (said.strip().splitlines() or [type(error).__name__])[0]
-    return f"says: {first}"
+    return f"answered: {first}"
 
 
 def table(found: Sequence[Submitted]) -> list[str]:

@@ -29,8 +29,8 @@ class Means:
 
     Args:
         workers: processes; one is this one, unless there is an address.
-        cpus: threads of each; by default, all cores shared out evenly.
-        gpus: of each; by default, those of this machine shared out evenly.
+        cpus: threads of each worker; by default, all cores split evenly.
+        gpus: of each worker; by default, those of this machine split evenly.
         address: of a running Ray to join.
         or_local: this process instead where Ray does not start.
     """
@@ -52,11 +52,13 @@ def apply_to_folder(
     ] = 1,
     cpus: Annotated[
         int | None,
-        typer.Option(min=1, help="Threads of each; all cores by default, shared out evenly."),
+        typer.Option(min=1, help="Threads of each worker; by default all cores, split evenly."),
     ] = None,
     gpus: Annotated[
         float | None,
-        typer.Option(min=0, help="GPUs of each; those of this machine, shared out evenly."),
+        typer.Option(
+            min=0, help="GPUs of each worker; by default those of this machine, split evenly."
+        ),
     ] = None,
     address: Address = None,
     or_local: OrLocal = False,
@@ -67,9 +69,9 @@ def apply_to_folder(
         bool, typer.Option("--retry", help="Try files again that could not be used.")
     ] = False,
 ) -> None:
-    """Make one file of each file in a folder by a trained model; run it again to go on.
+    """Apply a trained model to every file in a folder; run it again to resume.
 
-    Results lie in OUT/results in the same folders; OUT/files.jsonl says what became of each file.
+    Results lie in OUT/results in the same folders; OUT/files.jsonl has the outcome of each.
     Ends with 1 if some could not be done.
 
     Example: polymode apply image2image/upscale photos -o large --set checkpoint=runs/sr3
@@ -92,7 +94,7 @@ def apply_to_folder(
 
 
 def run(request: "ApplyRequest", out: Path, means: Means, *, retry: bool = False) -> "ApplyResult":
-    """Do the files of a folder and say on standard error how far that is and how it ended.
+    """Process the files of a folder; progress and outcome go to standard error.
 
     Args:
         request: what is done with which files.
@@ -101,7 +103,7 @@ def run(request: "ApplyRequest", out: Path, means: Means, *, retry: bool = False
         retry: do again also what could not be used.
 
     Raises:
-        InputError: the request is wrong, or this machine has not what is asked for.
+        InputError: the request is wrong, or this machine lacks what it requires.
     """
     from core.request import Machine
     from pipelines.apply import batch
@@ -188,6 +190,6 @@ def _check_room(
     if room < workers:
         each = f"{cpus} CPU{'s' if cpus > 1 else ''}" + (f" and {gpus:g} GPU" if gpus else "")
         raise InputError(
-            f"workers: {workers} with {each} each were asked for, {where} has room for {room}; "
-            "ask for fewer, or give each less with --cpus or --gpus"
+            f"workers: {workers} with {each} each requested, {where} has room for {room}; "
+            "use fewer, or give each less with --cpus or --gpus"
         )

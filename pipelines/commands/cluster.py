@@ -12,18 +12,25 @@ HERE = "127.0.0.1:8265"
 Dashboard = Annotated[
     str, typer.Option("--address", metavar="HOST:PORT", help="The cluster's dashboard.")
 ]
-Submitted = Annotated[str, typer.Argument(help="What `submit` printed, or the job file's name.")]
+Submitted = Annotated[
+    str, typer.Argument(help="The ID that `submit` printed, or the job file's name.")
+]
 
 
 def submit_job(
     job: JobFile,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for results that all its machines share.")
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder for results, on a file system that all machines of the cluster mount.",
+        ),
     ],
     address: Dashboard = HERE,
     settings: Settings = None,
 ) -> None:
-    """Send a job to a cluster that this machine is no part of; prints what it is called there.
+    """Submit a job to a cluster from a machine outside it; prints the ID of the submission.
 
     The job file and the code travel; data and results are the cluster's.  Reach its dashboard by
     an ssh tunnel: ssh -L 8265:127.0.0.1:8265 HEAD.
@@ -57,7 +64,7 @@ def show_log(
 def stop_submitted(job: Submitted, address: Dashboard = HERE) -> None:
     """Stop a submitted job; steps that train write a checkpoint first.
 
-    The same `submit` goes on from there.
+    The same `submit` resumes from there.
     """
     from pipelines.cluster import submit
 

@@ -78,7 +78,7 @@ def usable(findings: Sequence[Finding]) -> bool:
 
 
 def table(findings: Sequence[Finding]) -> list[str]:
-    """One line a finding, what to do below it, and a last line that says how it ended."""
+    """One line a finding, what to do below it, and a last line with the outcome."""
     rows: list[tuple[str, str, str]] = []
     for finding in findings:
         rows.append((f"{finding.state:<7}", finding.what, finding.found))

@@ -1,4 +1,4 @@
-"""A job called for on the command line: refused before anything is made, or run and told of."""
+"""A job run from the command line: refused before anything is written, or run and shown."""
 
 import os
 import sys
@@ -33,10 +33,10 @@ def check_call(
     local: bool = False,
     or_local: bool = False,
 ) -> None:
-    """Refuse what says two things of where steps run.
+    """Refuse options that contradict each other about where steps run.
 
     Raises:
-        InputError: a running Ray is to be joined, and yet there are cores to share out, or none.
+        InputError: `--address` together with an option of a Ray of our own.
     """
     given = {"--local": local, "--cpus": cpus, "--or-local": or_local}
     if address is not None and (more := [option for option, value in given.items() if value]):
@@ -44,11 +44,11 @@ def check_call(
 
 
 def check_fits_here(planned: Sequence[Planned], cpus: int | None) -> None:
-    """Refuse what cannot fit; asks torch about GPUs only where a step wants one.
+    """Refuse steps that do not fit; torch is imported only where a step requires a GPU.
 
     Args:
         planned: what is to be done.
-        cpus: cores to share out; by default, those of this machine.
+        cpus: cores of all steps together; by default, those of this machine.
 
     Raises:
         InputError: some steps do not fit; all of them at once.
@@ -58,7 +58,7 @@ def check_fits_here(planned: Sequence[Planned], cpus: int | None) -> None:
 
 
 def _gpus_wanted(planned: Sequence[Planned]) -> int:
-    """The GPUs of this machine, if a step wants one."""
+    """The GPUs of this machine, if a step requires one."""
     return gpus_here() if any(p.step.gpus for p in planned if p.state == "run") else 0
 
 
@@ -91,7 +91,7 @@ def carry_out(
         what: the job.
         out: for results and records; what is refused leaves nothing there.
         local: in this process, without Ray.
-        cpus: cores to share out; by default, those of this machine.
+        cpus: cores of all steps together; by default, those of this machine.
         address: of a running Ray to join.
         or_local: in this process too where Ray does not start.
         show: prints where the results are.
@@ -160,7 +160,7 @@ def _unwritable(place: Path, error: OSError) -> InputError:
 
 
 def _record(out: Path, job: Job, planned: Sequence[Planned]) -> Path:
-    """The folder of this job's newest invocation, holding what was asked and what is planned.
+    """The folder of this job's newest invocation, with its job and its plan.
 
     Raises:
         InputError: it cannot be written.
@@ -244,7 +244,7 @@ def _elsewhere(
 
 
 def _finish(planned: Sequence[Planned], outcomes: Outcomes, record: Path, show: Show) -> None:
-    """Say what failed, print where the results are, and end with the fitting exit status."""
+    """Report failures, print where the results are, and end with the fitting exit status."""
     documents = {name: outcome.document() for name, outcome in outcomes.items()}
     files.write_json(record / "outcome.json", plain(documents))
     failed = [p for p in planned if outcomes[p.step.name].state == "failed"]

@@ -69,7 +69,7 @@ def run_job(
     """Run the steps of a job that are not done yet, on a private Ray, and print where they report.
 
     Results are kept in OUT/store and found again by what they were made from, so the same command
-    after a stop goes on where it stopped, and a changed option runs only what depends on it.
+    after a stop resumes where it stopped, and a changed option runs only what depends on it.
 
     Example: polymode run pipelines/jobs/demo.yaml --set steps.train.request.steps=500
     """

@@ -9,9 +9,7 @@ JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="YAML file of steps
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for results and records.")]
 Cpus = Annotated[
     int | None,
-    typer.Option(
-        min=1, help="Cores to share out among steps; by default those that this machine has."
-    ),
+    typer.Option(min=1, help="Cores for all steps together; by default those of this machine."),
 ]
 OrLocal = Annotated[
     bool,

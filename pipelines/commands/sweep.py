@@ -48,9 +48,10 @@ def sweep_options(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Trainings at once, by Ray.")] = 1,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of each; all cores, shared out evenly.")
+        int | None,
+        typer.Option(min=1, help="CPU threads of each trial; by default all cores, split evenly."),
     ] = None,
-    gpus: Annotated[float, typer.Option(min=0, help="GPUs of each; 0.5 shares one.")] = 0,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs of each trial; 0.5 is half of one.")] = 0,
     settings: Settings = None,
     out: Out = Path("runs"),
     local: Annotated[
@@ -61,9 +62,9 @@ def sweep_options(
 ) -> None:
     """Train with several choices of options, end early those that do badly, and keep the best.
 
-    REQUEST and --set are those of `train`; validate_every says how often trainings are compared.
+    REQUEST and --set are those of `train`; validate_every is the steps between comparisons.
     Prints the best request and its checkpoints, and a table of all on standard error.  The same
-    command after a stop goes on.
+    command resumes after a stop.
 
     Example: polymode sweep plugins/image2image/configs/demo.yaml --set validate_every=100
     --vary lr=loguniform:1e-4:1e-2 --vary network.width=16,32 --trials 8 --workers 2
@@ -115,7 +116,7 @@ def job_of(
     Args:
         request: plain options of `SweepRequest`.
         workers: trials at once.
-        threads: of each; by default, the cores of this machine shared out evenly.
+        threads: of each trial; by default, the cores of this machine split evenly.
         gpus: of each.
 
     Raises:

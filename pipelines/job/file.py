@@ -59,9 +59,9 @@ class Step:
         request: resolved options by name, those that inputs supply left out.
         inputs: request field, or a report's label, to where it comes from.
         cpus: threads it computes with, and cores it occupies.
-        gpus: GPUs it occupies; a fraction shares one. 0 computes on the CPU.
+        gpus: GPUs it occupies; a fraction of one is possible. 0 computes on the CPU.
         memory: bytes of memory it is counted with; 0 for none.
-        workers: processes that share the step on Ray, each with `cpus` and `gpus`.
+        workers: processes of the step on Ray, each with `cpus` and `gpus`.
         retries: how often it is tried again after a failure.
     """
 
@@ -277,7 +277,9 @@ def _step(
     rest = {key: values[key] for key in ("cpus", "gpus", "workers", "retries") if key in values}
     if rest.get("workers", 1) > 1 and verb is not None and not verb.together:
         able = ", ".join(name for name, other in table.items() if other.together)
-        problems.append(f"{at}.workers: {run} is done by one process, expected 1; shared: {able}")
+        problems.append(
+            f"{at}.workers: {run} runs in one process, expected 1; verbs of several workers: {able}"
+        )
     try:
         rest["memory"] = _bytes(values.get("memory", 0))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Steps that stand for several: a matrix of options, and shares of one sampling.
+"""Steps that stand for several: a matrix of options, and parts of one sampling.
 
 Works on steps as they are written, before they are checked; what is not as it should be is left
 for the check to name.
@@ -223,7 +223,7 @@ def _matched(
 def _shards(
     name: str, step: dict[str, Any], table: Mapping[str, Runnable], problems: list[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The step, or its shares and a step of its name that joins them."""
+    """The step, or its parts and a step of its name that joins them."""
     count, run, request = step.get("shards"), step.get("run"), step.get("request", {})
     if type(count) is not int or count < 1 or not isinstance(run, str) or run not in table:
         yield name, step
@@ -231,7 +231,7 @@ def _shards(
     rest = {key: value for key, value in step.items() if key != "shards"}
     able = [other for other, verb in table.items() if verb.joined_by in table]
     if run not in able:
-        problems.append(f"steps.{name}.shards: {run} cannot be shared out; verbs that can: "
+        problems.append(f"steps.{name}.shards: {run} cannot be split into shards; verbs that can: "
                         f"{', '.join(able) or 'none'}")  # fmt: skip
     elif count > MOST:
         problems.append(f"steps.{name}.shards: at most {MOST}, got {count}")

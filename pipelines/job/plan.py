@@ -37,7 +37,7 @@ class Planned:
     """A step with its identity and what is to be done about it.
 
     Args:
-        step: what was asked.
+        step: as the job states it.
         key: sha256 of `identity`, in hex.
         identity: everything that decides the result, as JSON's types.
         folder: where the result lies or will lie.
@@ -68,7 +68,7 @@ def plan(
     """Each step of `job` with its key, and whether the store `root` has its result.
 
     Args:
-        job: what was asked.
+        job: as it was read.
         root: the store; need not exist.
         verify: compare the contents of stored files, not only their sizes.
         verbs: what steps can run.
@@ -227,7 +227,7 @@ def _one_number(value: Any) -> Any:
 
 
 def _kind_in(annotation: Any) -> Any:
-    """The kind of part that ``Annotated[Spec, kind]`` somewhere in `annotation` asks for."""
+    """The kind of part that ``Annotated[Spec, kind]`` somewhere in `annotation` names."""
     inner = typing.get_args(annotation)
     if typing.get_origin(annotation) is Annotated and inner[0] is Spec:
         return inner[1]
@@ -276,7 +276,7 @@ def _judge(
         case "damaged":
             why = f"output damaged: {found.what}"
         case "unfinished":
-            why = "unfinished: goes on from where it stopped"
+            why = "unfinished: resumes where it stopped"
         case "absent":
             before = results.latest(stored)
             why = _difference(before["identity"], identity, step) if before else "first run"
@@ -324,7 +324,7 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any], step: Step) -
     for name in dict.fromkeys(inputs):
         said.append(f"input {sources[name]} changed" if name in sources else f"input {name} gone")
     if before.get("format") != now["format"]:
-        said.append("polymode describes steps in another way now")
+        said.append("the format of step keys has changed in this version")
     more = f"; and {len(said) - SHOWN} more" if len(said) > SHOWN else ""
     return "; ".join(dict.fromkeys(said[:SHOWN])) + more or "its earlier result is gone"
 

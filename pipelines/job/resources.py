@@ -21,7 +21,7 @@ GPU_DEVICES = ("nvidia[0-9]*", "nvhost-gpu", "nvgpu", "dxg", "kfd")  # CUDA, Jet
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one machine has to share out among steps.
+    """What one machine has for steps.
 
     Args:
         cpus: cores.
@@ -97,19 +97,19 @@ def _lacking(step: Step, machines: Sequence[Resources], where: str) -> Iterator[
     if step.gpus > gpus:
         found = True
         yield (
-            f"{at}: wants {_count(step.gpus, 'GPU')}, {most} {gpus:g}; "
+            f"{at}: requires {_count(step.gpus, 'GPU')}, {most} {gpus:g}; "
             f"set {at}.gpus={gpus:g} or run on a machine with {_enough(step.gpus)}"
         )
     if step.cpus > cpus:
         found = True
         yield (
-            f"{at}: wants {_count(step.cpus, 'CPU')}, {most_cpus} {cpus:g}; "
-            f"set {at}.cpus={cpus:g} or share the cores with --cpus {step.cpus}"
+            f"{at}: requires {_count(step.cpus, 'CPU')}, {most_cpus} {cpus:g}; "
+            f"set {at}.cpus={cpus:g} or allow this run more with --cpus {step.cpus}"
         )
     if memory is not None and step.memory > memory:
         found = True
         yield (
-            f"{at}: wants {size_in_words(step.memory)} of memory, {most} "
+            f"{at}: requires {size_in_words(step.memory)} of memory, {most} "
             f"{size_in_words(memory)}; set {at}.memory lower or run on a machine with more"
         )
     workers = step.workers
@@ -117,10 +117,13 @@ def _lacking(step: Step, machines: Sequence[Resources], where: str) -> Iterator[
     if found or room >= workers:
         return
     if workers == 1:
-        yield f"{at}: no single machine of {where} has all that it wants; ask for less of one thing"
+        yield (
+            f"{at}: no single machine of {where} has all that it requires; "
+            "lower its cpus, gpus or memory"
+        )
     else:
         yield (
-            f"{at}: wants {workers} workers with {_count(step.cpus, 'CPU')} and "
+            f"{at}: requires {workers} workers with {_count(step.cpus, 'CPU')} and "
             f"{_count(step.gpus, 'GPU')} each, {where} has room for {room}; "
             f"set {at}.workers={max(1, room)} or give each less"
         )

@@ -17,15 +17,15 @@ class Runnable:
     """Something a step can run.
 
     Args:
-        request: what it is asked, a frozen dataclass whose fields are its options.
-        result: what it answers, a frozen dataclass; its `Path` fields can be other steps' inputs.
+        request: a frozen dataclass whose fields are its options.
+        result: a frozen dataclass; its `Path` fields can be other steps' inputs.
         target: ``package.module:function``, imported by whoever does the step.
         summary: one line, under 60 characters.
         folders: its inputs are whole steps under free labels, not fields of its request.
         joined_by: the verb that makes one result of its parts; its request then has the options
             ``part`` and ``parts``.
         together: ``package.module:function``, called instead of `target`, with `workers` and `gpus`
-            too, where several processes of Ray share the step; empty if they cannot.
+            too, where the step has several processes of Ray; empty if it cannot.
         variants: ``package.module:function``, from the options of a request to those of all that
             is made of it, and what is wrong with them; the parts and files that these name count
             as the request's.  Empty if nothing is.
@@ -133,7 +133,7 @@ def find(name: str, verbs: Verbs = VERBS, registry: Registry | None = None) -> R
     """The verb of that name, from the table or from a plug-in, whose request is then imported.
 
     Raises:
-        RegistryError: there is none, or it is not what its plug-in says.
+        RegistryError: there is none, or its table is wrong.
     """
     if name in verbs:
         return verbs[name]
@@ -141,7 +141,7 @@ def find(name: str, verbs: Verbs = VERBS, registry: Registry | None = None) -> R
 
 
 def load(target: str) -> Any:
-    """What ``package.module:attribute`` names, imported.
+    """The attribute that ``package.module:attribute`` names, imported.
 
     Raises:
         AttributeError: the module has no such thing.

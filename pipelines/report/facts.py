@@ -25,7 +25,7 @@ Facts = dict[str, Any]
 
 
 def gather(title: str, inputs: Mapping[str, Path]) -> Facts:
-    """Everything that the page says, as JSON's types; pictures and chart geometry apart.
+    """Everything on the page, as JSON's types; pictures and chart geometry apart.
 
     Raises:
         InputError: a folder holds no result.

@@ -1,7 +1,8 @@
 """Panels that steps wrote, read as plain values and made part of a page.
 
 A panel comes from a plug-in and perhaps from elsewhere: every value is checked, files are read
-from the step's own folder alone, and a view that is not what it says is counted and left out.
+from the step's own folder alone, and a view that does not match its description is left out
+and counted.
 """
 
 import base64
@@ -30,7 +31,7 @@ def read_panels(folder: Path, panels: Any, reference: str = "") -> Iterator[Fact
 
     Args:
         folder: of the step that wrote them.
-        panels: as `core.results.panels.write_panels` says them.
+        panels: as `core.results.panels.write_panels` writes them.
         reference: label of the picture that others are first compared with.
     """
     for panel in panels if isinstance(panels, list) else []:
@@ -84,7 +85,7 @@ def _point(said: Any, log: bool) -> Facts | None:
     return {"x": x, "y": y, "low": low, "high": high} if x > 0 or not log else None
 
 
-def told(panel: Facts) -> Facts:
+def panel_facts(panel: Facts) -> Facts:
     """A read panel without the bytes of its views, for JSON."""
     views = {
         kind: [{k: v for k, v in view.items() if k != "source"} for view in panel[kind]]
@@ -169,7 +170,7 @@ def _cloud(read: Facts, view: Any, held: bytes) -> bool:
 
 
 def _sprite(read: Facts, held: bytes, count: int) -> bool:
-    """Whether a PNG's head says the size that so many pictures in rows have."""
+    """Whether a PNG's header has the size of so many pictures in rows."""
     across = read["across"]
     size = (across * read["width"], math.ceil(count / across) * read["height"])
     told = tuple(int.from_bytes(held[at : at + 4], "big") for at in (16, 20))

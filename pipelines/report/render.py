@@ -15,7 +15,7 @@ from core.request import Emit, Machine, silent
 from core.storage import files
 from pipelines.report.charts import CHART, NODE, curve, graph, line_chart, trial_curves
 from pipelines.report.facts import Facts, gather
-from pipelines.report.panels import read_panels, sheet, told
+from pipelines.report.panels import panel_facts, read_panels, sheet
 from pipelines.report.request import ReportRequest, ReportResult
 from pipelines.report.verdict import FOREST, signed
 from pipelines.store import results
@@ -55,7 +55,7 @@ def report(
     if not panels:  # of what is not evaluated, the samples themselves
         panels = [panel for step in facts["steps"] for panel in _sheet(inputs, step["label"])]
     for step in facts["steps"]:
-        step["panels"] = [told(panel) for panel in panels if panel["step"] == step["label"]]
+        step["panels"] = [panel_facts(panel) for panel in panels if panel["step"] == step["label"]]
         step.get("evaluation", {}).pop("panels", None)  # as they were written, unchecked
     shown = len(panels)
     page = render(facts, panels)
@@ -75,7 +75,7 @@ def report(
 
 
 def _panels(folder: Path, step: Facts) -> Iterator[Facts]:
-    """What an evaluation or any other step shows."""
+    """Panels of an evaluation or of any other step."""
     evaluated = step.get("evaluation", {"panels": [], "reference": ""})
     other = (results.read_json(folder / "panels.json") or {}).get("panels")
     for panels, reference in ((evaluated["panels"], evaluated["reference"]), (other, "")):
@@ -122,7 +122,7 @@ def render(facts: Facts, panels: Sequence[Facts], *, left_out: int = 0) -> str:
             if step.get("training")
         ],
         lines=[
-            {"step": step["label"], "said": chart, **line_chart(chart)}
+            {"step": step["label"], "chart": chart, **line_chart(chart)}
             for step in facts["steps"]
             for chart in step.get("charts", [])
         ],

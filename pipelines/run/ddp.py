@@ -1,7 +1,7 @@
-"""Training shared by several workers of Ray: each calls `core.runs.train` in one process group.
+"""Training by several workers of Ray: each calls `core.runs.train` in one process group.
 
 Ray Train starts the workers and joins them; nothing is kept by it.  Checkpoints are the store's, so
-a worker that dies fails the attempt and the next one goes on from the newest whole checkpoint.
+a worker that dies fails the attempt and the next one resumes from the newest whole checkpoint.
 
 Source: Ray 2.60, `ray.train.v2.torch.torch_trainer.TorchTrainer`.
 """
@@ -29,7 +29,7 @@ def train_together(
     machine: Machine,
     emit: Emit,
 ) -> TrainResult:
-    """What `core.runs.train` gives, each batch shared by `workers` processes.
+    """The result of `core.runs.train`, each batch split over `workers` processes.
 
     The sums of gradients are added in another order than by one process: equal up to rounding.
 
@@ -44,7 +44,7 @@ def train_together(
     Raises:
         InputError: the request is wrong, or Ray Train's own requirements are not installed.
         Moved: a worker's machine is taken away; a checkpoint is written.
-        Stopped: asked to stop by a file; a checkpoint is written.
+        Stopped: a file requests it; a checkpoint is written.
     """
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(deadlines.FOREVER)
     try:
@@ -64,7 +64,7 @@ def train_together(
             num_workers=workers, use_gpu=bool(gpus), resources_per_worker=each
         ),
         run_config=RunConfig(
-            name=uuid.uuid4().hex,  # a name that is there already would be gone on with
+            name=uuid.uuid4().hex,  # an existing name would be resumed
             storage_path=str(ours),
             # Attempts are counted by whoever runs the step.
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
@@ -87,7 +87,7 @@ def train_together(
 
 
 def _one_of_them(given: dict[str, Any]) -> TrainResult | int:
-    """Train in a worker of the group that Ray has made; the first one tells of it.
+    """Train in a worker of the group that Ray has made; the first one reports it.
 
     Where it was stopped, the step at which, and all of them are.
     """

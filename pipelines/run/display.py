@@ -99,7 +99,7 @@ class Display:
         return line
 
     def _unless_live(self, text: str, step: str) -> None:
-        """What the table says by itself goes to the record, and to plain output."""
+        """Lines that the table shows by itself go to the record, and to plain output."""
         line = self._record_line(text, step)
         if not self._live:
             print(line, file=self._stream, flush=True)

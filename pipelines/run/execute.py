@@ -107,7 +107,7 @@ def on_ray(planned: Sequence[Planned], display: Display, *, verbs: Verbs = VERBS
                 p, attempt, _ = running.pop(task)
                 outcome = _answer(ray.get, task, p, attempt)
                 if outcome.state == "moved":
-                    display.say(f"{outcome.cause}; going on on another", step=p.step.name)
+                    display.say(f"{outcome.cause}; resuming on another", step=p.step.name)
                     submit(p, attempt)
                 elif _again(p, outcome, display):
                     submit(p, attempt + 1)
@@ -156,7 +156,7 @@ def _signals_later() -> Iterator[None]:
 
 
 def _answer(get: Callable[[Any], Outcome], task: Any, p: Planned, attempt: int) -> Outcome:
-    """A task's outcome; of a worker that died, a failure that says so."""
+    """A task's outcome; of a worker that died, a failure."""
     try:
         return get(task)
     except Exception as error:  # noqa: BLE001  (Ray's errors for a lost worker share no base)
@@ -180,7 +180,7 @@ def _settled(p: Planned, outcomes: Outcomes) -> Outcome | None:
 
 
 def _again(p: Planned, outcome: Outcome, display: Display) -> bool:
-    """Whether a failed attempt is to be followed by another; says so."""
+    """Whether a failed attempt is followed by another; reported if it is."""
     if outcome.state != "failed" or outcome.final or outcome.attempts > p.step.retries:
         return False
     left = p.step.retries + 1 - outcome.attempts
@@ -198,7 +198,7 @@ def _show(p: Planned, outcome: Outcome, display: Display) -> None:
 
 
 def failure(p: Planned, outcome: Outcome) -> str:
-    """What a user needs to see of a failed step: which, why, where its log is, how that ends."""
+    """The report of a failed step: which, why, where its log is, how that ends."""
     log = p.folder / results.LOG
     tries = f", attempt {outcome.attempts} of {p.step.retries + 1}" if p.step.retries else ""
     said = f"step {p.step.name}{tries}: {outcome.message or outcome.cause}"

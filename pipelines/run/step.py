@@ -41,7 +41,7 @@ class Outcome:
     Args:
         step: its name.
         state: made now, found whole, failed, not run because of a failed input, or stopped because
-            its machine is taken away, to be gone on with elsewhere.
+            its machine is taken away, to be resumed elsewhere.
         seconds: spent on the last attempt.
         attempts: how often it was tried.
         cause: one line: the error, or the input that failed; without names of a user's files.
@@ -65,7 +65,7 @@ class Outcome:
 
 
 class Moved(Exception):
-    """What does the step has to leave its machine; all it did is saved, to be gone on with."""
+    """The step's workers have to leave their machine; all they did is saved, to be resumed."""
 
 
 def run_step(
@@ -86,8 +86,8 @@ def run_step(
         verb: what it runs.
         attempt: counts from 1.
         together: the step's workers do it, by the running Ray.
-        leave: asked by verbs that can stop and be gone on with whether this machine is taken away.
-        emit: told what the step tells.
+        leave: whether this machine is taken away; called by verbs that can stop and resume.
+        emit: called with the step's events.
     """
     folder, name, began = planned.folder, planned.step.name, time.monotonic()
 
@@ -153,7 +153,7 @@ def _do(
 ) -> None:
     """Call the verb with its output below the step's folder; write what it gave and where."""
     step, folder = planned.step, planned.folder
-    # For what starts threads before torch is told how many; torch's own are the Machine's.
+    # For libraries that start threads before torch's number is set; torch's own are the Machine's.
     os.environ["OMP_NUM_THREADS"] = str(step.cpus)
     # Threads that wait by spinning make a step ten times slower where another program is busy.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -183,7 +183,7 @@ def _do(
 
 
 def share_gpu(part: float) -> None:
-    """Keep this process to its part of the GPU's memory; Ray shares out numbers only."""
+    """Limit this process to its part of the GPU's memory; Ray assigns numbers only."""
     import torch
 
     if torch.cuda.is_available():
@@ -321,11 +321,11 @@ def _events(folder: Path, attempt: int, emit: Emit, *, began: bool = False) -> I
 
 @contextmanager
 def continued(folder: Path, *, tells: bool) -> Iterator[Emit]:
-    """In another process that does part of a step: its output and what it tells, to the step's.
+    """In another process of a step: its output to the step's log, its events to the step's events.
 
     Args:
         folder: the step's.
-        tells: it is the one of them that is heard.
+        tells: whether its events are written; one process of a step does.
     """
     with _logged(folder / results.LOG):
         if not tells:

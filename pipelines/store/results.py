@@ -82,7 +82,7 @@ def begin(
     step: str,
     code: Mapping[str, str] | None = None,
 ) -> None:
-    """Make `folder` and say in it what will be made there; keep what an earlier start left.
+    """Make `folder` and write in it what will be made there; keep what an earlier start left.
 
     Args:
         folder: of the result.
@@ -161,7 +161,7 @@ def inspect(folder: Path, key: str, *, verify: bool = False) -> Found:
 
 
 def _mismatch(folder: Path, name: str, said: Any, verify: bool) -> str:
-    """How the file differs from what the manifest says, or nothing."""
+    """How the file differs from the manifest, or nothing."""
     try:
         path = files.inside(folder, name)
     except InputError:

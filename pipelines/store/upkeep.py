@@ -118,7 +118,7 @@ def _size(folder: Path) -> int:
 
 
 def remove_unused(out: Path) -> Iterator[Unused]:
-    """Remove what no record names, one folder after another, and tell of each that is gone.
+    """Remove what no record names, one folder after another, and report each.
 
     Each gets another name first, so that a kill leaves no half of a result behind.  Whatever a
     process is making is left alone.

@@ -259,7 +259,7 @@ def _tune(
             param_space={"trial": tune.grid_search(list(trials))},
             tune_config=tune.TuneConfig(scheduler=rule.scheduler, max_concurrent_trials=workers),
             run_config=tune.RunConfig(
-                name=uuid.uuid4().hex,  # a name that is there already would be gone on with
+                name=uuid.uuid4().hex,  # an existing name would be resumed
                 storage_path=str(ours),
                 failure_config=tune.FailureConfig(max_failures=1),  # of a process that dies
                 callbacks=[_watch(search, asked)],
@@ -274,7 +274,7 @@ def _tune(
 
 
 def _save(search: Search) -> None:
-    """Have trials write checkpoints where Tune does nothing any more, and wait for it."""
+    """Have trials write checkpoints where Tune has ended, and wait for it."""
     told, deadline = _ask(search), time.monotonic() + deadlines.TRIALS
     while any(file.exists() for file in told) and time.monotonic() < deadline:
         time.sleep(0.1)  # who obeys removes the file
@@ -308,7 +308,7 @@ def _in_a_process(trial: Trial, machine: Machine, gpus: float) -> None:
 
 
 def _watch(search: Search, asked: Callable[[], int]) -> Any:
-    """A listener of Tune that keeps the search's books, and stops it when that is asked."""
+    """A listener of Tune that keeps the search's books, and stops it on request."""
     from ray import tune
 
     by_name = {trial.name: trial for trial in search.trials}
@@ -332,7 +332,7 @@ def _watch(search: Search, asked: Callable[[], int]) -> Any:
                 raise self.why
 
         def stop(self, why: BaseException) -> None:
-            """Have running trials save what they did; Tune goes on meanwhile."""
+            """Have running trials save what they did; Tune continues meanwhile."""
             self.why, self.deadline = why, time.monotonic() + deadlines.TRIALS
             _ask(search)
 

@@ -98,7 +98,7 @@ def variants(
             found, said = check(options, trained(values, choice), registry=registry)
         except ConfigError as error:
             found, said = {}, error.problems
-        # What begins with the option's own name says where it is by itself.
+        # A message that begins with the option's own name needs no place.
         problems.extend(
             f"space.{text}" if text.startswith(at.removeprefix("space.")) else f"{at}: {text}"
             for text in said
@@ -131,7 +131,7 @@ def _about(values: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with a search whatever its space."""
     every, steps, grace = (values[name] for name in ("validate_every", "steps", "grace"))
     if not values["space"]:
-        yield "space: nothing to choose from; name an option, for example lr: [1.0e-4, 1.0e-3]"
+        yield "space: no option to search; name an option, for example lr: [1.0e-4, 1.0e-3]"
     if values["trials"] > MOST:
         yield f"trials: at most {MOST}, got {values['trials']}"
     if not 0 < every <= steps:

@@ -120,7 +120,7 @@ class Search:
     Args:
         request: what is searched.
         out: an existing folder, which may hold a part of the search.
-        emit: hears how it goes.
+        emit: called with progress and notes.
     """
 
     def __init__(self, request: SweepRequest, out: Path, emit: Emit) -> None:
@@ -152,7 +152,7 @@ class Search:
         (trial.folder / STOP).unlink(missing_ok=True)
 
     def ended(self) -> list[Trial]:
-        """Trials with which nothing is to be done any more."""
+        """Trials that are finished."""
         return [trial for trial in self.trials if trial.name in self._ended]
 
     def left(self) -> list[Trial]:
@@ -173,7 +173,7 @@ class Search:
         self.tell()
 
     def note(self, trial: Trial, ended: Ended) -> None:
-        """A trial has ended; says how."""
+        """A trial has ended; its outcome is reported."""
         self._running.discard(trial.name)
         if ended.state == "stopped":
             return
@@ -194,7 +194,7 @@ class Search:
         )
 
     def listener(self, trial: Trial) -> Emit:
-        """Hears what a trial in this process says."""
+        """Takes the events of a trial in this process."""
 
         def heard(event: Progress | Note) -> None:
             if isinstance(event, Note):

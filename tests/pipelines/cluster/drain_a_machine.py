@@ -106,7 +106,7 @@ def leave_a_drained_machine(address: str, nodes: dict, place: Path) -> None:
         outcome = on_ray(steps, display)["train"]
     thread.join()
     assert outcome.state == "done", shown.getvalue()
-    assert "its machine is taken away; going on on another" in shown.getvalue()
+    assert "its machine is taken away; resuming on another" in shown.getvalue()
     assert "resuming from step" in shown.getvalue()
     assert times["saved"] - times["told"] < 10
     assert results.inspect(steps[0].folder, steps[0].key, verify=True).state == "whole"

@@ -37,8 +37,8 @@ def test_a_step_that_fits_on_no_machine_of_the_cluster_is_refused(head, tmp_path
     words = ["run", job, "--out", tmp_path / "runs", "--address", head["address"]]
     done = call(head, *words, command=POLYMODE, PYTHONPATH=str(Path(__file__).parents[1]))
     assert done.returncode == 2
-    assert "steps.a: wants 3 CPUs" in done.stderr
-    assert "steps.b: wants 1 GPU, the cluster has 0" in done.stderr
+    assert "steps.a: requires 3 CPUs" in done.stderr
+    assert "steps.b: requires 1 GPU, the cluster has 0" in done.stderr
     words[0] = "plan"
     asked = call(head, *words, command=POLYMODE, PYTHONPATH=str(Path(__file__).parents[1]))
     assert asked.returncode == 2
@@ -94,7 +94,7 @@ def test_the_code_and_a_strangers_plugin_travel_with_their_metadata(head, tmp_pa
         ({"RAY_AUTH_TOKEN_PATH": "/nowhere/token"}, "no token for the cluster there"),
         ({"token": "0" * 64}, "is the token the one that its head was started with"),
         ({"mode": 0o644}, "others can read this token; run: chmod 600"),
-        ({"address": "127.0.0.1:1"}, "nobody listens at 127.0.0.1:1"),
+        ({"address": "127.0.0.1:1"}, "nothing listens at 127.0.0.1:1"),
         ({"address": "head"}, "expected HOST:PORT"),
         ({"ray": "2.55.0"}, "install the same Ray and Python on both sides"),
     ],
@@ -143,8 +143,8 @@ def test_a_folder_that_the_machines_do_not_share_is_refused(head, tmp_path):
     out.mkdir()
     done = call(head, script, head["address"], out, command=[PYTHON])
     assert done.stdout == (
-        "/proc/self/fd/400: not seen by 127.0.0.1, of the cluster; name a folder that all its "
-        "machines share with --out\n"
+        "/proc/self/fd/400: not visible on 127.0.0.1 of the cluster; give --out a folder on "
+        "a file system that all its machines mount\n"
     )
     assert list(out.iterdir()) == []
 

@@ -113,6 +113,6 @@ def test_what_is_asked_of_jobs_that_are_not_there(head, tmp_path):
     words = ["submit", file, "--address", "127.0.0.1:1", "--out", "/runs"]
     assert "request.stepz: unknown option" in call(head, *words).stderr  # before it asks anyone
     file.write_text(TINY)
-    assert "nobody listens at 127.0.0.1:1" in call(head, *words).stderr
+    assert "nothing listens at 127.0.0.1:1" in call(head, *words).stderr
     words = ["submit", file, "--address", head["dashboard"], "--out", "runs"]
     assert "expected an absolute path" in call(head, *words).stderr

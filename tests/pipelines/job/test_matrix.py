@@ -143,7 +143,7 @@ MATRIX_PROBLEMS = [
      "steps.a.matirx: unknown option; did you mean 'matrix'?"),
     ({"run": "make", "shards": 0}, "steps.a.shards: expected at least 1, got 0"),
     ({"run": "make", "shards": 2},
-     "steps.a.shards: make cannot be shared out; verbs that can: deal"),
+     "steps.a.shards: make cannot be split into shards; verbs that can: deal"),
     ({"run": "deal", "shards": 1001}, "steps.a.shards: at most 1000, got 1001"),
     ({"run": "deal", "shards": 2, "request": {"part": 1}},
      "steps.a.request: shards sets part and parts; leave them out"),

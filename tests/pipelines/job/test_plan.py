@@ -10,6 +10,7 @@ import pytest
 from toy_verbs import TOYS, toys
 
 from core.errors import InputError
+from core.parts.registry import Plugin, Registry, network
 from core.storage import files
 from pipelines.job.file import parse
 from pipelines.job.plan import key_of, plan
@@ -166,6 +167,27 @@ def test_changed_code_is_a_note_and_no_reason(tmp_path, monkeypatch):
     assert new["a"].key == key_of(new["a"].identity)
 
 
+def test_options_of_a_part_are_read_again_when_its_file_changes(tmp_path, monkeypatch):
+    """Signatures are kept between the steps of a plan, not beyond a change of their file."""
+    module = tmp_path / "their_parts.py"
+    monkeypatch.syspath_prepend(tmp_path)
+    their = Registry([Plugin("their", "T", (network("net", "their_parts:Net", "A network"),))])
+    steps = {"a": {"run": "learn", "request": {"network": "their/net"}}}
+
+    def key(signature):
+        module.write_text(f"class Net:\n    def __init__(self, *, {signature}): ...\n")
+        job = parse({"name": "x", "steps": steps}, verbs=TOYS, registry=their)
+        (p,) = plan(job, tmp_path, verbs=TOYS, registry=their)
+        return p.step.request["network"].options, p.key
+
+    first, _ = key("width: int = 8")
+    second, changed = key("width: int = 16")
+    third, more = key("width: int = 16, depth: int = 2")
+    assert (first, second) == ({"width": 8}, {"width": 16})
+    assert third == {"width": 16, "depth": 2}
+    assert changed != more
+
+
 def test_missing_files_are_named_with_step_and_option(tmp_path):
     network = {"name": "toy/net", "weights": "nowhere/w"}
     steps = {
@@ -186,7 +208,7 @@ def test_damage_and_a_start_are_reasons(root):
     (old["b"].folder / "MANIFEST.json").unlink()
     new = planned(root)
     assert new["a"].why == "output damaged: made.txt has 2 bytes, not 1"
-    assert new["b"].why == "unfinished: goes on from where it stopped"
+    assert new["b"].why == "unfinished: resumes where it stopped"
     assert new["sum"].state == "hit"  # it is content-addressed: its own result is whole
 
 
@@ -218,10 +240,11 @@ def test_steps_that_cannot_fit_are_refused_at_once(root):
     with pytest.raises(InputError) as caught:
         check_fits(found, [Resources(cpus=2)])
     assert str(caught.value).splitlines() == [
-        "steps.b: wants 2 GPUs, this machine has 0; set steps.b.gpus=0 or run on a machine with 2",
-        "steps.b: wants 9 CPUs, this run has 2; "
-        "set steps.b.cpus=2 or share the cores with --cpus 9",
-    ]  # `a` is a hit: what it wants does not matter
+        "steps.b: requires 2 GPUs, this machine has 0; "
+        "set steps.b.gpus=0 or run on a machine with 2",
+        "steps.b: requires 9 CPUs, this run has 2; "
+        "set steps.b.cpus=2 or allow this run more with --cpus 9",
+    ]  # `a` is a hit: what it requires does not matter
     check_fits(found, [Resources(cpus=9, gpus=2)])
 
 
@@ -234,7 +257,7 @@ def test_parts_of_gpus(root, wanted, there, fits):
     if fits:
         check_fits(found, [Resources(cpus=1, gpus=there)])
     else:
-        with pytest.raises(InputError, match=r"wants 1 GPU, this machine has 0\.5"):
+        with pytest.raises(InputError, match=r"requires 1 GPU, this machine has 0\.5"):
             check_fits(found, [Resources(cpus=1, gpus=there)])
 
 
@@ -246,7 +269,7 @@ def test_memory_counts_too(root):
     with pytest.raises(InputError) as caught:
         check_fits(found, [Resources(cpus=1, memory=(3 << 30) - (1 << 29))])
     assert str(caught.value) == (
-        "steps.a: wants 3 GiB of memory, this machine has 2.5 GiB; "
+        "steps.a: requires 3 GiB of memory, this machine has 2.5 GiB; "
         "set steps.a.memory lower or run on a machine with more"
     )
     assert memory_here() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -258,7 +281,7 @@ def test_a_step_runs_on_one_machine_of_a_cluster(root):
     apart = [Resources(cpus=8), Resources(cpus=2, gpus=4)]
     with pytest.raises(InputError, match=r"steps\.a: no single machine of the cluster has all"):
         check_fits(found, apart, where="the cluster")
-    with pytest.raises(InputError, match="wants 8 CPUs, a machine of the cluster has at most 4"):
+    with pytest.raises(InputError, match="requires 8 CPUs, a machine of the cluster has at most 4"):
         check_fits(found, [Resources(cpus=4, gpus=1)] * 3, where="the cluster")
     check_fits(found, [*apart, Resources(cpus=8, gpus=1)], where="the cluster")
 
@@ -275,7 +298,8 @@ def test_workers_share_machines(root):
         with pytest.raises(InputError) as caught:
             check_fits(found, [replace(big, **short)])
         assert str(caught.value) == (
-            "steps.a: wants 3 workers with 2 CPUs and 0.5 GPU each, this machine has room for 2; "
+            "steps.a: requires 3 workers with 2 CPUs and 0.5 GPU each, "
+            "this machine has room for 2; "
             "set steps.a.workers=2 or give each less"
         )
 

@@ -107,5 +107,5 @@ def test_a_killed_worker_costs_an_attempt_and_changes_no_bit(ray_here, tmp_path)
 
 def test_what_one_process_does_has_no_workers():
     step = {"run": "sample", "workers": 2, "request": {"checkpoint": "x"}}
-    with pytest.raises(ConfigError, match=r"steps\.s\.workers: sample is done by one process"):
+    with pytest.raises(ConfigError, match=r"steps\.s\.workers: sample runs in one process"):
         parse({"name": "j", "steps": {"s": step}})

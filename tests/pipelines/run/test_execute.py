@@ -110,7 +110,7 @@ def test_a_failed_branch_stops_only_what_needs_it(tmp_path):
     assert said[1] == f"  log: {p.folder / 'log.txt'}"
     assert said[-2:] == ["  | RuntimeError: it broke", "  | in two lines"]
     assert len(said) <= 2 + 15
-    assert p.why == "unfinished: goes on from where it stopped"
+    assert p.why == "unfinished: resumes where it stopped"
 
 
 @pytest.mark.parametrize("how", ["refused", "missing", "name", "folder"])
@@ -233,7 +233,7 @@ def test_a_stop_ends_with_its_status_and_the_next_run_goes_on(tmp_path, number, 
     (at,) = tmp_path.glob("runs/store/a-*")
     assert not (at / "MANIFEST.json").exists()
     after = call(polymode, "plan", *where)
-    assert "unfinished: goes on from where it stopped" in after.stdout
+    assert "unfinished: resumes where it stopped" in after.stdout
 
 
 def test_the_command_prints_the_report_and_a_second_call_has_nothing_to_do(tmp_path):
@@ -256,7 +256,7 @@ def test_the_command_prints_the_report_and_a_second_call_has_nothing_to_do(tmp_p
         (["--set", "steps.b.request.fail=always"], 1, "error: step b: RuntimeError: it broke"),
         (["--set", "steps.b.request.fail=refuse"], 2, "error: step b: number: 13 is unlucky"),
         (["--set", "steps.b.request.numbr=1"], 2, "error: steps.b.request.numbr: unknown option"),
-        (["--cpus", "1"], 2, "error: steps.a: wants 2 CPUs, this run has 1"),
+        (["--cpus", "1"], 2, "error: steps.a: requires 2 CPUs, this run has 1"),
         (["--out", "job.yaml"], 2, "cannot be written"),
     ],
 )
@@ -280,8 +280,8 @@ def test_a_job_that_is_not_there(tmp_path):
     ("options", "means", "said"),
     [
         ({"source": "none.txt"}, {}, "steps.a.request.source: none.txt: No such file"),
-        ({}, {"cpus": 1}, "steps.a: wants 2 CPUs, this run has 1"),
-        ({}, {"address": "127.0.0.1:1"}, "address: nobody listens at 127.0.0.1:1"),
+        ({}, {"cpus": 1}, "steps.a: requires 2 CPUs, this run has 1"),
+        ({}, {"address": "127.0.0.1:1"}, "address: nothing listens at 127.0.0.1:1"),
     ],
 )
 def test_what_is_refused_leaves_nothing(tmp_path, monkeypatch, options, means, said):

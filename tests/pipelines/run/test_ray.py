@@ -161,7 +161,7 @@ def test_a_gpu_that_is_not_there_is_refused_before_ray_starts(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=hidden)
     assert done.returncode == 2
     assert done.stderr == (
-        "error: steps.a: wants 1 GPU, this machine has 0; "
+        "error: steps.a: requires 1 GPU, this machine has 0; "
         "set steps.a.gpus=0 or run on a machine with one\n"
     )
     assert not (tmp_path / "runs" / "t").exists()

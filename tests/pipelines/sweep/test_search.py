@@ -163,7 +163,7 @@ def test_what_is_no_space_on_the_command_line_is_said_at_once():
         ({"weighting": ["core/v", "core/simple"]}, {}, "space.weighting: the loss on held-out"),
         ({"seed": [1, 2]}, {}, "space.seed: the loss on held-out items means another thing"),
         ({"dataset.size": [32, 64]}, {}, "space.dataset.size: each choice would be measured on"),
-        ({}, {}, "space: nothing to choose from"),
+        ({}, {}, "space: no option to search"),
         ({"lr": [1]}, {"validate_every": 0}, "validate_every: 0 of 24 steps, but trials are"),
         ({"lr": [1]}, {"validate_every": 25}, "validate_every: 25 of 24 steps"),
         ({"lr": [1]}, {"grace": 25}, "grace: 25, but a trial has 24 steps"),
