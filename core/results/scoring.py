@@ -1,4 +1,4 @@
-"""What a task compares: baselines, one draw and the mean of draws, each with its kind."""
+"""Methods that a task compares: baselines, one draw, the mean of draws, each with its kind."""
 
 from collections.abc import Callable, Mapping
 
@@ -36,7 +36,7 @@ def outputs(
 
 def scores(
     compared: Mapping[str, tuple[Kind, Float[Tensor, " b *shape"]]],
-    figures_of: Callable[[Tensor], Mapping[str, Shaped[Tensor, "..."]]],
+    figures_of: Callable[[Float[Tensor, " b *shape"]], Mapping[str, Shaped[Tensor, "..."]]],
 ) -> dict[str, Method]:
     """The figures of each method's output, with its kind."""
     return {name: Method(kind, figures_of(output)) for name, (kind, output) in compared.items()}
