@@ -13,7 +13,7 @@ from small_model import sampled, trained
 
 from core.errors import InputError
 from core.model import load_model
-from core.request import EvaluateRequest
+from core.request import EvaluateRequest, JoinRequest
 from core.results import samples
 from core.runs import evaluate
 from core.storage import formats
@@ -78,7 +78,7 @@ def test_newer_samples_are_refused_whole_and_in_parts(model, tmp_path):
         samples.write_part(part, samples.torch.zeros(2, 1, 8, 8), {"format": 1, "items": []}, 1, 1)
         restated(part / "part.json", lambda document, place=place: newer(place(document)))
         with pytest.raises(InputError, match=f"format 2; .* up to {formats.SAMPLES}: update"):
-            samples.join({"one": part}, tmp_path / "joined")
+            samples.join(JoinRequest(), {"one": part}, tmp_path / "joined")
 
 
 def test_a_format_that_is_no_number_is_refused():

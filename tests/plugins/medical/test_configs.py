@@ -9,6 +9,7 @@ from core.parts.config import bind, plain
 from core.parts.registry import Spec
 from core.parts.yaml_file import read_yaml
 from core.request import TrainRequest
+from pipelines.job.file import read
 from plugins.medical.inference.reconstruct import prior_of
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -29,8 +30,8 @@ def test_the_demo_trains(tmp_path, name):
 @pytest.mark.parametrize("job", ["demo", "medical"])
 @pytest.mark.parametrize(("step", "name"), [("ct-train", "demo"), ("mri-train", "demo-mri")])
 def test_jobs_train_the_demo(job, step, name):
-    steps = read_yaml(ROOT / "pipelines" / "jobs" / f"{job}.yaml")["steps"]
-    trained, stated = steps[step]["request"], read_yaml(CONFIGS / f"{name}.yaml")
+    steps = {one.name: one for one in read(ROOT / "pipelines" / "jobs" / f"{job}.yaml").steps}
+    trained, stated = steps[step].request, read_yaml(CONFIGS / f"{name}.yaml")
     assert plain(bind(TrainRequest, trained)) == plain(bind(TrainRequest, stated))
 
 
