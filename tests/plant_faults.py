@@ -987,6 +987,7 @@ def _passes(tests: str, choose: str, copy: Path) -> bool:
         ValueError: the run itself is broken, or no test has such a name.
     """
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    command += ["-m", "not gpu and not torture and not benchmark and not parity"]  # slow ones too
     command += [f"tests/{tests}", *(["-k", choose] if choose else [])]
     environment = {
         **os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1",
