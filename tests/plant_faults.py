@@ -144,7 +144,7 @@ FAULTS = (
     _solver("exponential: rate of the noise", "exponential",
             "rate = 1 + eta if prediction", "rate = 1 + eta / 2 if prediction"),
     _solver("multistep: second difference at half its weight (the published 3M)", "exponential",
-            "rule: Rule = adams_weights,", "rule: Rule = _published_weights,"),
+            '"exact": adams_weights,', '"exact": _published_weights,'),
     _solver("multistep: nodes one step late", "exponential",
             "nodes = [node - e.h for node in nodes]", "nodes = [node - 2 * e.h for node in nodes]"),
     _solver("multistep: midpoint's ratio upside down", "exponential",
@@ -1014,7 +1014,7 @@ def main(words: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
         leave = shutil.ignore_patterns("__pycache__")
-        for name in ("core", "tests", "plugins", "pipelines"):
+        for name in ("core", "tests", "plugins", "pipelines", "data_cards"):
             shutil.copytree(ROOT / name, copy / name, ignore=leave)
         shutil.copy(ROOT / "pyproject.toml", copy)
         for number, fault in enumerate(chosen, start=1):

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from record import precision, trained, write_figures, write_weights
 
+from core.data import open_dataset
+from core.model import load_model
 from core.parts.registry import Spec
 from core.request import EvaluateRequest, SampleRequest, TrainRequest
 from core.runs import evaluate, sample
@@ -47,10 +49,19 @@ def request_of(
 
 
 def scored(run: Path, items: int, held_out: Spec | None) -> dict[str, dict[str, float]]:
-    """Figures of one draw and of the mean of 8, beside classical methods, on held-out crops."""
+    """Figures of one draw and of the mean of 8, beside classical methods, on held-out crops.
+
+    Args:
+        run: a trained model.
+        items: crops, at most.
+        held_out: where they are from; the data learned from by default.
+    """
+    model = load_model(run)
+    crops = open_dataset(held_out or model.request.dataset, "test", model.task)
     drawn = sample(
         SampleRequest(
-            checkpoint=run, dataset=held_out, split="test", count=items, samples=8, batch=64,
+            checkpoint=run, dataset=held_out, split="test", samples=8,
+            count=min(items, len(crops)), batch=64,
             sampler=Spec("core/ancestral"), grid=Spec("core/uniform_time", {"steps": 10}),
         ),
         run / "sample",
