@@ -34,7 +34,7 @@ from core.results import samples
 from core.results.evaluation import Evaluation
 from core.results.panels import write_panels
 from core.results.sheet import TOGETHER
-from core.results.summary import summarised
+from core.results.summary import finite_figures, summarised
 from core.sampler.sample import prior
 from core.sampler.sample import sample as integrate
 from core.storage.files import make_folder, output_folder
@@ -149,7 +149,7 @@ def sample(
         emit: called with progress.
 
     Raises:
-        InputError: as `load_model`; or the dataset has too few items.
+        InputError: as `load_model`; or the dataset has too few items, or a draw is not finite.
         StorageError: the disk is full or not writable.
     """
     start = time.perf_counter()
@@ -214,7 +214,11 @@ def _draw(
         x = prior(model.process, grid, example.x0, noise)
         asked = corrected(denoise, model.task, batch)
         x0 = integrate(asked, grid, solver, x, noise, example.condition)
-        drawn.append(model.task.finish(x0, batch).cpu())
+        results = model.task.finish(x0, batch).cpu()
+        samples.check_finite(
+            results, lambda i, c=chunk: f"{dataset.name(c[i][0])}, draw {c[i][1] + 1}"
+        )
+        drawn.append(results)
         done += len(chunk)
         progress(done)
     return torch.cat(drawn)
@@ -235,7 +239,8 @@ def evaluate(
         emit: called with progress.
 
     Raises:
-        InputError: no samples there, or the dataset has changed since they were drawn.
+        InputError: no samples there, some that are not finite, or the dataset has changed since
+            they were drawn.
     """
     start = time.perf_counter()
     request = bind(EvaluateRequest, plain(request))
@@ -269,7 +274,7 @@ def _evaluated(
                 values.setdefault(name, {}).setdefault(figure, []).extend(numbers.tolist())
         progress(chosen[-1] + 1)
     found = summarised(
-        values,
+        finite_figures(values, about, emit),
         about,
         figures=task.figures,
         reference=task.reference,

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core.data import Dataset, check_classes, collate, open_dataset
+from core.errors import InputError
 from core.model import Model, for_task, load_model
 from core.parts.config import bind, configure, plain
 from core.process.noise import Noise, derive
@@ -113,7 +114,7 @@ def encode(
         emit: called with progress.
 
     Raises:
-        InputError: as `core.runs.sample`; or the solver draws noise.
+        InputError: as `core.runs.sample`; or the solver draws noise, or a result is not finite.
         StorageError: the disk is full or not writable.
     """
     start = time.perf_counter()
@@ -131,6 +132,11 @@ def encode(
             elements += example.x0.numel()
             latents.append(x.cpu())
         error = (squares / elements) ** 0.5
+        if not math.isfinite(error):
+            raise InputError(
+                "latents, or what they decode to, are NaN or infinite, so nothing is written; take "
+                "more steps of the grid or another sampler"
+            )
         tensor_file.save(out / "latents.safetensors", {"latents": torch.cat(latents).contiguous()})
         parts = {"sampler": plain(request.sampler), "grid": plain(request.grid)}
         files.write_json(out / "latents.json", {**opened.about, **parts, "error": error})
@@ -157,7 +163,7 @@ def interpolate(
         emit: called with progress.
 
     Raises:
-        InputError: as `core.runs.sample`; or the solver draws noise.
+        InputError: as `core.runs.sample`; or the solver draws noise, or a result is not finite.
         StorageError: the disk is full or not writable.
     """
     start = time.perf_counter()
@@ -180,6 +186,8 @@ def interpolate(
                 x0 = along.sample(denoise, grid, solver, x, Noise(chosen * len(x)), condition)
                 whole = {n: v.expand(len(x), *v.shape[1:]) for n, v in its_batch.items()}
                 rows.append(model.task.finish(x0, whole).cpu())
+                title = opened.dataset.name(chosen[0] - 1)
+                samples.check_finite(rows[-1], lambda i, t=title: f"{t}, frame {i + 1}")
             before = latent, example, batch
         about = {**opened.about, "sampler": plain(request.sampler), "grid": plain(request.grid)}
         about |= {"items": about["items"][:-1], "interpolated": "with the next item"}
@@ -210,7 +218,8 @@ def likelihood(
         emit: called with progress.
 
     Raises:
-        InputError: as `core.runs.sample`; or the items are not quantised to `levels` values.
+        InputError: as `core.runs.sample`; or the items are not quantised to `levels` values, or a
+            likelihood is not finite.
         StorageError: the disk is full or not writable.
     """
     start = time.perf_counter()
@@ -229,6 +238,12 @@ def likelihood(
                 trace=request.trace, probes=request.probes, rtol=request.rtol, atol=request.atol,
             )  # fmt: skip
             nats += found.nats.tolist()
+            if not math.isfinite(sum(nats)):
+                named = zip(chosen, found.nats.tolist(), strict=True)
+                first = next(opened.dataset.name(i) for i, n in named if not math.isfinite(n))
+                raise InputError(
+                    f"{first}: its likelihood is NaN or infinite; tighten the tolerances"
+                )
         uniform = [elements * math.log(2)] * len(nats)
         values = {
             REFERENCE: _figures(uniform, elements, request.levels),

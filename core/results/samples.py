@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -68,6 +68,26 @@ def described(
         "split": split,
         "items": [{"name": dataset.name(i), "source": dataset.source(i)} for i in range(count)],
     }
+
+
+def check_finite(draws: Float[Tensor, " draws *shape"], name: Callable[[int], str]) -> None:
+    """Refuse draws with values that are NaN or infinite.
+
+    Args:
+        draws: of one or several items.
+        name: of the item that a draw is of, and of the draw.
+
+    Raises:
+        InputError: the sampler diverged, or the task's result is no number.
+    """
+    finite = draws.isfinite()
+    for i, values in enumerate(finite):
+        if not bool(values.all()):
+            raise InputError(
+                f"{name(i)}: {int((~values).sum()):,} of {values.numel():,} values are NaN or "
+                "infinite, so nothing is written; take more steps of the grid, another sampler or "
+                "less guidance"
+            )
 
 
 def write(

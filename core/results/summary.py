@@ -1,14 +1,41 @@
 """Summary of an evaluation: every method's figures with intervals, and differences."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.parts.registry import Spec
+from core.request import Emit, Note, silent
 from core.results.evaluation import Evaluation, Row
 from core.results.metrics import INTERVAL, Interval, interval
 from core.task import Figure, Kind
 
 Values = Mapping[str, Mapping[str, Sequence[float]]]
+
+
+def finite_figures(
+    values: Values, about: Mapping[str, Any], emit: Emit = silent
+) -> dict[str, dict[str, Sequence[float]]]:
+    """The figures that are numbers of every item; of the others a note names the first item.
+
+    PSNR, for one, is infinite where a result equals the item: such a figure has no mean.
+
+    Args:
+        values: as of `summarised`.
+        about: of the samples.
+        emit: receives the notes.
+    """
+    kept: dict[str, dict[str, Sequence[float]]] = {}
+    for method, figures in values.items():
+        kept[method] = {}
+        for figure, numbers in figures.items():
+            at = next((i for i, number in enumerate(numbers) if not math.isfinite(number)), None)
+            if at is None:
+                kept[method][figure] = numbers
+                continue
+            item = about["items"][at]["name"]
+            emit(Note(text=f"{figure} of {method} is {numbers[at]} for {item}; left out"))
+    return kept
 
 
 def summarised(

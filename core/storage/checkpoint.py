@@ -41,6 +41,10 @@ class NewerCheckpoint(CheckpointError):
     """A checkpoint that a newer version of polymode wrote; it may well be whole."""
 
 
+class NotFiniteCheckpoint(CheckpointError):
+    """A whole checkpoint with values that are NaN or infinite; `train` writes none."""
+
+
 class _Damaged(Exception):
     """A step's folder does not hold what was written; the message says in which file."""
 
@@ -251,7 +255,8 @@ def load(
         step: that one and no other, if given.
 
     Raises:
-        CheckpointError: nothing there, nothing whole there, or a newer format.
+        CheckpointError: nothing there, nothing whole there, a newer format, or values that are NaN
+            or infinite.
     """
     passed: list[str] = []
     try:
@@ -260,6 +265,7 @@ def load(
             for path in candidates:
                 found = _read(path, groups)
                 if isinstance(found, Checkpoint):
+                    _check_finite(found)
                     return Checkpoint(
                         found.path, found.step, found.tensors, found.state, tuple(passed)
                     )
@@ -276,6 +282,22 @@ def load(
     raise CheckpointError(
         f"{folder}: no checkpoint{which} in this folder; give one that `train` wrote"
     )
+
+
+def _check_finite(found: Checkpoint) -> None:
+    """Refuse weights that give NaN for every input.
+
+    Such a checkpoint was made elsewhere; an earlier one of the same folder is not taken in its
+    place, since nothing says that it is of the same model.
+
+    Raises:
+        NotFiniteCheckpoint: some value is NaN or infinite.
+    """
+    for group, named in found.tensors.items():
+        if problem := tensor_file.not_finite(named):
+            raise NotFiniteCheckpoint(
+                f"{found.path}: {group}: {problem}; expected finite values: use another checkpoint"
+            )
 
 
 def is_started(folder: Path) -> bool:

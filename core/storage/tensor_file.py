@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from core.errors import InputError, StorageError
+from core.errors import InputError, StorageError, brief
 from core.storage import files
 
 # Errors of the reader on bytes that are not its format.
@@ -24,6 +24,15 @@ UNREADABLE = (SafetensorError, OSError, ValueError, LookupError, TypeError, Attr
 def size_of(tensors: Mapping[str, Shaped[Tensor, "..."]]) -> int:
     """Bytes of the tensors' values."""
     return sum(value.numel() * value.element_size() for value in tensors.values())
+
+
+def not_finite(tensors: Mapping[str, Shaped[Tensor, "..."]]) -> str:
+    """The first tensor with values that are NaN or infinite, in words; empty if there is none."""
+    for name, value in tensors.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            count = int((~value.isfinite()).sum())
+            return f"{brief(name)} has {count:,} of {value.numel():,} values NaN or infinite"
+    return ""
 
 
 def room_for(tensors: Mapping[str, Shaped[Tensor, "..."]]) -> int:
@@ -114,7 +123,7 @@ def load(path: Path, *, mend: str = "remove it to go without") -> dict[str, Shap
         mend: the remedy where it cannot be read, for the error.
 
     Raises:
-        InputError: it cannot be read, or is not what was written.
+        InputError: it cannot be read, is not what was written, or holds NaN or infinite values.
     """
     try:
         tensors = load_file(path)
@@ -128,4 +137,6 @@ def load(path: Path, *, mend: str = "remove it to go without") -> dict[str, Shap
             f"{path}: cannot be read: it is not what was written: sha256 {found[:12]}, not "
             f"{str(expected)[:12]}; {mend}"
         )
+    if problem := not_finite(tensors):
+        raise InputError(f"{path}: {problem}; expected finite values: {mend}")
     return tensors

@@ -18,8 +18,13 @@ from core.network.ema import save_snapshot
 from core.network.upgrade import upgraded
 from core.process.noise import Noise, derive
 from core.request import Note, Progress
-from core.storage import checkpoint
-from core.storage.checkpoint import Checkpoint, CheckpointError, NewerCheckpoint
+from core.storage import checkpoint, tensor_file
+from core.storage.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    NewerCheckpoint,
+    NotFiniteCheckpoint,
+)
 from core.task import Example
 from core.training.batches import batches, order
 from core.training.card import card
@@ -221,7 +226,7 @@ def save(run: Run, record: Journal, state: TrainingState) -> None:
     if not run.world.first:
         return
     tensors = run.learner.tensors()
-    if not _is_finite(tensors):
+    if any(map(tensor_file.not_finite, tensors.values())):
         run.world.all_reduce_max(Status(not_finite=1))
         raise NotFinite(f"step {state.step}: weights are not finite; lower the learning rate")
     record.sync()
@@ -234,11 +239,6 @@ def save(run: Run, record: Journal, state: TrainingState) -> None:
         also=(validation.best_step,) if validation.best is not None else (),
         documents={"README.md": card(run.facts, state, record.loss)},
     )
-
-
-def _is_finite(groups: Mapping[str, Mapping[str, Tensor]]) -> bool:
-    tensors = (value for named in groups.values() for value in named.values())
-    return all(bool(value.isfinite().all()) for value in tensors if value.is_floating_point())
 
 
 def resume(run: Run) -> TrainingState:
@@ -266,7 +266,7 @@ def _to_resume(run: Run) -> Checkpoint | None:
         return None
     try:
         saved = upgraded(checkpoint.load(folder))
-    except NewerCheckpoint:
+    except (NewerCheckpoint, NotFiniteCheckpoint):
         raise
     except CheckpointError as error:
         run.emit(Note(text=f"{error}; starting from the beginning"))

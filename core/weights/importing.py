@@ -12,7 +12,7 @@ from core.errors import InputError
 from core.parts.config import plain
 from core.parts.registry import nearest
 from core.request import TrainRequest
-from core.storage import checkpoint
+from core.storage import checkpoint, tensor_file
 from core.weights import diffusers, openai
 from core.weights.flags import GUIDED, flags_of, parse_flags
 from core.weights.published import PUBLISHED
@@ -72,8 +72,8 @@ def import_weights(
         entry: which entry of a training checkpoint to take; averaged weights by default.
 
     Raises:
-        InputError: it cannot be read without being trusted, or its tensors are not those of the
-            network that flags or config describe.
+        InputError: it cannot be read without being trusted, its tensors are not those of the
+            network that flags or config describe, or values are NaN or infinite.
     """
     if checkpoint.is_started(out / "checkpoints"):
         raise InputError(f"{out}: holds checkpoints already; choose another output folder")
@@ -93,6 +93,10 @@ def import_weights(
         described, tensors, origin = _of_diffusers(source, entry)
     else:
         described, tensors, origin = _of_guided(source, kind, flags, like, entry)
+    if problem := tensor_file.not_finite(tensors):
+        raise InputError(
+            f"{source}: {problem}; expected finite values: get it again from where it came from"
+        )
     request = request_of(described)
     notes = tuple(origin.pop("notes")) + described.notes
     state = {"request": plain(request), "data": "", "origin": origin}

@@ -64,6 +64,12 @@ def sample(
         items = list(range(first, min(first + request.batch, count)))
         drawn = draws(model, dataset, items, how, request.start, request.samples, request.seed)
         rows.append(drawn.flatten(0, 1))
+        samples.check_finite(
+            rows[-1],
+            lambda i, c=items: (
+                f"{dataset.name(c[i // request.samples])}, draw {i % request.samples + 1}"
+            ),
+        )
         progress(items[-1] + 1)
     samples.write(out, torch.cat(rows), about, task, dataset)
     seconds = time.perf_counter() - begun
