@@ -76,11 +76,11 @@ def test_samples_that_others_wrote_are_refused_by_their_file(model, tmp_path, pa
     drawn.view(-1)[5] = math.nan
     tensor_file.save(place, {group: drawn})
     said = f"{stem}.safetensors: '{group}' has 1 of .* values NaN or infinite; .*draw again"
+    scores, joined = tmp_path / "scores", tmp_path / "joined"
     with pytest.raises(InputError, match=said):
-        if parts == 1:
-            runs.evaluate(EvaluateRequest(samples=out), tmp_path / "scores")
-        else:
-            samples.join(JoinRequest(), {"one": out}, tmp_path / "joined")
+        runs.evaluate(EvaluateRequest(samples=out), scores) if parts == 1 else samples.join(
+            JoinRequest(), {"one": out}, joined
+        )
     assert {path.name for path in tmp_path.iterdir()} == {"samples"}
 
 
