@@ -1,6 +1,6 @@
 """Predictors: a trained model applied to one file after another."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -11,6 +11,14 @@ class Predictor(Protocol):
     A predictor is a class built from a `core.request.Machine` and the path of a checkpoint; its
     options are keyword-only.  Its constructor raises `InputError` for what no file could be done
     with.  The checkpoint is not an option, since in a job it is another step's result.
+
+    Three more class attributes are optional; they too are known unloaded:
+
+    - ``folders``: suffixes of files of which a folder inside the user's is one input, such as the
+      slices of a scan; `source` is then the folder.
+    - ``reads(source)``, static: every file that is read for an input, where it is not `source`
+      alone.  None of the others is an input of its own.
+    - ``beside(name)``, static: names of files that may be written beside a result of that name.
     """
 
     suffixes: ClassVar[tuple[str, ...]]
@@ -35,3 +43,20 @@ class Predictor(Protocol):
             InputError: `source` cannot be used; it is not tried again while it stays as it is.
         """
         ...
+
+
+def folders_of(build: Any) -> tuple[str, ...]:
+    """Suffixes of files of which a folder is one input of a predictor's class."""
+    return getattr(build, "folders", ())
+
+
+def files_of(build: Any, source: Path) -> Sequence[Path]:
+    """Every file that a predictor's class reads for an input."""
+    reads = getattr(build, "reads", None)
+    return (source,) if reads is None else reads(source)
+
+
+def names_of(build: Any, name: str) -> tuple[str, ...]:
+    """The name of the result of a file of that name, and those of files written beside it."""
+    result, beside = build.result_name(name), getattr(build, "beside", None)
+    return (result, *(() if beside is None else beside(result)))

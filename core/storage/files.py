@@ -156,13 +156,21 @@ def replaced(path: Path, *, suffix: str = "") -> Iterator[Path]:
     waiting = path.with_name(f".{os.urandom(8).hex()}.tmp{suffix}")
     try:
         yield waiting
-        sync(waiting)
-        os.replace(waiting, path)
+        move(waiting, path)
     except BaseException:
         with suppress(OSError):
             waiting.unlink(missing_ok=True)
         raise
-    sync(path.parent)
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename a file to `target` on the same disk, its content and its new name synced (fsync).
+
+    A file that is already there is replaced atomically.
+    """
+    sync(source)
+    os.replace(source, target)
+    sync(target.parent)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -22,6 +22,7 @@ from core.objective.times import Adaptive, uniform
 from core.objective.weighting import simple
 from core.parts.registry import Registry
 from core.parts.signature import options_of
+from core.predictor import folders_of, names_of
 from core.process.gaussian import GaussianPath, over
 from core.process.noise import Noise
 from core.process.rows import row_sum
@@ -531,7 +532,13 @@ def _predictor(build: Any) -> None:
         name = build.result_name(f"a photo{suffix}")
         assert name == Path(name).name, f"{name!r} is a path"
         assert name not in ("", ".", ".."), "the name of a result is empty"
-        assert name != build.result_name(f"another{suffix}"), "two files have one result name"
+        names = names_of(build, f"a photo{suffix}")
+        assert len(set(names)) == len(names), "two files written for one input have one name"
+        assert not set(names) & set(names_of(build, f"another{suffix}")), (
+            "two files have one result name"
+        )
+    for suffix in folders_of(build):
+        assert suffix == suffix.lower(), f"{suffix!r} is not in lower case"
 
 
 _CHECKS: dict[str, Callable[..., None]] = {

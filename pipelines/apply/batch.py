@@ -29,6 +29,7 @@ from pipelines.apply.listing import RESULTS, Batch, Order, prepared
 from pipelines.apply.request import ApplyRequest, ApplyResult
 from pipelines.apply.worker import Worker, first_line
 from pipelines.job.verbs import load
+from pipelines.run.names import without_names
 from pipelines.run.step import continued, share_gpu
 
 STARTS = 3  # times that each worker may die while it loads the model
@@ -72,7 +73,7 @@ def apply(
     """
     given = machine or Machine()
     with prepared(request, out, machine=given, emit=emit, registry=registry) as batch:
-        return _demanded(finish(batch, lambda batch: here(batch, stop), emit))
+        return _demanded(finish(batch, lambda batch: here(batch, stop), _by_number(emit, request)))
 
 
 def apply_together(
@@ -102,7 +103,18 @@ def apply_together(
     """
     with prepared(request, out, machine=machine, emit=emit, registry=registry) as batch:
         share = lambda batch: on_ray(batch, workers=workers, gpus=gpus)  # noqa: E731
-        return _demanded(finish(batch, share, emit))
+        return _demanded(finish(batch, share, _by_number(emit, request)))
+
+
+def _by_number(emit: Emit, request: ApplyRequest) -> Emit:
+    """A listener whose notes name files by their numbers, since a step's notes are kept."""
+
+    def numbered(event: Progress | Note) -> None:
+        if isinstance(event, Note):
+            event = Note(text=without_names(event.text, {"request.folder": request.folder}))
+        emit(event)
+
+    return numbered
 
 
 def _demanded(result: ApplyResult) -> ApplyResult:

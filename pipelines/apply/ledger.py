@@ -31,10 +31,11 @@ class Record:
         seconds: that it took.
         facts: what the predictor said of it.
         key: sha256 of everything but the file that decides the result.
-        source: sha256 of the file; empty if it could not be read.
+        source: sha256 of the file, or of all that are read for it; empty if it could not be read.
         result: name of the result; empty unless it is done.
         size: of the result, in bytes.
         digest: sha256 of the result.
+        beside: sha256 of files written beside the result, by name.
         deaths: how many processes died doing it.
     """
 
@@ -48,6 +49,7 @@ class Record:
     result: str = ""
     size: int = 0
     digest: str = ""
+    beside: Mapping[str, str] = field(default_factory=dict)
     deaths: int = 0
 
     def line(self) -> str:
@@ -63,6 +65,7 @@ def read(line: str) -> Record | None:
         return None
     texts = (record.name, record.cause, record.key, record.source, record.result, record.digest)
     whole = all(isinstance(text, str) for text in texts) and isinstance(record.deaths, int)
+    whole = whole and isinstance(record.beside, dict)
     return record if whole and record.state in STATES else None
 
 

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -12,7 +12,9 @@ from core.errors import InputError
 from core.parts.config import ConfigError, plain, resolve
 from core.parts.registry import Registry, installed
 from core.parts.signature import options_of
+from core.predictor import files_of, folders_of, names_of
 from core.request import Emit, Machine, Note, Progress, silent
+from core.results.record import digest_of
 from core.storage import files
 from pipelines.apply import ledger
 from pipelines.apply.ledger import Ledger, Record, shown
@@ -94,7 +96,7 @@ def prepared(
     """
     _check_places(request.folder, out)
     order = _order(request, out, machine, registry or installed())
-    names, refused = find(order.folder, order.build.suffixes)
+    names, refused = find(order.folder, order.build)
     _check_names(order, request.predictor.name, names, refused)
     try:
         files.create_folder(order.out / RESULTS)
@@ -150,13 +152,15 @@ def _order(request: ApplyRequest, out: Path, machine: Machine, registry: Registr
     )
 
 
-def find(folder: Path, suffixes: Sequence[str]) -> tuple[list[str], list[Record]]:
-    """Names below `folder` of files with one of the suffixes, sorted; and what is not entered.
+def find(folder: Path, build: Any) -> tuple[list[str], list[Record]]:
+    """Names below `folder` of the inputs of a predictor's class, sorted; and what is not entered.
 
-    Hidden files and folders are passed over.  Nothing is opened: what lies behind a name is seen
-    when its turn comes.
+    An input is a file with one of its suffixes, or a folder inside that has files of one input.
+    Hidden files and folders are passed over, and so is what is read with another file.  No input is
+    opened: what lies behind a name is seen when its turn comes.
     """
     root, names, refused = os.fspath(folder), [], []
+    together, apart = folders_of(build), tuple(build.suffixes)
 
     def unreadable(error: OSError) -> None:
         name = os.path.relpath(error.filename, root)
@@ -172,33 +176,44 @@ def find(folder: Path, suffixes: Sequence[str]) -> tuple[list[str], list[Record]
             for name in seen
             if name not in folders
         ]
+        seen = [name for name in found if not name.startswith(".")]
+        slices = [name for name in seen if below and name.lower().endswith(together)]
+        names += [below[:-1]] if slices else []
         names += [
-            below + name
-            for name in found
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
+            below + name for name in seen if name not in slices and name.lower().endswith(apart)
         ]
-    return sorted(names), refused
+    paths = {name: folder / name for name in names}
+    others = {
+        file for path in paths.values() if not path.is_dir()
+        for file in files_of(build, path) if file != path
+    }  # fmt: skip
+    return sorted(name for name, path in paths.items() if path not in others), refused
 
 
 def _check_names(order: Order, predictor: str, names: list[str], refused: list[Record]) -> None:
     if not names and not refused:
-        reads = ", ".join(order.build.suffixes)
+        reads = ", ".join(dict.fromkeys((*order.build.suffixes, *folders_of(order.build))))
         raise InputError(f"folder: {order.folder}: no file that {predictor} reads ({reads})")
     taken: dict[str, str] = {}
     for name in names:
-        result = result_of(order, name)
-        if result in taken:
-            raise InputError(
-                f"folder: {shown(taken[result])} and {shown(name)} would both give "
-                f"{shown(result)}; rename one of them"
-            )
-        taken[result] = name
+        for result in results_of(order, name):
+            if result in taken:
+                raise InputError(
+                    f"folder: {shown(taken[result])} and {shown(name)} would both give "
+                    f"{shown(result)}; rename one of them"
+                )
+            taken[result] = name
 
 
-def result_of(order: Order, name: str) -> str:
-    """Where the result of a file lies below the results."""
+def results_of(order: Order, name: str) -> list[str]:
+    """Where the result of a file lies below the results, and what may be written beside it."""
     at = PurePosixPath(name)
-    return at.with_name(order.build.result_name(at.name)).as_posix()
+    return [at.with_name(one).as_posix() for one in names_of(order.build, at.name)]
+
+
+def source_digest(order: Order, path: Path) -> str:
+    """sha256 of an input: of the file, or of all files that are read for it."""
+    return digest_of(files_of(order.build, path))
 
 
 def _compared(
@@ -233,13 +248,15 @@ def _holds(order: Order, record: Record, retry: bool) -> bool:
     if record.state != "done" and retry:
         return False
     try:
-        if files.digest(files.inside(order.folder, record.name)) != record.source:
+        if source_digest(order, files.inside(order.folder, record.name)) != record.source:
             return False
         if record.state != "done":
             return True
-        expected = result_of(order, record.name)
+        expected, *_ = results_of(order, record.name)
         result = files.inside(order.out / RESULTS, expected)
-        same = record.result == expected and result.stat().st_size == record.size
-        return same and files.digest(result) == record.digest
+        if record.result != expected or result.stat().st_size != record.size:
+            return False
+        written = {result.name: record.digest, **record.beside}
+        return all(files.digest(result.with_name(name)) == was for name, was in written.items())
     except (OSError, InputError):
         return False

@@ -3,8 +3,9 @@
 import os
 import shutil
 import stat
+import sys
 import time
-import traceback
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +13,11 @@ from typing import Any, Literal
 from core.errors import InputError, StorageError
 from core.parts.config import plain
 from core.parts.signature import arguments
+from core.predictor import files_of
 from core.storage import files
 from pipelines.apply.ledger import Ledger, Record, shown
-from pipelines.apply.listing import DEATHS, RESULTS, Order, result_of
+from pipelines.apply.listing import DEATHS, RESULTS, Order, results_of, source_digest
+from pipelines.run.names import traceback_without_names
 from pipelines.store import results
 
 LONGEST = 300  # characters of a cause
@@ -61,13 +64,13 @@ class Worker:
             return found
         began, deaths, source = time.monotonic(), self._book.deaths(name), ""
         try:
-            result, path = self._places(name)
-            source = _read(path)
+            targets, path = self._places(name)
+            source = self._digest(path)
             if deaths >= DEATHS:
                 cause = f"{deaths} processes died doing it; not tried again until it changes"
                 raise _Trouble("failed", cause)
             self._book.begin(name)
-            record = Record(name=name, state="done", **self._made(name, path, result))
+            record = Record(name=name, state="done", **self._made(name, path, targets))
         except _Trouble as trouble:
             record = Record(name=name, state=trouble.state, cause=trouble.cause)
         except BaseException:  # a stop or a full disk is not this file's doing
@@ -83,43 +86,69 @@ class Worker:
         self._book.add(record)
         return record
 
-    def _places(self, name: str) -> tuple[Path, Path]:
-        """Where the result goes, with an earlier one out of the way, and the file itself."""
+    def _places(self, name: str) -> tuple[list[Path], Path]:
+        """Where the result goes and what is beside it, earlier ones removed; and the input."""
         try:
-            result = files.inside(self._order.out / RESULTS, result_of(self._order, name))
-            if result.is_file():
-                result.unlink()
-            return result, files.inside(self._order.folder, name)
+            at = self._order.out / RESULTS
+            targets = [files.inside(at, one) for one in results_of(self._order, name)]
+            for target in targets:
+                if target.is_file():
+                    target.unlink()
+            return targets, files.inside(self._order.folder, name)
         except InputError as error:
             cause = str(error).replace(f"{self._order.folder}", "the folder")
             raise _Trouble("bad", cause) from error
 
-    def _made(self, name: str, path: Path, result: Path) -> dict[str, Any]:
-        """The result's fields of the record; the result is on the disk."""
-        part, before = self._scratch / result.name, _stamp(path)
+    def _made(self, name: str, path: Path, targets: list[Path]) -> dict[str, Any]:
+        """The result's fields of the record; the result is on the disk, after those beside it."""
+        result, *others = targets
+        part, before = self._scratch / result.name, self._stamp(path)
         files.create_folder(self._scratch)
         try:
             facts = plain(dict(self._predict(path, part) or {}))
             if not part.is_file():
                 raise RuntimeError("the predictor wrote no result")
-            if _stamp(path) != before:
+            if self._stamp(path) != before:
                 raise _Trouble("failed", "it changed while it was read")
-            about = {"size": part.stat().st_size, "digest": files.digest(part)}
-            files.sync(part)
+            beside = [other for other in others if (self._scratch / other.name).is_file()]
+            about = {
+                "size": part.stat().st_size,
+                "digest": files.digest(part),
+                "beside": {o.name: files.digest(self._scratch / o.name) for o in beside},
+            }
             files.create_folder(result.parent)
-            os.replace(part, result)
-            files.sync(result.parent)
+            for target in (*beside, result):
+                files.move(self._scratch / target.name, target)
         except _Trouble:
             raise
         except Exception as error:
             said = first_line(error).replace(f"{path}: ", "").replace(f"{part}: ", "")
             said = said.replace(str(path), shown(name)).replace(str(part), shown(name))
-            raise self._trouble(error, said[:LONGEST]) from error
+            known = {"folder": path, **{f"results.{n}": self._scratch / t.name
+                                        for n, t in enumerate(targets)}}  # fmt: skip
+            raise self._trouble(error, said[:LONGEST], known) from error
         finally:
             shutil.rmtree(self._scratch, ignore_errors=True)
-        return {"facts": facts, "result": result_of(self._order, name), **about}
+        return {"facts": facts, "result": results_of(self._order, name)[0], **about}
 
-    def _trouble(self, error: Exception, said: str) -> _Trouble:
+    def _digest(self, path: Path) -> str:
+        """The digest of an input, which need not be a file."""
+        try:
+            for file in files_of(self._order.build, path):
+                if not stat.S_ISREG(file.stat().st_mode):
+                    raise _Trouble("bad", "not a file that holds anything")
+            return source_digest(self._order, path)
+        except OSError as error:
+            raise _Trouble("failed", f"cannot be read: {error.strerror}") from error
+
+    def _stamp(self, path: Path) -> list[tuple[int, int, int]]:
+        """What changes when somebody writes to an input."""
+        try:
+            return [_stamp(file) for file in files_of(self._order.build, path)]
+        except OSError:
+            return []
+
+    def _trouble(self, error: Exception, said: str, known: Mapping[str, Path]) -> _Trouble:
         """The file's trouble from an error; an error of the system is none of its bytes.
 
         Raises:
@@ -134,18 +163,8 @@ class Worker:
             ) from error
         if isinstance(error, InputError) and number is None:
             return _Trouble("bad", said)
-        traceback.print_exc()
+        print(traceback_without_names(error, known), file=sys.stderr)
         return _Trouble("failed", said)
-
-
-def _read(path: Path) -> str:
-    """The digest of a file, which need not be one."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise _Trouble("bad", "not a file that holds anything")
-        return files.digest(path)
-    except OSError as error:
-        raise _Trouble("failed", f"cannot be read: {error.strerror}") from error
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:

@@ -3,7 +3,7 @@
 Not a medical device: nothing here is for diagnosis or treatment.
 """
 
-from core.parts.registry import Plugin, Verb, dataset, operator, task
+from core.parts.registry import Plugin, Verb, dataset, operator, predictor, task
 
 PLUGIN = Plugin(
     name="medical",
@@ -68,6 +68,18 @@ PLUGIN = Plugin(
             "plugins.medical.operators.radon:Radon",
             "Line integrals along parallel beams",
             needs=("scipy",),
+        ),
+        predictor(
+            "reconstruct_ct",
+            "plugins.medical.inference.predictors:ReconstructCt",
+            "Sparse-view CT of a scan or a sinogram",
+            needs=("scipy", "kornia", "nibabel", "pydicom"),
+        ),
+        predictor(
+            "reconstruct_mri",
+            "plugins.medical.inference.predictors:ReconstructMri",
+            "Accelerated MRI of a scan or k-space",
+            needs=("pywt", "scipy", "kornia", "nibabel", "pydicom"),
         ),
         task(
             "ct",

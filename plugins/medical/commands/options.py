@@ -1,5 +1,7 @@
 """Options that several commands share, beside the groups in `request`."""
 
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -11,3 +13,9 @@ Place = Annotated[
     Path, typer.Argument(help="A DICOM file or folder, a .nii or .nii.gz, or raw data.")
 ]
 Kind = Annotated[Modality, typer.Option(help="Modality.")]
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Print to standard error what reading a scan assumed or replaced."""
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)

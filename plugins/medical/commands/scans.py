@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from core.commands import OnMachine, Seed
-from plugins.medical.commands.options import Kind, Place
+from plugins.medical.commands.options import Kind, Place, print_notes
 from plugins.medical.request import CtOptions, MriOptions, ScanOptions
 
 Chosen = Annotated[ScanOptions, ("series", "volume")]
@@ -109,6 +109,7 @@ def simulate(
 
     raw.check_place(out)
     found = scans.prepared(place, scan).scan
+    print_notes(found.notes)
     if kind == "ct":
         raw.write_sinogram(out, sparse_ct(found, ct, seed))
     else:

@@ -167,15 +167,20 @@ def _files(place: Path) -> list[Path]:
             )
         if not place.is_dir():
             raise InputError(f"{place}: no such file or folder")
-        within = sorted(x for x in place.iterdir() if x.is_dir() and not x.is_symlink())
-        paths = [path for folder in (place, *within) for path in sorted(folder.iterdir())]
+        return [path for path in files_below(place) if is_dicom(path)]
     except OSError as error:
         raise InputError(f"{place}: cannot be read: {reason(error)}") from error
-    return [
+
+
+def files_below(folder: Path) -> tuple[Path, ...]:
+    """The files in a folder and its subfolders in which `read` looks for images; no links."""
+    within = sorted(x for x in folder.iterdir() if x.is_dir() and not x.is_symlink())
+    paths = [path for place in (folder, *within) for path in sorted(place.iterdir())]
+    return tuple(
         path
         for path in paths
-        if path.is_file() and path.name != "DICOMDIR" and not path.is_symlink() and is_dicom(path)
-    ]
+        if path.is_file() and path.name != "DICOMDIR" and not path.is_symlink()
+    )
 
 
 def _header(path: Path) -> Any:

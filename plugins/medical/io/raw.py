@@ -265,7 +265,15 @@ def files_of(path: Path) -> tuple[Path, ...]:
         return (path,)
     mask = _described(path).get("mask")
     own = (path, path.with_suffix(".json"))
-    return own if mask is None else (*own, files.inside(path.parent, mask))
+    return (*own, files.inside(path.parent, mask)) if isinstance(mask, str) else own
+
+
+def files_beside(path: Path) -> tuple[Path, ...]:
+    """`files_of` without what is missing; the file alone where its JSON cannot be used."""
+    try:
+        return tuple(file for file in files_of(path) if file == path or file.is_file())
+    except InputError:
+        return (path,)
 
 
 def check_place(path: Path) -> None:

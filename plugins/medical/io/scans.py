@@ -1,6 +1,5 @@
 """From files of any kind and words to a scan on a plane."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,15 +52,13 @@ class Subject:
 
 
 def prepared(place: Path, options: ScanOptions) -> Subject:
-    """A scan with its slices along a plane, reduced; its notes go to standard error.
+    """A scan with its slices along a plane, reduced; `stored` has the notes of reading it.
 
     Raises:
         InputError: a scan that cannot be read.
     """
     plane, reduce = options.plane, options.reduce
     found = read(place, series=options.series, volume=options.volume)
-    for note in found.notes:
-        print(f"note: {note}", file=sys.stderr)
     if plane != "acquired":  # its rows and columns may be other axes than the file's
         found = scan.canonical(found, plane) if reduce > 1 else found
     stored = scan.reduced(found, reduce)

@@ -504,11 +504,11 @@ def test_a_job_trains_and_applies(ray_here, tmp_path):
     alone, shared = steps(tmp_path / "a"), steps(tmp_path / "b", "steps.enlarge.workers=2")
     states, said = done(locally, alone)
     assert states == ["done", "done"], said
-    assert "bad: bad.png: not an image" in said
+    assert "bad: file 4 of request.folder: not an image" in said
     shutil.copytree(alone[0].folder, shared[0].folder)
     states, said = done(on_ray, steps(tmp_path / "b", "steps.enlarge.workers=2"))
     assert states == ["hit", "done"], said
-    assert "bad: bad.png: not an image" in said
+    assert "bad: file 4 of request.folder: not an image" in said
     told = results.read_json(shared[1].folder / results.RESULT)
     assert told == {
         "results": "results", "files": "files.jsonl", "done": 3, "bad": 1, "failed": 0,

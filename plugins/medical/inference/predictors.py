@@ -1,0 +1,260 @@
+"""Predictors: a scan or raw data reconstructed from a sparse measurement by a trained prior."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from core.parts.config import configure, plain
+from core.parts.registry import Spec
+from core.progress import print_note
+from core.request import Emit, Machine, silent
+from plugins.medical.inference import volume
+from plugins.medical.inference.draws import How
+from plugins.medical.inference.measurement import simulated_mri, sparse_ct
+from plugins.medical.inference.outputs import RECORD, SHEET, STD, Outputs, sibling
+from plugins.medical.inference.reconstruct import prior_of
+from plugins.medical.inference.volume import Found, Scale, prior_facts
+from plugins.medical.io import dicom, nifti, raw, scans
+from plugins.medical.io.raw import KSpace, Sinogram
+from plugins.medical.io.scan import Scan
+from plugins.medical.io.scans import Subject
+from plugins.medical.request import (
+    LEVELS,
+    RULE,
+    SOLVER,
+    CtOptions,
+    MriOptions,
+    PosteriorOptions,
+    ScanOptions,
+)
+
+START = "TV"  # the classical reconstruction that draws start from
+SERIES = (".dcm", ".ima")  # files of which a folder is one DICOM series
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """A sparse measurement, read from raw data or simulated of a scan.
+
+    Args:
+        measured: sinogram or k-space.
+        subject: the geometry of the result.
+        truth: the scan that it was simulated of; None for raw data.
+        files: that were read.
+        options: of the simulation; none for raw data.
+    """
+
+    measured: Sinogram | KSpace
+    subject: Subject
+    truth: Scan | None
+    files: tuple[Path, ...]
+    options: Mapping[str, Any]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about what reading assumed or replaced; none names a file."""
+        return self.subject.stored.notes
+
+
+class _Reconstruction(ABC):
+    """Predictors that draw from the posterior of a volume; the output is the draws' mean."""
+
+    suffixes: ClassVar[tuple[str, ...]]
+    folders: ClassVar[tuple[str, ...]] = SERIES
+    command: ClassVar[str]
+
+    def __init__(
+        self, machine: Machine, checkpoint: Path, task: Spec, options: PosteriorOptions
+    ) -> None:
+        levels = {**LEVELS.options, "steps": options.steps, "sigma_max": options.level}
+        grid = Spec(LEVELS.name, levels)
+        self._options = options
+        self._model = model = prior_of(checkpoint, task, machine, emit=print_note)
+        self._how = How(
+            method=configure("posterior", RULE),
+            solver=configure("sampler", SOLVER)(),
+            grid=configure("grid", grid)(model.process),
+            along=options.along,
+            at_once=options.at_once,
+        )
+        self._about = {
+            "prior": prior_facts(model),
+            "task": plain(task),
+            "posterior": plain(RULE),
+            "sampler": plain(SOLVER),
+            "grid": plain(grid),
+            "start": START,
+            "draws": options.draws,
+            "seed": options.seed,
+            "along": options.along,
+        }
+
+    @staticmethod
+    def result_name(name: str) -> str:
+        """The name with ``.nii.gz`` in place of a scan's or raw data's suffix."""
+        known = (*nifti.SUFFIXES, *SERIES, *raw.SUFFIXES)
+        end = next((end for end in known if name.lower().endswith(end)), "")
+        return f"{name[: len(name) - len(end)] or name}.nii.gz"
+
+    @staticmethod
+    def beside(name: str) -> tuple[str, ...]:
+        """Names of the standard deviation, the contact sheet and the record."""
+        return tuple(sibling(Path(name), end).name for end in (STD, SHEET, RECORD))
+
+    @staticmethod
+    def reads(source: Path) -> tuple[Path, ...]:
+        """Every file that is read for `source`: a series' slices, raw data's JSON and mask."""
+        if source.is_dir():
+            return dicom.files_below(source)
+        return raw.files_beside(source) if source.suffix.lower() in raw.SUFFIXES else (source,)
+
+    @abstractmethod
+    def read(self, source: Path) -> Input:
+        """A measurement of a file, or of a folder of DICOM files.
+
+        Raises:
+            InputError: `source` cannot be used.
+        """
+
+    def draw(self, given: Input, *, emit: Emit = silent) -> tuple[Found, Scale]:
+        """Draws given a measurement, and the units of their images.
+
+        Raises:
+            InputError: a measurement that the task does not take.
+        """
+        measurement, like, scale = volume.understood(self._model, given.measured)
+        options = self._options
+        found = volume.drawn(
+            self._model, measurement, like, self._how,
+            start=START, draws=options.draws, seed=options.seed, emit=emit,
+        )  # fmt: skip
+        return found, scale
+
+    def write(self, outputs: Outputs, given: Input, found: Found, scale: Scale) -> list[Path]:
+        """Write mean, standard deviation, contact sheet and record; their paths.
+
+        Raises:
+            InputError: an output folder that is not empty.
+            StorageError: the disk is full or not writable.
+        """
+        about = {**self._about, "measurement": dict(given.options), "misfit": misfit_of(found)}
+        return outputs.write(
+            found, scale, given.subject,
+            truth=given.truth, command=self.command, about=about, inputs=given.files,
+            checkpoint=self._model.checkpoint,
+        )  # fmt: skip
+
+    def __call__(self, source: Path, target: Path) -> Mapping[str, Any]:
+        """Write the mean of the draws as NIfTI.
+
+        The standard deviation of several draws, a contact sheet and a record are written beside it.
+
+        Returns:
+            ``misfit`` in units of the noise, ``slices`` and ``notes``.
+
+        Raises:
+            InputError: `source` cannot be used.
+        """
+        given = self.read(source)
+        found, scale = self.draw(given)
+        several = self._options.draws > 1
+        outputs = Outputs(target, sibling(target, STD) if several else None)
+        self.write(outputs, given, found, scale)
+        return {
+            "misfit": misfit_of(found), "slices": len(found.mean), "notes": list(given.notes),
+        }  # fmt: skip
+
+
+class ReconstructCt(_Reconstruction):
+    """Sparse-view CT of a sinogram, or of one simulated of a scan, by a prior of CT images.
+
+    A sinogram is a .npy with its JSON; a scan a NIfTI file, a DICOM file or a folder of a series.
+    The result is NIfTI with the geometry of the scan.  Not a medical device.
+
+    Args:
+        low: Hounsfield units of the prior's -1.
+        high: Hounsfield units of the prior's 1.
+        posterior: a group of options.
+        ct: a group of options.
+        scan: a group of options.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]] = (*nifti.SUFFIXES, *SERIES, ".npy")
+    command: ClassVar[str] = "reconstruct-ct"
+
+    def __init__(
+        self,
+        machine: Machine,
+        checkpoint: Path,
+        *,
+        low: float = -1000.0,
+        high: float = 1000.0,
+        posterior: PosteriorOptions = PosteriorOptions(),
+        ct: CtOptions = CtOptions(),
+        scan: ScanOptions = ScanOptions(),
+    ) -> None:
+        task = Spec("medical/ct", {"low": low, "high": high})
+        super().__init__(machine, checkpoint, task, posterior)
+        self._ct, self._scan = ct, scan
+
+    def read(self, source: Path) -> Input:
+        """The sinogram of a file, or one simulated of a scan."""
+        if source.suffix.lower() == ".npy":
+            return _of_raw(raw.read_sinogram(source), source)
+        subject = scans.prepared(source, self._scan)
+        measured = sparse_ct(subject.scan, self._ct, self._options.seed)
+        return _of_scan(measured, subject, self._ct, self._scan)
+
+
+class ReconstructMri(_Reconstruction):
+    """Accelerated MRI of k-space, or of k-space simulated of a scan, by a prior of MRI images.
+
+    K-space is a .npy with its JSON or fastMRI's HDF5; a scan a NIfTI file, a DICOM file or a folder
+    of a series.  The result is NIfTI with the geometry of the scan.  Not a medical device.
+
+    Args:
+        posterior: a group of options.
+        mri: a group of options.
+        scan: a group of options.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]] = (*nifti.SUFFIXES, *SERIES, *raw.SUFFIXES)
+    command: ClassVar[str] = "reconstruct-mri"
+
+    def __init__(
+        self,
+        machine: Machine,
+        checkpoint: Path,
+        *,
+        posterior: PosteriorOptions = PosteriorOptions(steps=12, level=0.15, along=0.0),
+        mri: MriOptions = MriOptions(),
+        scan: ScanOptions = ScanOptions(),
+    ) -> None:
+        super().__init__(machine, checkpoint, Spec("medical/mri"), posterior)
+        self._mri, self._scan = mri, scan
+
+    def read(self, source: Path) -> Input:
+        """The k-space of a file, or k-space simulated of a scan."""
+        if source.suffix.lower() in raw.SUFFIXES:
+            return _of_raw(raw.read_kspace(source), source)
+        subject = scans.prepared(source, self._scan)
+        measured = simulated_mri(subject.scan, self._mri, self._options.seed)
+        return _of_scan(measured, subject, self._mri, self._scan)
+
+
+def _of_raw(measured: Sinogram | KSpace, source: Path) -> Input:
+    return Input(measured, volume.place_of(measured), None, raw.files_of(source), {})
+
+
+def _of_scan(
+    measured: Sinogram | KSpace, subject: Subject, how: CtOptions | MriOptions, scan: ScanOptions
+) -> Input:
+    options = {**plain(how), **plain(scan)}
+    return Input(measured, subject, subject.scan, subject.scan.files, options)
+
+
+def misfit_of(found: Found) -> dict[str, float]:
+    """Mean and worst misfit of a volume's slices, in units of the noise."""
+    return {"mean": float(found.misfit.mean()), "worst": float(found.misfit.max())}
