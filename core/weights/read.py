@@ -1,12 +1,7 @@
 """Tensors from a file that came from elsewhere: safetensors here, pickles in a limited process."""
 
-import json
-import os
 import re
-import signal
 import stat
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +9,12 @@ from typing import Any
 
 from core.errors import InputError
 from core.storage import files
+from core.storage.limited_process import Limits, NoAnswer, call
 from core.weights.translation import Weights
 
 UNPICKLING = Path(__file__).with_name("unpickling.py")
-# Where the loader finds torch's own libraries; nothing else of the environment is passed on.
-KEPT = ("LD_LIBRARY_PATH",)
+MEMORY = 512 * 2**20  # bytes for the interpreter, beside three times the file
+SPEED = 20 * 2**20  # bytes a second that any disk and processor manage
 PATIENCE = 120.0  # seconds: importing torch from a slow disk takes one minute
 PREFIXES = ("module.", "_orig_mod.")  # of data-parallel and compiled networks
 
@@ -94,39 +90,29 @@ def _unpickle(source: Path, target: Path, entry: str) -> dict[str, Any]:
         InputError: it refused, or its limits ended it.
     """
     size = source.stat().st_size
-    output = target.with_name("answer")
-    command = [sys.executable, "-I", str(UNPICKLING), str(source.resolve()), str(target), entry]
-    with output.open("wb") as out:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.DEVNULL,
-            cwd=target.parent,
-            env={"OMP_NUM_THREADS": "1"} | {k: os.environ[k] for k in KEPT if k in os.environ},
-            start_new_session=True,
-        )
-        try:
-            process.wait(timeout=PATIENCE + size / 10e6)
-        except subprocess.TimeoutExpired:
-            pass
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-    with output.open("rb") as file:
-        text = file.read(2**16)
+    order = (str(source.resolve()), str(target), entry)
     try:
-        answer = json.loads(text)
+        answer = call(UNPICKLING, *order, folder=target.parent, limits=limits_of(size))
         if answer["ok"]:
             return {"taken": str(answer["taken"]), "left": [str(name) for name in answer["left"]]}
         why = re.sub(r"[^\x20-\x7e]", "?", str(answer["why"]))[:400]
-    except (ValueError, LookupError, TypeError):
-        slow = process.returncode in (-signal.SIGXCPU, -signal.SIGKILL)
-        why = f"{'took too long' if slow else 'ended the process'} that tried to read it"
+    except NoAnswer as none:
+        why = f"{'took too long' if none.slow else 'ended the process'} that tried to read it"
+    except (LookupError, TypeError):
+        why = "ended the process that tried to read it"
     raise InputError(
         f"{source}: refused: {why}; nothing in it was run; "
         "ask whoever made it for safetensors or a plain state dict"
+    )
+
+
+def limits_of(size: int) -> Limits:
+    """What unpickling a file of so many bytes may take."""
+    return Limits(
+        memory=MEMORY + 3 * size,
+        seconds=20 + size // SPEED,
+        written=2 * size + 2**20,
+        wait=PATIENCE + size / 10e6,
     )
 
 

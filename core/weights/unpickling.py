@@ -1,22 +1,17 @@
 """The one place where a pickle is read: a process of its own, limited, that only makes tensors.
 
-Run as a script by `core.weights.read`, never imported:
-``python -I unpickling.py SOURCE TARGET ENTRY``.
+Called by `core.weights.read` through `core.storage.limited_process`, never imported.
 torch's restricted unpickler rebuilds tensors and plain containers and refuses every other name.
-What it gives is checked, then written as safetensors to TARGET; one line of JSON on standard
-output lists what was found, or the reason of a refusal.  The limits are the second wall, should the
-unpickler have a hole: memory in proportion to the file, processor time, size of written files, no
-new processes, no environment.
+What it gives is checked, then written as safetensors; the answer lists what was found, or the
+reason of a refusal.  The limits are the second wall, should the unpickler have a hole: memory in
+proportion to the file, processor time, size of written files, no new processes, no environment.
 """
 
-import json
 import os
 import re
-import resource
 import sys
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Shaped
@@ -28,29 +23,10 @@ ENTRIES = (
     "ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema",
     "state_dict", "model_state_dict", "model", "network", "net", "unet",
 )  # fmt: skip
-MEMORY = 512 * 2**20  # bytes for the interpreter, beside three times the file
-SPEED = 20 * 2**20  # bytes a second that any disk and processor manage
 
 
 class Refused(Exception):
     """The file does not hold plain tensors."""
-
-
-def limit(size: int) -> None:
-    """Bound what this process may take, in proportion to a file of `size` bytes."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    memory = pages * resource.getpagesize() + MEMORY + 3 * size
-    seconds = int(resource.getrusage(resource.RUSAGE_SELF).ru_utime) + 20 + size // SPEED
-    for what, most in (
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_CPU, seconds),
-        (resource.RLIMIT_FSIZE, 2 * size + 2**20),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NPROC, 0),
-    ):
-        hard = resource.getrlimit(what)[1]
-        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(what, (most, most))
 
 
 def pick(found: object, entry: str) -> tuple[str, Mapping[str, Any]]:
@@ -129,12 +105,10 @@ def reason(error: BaseException) -> str:
 
 def read(source: str, target: str, entry: str) -> dict[str, Any]:
     """Convert; the entry that was read, and the others."""
-    size = os.stat(source).st_size
-    limit(size)
     # Weights only, always: there is no second attempt with more trust.
     found = torch.load(source, map_location="cpu", weights_only=True)  # noqa: TID251
     taken, named = pick(found, entry)
-    tensors = checked(named, size)
+    tensors = checked(named, os.stat(source).st_size)
     if not tensors:
         raise Refused("has no tensors")
     save_file(tensors, target)
@@ -142,17 +116,12 @@ def read(source: str, target: str, entry: str) -> dict[str, Any]:
     return {"taken": taken, "left": left}
 
 
-def main() -> NoReturn:
-    """Answer with one line of JSON."""
+def work(begin: Callable[[], None], source: str, target: str, entry: str) -> dict[str, Any]:
+    """The entry that was read and the others, with ``ok``, or ``why`` there is none."""
     torch.set_num_threads(1)
     sys.setrecursionlimit(500)
+    begin()
     try:
-        answer = {"ok": True, **read(*sys.argv[1:4])}
+        return {"ok": True, **read(source, target, entry)}
     except Exception as error:  # noqa: BLE001  (whatever a hostile file raises is its refusal)
-        answer = {"ok": False, "why": reason(error)}
-    print(json.dumps(answer), flush=True)
-    os._exit(0)  # no finaliser of what was unpickled may run or print
-
-
-if __name__ == "__main__":
-    main()
+        return {"ok": False, "why": reason(error)}

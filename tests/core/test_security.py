@@ -267,7 +267,7 @@ def test_a_pickled_file_inside_a_diffusers_folder_is_refused_too(tmp_path):
 def with_child(monkeypatch, tmp_path, body):
     """Read a file by a process that does `body` instead."""
     child = tmp_path / "child.py"
-    child.write_text(f"import json, os, sys, time\n{body}\n")
+    child.write_text(f"import os, time\ndef work(begin, *given):\n    begin()\n    {body}\n")
     monkeypatch.setattr(read, "UNPICKLING", child)
     source = tmp_path / "weights.pt"
     source.write_bytes(b"PK, not safetensors")
@@ -276,7 +276,7 @@ def with_child(monkeypatch, tmp_path, body):
 
 def test_nothing_of_the_environment_reaches_the_process(monkeypatch, tmp_path):
     monkeypatch.setenv("SECRET_TOKEN", "canary-value")
-    body = "print(json.dumps({'ok': False, 'why': repr((dict(os.environ), os.getcwd()))}))"
+    body = "return {'ok': False, 'why': repr((dict(os.environ), os.getcwd()))}"
     with pytest.raises(InputError) as caught:
         with_child(monkeypatch, tmp_path, body)()
     assert "OMP_NUM_THREADS" in str(caught.value)
@@ -287,17 +287,21 @@ def test_nothing_of_the_environment_reaches_the_process(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ("print('no JSON')", "ended the process"),
-        ("print('[1]')", "ended the process"),
+        ("open('answer', 'w').write('no JSON') and os._exit(0)", "ended the process"),
+        ("open('answer', 'w').write('[' * 60_000) and os._exit(0)", "ended the process"),
+        ("os.mkfifo('answer') or os._exit(0)", "ended the process"),
+        ("os._exit(0)", "ended the process"),
+        ("return [1]", "ended the process"),
+        ("return object()", "ended the process"),
+        ("raise SystemExit(3)", "ended the process"),
         ("os.kill(os.getpid(), 11)", "ended the process"),
         ("os.kill(os.getpid(), 24)", "took too long"),
-        ("os.write(1, b'{' * 10_000_000)", "ended the process"),
-        ("print(json.dumps({'ok': False, 'why': 'x' * 1_000_000}))", "ended the process"),
-        ("print(json.dumps({'ok': True, 'taken': '', 'left': []}))", "not a whole safetensors"),
-        (
-            "print(json.dumps({'ok': False, 'why': 'two\\nlines\\x1b[2J' + 'x' * 9999}))",
-            "two?lines?",
-        ),
+        ("open('answer', 'w').write('{' * 10_000_000)", "ended the process"),
+        ("return {'ok': False, 'why': 'x' * 1_000_000}", "ended the process"),
+        ("return {'ok': False, 'why': len(bytearray(1 << 30))}", "ended the process"),
+        ("os.fork()", "ended the process"),
+        ("return {'ok': True, 'taken': '', 'left': []}", "not a whole safetensors"),
+        ("return {'ok': False, 'why': 'two\\nlines\\x1b[2J' + 'x' * 9999}", "two?lines?"),
     ],
 )
 def test_whatever_the_process_does_is_one_sentence(body, words, monkeypatch, tmp_path):
@@ -311,7 +315,7 @@ def test_whatever_the_process_does_is_one_sentence(body, words, monkeypatch, tmp
 def test_a_process_that_does_not_end_is_ended(monkeypatch, tmp_path):
     monkeypatch.setattr(read, "PATIENCE", 0.5)
     note = tmp_path / "pid"
-    body = f"open({str(note)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)"
+    body = f"open({str(note)!r}, 'w').write(str(os.getpid())) and time.sleep(600)"
     with pytest.raises(InputError, match="took too long"):
         with_child(monkeypatch, tmp_path, body)()
     if note.exists():

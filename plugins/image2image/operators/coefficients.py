@@ -1,21 +1,17 @@
 """Coefficients that a JPEG file stores, as libjpeg reads them; files from elsewhere in a process.
 
-Run as a script by `read`: ``python -I coefficients.py SOURCE TARGET PIXELS``.  It writes the
-numbers to TARGET and their shapes to standard output.  jpeglib counts at most 50 markers and writes
-the length of the next one past the end of its table, so bytes from elsewhere meet it in a process
-of bounded memory and time without an environment.  Beside jpeglib and numpy nothing is imported.
+jpeglib counts at most 50 markers and writes the length of the next one past the end of its table,
+so bytes from elsewhere meet it in a process with limits, by `work`.  Beside jpeglib and numpy that
+process imports nothing.
 """
 
-import json
 import math
-import os
-import resource
-import subprocess
-import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +19,7 @@ BLOCK = 8
 MEMORY = 256 << 20  # bytes beside what the pixels take
 BYTES_PER_PIXEL = 40  # at most: four components of two bytes, five times
 SECONDS, PIXELS_PER_SECOND = 20, 1_000_000
+SOURCE, NUMBERS = "source.jpg", "numbers"  # files of the process
 ONE = threading.Lock()  # jpeglib keeps markers in global variables
 
 
@@ -78,23 +75,24 @@ def read(data: bytes, pixels: int) -> Stored:
     Raises:
         ValueError: the process refused the file, or its limits ended it.
     """
-    with tempfile.TemporaryDirectory(prefix="polymode-jpeg-") as folder:
-        source, target = Path(folder) / "source.jpg", Path(folder) / "numbers"
-        source.write_bytes(data)
-        command = [sys.executable, "-I", __file__, str(source), str(target), str(pixels)]
+    from core.storage.limited_process import Limits, NoAnswer, call
+
+    limits = Limits(
+        memory=MEMORY + BYTES_PER_PIXEL * pixels + 4 * len(data),
+        seconds=SECONDS + pixels // PIXELS_PER_SECOND,
+        written=len(data) + 8 * pixels + (1 << 20),
+        wait=120 + 2 * pixels / PIXELS_PER_SECOND,
+    )
+    with tempfile.TemporaryDirectory(prefix="polymode-jpeg-") as name:
+        folder = Path(name)
+        (folder / SOURCE).write_bytes(data)
         try:
-            done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, capture_output=True, cwd=folder, check=False,
-                env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TMPDIR": folder},
-                timeout=120 + 2 * pixels / PIXELS_PER_SECOND,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired as error:
-            raise ValueError("its coefficients took too long to read") from error
-        if done.returncode != 0:
-            raise ValueError("libjpeg does not read its coefficients")
-        header = json.loads(done.stdout[:4096])
+            header = call(Path(__file__), SOURCE, NUMBERS, folder=folder, limits=limits)
+        except NoAnswer as none:
+            slow, broken = "its coefficients took too long to read", "libjpeg does not read them"
+            raise ValueError(slow if none.slow else broken) from none
         shapes = [(int(rows), int(columns)) for rows, columns in header["shapes"]]
-        numbers = np.fromfile(target, np.int16)
+        numbers = np.fromfile(folder / NUMBERS, np.int16)
     if len(shapes) not in (1, 3) or sum(map(math.prod, shapes)) != len(numbers):
         raise ValueError("its coefficients are incomplete")
     ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
@@ -105,40 +103,17 @@ def read(data: bytes, pixels: int) -> Stored:
     return Stored(components, tables, factors)
 
 
-def limit(pixels: int, size: int) -> None:
-    """Bound what this process may take for an image of so many pixels in a file of `size` bytes."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    memory = pages * resource.getpagesize() + MEMORY + BYTES_PER_PIXEL * pixels + 4 * size
-    for what, most in (
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_CPU, SECONDS + pixels // PIXELS_PER_SECOND),
-        (resource.RLIMIT_FSIZE, size + 8 * pixels + (1 << 20)),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NPROC, 0),
-    ):
-        hard = resource.getrlimit(what)[1]
-        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(what, (most, most))
-
-
-def main(source: str, target: str, pixels: str) -> None:
-    """Write the numbers to `target` and their shapes, tables and factors as a line of JSON."""
+def work(begin: Callable[[], None], source: str, target: str) -> dict[str, Any]:
+    """Write the numbers to `target`; their shapes, quantisation tables and sampling factors."""
     import jpeglib  # noqa: F401  (before the limits, which are for the file)
 
-    output = os.dup(1)
-    os.dup2(2, 1)  # libjpeg's own messages are no answer
-    limit(int(pixels), Path(source).stat().st_size)
+    begin()
     stored = decode(Path(source))
     with open(target, "wb") as file:
         for part in stored.components:
             file.write(part.astype(np.int16).tobytes())
-    header = {
+    return {
         "shapes": [part.shape for part in stored.components],
         "tables": stored.tables.tolist(),
         "factors": stored.factors,
     }
-    os.write(output, json.dumps(header).encode())
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

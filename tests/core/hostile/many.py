@@ -10,7 +10,11 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
+
+from core.storage.limited_process import begin
+from core.weights.read import limits_of
 
 
 def main():
@@ -22,11 +26,10 @@ def main():
         said, begun = folder / f"said-{source.name}", time.monotonic()
         process = os.fork()
         if process == 0:
-            out = os.open(said, os.O_WRONLY | os.O_CREAT)
-            os.dup2(out, 1)
-            sys.argv = ["child", str(source), str(folder / f"made-{source.name}"), ""]
-            sys.stdout = os.fdopen(1, "w")
-            child.main()
+            limited = partial(begin, limits_of(source.stat().st_size))
+            made = str(folder / f"made-{source.name}")
+            said.write_text(json.dumps(child.work(limited, str(source), made, "")))
+            os._exit(0)
         _, status, used = os.wait4(process, 0)
         line = {
             "name": source.name,
