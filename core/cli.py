@@ -37,7 +37,7 @@ def list_parts(
     kind: Annotated[
         str | None,
         typer.Argument(
-            metavar="[KIND|PATTERN]",
+            metavar="KIND|PATTERN",
             help=f"One of: {', '.join(KINDS)}, verb; or a pattern of names, such as '*snr*'.",
         ),
     ] = None,

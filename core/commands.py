@@ -34,7 +34,7 @@ from core.training.stopping import Stopped
 # --- options that several commands have --------------------------------------------------------
 
 RequestFile = Annotated[
-    Path | None, typer.Argument(metavar="[REQUEST]", help="YAML file of options.")
+    Path | None, typer.Argument(metavar="REQUEST", help="YAML file of options.")
 ]
 Settings = Annotated[
     list[str] | None,

@@ -261,9 +261,10 @@ BOUNDED = ("core/clip", "core/dynamic_threshold")  # guidance whose x0 has a ran
 GAIN = 1000.0  # of a network's error; above it an error of 0.1 % is as large as the data
 
 
-def guidance_of(model: Model, request: SampleRequest) -> tuple[Spec, ...]:
+def guidance_of(model: Model, request: SampleRequest | None = None) -> tuple[Spec, ...]:
     """The guidance parts of a request, in order; where it states none, the checkpoint's default."""
-    chosen = model.request.guidance if request.guidance is None else request.guidance
+    stated = None if request is None else request.guidance
+    chosen = model.request.guidance if stated is None else stated
     if chosen is None:
         return ()
     return (chosen,) if isinstance(chosen, Spec) else tuple(chosen)
@@ -294,6 +295,26 @@ def guided(model: Model, request: SampleRequest, emit: Emit) -> Denoiser:
         at = f"guidance[{number}]" if listed else "guidance"
         denoise = _guided_by(spec, at, model, denoise, emit)
     return denoise
+
+
+def guided_by_default(model: Model, *, emit: Emit = silent) -> Model:
+    """The model with its checkpoint's default guidance, for draws that have no such option.
+
+    Args:
+        model: trained.
+        emit: receives a note of the default, if there is one.
+
+    Raises:
+        InputError: a guidance that does not fit the model, or inputs that only a program can
+            supply.
+    """
+    parts, denoise = guidance_of(model), model.denoise
+    if parts:
+        names = ", ".join(spec.name for spec in parts)
+        emit(Note(text=f"guidance: {names}, the checkpoint's default"))
+    for number, spec in enumerate(parts):
+        denoise = _guided_by(spec, f"guidance[{number}]", model, denoise, emit)
+    return replace(model, denoise=denoise)
 
 
 def _guided_by(spec: Spec, at: str, model: Model, denoise: Denoiser, emit: Emit) -> Denoiser:

@@ -194,6 +194,7 @@ def _options_in_text(module: str, attribute: str) -> tuple[Option, ...]:
         )
 
     found = [node for node in tree.body if getattr(node, "name", None) == attribute]
+    inherited: dict[str, str] = {}
     match found:
         case [ast.FunctionDef(args=args) as function]:
             document = ast.get_docstring(function)
@@ -213,9 +214,12 @@ def _options_in_text(module: str, attribute: str) -> tuple[Option, ...]:
                 raise _NotPlain(attribute)
             args = inits[0].args
             document = document if "Args:" in (document or "") else ast.get_docstring(inits[0])
+            match kind.bases:
+                case [ast.Name(id=base)] if _is_class(tree, base):
+                    inherited = {o.name: o.meaning for o in _options_in_text(module, base)}
         case _:
             raise _NotPlain(attribute)
-    meanings, options = _meanings(document), []
+    meanings, options = inherited | _meanings(document), []
     for argument, default in zip(args.kwonlyargs, args.kw_defaults, strict=True):
         if argument.annotation is None:
             raise _NotPlain(argument.arg)
@@ -265,9 +269,7 @@ def options_of(build: Callable[..., Any]) -> tuple[Option, ...]:
     """The keyword-only parameters of an imported callable; of a dataclass, such fields or all."""
     if is_dataclass(build):
         return _fields_of(cast(type, build))
-    meanings = _meanings(inspect.getdoc(build)) or _meanings(
-        inspect.getdoc(getattr(build, "__init__", None))
-    )
+    meanings = _meanings_of(build)
     hints, groups, options = _hints(build), groups_of(build), []
     for p in inspect.signature(build).parameters.values():
         if p.name in groups:
@@ -282,6 +284,16 @@ def options_of(build: Callable[..., Any]) -> tuple[Option, ...]:
                 Option(p.name, hints.get(p.name, Any), p.default, meanings.get(p.name, ""))
             )
     return tuple(options)
+
+
+def _meanings_of(build: Callable[..., Any]) -> dict[str, str]:
+    """The meanings that a callable states; of a class, those that only its bases state too."""
+    if not isinstance(build, type):
+        return _meanings(inspect.getdoc(build))
+    found: dict[str, str] = {}
+    for one in reversed(build.__mro__[:-1]):
+        found |= _meanings(one.__doc__) or _meanings(one.__dict__.get("__init__", one).__doc__)
+    return found
 
 
 def groups_of(build: Callable[..., Any]) -> dict[str, type]:

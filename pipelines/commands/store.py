@@ -15,7 +15,7 @@ from pipelines.commands.options import Out
 def verify_results(
     job: Annotated[
         Path | None,
-        typer.Argument(metavar="[JOB]", help="Only results of this YAML file of steps."),
+        typer.Argument(metavar="JOB", help="Only results of this YAML file of steps."),
     ] = None,
     out: Out = Path("runs"),
     settings: Settings = None,

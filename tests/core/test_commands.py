@@ -1,20 +1,23 @@
 """Commands made from signatures: what a user may type, and what the function is called with."""
 
 import importlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
+import typer
 from annotated_types import Ge, Le
 from typer.testing import CliRunner
 
 from core.commands import OnMachine, domain, with_options
 from core.errors import InputError
 from core.parts.config import configure
-from core.parts.registry import Plugin, Registry, Spec, predictor
+from core.parts.registry import Plugin, Registry, Spec, installed, operator, predictor
 from core.parts.signature import options_of, part_options
 from core.request import Machine
+from pipelines import cli
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,3 +192,59 @@ def test_a_command_without_such_parameters_is_left_as_it_is():
         """Print it."""
 
     assert with_options(plain) is plain
+
+
+BASED = """
+class Radon:
+    \"\"\"Parallel beams.
+
+    Args:
+        views: number of angles.
+        arc: less than 180 is limited.
+    \"\"\"
+
+    def __init__(self, *, views: int = 180, arc: float = 180.0): ...
+
+
+class FanBeam(Radon):
+    \"\"\"Fans.
+
+    Args:
+        arc: in degrees.
+    \"\"\"
+
+    def __init__(self, *, views: int = 360, arc: float = 360.0): ...
+"""
+
+
+def test_an_option_means_what_its_base_says_where_it_says_nothing_else(tmp_path, monkeypatch):
+    (tmp_path / "based_part.py").write_text(BASED)
+    monkeypatch.syspath_prepend(tmp_path)
+    registry = Registry([Plugin("based", "", (operator("fan", "based_part:FanBeam", ""),))])
+    expected = [("views", 360, "number of angles."), ("arc", 360.0, "in degrees.")]
+    imported = options_of(registry.load("operator", "based/fan"))
+    for options in (part_options("operator", "based/fan", registry), imported):
+        assert [(o.name, o.default, o.meaning) for o in options] == expected
+
+
+def every_command(group, path=()):
+    """The click commands of a group and of those inside it, by their words."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from every_command(command, (*path, name))
+        else:
+            yield " ".join((*path, name)), command
+
+
+def test_the_usage_of_a_command_brackets_each_argument_once():
+    """Required ones in braces, optional ones in brackets, dots behind several."""
+    groups = [cli.app, *(installed().load_commands(n) for n in ("image2image", "medical"))]
+    usages = {
+        (number, words): " ".join(command.collect_usage_pieces(typer.Context(command)))
+        for number, group in enumerate(groups)
+        for words, command in every_command(typer.main.get_command(group))
+    }
+    assert usages[0, "train"] == "[OPTIONS] [REQUEST]"
+    assert usages[1, "restore"] == "[OPTIONS] {IMAGE}..."
+    for name, usage in usages.items():
+        assert not re.search(r"\[\[|\.\.\.\}", usage), (name, usage)

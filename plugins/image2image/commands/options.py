@@ -10,7 +10,7 @@ ImageFile = Annotated[
 ]
 ImageFiles = Annotated[
     list[Path],
-    typer.Argument(metavar="IMAGES...", help="Image files: PNG, JPEG, TIFF, WebP or BMP."),
+    typer.Argument(metavar="IMAGE", help="Image files: PNG, JPEG, TIFF, WebP or BMP."),
 ]
 OutputFile = Annotated[
     Path,

@@ -15,7 +15,8 @@ from core.errors import InputError
 from core.model import device_of
 from core.parts.config import bind, configure, plain
 from core.process.noise import derive
-from core.request import Emit, Machine, Progress, silent
+from core.progress import counter
+from core.request import Emit, Machine, silent
 from core.storage import tensor_file
 from core.storage.files import make_folder
 from core.training.batches import order
@@ -107,6 +108,7 @@ def fitted(
         network.parameters(), lr=request.lr, weight_decay=request.weight_decay
     )
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, request.steps)
+    progress = counter(emit, request.steps, "step")
     for step, indices in order(derive(request.seed, "classifier"), len(data), request.batch):
         if step == request.steps:
             break
@@ -116,8 +118,7 @@ def fitted(
         loss.backward()
         optimizer.step()
         falling.step()
-        news = {"loss": loss.item()}
-        emit(Progress(done=step + 1, total=request.steps, unit="step", figures=news))
+        progress(step + 1, loss=loss.item())
     return network.eval()
 
 

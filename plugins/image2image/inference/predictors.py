@@ -13,7 +13,7 @@ from torch import Tensor
 
 from core.denoiser.tiles import Cost, check_memory, continued, tiled
 from core.errors import InputError
-from core.model import Model, for_task, load_model
+from core.model import Model, for_task, guided_by_default, load_model
 from core.parts.config import configure, plain
 from core.parts.registry import Spec
 from core.process.noise import Noise
@@ -268,6 +268,7 @@ def _load_restoration_model(
         InputError: a model of another task, or of several tasks where none is chosen.
     """
     model = load_model(checkpoint, machine=machine, emit=print_note)
+    model = guided_by_default(model, emit=print_note)
     trained, tasks = model.request.task.name, ", ".join(get_args(RestorationTask))
     if isinstance(model.task, MultiTask):
         if task is None:
@@ -298,7 +299,8 @@ def _check_region(region: Region, task: Task) -> None:
 
 def _load_sr3(checkpoint: Path, machine: Machine) -> Model:
     """The super-resolution model of a checkpoint; prints its notes."""
-    return load_model(checkpoint, machine=machine, task="image2image/sr3", emit=print_note)
+    model = load_model(checkpoint, machine=machine, task="image2image/sr3", emit=print_note)
+    return guided_by_default(model, emit=print_note)
 
 
 def _sr3(model: Model) -> SR3:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from core.denoiser.parameterization import Denoiser
 from core.errors import InputError
-from core.model import Model, load_model
+from core.model import Model, guided_by_default, load_model
 from core.process.gaussian import GaussianPath
 from core.process.noise import Noise, Source
 from core.request import Emit, Machine, silent
@@ -142,7 +142,7 @@ def load_prior(checkpoint: Path, machine: Machine | None = None, *, emit: Emit =
     Raises:
         InputError: as `load_model`, or the model has a condition or another task.
     """
-    model = load_model(checkpoint, machine=machine, emit=emit)
+    model = guided_by_default(load_model(checkpoint, machine=machine, emit=emit), emit=emit)
     if model.request.task.name != "core/generate" or model.task.conditions:
         given = "".join(f" with {name}" for name in model.task.conditions)
         raise InputError(

@@ -12,7 +12,8 @@ from torch import Tensor
 from core.data import Dataset, collate, open_dataset
 from core.errors import InputError
 from core.parts.config import bind, plain
-from core.request import Emit, Machine, Progress, silent
+from core.progress import counter
+from core.request import Emit, Machine, silent
 from core.results import samples
 from core.results.panels import write_panels
 from core.results.sheet import to_bytes
@@ -118,10 +119,11 @@ def _slices(
     learned: Dataset, task: Reconstruction, count: int, emit: Emit
 ) -> Iterator[Float[Tensor, " m 1 h w"]]:
     total = min(count, len(learned))
+    progress = counter(emit, total, "slice")
     for first in range(0, total, AT_ONCE):
         chosen = list(range(first, min(first + AT_ONCE, total)))
         yield task.picture(collate(learned, chosen)["image"])
-        emit(Progress(done=chosen[-1] + 1, total=total, unit="slice", figures={}))
+        progress(chosen[-1] + 1)
 
 
 def _picture(learned: Dataset, task: Reconstruction, index: int) -> Float[Tensor, "1 h w"]:

@@ -17,7 +17,8 @@ from core.model import Model
 from core.parts.config import bind, configure, plain
 from core.parts.registry import Spec
 from core.process.gaussian import Time
-from core.request import Emit, Machine, Note, Progress, silent
+from core.progress import counter
+from core.request import Emit, Machine, Note, silent
 from core.results import samples
 from core.results.evaluation import Evaluation
 from core.results.summary import summarised
@@ -108,8 +109,10 @@ def compare(
     kinds: dict[str, Kind] = dict.fromkeys(classical, "baseline")
     curves: dict[str, list[list[float]]] = {}
     todo = [(name, steps) for name in request.methods or tuple(RULES) for steps in request.steps]
+    progress = counter(emit, len(todo), "sampler")
     for number, (name, steps) in enumerate(todo, start=1):
         drawn, calls = _draws(model, measurement, RULES[name], steps, classical, request)
+        progress(number)
         label = f"{name}, {calls:.0f}"
         if not all(bool(x.isfinite().all()) for x in drawn):
             emit(Note(text=f"{label}: diverged; left out"))
@@ -121,7 +124,6 @@ def compare(
             averaged = f"{label}, mean of {len(drawn)}"
             rows[averaged], kinds[averaged] = task.figures_of(mean, measurement, batch), "mean"
         curves.setdefault(name, []).append([calls, float(rows[label]["psnr"].mean())])
-        emit(Progress(done=number, total=len(todo), unit="sampler", figures={}))
     metrics = _report(rows, kinds, curves, about, task, request).write(make_folder(out))
     single = [name for name in rows if kinds[name] == "draw"]
     best = max(single, key=lambda name: float(rows[name]["psnr"].mean()), default="none")

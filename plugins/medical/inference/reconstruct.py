@@ -9,7 +9,7 @@ from torch import Tensor
 from core.data import Dataset, collate, open_dataset
 from core.errors import InputError
 from core.inverse.measurement import Measurement
-from core.model import Model, for_task, load_model
+from core.model import Model, for_task, guided_by_default, load_model
 from core.parts.config import bind, configure, plain
 from core.parts.registry import Spec
 from core.progress import counter
@@ -85,6 +85,7 @@ def prior_of(
         InputError: not a reconstruction task, or a prior of other images.
     """
     model = for_task(load_model(checkpoint, machine=machine, emit=emit), task)
+    model = guided_by_default(model, emit=emit)
     if not isinstance(model.task, Reconstruction):
         raise InputError(
             f"task: {task.name} is not a reconstruction task; use medical/ct or medical/mri"

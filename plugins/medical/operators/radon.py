@@ -164,20 +164,14 @@ class Radon:
 class FanBeam(Radon):
     """Line integrals along fans: from a point source to a flat detector, both turning.
 
-    At angle 0 the source is at (0, -source) and looks along y.
+    At angle 0 the source is at (0, -source) and looks along y.  Options that are not described here
+    are those of `Radon`.
 
     Args:
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-        pixel: pixel spacing, in millimetres.
-        views: number of view angles, evenly over `arc`, its end excluded.
-        start: first angle, in degrees.
         arc: angular range in degrees.
-        detectors: number of detectors; by default enough for the whole image.
         spacing: detector spacing in millimetres; by default a pixel at the isocentre, magnified.
         source: distance from the source to the isocentre, in millimetres.
         detector: distance from the detector to the isocentre, in millimetres.
-        way: as of `Radon`.
 
     Raises:
         InputError: an option out of its range, or a source within the image.

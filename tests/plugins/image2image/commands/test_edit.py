@@ -3,11 +3,11 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from skimage import data as photographs
 
@@ -16,10 +16,8 @@ from plugins.image2image.inference.editing import (
     trained_side,
 )
 
-
-def ellipse(height, width):
-    rows, columns = torch.arange(height)[:, None], torch.arange(width)
-    return ((rows - height / 2) / height) ** 2 + ((columns - width / 3) / width) ** 2 < 0.08
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from made_images import ellipse
 
 
 def run_script(*arguments):

@@ -13,7 +13,6 @@ import png
 import pytest
 from PIL import Image, ImageCms
 from scipy.fft import dctn
-from skimage import data as photographs
 
 from core.errors import InputError
 from core.parts.registry import Spec
@@ -22,35 +21,12 @@ from plugins.image2image.operators import jpeg
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from jpeg_coefficients import coefficients
+from made_images import NETWORK, as_jpeg, hard, invoke, load, pixels, save
 
 # --- what JPEG files say -----------------------------------------------------------------------
 
 
-def hard(width, height):
-    """Text in pure black on pure white, where a decoder cuts values off, beside a photograph."""
-    page = np.clip(photographs.page()[20:, 10:].astype(int) * 3 - 250, 0, 255).astype(np.uint8)
-    whole = photographs.coffee()[150:, 60:].copy()
-    whole[:, : width // 2] = page[: whole.shape[0], : width // 2, None][: whole.shape[0]][
-        [i % 150 for i in range(whole.shape[0])]
-    ]
-    return whole[:height, :width]
-
-
-def as_jpeg(pixels, **options):
-    buffer = BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", **options)
-    return buffer.getvalue()
-
-
 # --- the command -------------------------------------------------------------------------------
-
-NETWORK = {
-    "width": 8,
-    "multipliers": [1, 2],
-    "blocks": 1,
-    "attention": [],
-    "middle_attention": False,
-}
 
 
 @pytest.fixture(scope="module")
@@ -79,37 +55,12 @@ def trained(folder, task):
     return folder
 
 
-def invoke(command, *arguments, checkpoint):
-    """The command in this process, bad input raising what it would print."""
-    from typer.testing import CliRunner
-
-    from plugins.image2image.__main__ import app
-
-    words = [command, *map(str, arguments), "--checkpoint", str(checkpoint), "--threads", "1"]
-    return CliRunner().invoke(app, words, catch_exceptions=False)
-
-
-def pixels(height, width, at=50):
-    return photographs.coffee()[at : at + height, at : at + width].copy()
-
-
-def save(place, values, **options):
-    Image.fromarray(values).save(place, **options)
-    return place
-
-
 def save_deep(place, values):
     grey: Any = values.ndim == 2
     with place.open("wb") as file:
         writer = png.Writer(values.shape[1], values.shape[0], greyscale=grey, bitdepth=16)
         writer.write(file, values.reshape(len(values), -1).tolist())
     return place
-
-
-def load(place):
-    width, height, rows, info = png.Reader(filename=str(place)).read()
-    values = np.vstack(list(map(np.asarray, rows))).reshape(height, width, info["planes"])
-    return values, info["bitdepth"]
 
 
 def deepened(values):

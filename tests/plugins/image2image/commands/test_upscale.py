@@ -1,10 +1,11 @@
 """`upscale` on files, and the predictor that it runs."""
 
 import json
+import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
-import png
 import pytest
 from commands import call
 from PIL import Image, ImageCms
@@ -16,6 +17,9 @@ from core.parts.config import configure
 from core.parts.registry import Spec
 from core.request import TrainRequest
 from plugins.image2image.__main__ import app
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from made_images import NETWORK, invoke, load, pixels, save
 
 
 def upscale(*arguments):
@@ -180,40 +184,6 @@ def test_the_predictor_refuses_what_upscale_refuses(model, tmp_path):
     with pytest.raises(InputError, match="JPEG cannot hold transparency"):
         built()(tmp_path / "clear.jpg", tmp_path / "out.jpg")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["clear.jpg", "text.png"]
-
-
-NETWORK = {
-    "width": 8,
-    "multipliers": [1, 2],
-    "blocks": 1,
-    "attention": [],
-    "middle_attention": False,
-}
-
-
-def invoke(command, *arguments, checkpoint):
-    """The command in this process, bad input raising what it would print."""
-    from typer.testing import CliRunner
-
-    from plugins.image2image.__main__ import app
-
-    words = [command, *map(str, arguments), "--checkpoint", str(checkpoint), "--threads", "1"]
-    return CliRunner().invoke(app, words, catch_exceptions=False)
-
-
-def pixels(height, width, at=50):
-    return photographs.coffee()[at : at + height, at : at + width].copy()
-
-
-def save(place, values, **options):
-    Image.fromarray(values).save(place, **options)
-    return place
-
-
-def load(place):
-    width, height, rows, info = png.Reader(filename=str(place)).read()
-    values = np.vstack(list(map(np.asarray, rows))).reshape(height, width, info["planes"])
-    return values, info["bitdepth"]
 
 
 @pytest.mark.slow

@@ -2,8 +2,10 @@
 
 import hashlib
 import shutil
+import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,33 +17,13 @@ from plugins.image2image.data.folder import Folder
 from plugins.image2image.io.pictures import Picture
 from plugins.image2image.io.writing import write_picture
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from made_images import bytes_of, flipped, occurrences
+
 RNG = np.random.default_rng(0)
 
 
-def occurrences(patch, photo):
-    """Where the (h, w, 3) patch lies in the photograph, by exact comparison."""
-    patch, photo = (pixels.astype(int) @ [65536, 256, 1] for pixels in (patch, photo))
-    high, wide = (n - m + 1 for n, m in zip(photo.shape, patch.shape, strict=True))
-    rows, columns = np.nonzero(photo[:high, :wide] == patch[0, 0])
-    for y, x in np.ndindex(patch.shape):
-        if not len(rows):
-            break
-        same = photo[rows + y, columns + x] == patch[y, x]
-        rows, columns = rows[same], columns[same]
-    return list(zip(rows.tolist(), columns.tolist(), strict=True))
-
-
-def bytes_of(item):
-    return (
-        np.rint((item["image"].double().numpy() + 1) / 2 * 255).astype(np.uint8).transpose(1, 2, 0)
-    )
-
-
 # --- photographs ---------------------------------------------------------------------------------
-
-
-def flipped(patch, mirrored):
-    return patch[:, ::-1] if mirrored else patch
 
 
 # --- a folder ------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 import hashlib
 import pickle
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,24 +14,8 @@ from core.errors import InputError
 from core.parts.signature import part_options
 from plugins.image2image.data.photos import TEST_PHOTOS, TRAIN_PHOTOS, Photos, photograph
 
-
-def occurrences(patch, photo):
-    """Where the (h, w, 3) patch lies in the photograph, by exact comparison."""
-    patch, photo = (pixels.astype(int) @ [65536, 256, 1] for pixels in (patch, photo))
-    high, wide = (n - m + 1 for n, m in zip(photo.shape, patch.shape, strict=True))
-    rows, columns = np.nonzero(photo[:high, :wide] == patch[0, 0])
-    for y, x in np.ndindex(patch.shape):
-        if not len(rows):
-            break
-        same = photo[rows + y, columns + x] == patch[y, x]
-        rows, columns = rows[same], columns[same]
-    return list(zip(rows.tolist(), columns.tolist(), strict=True))
-
-
-def bytes_of(item):
-    return (
-        np.rint((item["image"].double().numpy() + 1) / 2 * 255).astype(np.uint8).transpose(1, 2, 0)
-    )
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from made_images import bytes_of, flipped, occurrences
 
 
 def original(name):
@@ -66,10 +52,6 @@ def test_every_training_crop_lies_in_its_photograph_in_one_of_eight_ways():
         assert hits
         ways.update(hits if len(hits) == 1 else [])  # a black crop fits every way
     assert len(ways) == 8
-
-
-def flipped(patch, mirrored):
-    return patch[:, ::-1] if mirrored else patch
 
 
 def test_no_photograph_is_on_both_sides():

@@ -1,6 +1,8 @@
 """Attacks with known answers: linear classifiers, balls, averages over draws."""
 
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +14,10 @@ from plugins.image2image.evaluation import classifier
 from plugins.image2image.evaluation.attacks import Ball, expected_loss, pgd
 from plugins.image2image.request import ClassifierRequest
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from made_images import uniform
+
 BALLS = [Ball("linf", 0.3), Ball("l2", 1.5)]
-
-
-def uniform(*shape, seed=0, reach=1.0):
-    draw = torch.Generator().manual_seed(seed)
-    return (2 * torch.rand(shape, generator=draw, dtype=torch.float64) - 1) * reach
 
 
 def linear(weight):

@@ -1,6 +1,8 @@
 """Editing without training: closed forms in Gaussian worlds, then the entry script."""
 
+import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,9 @@ from plugins.image2image.inference.editing import (
 )
 from plugins.image2image.operators.bicubic import Bicubic
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from made_images import ellipse
+
 PROCESS, WORLD = vp_linear(), Gaussian(0.3, 0.5)
 EXACT = Prior(WORLD.denoiser(PROCESS), channels=3, tile=8, overlap=2)
 SMALL = Prior(EXACT.tile_denoiser, channels=3, tile=32, overlap=0)
@@ -50,11 +55,6 @@ def grid(steps=20):
 
 def picture(*shape, seed=0, dtype=torch.float64):
     return WORLD.draw(shape, torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def ellipse(height, width):
-    rows, columns = torch.arange(height)[:, None], torch.arange(width)
-    return ((rows - height / 2) / height) ** 2 + ((columns - width / 3) / width) ** 2 < 0.08
 
 
 # --- SDEdit ------------------------------------------------------------------------------------

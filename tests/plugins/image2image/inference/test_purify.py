@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,12 +18,10 @@ from core.sampler.ancestral import Ancestral, EulerMaruyama
 from core.testing.distributions import Gaussian
 from plugins.image2image.inference.purify import Purified, purify
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from made_images import uniform
+
 PATH = vp_linear()
-
-
-def uniform(*shape, seed=0, reach=1.0):
-    draw = torch.Generator().manual_seed(seed)
-    return (2 * torch.rand(shape, generator=draw, dtype=torch.float64) - 1) * reach
 
 
 # --- the purifier ------------------------------------------------------------------------------

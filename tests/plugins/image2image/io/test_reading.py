@@ -3,35 +3,27 @@
 import random
 import resource
 import struct
+import sys
 import time
 import zlib
+from pathlib import Path
 
 import numpy as np
 import png
 import pytest
 import tifffile
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageOps
 
 from core.errors import InputError
 from plugins.image2image.io.pictures import Picture
 from plugins.image2image.io.reading import read_picture
 from plugins.image2image.io.writing import write_picture
 
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from made_images import RGB8, RGB16, RGBA16, SRGB, integers
+
 RNG = np.random.default_rng(0)
-RGB8 = RNG.integers(0, 256, (13, 17, 3), dtype=np.uint8)
-RGB16 = RNG.integers(0, 65536, (13, 17, 3), dtype=np.uint16)
-RGBA16 = RNG.integers(0, 65536, (13, 17, 4), dtype=np.uint16)
-
-
-def integers(picture):
-    """Back to the file's integers, in float64 so that nothing of `io`'s own rounding is used."""
-    top = 2**picture.depth - 1
-    planes = [(picture.pixels.double().numpy() + 1) / 2]
-    if picture.alpha is not None:
-        planes.append(picture.alpha.double().numpy())
-    return np.rint(np.moveaxis(np.concatenate(planes), 0, -1) * top).astype(int)
 
 
 def save_png16(path, values, **kwargs):

@@ -1,6 +1,7 @@
 """Image files written whole and read by others: pixels, profiles, EXIF, refusals."""
 
 import os
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -10,27 +11,17 @@ import png
 import pytest
 import tifffile
 import torch
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import Image, PngImagePlugin
 
 from core.errors import InputError
 from plugins.image2image.io.pictures import Picture
 from plugins.image2image.io.reading import read_picture
 from plugins.image2image.io.writing import check_writable, write_picture
 
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from made_images import RGB8, RGB16, RGBA16, SRGB, integers
+
 RNG = np.random.default_rng(0)
-RGB8 = RNG.integers(0, 256, (13, 17, 3), dtype=np.uint8)
-RGB16 = RNG.integers(0, 65536, (13, 17, 3), dtype=np.uint16)
-RGBA16 = RNG.integers(0, 65536, (13, 17, 4), dtype=np.uint16)
-
-
-def integers(picture):
-    """Back to the file's integers, in float64 so that nothing of `io`'s own rounding is used."""
-    top = 2**picture.depth - 1
-    planes = [(picture.pixels.double().numpy() + 1) / 2]
-    if picture.alpha is not None:
-        planes.append(picture.alpha.double().numpy())
-    return np.rint(np.moveaxis(np.concatenate(planes), 0, -1) * top).astype(int)
 
 
 def picture_of(values, **kwargs):

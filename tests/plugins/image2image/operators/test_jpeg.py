@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 from scipy.fft import dctn
-from skimage import data as photographs
 
 from core.results.sheet import to_bytes
 from plugins.image2image.operators import jpeg
@@ -24,22 +23,7 @@ from plugins.image2image.tasks.jpeg import JPEG
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from jpeg_coefficients import coefficients
-
-
-def hard(width, height):
-    """Text in pure black on pure white, where a decoder cuts values off, beside a photograph."""
-    page = np.clip(photographs.page()[20:, 10:].astype(int) * 3 - 250, 0, 255).astype(np.uint8)
-    whole = photographs.coffee()[150:, 60:].copy()
-    whole[:, : width // 2] = page[: whole.shape[0], : width // 2, None][: whole.shape[0]][
-        [i % 150 for i in range(whole.shape[0])]
-    ]
-    return whole[:height, :width]
-
-
-def as_jpeg(pixels, **options):
-    buffer = BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", **options)
-    return buffer.getvalue()
+from made_images import as_jpeg, batch_of, hard, noise, picture
 
 
 def understood(data):
@@ -136,28 +120,6 @@ def test_a_file_without_luma_holds_nothing():
     image = torch.rand(1, 3, 48, 48) * 2 - 1
     told = file.tables[None], file.luma[None], file.chroma[None]
     assert torch.allclose(jpeg.project(image, *told), image, atol=1e-5)
-
-
-def pixels(height, width, at=50):
-    return photographs.coffee()[at : at + height, at : at + width].copy()
-
-
-def picture(size=64, top=100, left=200):
-    pixels = photographs.coffee()[top : top + size, left : left + size]
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1
-
-
-def batch_of(task, count=3):
-    items = [task.degrade({"image": picture(top=60 * i)}, i) for i in range(count)]
-    return stacked(items)
-
-
-def stacked(items):
-    return {name: torch.stack([item[name] for item in items]) for name in items[0]}
-
-
-def noise(shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def test_coefficients_are_scipys():

@@ -1,12 +1,13 @@
 """Luma against Pillow's, and colours with a luma given."""
 
+import sys
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from skimage import data as photographs
 
 from plugins.image2image.operators.luma import (
     levels_luma,
@@ -15,14 +16,8 @@ from plugins.image2image.operators.luma import (
     with_luma,
 )
 
-
-def picture(size=64, top=100, left=200):
-    pixels = photographs.coffee()[top : top + size, left : left + size]
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1
-
-
-def noise(shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from made_images import noise, picture
 
 
 def test_luma_is_pillows():

@@ -1,14 +1,14 @@
 """Classical fillings: harmonic and of little total variation."""
 
+import sys
+from pathlib import Path
+
 import torch
-from skimage import data as photographs
 
 from plugins.image2image.tasks.classical import harmonic, total_variation
 
-
-def picture(size=64, top=100, left=200):
-    pixels = photographs.coffee()[top : top + size, left : left + size]
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from made_images import picture
 
 
 def test_a_smooth_filling_is_linear_between_two_sides():

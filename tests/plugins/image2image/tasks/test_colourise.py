@@ -1,31 +1,17 @@
 """Colourisation: luma kept, and what is expected of colours."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
-import torch
-from skimage import data as photographs
 
 from core.data import collate, open_dataset
 from core.parts.registry import Spec
 from plugins.image2image.tasks.colourise import Colourise
 from plugins.image2image.tasks.multitask import MultiTask
 
-
-def picture(size=64, top=100, left=200):
-    pixels = photographs.coffee()[top : top + size, left : left + size]
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1
-
-
-def batch_of(task, count=3):
-    items = [task.degrade({"image": picture(top=60 * i)}, i) for i in range(count)]
-    return stacked(items)
-
-
-def stacked(items):
-    return {name: torch.stack([item[name] for item in items]) for name in items[0]}
-
-
-def noise(shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from made_images import batch_of, noise, picture, stacked
 
 
 def test_a_colourisation_has_no_luma_error():

@@ -1,10 +1,12 @@
 """Inpainting: known pixels kept, scores over the hole, expected residuals."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from scipy.ndimage import distance_transform_edt
-from skimage import data as photographs
 from skimage.metrics import peak_signal_noise_ratio
 from skimage.restoration import inpaint_biharmonic
 
@@ -13,23 +15,8 @@ from core.parts.registry import Spec
 from core.results.sheet import to_bytes
 from plugins.image2image.tasks.inpaint import Inpaint
 
-
-def picture(size=64, top=100, left=200):
-    pixels = photographs.coffee()[top : top + size, left : left + size]
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1
-
-
-def batch_of(task, count=3):
-    items = [task.degrade({"image": picture(top=60 * i)}, i) for i in range(count)]
-    return stacked(items)
-
-
-def stacked(items):
-    return {name: torch.stack([item[name] for item in items]) for name in items[0]}
-
-
-def noise(shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from made_images import batch_of, noise
 
 
 def test_known_pixels_are_written_as_they_are():

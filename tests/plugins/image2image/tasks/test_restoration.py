@@ -1,5 +1,8 @@
 """Palette's tasks against Pillow, SciPy, scikit-image and closed forms."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from skimage import data as photographs
@@ -13,25 +16,10 @@ from plugins.image2image.tasks.jpeg import JPEG
 from plugins.image2image.tasks.multitask import MultiTask
 from plugins.image2image.tasks.restoration import local_contrast
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from made_images import batch_of, noise, picture, stacked
+
 TASKS = [Colourise(), Inpaint(), Uncrop(), JPEG(), Colourise(target="image"), JPEG(target="image")]
-
-
-def picture(size=64, top=100, left=200):
-    pixels = photographs.coffee()[top : top + size, left : left + size]
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1
-
-
-def batch_of(task, count=3):
-    items = [task.degrade({"image": picture(top=60 * i)}, i) for i in range(count)]
-    return stacked(items)
-
-
-def stacked(items):
-    return {name: torch.stack([item[name] for item in items]) for name in items[0]}
-
-
-def noise(shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: f"{type(task).__name__} {task.target}")

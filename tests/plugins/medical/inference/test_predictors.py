@@ -9,17 +9,20 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import torch
 from commands import call
 
 from core import runs
 from core.commands import run_app
 from core.parts.config import bind
+from core.parts.registry import Spec
 from core.parts.signature import part_options
 from core.request import Machine, TrainRequest
 from pipelines import cli
 from pipelines.apply.listing import find
 from plugins.medical.__main__ import app
 from plugins.medical.inference.predictors import ReconstructCt, ReconstructMri
+from plugins.medical.inference.reconstruct import prior_of
 from plugins.medical.io import nifti, raw
 from plugins.medical.io.raw import KSpace
 from plugins.medical.io.scan import Scan
@@ -66,8 +69,6 @@ def volume(path, voxels):
 
 def kspace(folder, mask=None):
     """K-space of the head in a .npy with its JSON, and where it says so, a mask's .npy."""
-    import torch
-
     k = fourier(torch.from_numpy(np.maximum(head(), 0)).to(torch.complex64))[:, None]
     folder.mkdir(parents=True, exist_ok=True)
     raw.write_kspace(folder / "k.npy", KSpace(k.numpy(), np.ones((16, 16), bool), 0.1))
@@ -225,3 +226,17 @@ def test_kspace_with_a_mask_goes_through_apply(tmp_path, priors):
     ]
     about = json.loads((tmp_path / "out" / "results" / "k-record.json").read_text())
     assert about["input_files"] == 3
+
+
+@pytest.mark.slow
+def test_a_prior_is_used_with_its_checkpoints_default_guidance(tmp_path):
+    """Of eps on a level of 50 an untrained network's estimate is far outside [-1, 1]."""
+    request = {
+        **SMALL, "task": {"name": "core/generate", "channels": 1}, "parameterization": "core/eps",
+        "dataset": {"name": "medical/phantoms", "size": 16}, "guidance": "core/clip", "steps": 1,
+    }  # fmt: skip
+    runs.train(bind(TrainRequest, request), tmp_path)
+    prior = prior_of(tmp_path, Spec("medical/ct"), Machine(threads=1))
+    x = 50 * torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert float(prior.denoise(x, torch.full((1,), 50.0)).x0.abs().max()) <= 1
