@@ -1,6 +1,5 @@
 """Samples on disk: all of a run in one file, or parts that several runs draw and one joins."""
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from core.parts.config import configure, plain
 from core.parts.registry import Spec
 from core.request import Emit, JoinRequest, Machine, Progress, SampleResult, silent
 from core.results.sheet import write_sheet
-from core.storage import files, formats, tensor_file
+from core.storage import files, formats, json_file, tensor_file
 from core.storage.files import make_folder
 from core.storage.formats import check_format
 from core.task import Task
@@ -135,7 +134,7 @@ def read(folder: Path) -> Samples:
 def _load(folder: Path, stem: str, group: str) -> tuple[dict[str, Any], Tensor]:
     """A document and the tensor `group` of the file beside it."""
     try:
-        document = json.loads((folder / f"{stem}.json").read_text())
+        document = json_file.read(folder / f"{stem}.json")
         tensor = tensor_file.load(folder / f"{stem}.safetensors", mend="draw again")[group]
         if not isinstance(document, dict):
             raise ValueError(f"{stem}.json: expected names and values")

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from core.errors import InputError, StorageError
-from core.storage import files, formats, tensor_file
+from core.storage import files, formats, json_file, tensor_file
 from core.storage.formats import check_format
 
 MANIFEST = "MANIFEST.json"
@@ -30,7 +30,6 @@ STATE = "state.json"
 TENSORS = ".safetensors"
 # A step that is written again stands under the second name until the new one has the first.
 _STEP = re.compile(r"step-(\d{8,})(\.old)?")
-_LARGEST = 2**26  # bytes of a manifest that is read; a real one has some hundred
 
 
 class CheckpointError(InputError):
@@ -343,7 +342,7 @@ def _read(path: Path, groups: tuple[str, ...] | None) -> Checkpoint | str:
         missing = [name for name in groups or () if name not in held]
         if missing:
             return f"holds {', '.join(held) or 'no tensors'}, not {', '.join(missing)}"
-        state = json.loads((path / STATE).read_bytes())
+        state = json_file.read(path / STATE)
         step = state["step"]
         if type(step) is not int or step != _step_of(path):
             return f"{STATE} is of another step than its folder"
@@ -352,17 +351,13 @@ def _read(path: Path, groups: tuple[str, ...] | None) -> Checkpoint | str:
         raise
     except _Damaged as damage:
         return str(damage)
-    except _UNREADABLE as error:
+    except tensor_file.UNREADABLE as error:
         return f"cannot be read: {getattr(error, 'strerror', None) or error}"
     try:
         check_format(state, formats.CHECKPOINT_STATE, path / STATE)
     except InputError as error:
         raise NewerCheckpoint(str(error)) from error
     return Checkpoint(path, step, tensors, state)
-
-
-# Errors of the JSON and safetensors readers on bytes that are not a checkpoint's.
-_UNREADABLE = (*tensor_file.UNREADABLE, RecursionError)
 
 
 def _is_elsewhere(name: str) -> bool:
@@ -381,13 +376,13 @@ def _manifest(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise _Damaged(f"{MANIFEST} is missing")
     size = file.stat().st_size
-    data = file.read_bytes() if size <= _LARGEST else b""
+    data = file.read_bytes() if size <= json_file.LARGEST else b""
     try:
-        manifest = json.loads(data)
+        manifest = json_file.parse(data)
         contents = {name: value for name, value in manifest.items() if name != "sha256"}
         whole = data == _sealed(contents)
         number, step, listed = manifest["format"], manifest["step"], manifest["files"]
-    except _UNREADABLE as error:
+    except tensor_file.UNREADABLE as error:
         raise _Damaged(f"{MANIFEST} cannot be read ({size} bytes)") from error
     if whole and number != formats.CHECKPOINT_MANIFEST:
         raise NewerCheckpoint(
@@ -416,7 +411,7 @@ def _verify(path: Path) -> tuple[str, ...]:
         elsewhere = any(_is_elsewhere(name) for name, *_ in listed)
     except (OSError, CheckpointError):
         raise
-    except _UNREADABLE as error:
+    except tensor_file.UNREADABLE as error:
         raise _Damaged(f"{MANIFEST} cannot be read") from error
     if elsewhere:
         raise _Damaged(f"{MANIFEST} names a file outside the checkpoint")

@@ -15,7 +15,7 @@ from typing import Any
 
 from core.errors import InputError
 from core.results.metrics import Interval
-from core.storage import files
+from core.storage import files, json_file
 from core.training.loop import Step
 
 LINES = 2000  # of a run; with more steps each line is of several
@@ -168,7 +168,7 @@ def _rows(log: Path) -> list[dict[str, Any]]:
     rows = []
     for line in log.read_text().splitlines() if log.exists() else []:
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:  # the line that a crash cut short
+            rows.append(json_file.parse(line))
+        except json_file.NotJson:  # the line that a crash cut short
             break
     return rows

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from core.errors import InputError
 from core.parts.registry import Spec
+from core.storage import json_file
 from core.weights.translation import Described, Weights, ratio
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
@@ -122,12 +123,8 @@ def read_config(path: Path) -> dict[str, Any]:
         InputError: it cannot be read, is far too large, or is not a mapping.
     """
     try:
-        if path.stat().st_size > LARGEST:
-            raise InputError(f"{path}: larger than {LARGEST:,} bytes; expected a config")
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
+        found = json_file.read(path, largest=LARGEST)
+    except (OSError, json_file.NotJson) as error:
         raise InputError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(found, dict):
         raise InputError(f"{path}: expected a mapping of options, got {type(found).__name__}")

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from core.storage import files
+from core.storage import files, json_file
 
 LISTING, WORK = "files.jsonl", ".apply"
 STATES = ("done", "bad", "failed")
@@ -60,7 +60,7 @@ class Record:
 def read(line: str) -> Record | None:
     """The record in a line; None if it is not whole, so that its file is done again."""
     try:
-        record = Record(**json.loads(line))
+        record = Record(**json_file.parse(line))
     except (ValueError, TypeError):
         return None
     texts = (record.name, record.cause, record.key, record.source, record.result, record.digest)

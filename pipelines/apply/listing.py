@@ -19,7 +19,7 @@ from core.storage import files
 from pipelines.apply import ledger
 from pipelines.apply.ledger import Ledger, Record, shown
 from pipelines.apply.request import ApplyRequest
-from pipelines.job.plan import key_of, what_decides
+from pipelines.job.identity import key_of, what_decides
 
 RESULTS = "results"
 DEATHS = 2  # processes that may die doing a file before it is left alone

@@ -18,7 +18,7 @@ from core.storage import files
 from pipelines.apply.ledger import Ledger, Record, shown
 from pipelines.apply.listing import DEATHS, RESULTS, Order, results_of, source_digest
 from pipelines.run.names import traceback_without_names
-from pipelines.store import results
+from pipelines.store.contents import content_of
 
 LONGEST = 300  # characters of a cause
 
@@ -49,7 +49,7 @@ class Worker:
         self._scratch = self._book.scratch / node
         options = arguments(order.build, order.options)
         self._predict = order.build(order.machine, order.checkpoint, **options)
-        if results.digest(order.checkpoint) != order.digest:
+        if content_of(order.checkpoint).digest != order.digest:
             raise InputError(
                 f"checkpoint: {order.checkpoint} has changed meanwhile; if it is still being "
                 "trained, name the folder of one step"

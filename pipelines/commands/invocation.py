@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from core.storage import files
 from pipelines.cluster import joined
 from pipelines.cluster.private import NotStarted, private_ray
 from pipelines.job.file import Job
-from pipelines.job.plan import Planned, plan
+from pipelines.job.plan import Planned, check_inputs, plan
 from pipelines.job.resources import Resources, check_fits, cpus_here, gpus_here, memory_here
 from pipelines.run.display import Display
 from pipelines.run.execute import Outcomes, failure, locally, on_ray
@@ -101,13 +101,15 @@ def carry_out(
         Exit: a step failed.
     """
     with _ready(what, out, cpus, address) as planned:
-        record = _record(out, what, planned)
         if all(p.state == "hit" for p in planned):
+            with suppress(_Unwritable):  # results of a read-only store are of use too
+                _record(out, what, planned)
             count = len(planned)
             said = f"all {count} steps are hits" if count > 1 else "its one step is a hit"
             print(f"nothing to do: {said}", file=sys.stderr)
             show(planned, {})
             return
+        record = _record(out, what, planned)
         outcomes = _execute(planned, record, _Where(local, cpus, address, or_local))
         _finish(planned, outcomes, record, show)
 
@@ -119,12 +121,20 @@ def _ready(
     """What is to be done, nothing being removed from the store while the block lasts.
 
     A store is made last, so that a job that is refused leaves none; from none, nothing is removed.
+    One that cannot be written is enough for steps that are all hits.
     """
     root = out.absolute() / "store"
     with ExitStack() as stack:
+        unwritable: InputError | None = None
         if there := _exists(root, out):
-            stack.enter_context(_in_use(root, out))
+            try:
+                stack.enter_context(_in_use(root, out))
+            except _Unwritable as error:
+                unwritable = error
         planned = plan(what, root)
+        if unwritable and any(p.state == "run" for p in planned):
+            raise unwritable
+        check_inputs(planned)
         if address is None:
             check_fits_here(planned, cpus)
         else:
@@ -153,8 +163,12 @@ def _in_use(root: Path, out: Path) -> Iterator[None]:
         yield
 
 
-def _unwritable(place: Path, error: OSError) -> InputError:
-    return InputError(
+class _Unwritable(InputError):
+    """A folder for results or records that cannot be written."""
+
+
+def _unwritable(place: Path, error: OSError) -> _Unwritable:
+    return _Unwritable(
         f"{place}: cannot be written: {error.strerror}; name another folder with --out"
     )
 
@@ -163,7 +177,7 @@ def _record(out: Path, job: Job, planned: Sequence[Planned]) -> Path:
     """The folder of this job's newest invocation, with its job and its plan.
 
     Raises:
-        InputError: it cannot be written.
+        _Unwritable: it cannot be written.
     """
     record = out.absolute() / job.name
     try:

@@ -22,25 +22,33 @@ def verify_results(
 ) -> None:
     """Compare every byte of stored results with their manifests; print the damaged ones.
 
-    Ends with 1 if there are any.  `run` makes those again.
+    Ends with 1 if there are any, or if none of JOB's results are there.  `run` makes those again.
+    Files that a result does not list, and results that cannot be read now, are printed too.
 
     Example: polymode verify pipelines/jobs/demo.yaml
     """
     from pipelines.store import upkeep
 
     folders = upkeep.result_folders(out / "store")
+    missing = 0
     if job is not None:
         wanted = {p.folder.name for p in planned(job, out, settings, verify=False)}
         folders = [folder for folder in folders if folder.name in wanted]
+        missing = len(wanted) - len(folders)
     counts: dict[str, int] = {}
     for folder in folders:
         found = upkeep.verify(folder)
-        counts[found.state] = counts.get(found.state, 0) + 1
-        if found.state == "damaged":
+        state = "with other files" if found.unlisted else found.state
+        counts[state] = counts.get(state, 0) + 1
+        if found.state in ("damaged", "unreadable"):
             print(f"{os.path.relpath(folder)}  {found.what}")
+        for name in found.unlisted:
+            print(f"{os.path.relpath(folder)}  {name} is not part of this result")
+    if missing:
+        counts["not there"] = missing
     said = ", ".join(f"{count} {state}" for state, count in sorted(counts.items(), reverse=True))
     print(said or "no results", file=sys.stderr)
-    if "damaged" in counts:
+    if not counts.keys() <= {"whole", "unfinished", "not there"} or (missing and not folders):
         raise typer.Exit(1)
 
 

@@ -1,35 +1,41 @@
-"""What would run and why: a step's key is the hash of everything that decides its result.
+"""What would run and why: each step's key, and whether the store has a whole result of that key.
 
-That is the verb, the resolved request, the versions of the parts named in it, the keys of its
-inputs and the contents of the files it names.  Machines, cores, GPUs, retries and output folders
-are not in it.  Imports neither torch nor Ray.
+Imports neither torch nor Ray.
 """
 
-import hashlib
 import importlib.util
-import json
-import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from core.errors import InputError
-from core.parts.config import plain
-from core.parts.registry import Part, Registry, Spec, installed
-from core.parts.signature import Option, options_of, part_options
+from core.parts.registry import Part, Registry, installed
 from core.storage import files
 from pipelines.job.file import Job, Step
-from pipelines.job.verbs import VERBS, Runnable, Verbs, find, load
+from pipelines.job.identity import identity_of, key_of, weighed
+from pipelines.job.reasons import difference
+from pipelines.job.verbs import VERBS, Verbs, find
 from pipelines.store import results
+from pipelines.store.contents import content_of
 
-Mention = tuple[str, Path | tuple[str, str]]
-"""A path, or a part (kind and name, version), with its dotted place in a request."""
 
-FORMAT = 1
-SHOWN = 4  # differences named in a reason
-_ABSENT = object()
+@dataclass(frozen=True)
+class Read:
+    """A file or folder that a step reads, also by way of the steps that it needs.
+
+    Args:
+        path: where it lies.
+        digest: of what it held when the step was planned.
+        at: the dotted option that names it; of another step, which one.
+        own: whether the step's own request names it; what another step's names need not be there.
+    """
+
+    path: Path
+    digest: str
+    at: str
+    own: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +49,9 @@ class Planned:
         folder: where the result lies or will lie.
         state: a hit is there already, whole.
         why: one line; empty for a hit.
+        named: paths of the files and folders in its identity, by dotted place.
+        reads: what it reads, which has to stay as it is while it runs.
+        unlisted: of a hit: files in its folder that are not part of it.
         code: digests of the modules that do it, by name.
         note: of a hit: which of them have changed since it was made.
     """
@@ -53,6 +62,9 @@ class Planned:
     folder: Path
     state: Literal["hit", "run"]
     why: str
+    named: Mapping[str, str] = field(default_factory=dict)
+    reads: tuple[Read, ...] = ()
+    unlisted: tuple[str, ...] = ()
     code: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
 
@@ -75,95 +87,83 @@ def plan(
         registry: where parts are looked up; the installed one by default.
 
     Raises:
-        InputError: a request names a file or folder that does not exist; all of them at once.
+        InputError: a request names a file or folder that does not exist or cannot be read, or a
+            result cannot be read now; all of them at once.
     """
     registry = registry or installed()
     planned: dict[str, Planned] = {}
     problems: list[str] = []
-    stored, digests = results.by_step(root), dict[str, str | None]()
+    stored, modules = results.by_step(root), dict[str, str | None]()
+    contents: dict[Path, str | InputError] = {}
+
+    def digest(path: Path) -> str:
+        """Of what lies at `path`, which every step of one plan sees alike and is read once."""
+        if path not in contents:
+            try:
+                contents[path] = content_of(path, store=root).digest
+            except InputError as error:
+                contents[path] = error
+        found = contents[path]
+        if isinstance(found, InputError):
+            raise InputError(str(found))
+        return found
+
     for step in job.steps:
         verb = find(step.run, verbs, registry)
-        contents, parts, wrong = _weighed(_named(verb, step, registry))
-        problems += [f"steps.{step.name}.{said}" for said in wrong]
-        if problems:
+        found = weighed(verb, step, registry, digest)
+        problems += [f"steps.{step.name}.{said}" for said in found.problems]
+        if found.problems or not planned.keys() >= set(step.needs):
             continue
-        if verb.version:
-            parts[f"verb {step.run}"] = verb.version
-        identity = {
-            "format": FORMAT,
-            "run": step.run,
-            "request": plain(step.request),
-            "parts": dict(sorted(parts.items())),
-            "inputs": {
-                name: {"key": planned[source.step].key, "field": source.field}
-                for name, source in step.inputs.items()
-            },
-            "files": contents,
-        }
+        identity = identity_of(step, verb, found, {name: planned[name].key for name in step.needs})
         targets = [verb.target, *(part.target for part in _parts(identity, registry))]
-        judged = _judge(step, identity, root, stored.get(step.name, ()), verify)
-        planned[step.name] = _noted(judged, _code(targets, digests))
+        judged = _judge(step, identity, found.named, root, stored.get(step.name, ()), verify)
+        if isinstance(judged, str):
+            problems.append(judged)
+            continue
+        noted = _noted(judged, _code(targets, modules))
+        planned[step.name] = replace(noted, reads=_reads(noted, planned))
     if problems:
         raise InputError("\n".join(problems))
     return tuple(planned.values())
 
 
-def _named(verb: Runnable, step: Step, registry: Registry) -> list[Mention]:
-    """Every path and part in a step's request, and in those that are made of it."""
-    options = options_of(verb.request)
-    found = list(_mentioned(options, step.request, registry, "request"))
-    return found + (_in_variants(verb, step.request, found, registry) if verb.variants else [])
+def check_inputs(planned: Iterable[Planned]) -> None:
+    """Refuse inputs of steps that run whose folders hold files that are not part of the result.
 
-
-def _in_variants(
-    verb: Runnable, request: Mapping[str, Any], before: Sequence[Mention], registry: Registry
-) -> list[Mention]:
-    """What the requests that are made of `request` name and it does not itself."""
-    named = {thing for _, thing in before}
-    options = {option.name: option for option in options_of(verb.request)}
-    found: list[Mention] = []
-    for number, values in enumerate(load(verb.variants)(request, registry)[0]):
-        its = tuple(options[name] for name in values)
-        for at, thing in _mentioned(its, values, registry, f"request.variants[{number}]"):
-            if thing not in named:
-                named.add(thing)
-                found.append((at, thing))
-    return found
-
-
-def what_decides(
-    options: tuple[Option, ...], values: Mapping[str, Any], registry: Registry, at: str
-) -> tuple[dict[str, str], dict[str, str], list[str]]:
-    """What decides a result beside the values themselves, and what cannot be read of it.
-
-    Args:
-        options: of `values`.
-        values: resolved; parts may be in them, with options of their own.
-        registry: where parts are looked up.
-        at: dotted place of `values`.
-
-    Returns:
-        Digests of the files and folders named, by dotted place; versions of the parts named, by
-        kind and name; and problems, each with its dotted place.
+    Raises:
+        InputError: some do; all of them at once.
     """
-    return _weighed(_mentioned(options, values, registry, at))
+    planned = list(planned)
+    needed = {need for p in planned if p.state == "run" for need in p.step.needs}
+    problems = [
+        f"{p.folder}: holds {_listed(p.unlisted)}, which the step did not make; move it elsewhere"
+        for p in planned
+        if p.step.name in needed and p.unlisted
+    ]
+    if problems:
+        raise InputError("\n".join(problems))
 
 
-def _weighed(
-    mentioned: Iterable[Mention],
-) -> tuple[dict[str, str], dict[str, str], list[str]]:
-    contents: dict[str, str] = {}
-    parts: dict[str, str] = {}
-    problems: list[str] = []
-    for at, thing in mentioned:
-        if isinstance(thing, Path):
-            try:
-                contents[at] = results.digest(thing)
-            except OSError as error:
-                problems.append(f"{at}: {thing}: {error.strerror}")
-        else:
-            parts.update([thing])
-    return contents, parts, problems
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _reads(p: Planned, planned: Mapping[str, Planned]) -> tuple[Read, ...]:
+    """What a step reads: its own request's files, and those of the steps that it needs.
+
+    A checkpoint names its dataset, and whoever samples from it reads that too.
+    """
+    digests = p.identity["files"]
+    found = {
+        path: Read(Path(path), digests[at], at, own=True)
+        for at, path in p.named.items()
+        if at in digests
+    }
+    for need in p.step.needs:
+        for read in planned[need].reads:
+            at = f"{read.at} of step {need}" if read.own else read.at
+            found.setdefault(str(read.path), replace(read, at=at, own=False))
+    return tuple(found.values())
 
 
 def _parts(identity: Mapping[str, Any], registry: Registry) -> Iterator[Part]:
@@ -197,80 +197,44 @@ def _digest(module: str) -> str | None:
 
 
 def _noted(planned: Planned, code: Mapping[str, str]) -> Planned:
-    """`planned` with its code, and of a hit a note if that was another when it was made."""
-    request = (
-        results.read_json(planned.folder / results.REQUEST) if planned.state == "hit" else None
-    )
-    before = (request or {}).get("code")
+    """`planned` with its code, and of a hit a note if that was another when it was made.
+
+    A hit reads its files where they lay when it was made: what comes after it finds them there.
+    """
+    if planned.state != "hit":
+        return replace(planned, code=code)
+    request = results.read_json(planned.folder / results.REQUEST) or {}
+    before, named = request.get("code"), request.get("named")
     before = before if isinstance(before, dict) else {}
     changed = [name for name in code if name in before and before[name] != code[name]]
-    note = f"{', '.join(changed)} changed since; raise the part's version if results do"
-    return replace(planned, code=code, note=note if changed else "")
-
-
-def key_of(identity: Mapping[str, Any]) -> str:
-    """The sha256 of `identity`, the same for every order of its keys and for 1 and 1.0."""
-    text = json.dumps(_one_number(identity), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _one_number(value: Any) -> Any:
-    """`value` with whole floats as integers: a default of 1 and a given 1.0 mean the same."""
-    match value:
-        case float() if value.is_integer():
-            return int(value)
-        case Mapping():
-            return {key: _one_number(inner) for key, inner in value.items()}
-        case list() | tuple():
-            return [_one_number(inner) for inner in value]
-    return value
-
-
-def _kind_in(annotation: Any) -> Any:
-    """The kind of part that ``Annotated[Spec, kind]`` somewhere in `annotation` names."""
-    inner = typing.get_args(annotation)
-    if typing.get_origin(annotation) is Annotated and inner[0] is Spec:
-        return inner[1]
-    return next(filter(None, map(_kind_in, inner)), None)
-
-
-def _mentioned(
-    options: tuple[Option, ...], values: Mapping[str, Any], registry: Registry, at: str
-) -> Iterator[Mention]:
-    """Every path and every part (name, version) in resolved `values`, with its dotted place."""
-    annotations = {option.name: option.annotation for option in options}
-    for name, value in values.items():
-        place = f"{at}.{name}" if at else name
-        yield from _within(annotations.get(name), value, registry, place)
-
-
-def _within(annotation: Any, value: Any, registry: Registry, at: str) -> Iterator[Mention]:
-    match value:
-        case Path():
-            yield at, value
-        case Spec():
-            kind = _kind_in(annotation)
-            yield at, (f"{kind} {value.name}", registry.find(kind, value.name).version)
-            options = part_options(kind, value.name, registry)
-            yield from _mentioned(options, value.options, registry, at)
-        case Mapping():
-            for key, inner in value.items():
-                yield from _within(annotation, inner, registry, f"{at}.{key}")
-        case list() | tuple():
-            for index, inner in enumerate(value):
-                yield from _within(annotation, inner, registry, f"{at}[{index}]")
+    notes = []
+    if changed:
+        notes.append(f"{', '.join(changed)} changed since; raise the part's version if results do")
+    if planned.unlisted:
+        notes.append(f"holds {_listed(planned.unlisted)}, which the step did not make")
+    if isinstance(named, dict) and all(isinstance(path, str) for path in named.values()):
+        planned = replace(planned, named=named)
+    return replace(planned, code=code, note="; ".join(notes))
 
 
 # --- hit or run, and why ---------------------------------------------------------------------
 
 
 def _judge(
-    step: Step, identity: Mapping[str, Any], root: Path, stored: Sequence[Path], verify: bool
-) -> Planned:
+    step: Step,
+    identity: Mapping[str, Any],
+    named: Mapping[str, Path],
+    root: Path,
+    stored: Sequence[Path],
+    verify: bool,
+) -> Planned | str:
+    """The step and what is to be done about it; or why that cannot be known now."""
     key = key_of(identity)
     folder = results.folder_of(root, step.name, key)
     found = results.inspect(folder, key, verify=verify)
     match found.state:
+        case "unreadable":
+            return results.unreadable(folder, found)
         case "whole":
             why = ""
         case "damaged":
@@ -279,71 +243,14 @@ def _judge(
             why = "unfinished: resumes where it stopped"
         case "absent":
             before = results.latest(stored)
-            why = _difference(before["identity"], identity, step) if before else "first run"
-    state = "run" if why else "hit"
-    return Planned(step=step, key=key, identity=identity, folder=folder, state=state, why=why)
-
-
-def _flat(value: Any, at: str) -> dict[str, Any]:
-    if isinstance(value, Mapping) and value:
-        return {
-            k: v for key, inner in value.items() for k, v in _flat(inner, f"{at}.{key}").items()
-        }
-    return {at: value}
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _difference(before: Mapping[str, Any], now: Mapping[str, Any], step: Step) -> str:
-    """What differs between two identities, the likeliest causes first."""
-
-    def changed(section: str) -> Iterator[tuple[str, Any, Any]]:
-        old, new = _flat(before.get(section, {}), section), _flat(now.get(section, {}), section)
-        for name in dict.fromkeys([*new, *old]):
-            pair = old.get(name, _ABSENT), new.get(name, _ABSENT)
-            if _one_number(pair[0]) != _one_number(pair[1]):
-                yield name, *pair
-
-    said = [f"run {before.get('run')} -> {now['run']}"] if before.get("run") != now["run"] else []
-    for name, old, new in changed("request"):
-        if old is _ABSENT:
-            said.append(f"{name} {_text(new)} is new")
-        else:
-            said.append(
-                f"{name} {_text(old)} " + ("is gone" if new is _ABSENT else f"-> {_text(new)}")
-            )
-    for name, old, new in changed("parts"):
-        if _ABSENT not in (old, new):  # a part come or gone shows in the request
-            said.append(f"part {name.partition(' ')[2]} version {old} -> {new}")
-    named = dict(_texts(now["request"], "request"))
-    said += [f"file {named.get(name, name)} changed" for name, old, new in _files(before, now)]
-    sources = {name: source.step for name, source in step.inputs.items()}
-    inputs = [name.split(".")[1] for name, _, _ in changed("inputs")]
-    for name in dict.fromkeys(inputs):
-        said.append(f"input {sources[name]} changed" if name in sources else f"input {name} gone")
-    if before.get("format") != now["format"]:
-        said.append("the format of step keys has changed in this version")
-    more = f"; and {len(said) - SHOWN} more" if len(said) > SHOWN else ""
-    return "; ".join(dict.fromkeys(said[:SHOWN])) + more or "its earlier result is gone"
-
-
-def _files(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    old = before.get("files", {})
-    for name, new in now["files"].items():
-        if name in old and old[name] != new:
-            yield name, old[name], new
-
-
-def _texts(value: Any, at: str) -> Iterator[tuple[str, str]]:
-    """Dotted places and texts in plain values, to name a file by what the user wrote."""
-    match value:
-        case str():
-            yield at, value
-        case Mapping():
-            for key, inner in value.items():
-                yield from _texts(inner, f"{at}.{key}")
-        case list():
-            for index, inner in enumerate(value):
-                yield from _texts(inner, f"{at}[{index}]")
+            why = difference(before["identity"], identity, step, named) if before else "first run"
+    return Planned(
+        step=step,
+        key=key,
+        identity=identity,
+        folder=folder,
+        state="run" if why else "hit",
+        why=why,
+        named={at: str(path) for at, path in named.items()},
+        unlisted=found.unlisted,
+    )

@@ -1,6 +1,5 @@
 """Facts about finished steps, of JSON's types: what the page shows, pictures apart."""
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 
 from core.errors import InputError
 from core.results.evaluation import read_evaluation
+from core.storage import json_file
 from pipelines.report.panels import read_charts
 from pipelines.report.verdict import evaluation
 from pipelines.store import results
@@ -159,8 +159,8 @@ def _rows(path: Path) -> list[Facts]:
         return []
     for line in lines:
         try:
-            row = json.loads(line)
-        except ValueError:
+            row = json_file.parse(line)
+        except json_file.NotJson:
             continue
         if isinstance(row, dict) and _number(row.get("step")) is not None:
             rows.append(row)

@@ -1,6 +1,5 @@
 """Doing planned steps: one after another in this process, or as tasks of the running Ray."""
 
-import json
 import os
 import signal
 import threading
@@ -11,6 +10,7 @@ from typing import Any
 
 from core.progress import duration
 from core.request import Note, Progress
+from core.storage import json_file
 from pipelines.cluster import deadlines
 from pipelines.cluster.drained import is_drained
 from pipelines.job.plan import Planned
@@ -202,7 +202,7 @@ def failure(p: Planned, outcome: Outcome) -> str:
     log = p.folder / results.LOG
     tries = f", attempt {outcome.attempts} of {p.step.retries + 1}" if p.step.retries else ""
     said = f"step {p.step.name}{tries}: {outcome.message or outcome.cause}"
-    if outcome.refused:
+    if outcome.refused or outcome.changed:
         return said
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:]
@@ -220,7 +220,7 @@ class _Events:
     def new(self) -> Iterator[Progress | Note | None]:
         """Events that were not there at the last look; None where a step began."""
         for line in self._tail.lines():
-            said = json.loads(line)
+            said = json_file.parse(line)
             for ours in ("time", "attempt"):
                 said.pop(ours)
             if "began" in said:

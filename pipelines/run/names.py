@@ -8,7 +8,6 @@ import re
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from pipelines.store import results
 
@@ -25,26 +24,12 @@ def places(folders: Iterable[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in folders:
         document = results.read_json(folder / results.REQUEST) or {}
-        identity = document.get("identity", {})
-        for option in identity.get("files", {}):
-            value = _value(identity, option)
+        named = document.get("named")
+        for option, value in named.items() if isinstance(named, dict) else ():
             if isinstance(value, str) and Path(value) not in found.values():
                 label = option if option not in found else f"{document.get('step')}.{option}"
                 found[label] = Path(value)
     return found
-
-
-def _value(identity: Mapping[str, Any], option: str) -> Any:
-    """The value at a dotted option; None where it is not in the identity itself."""
-    value: Any = identity
-    for key in re.findall(r"[^.\[\]]+", option):
-        if isinstance(value, Mapping):
-            value = value.get(key)
-        elif isinstance(value, list) and key.isdigit() and int(key) < len(value):
-            value = value[int(key)]
-        else:
-            return None
-    return value
 
 
 def without_names(text: str, at: Mapping[str, Path], error: BaseException | None = None) -> str:
@@ -77,7 +62,7 @@ def _names(option: str, root: Path) -> Iterator[tuple[str, str]]:
             yield name, f"file of {option}"
         return
     folders: dict[str, str] = {}
-    for number, name in enumerate(results.files_below(root), start=1):
+    for number, name in enumerate(results.files_below(root, strict=False), start=1):
         yield from _forms(root, name, f"file {number} of {option}")
         for parent in Path(name).parents[:-1]:
             folders.setdefault(parent.as_posix(), f"folder of file {number} of {option}")

@@ -29,6 +29,7 @@ from core.training.stopping import Stopped
 from pipelines.job.plan import Planned
 from pipelines.job.verbs import Runnable, load
 from pipelines.run.names import places, traceback_without_names, without_names
+from pipelines.run.unchanged import Changed, unchanged
 from pipelines.store import results
 
 BETWEEN = 0.25  # seconds between two written progress events of a step
@@ -47,6 +48,7 @@ class Outcome:
         cause: one line: the error, or the input that failed; without names of a user's files.
         message: the cause with such names, for the terminal; never written to a file.
         refused: the request was wrong.
+        changed: what it reads changed; its log does not say why.
         final: trying again would end in the same way.
     """
 
@@ -57,6 +59,7 @@ class Outcome:
     cause: str = ""
     message: str = ""
     refused: bool = False
+    changed: bool = False
     final: bool = False
 
     def document(self) -> dict[str, Any]:
@@ -110,11 +113,16 @@ def run_step(
             found = results.inspect(folder, planned.key)
             if found.state == "whole":
                 return ended("hit")
+            if found.state == "unreadable":  # it may well be whole
+                raise InputError(results.unreadable(folder, found))
             if found.state == "damaged":
                 results.set_aside(folder)
-            results.begin(folder, planned.key, planned.identity, name, planned.code)
-            with _events(folder, attempt, emit, began=True) as tell:
-                _do(planned, folders, verb, tell, together, leave)
+            with unchanged(planned.reads, folder):
+                results.begin(
+                    folder, planned.key, planned.identity, name, planned.code, planned.named
+                )
+                with _events(folder, attempt, emit, began=True) as tell:
+                    _do(planned, folders, verb, tell, together, leave)
             results.commit(folder, planned.key)
         return ended("done")
     except Stopped:
@@ -123,6 +131,8 @@ def run_step(
         return ended("moved", cause="its machine is taken away")
     except Moved:
         return ended("moved", cause="a machine of its workers is taken away")
+    except Changed as error:
+        return ended("failed", cause=error.cause, message=str(error), changed=True, final=True)
     except InputError as error:
         return ended("failed", **causes(error), refused=True, final=True)
     except Exception as error:  # noqa: BLE001  (whatever a step raises is its outcome)

@@ -5,11 +5,11 @@ manifest is damaged and is moved aside.  Only a folder whose manifest is whole i
 the manifest appears by one rename after every file it lists is on disk.
 """
 
+import errno
 import fcntl
-import hashlib
-import json
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from core.errors import InputError
-from core.storage import files
+from core.storage import files, json_file
+from core.training.stopping import FILE as STOP
 
 FORMAT = 1
 MANIFEST, REQUEST, RESULT, ENVIRONMENT = "MANIFEST.json", "request.json", "result.json", "env.json"
 LOG, EVENTS = "log.txt", "events.jsonl"
-# A waiting second process may still write an event after the commit.
-UNLISTED = {MANIFEST, EVENTS}
+# A waiting second process may still write an event after the commit, and a stop may come late.
+UNLISTED = {MANIFEST, EVENTS, STOP}
+LARGEST_MANIFEST = 2**28  # bytes: some two million files
 KEY_DIGITS = 16
 FOLDER = re.compile(rf"([a-z0-9][a-z0-9_-]*)-([0-9a-f]{{{KEY_DIGITS}}})")  # step and key
 LOCKS, IN_USE = ".locks", ".in-use"
@@ -36,12 +38,15 @@ class Found:
     """What lies in a result's folder.
 
     Args:
-        state: nothing, a start, a whole result, or one that does not match its manifest.
-        what: what is damaged.
+        state: nothing, a start, a whole result, one that does not match its manifest, or one that
+            cannot be read now: whether that is whole is not known.
+        what: what is damaged, or cannot be read and why.
+        unlisted: of a whole result, names of files there that its manifest does not list.
     """
 
-    state: Literal["absent", "unfinished", "whole", "damaged"]
+    state: Literal["absent", "unfinished", "whole", "damaged", "unreadable"]
     what: str = ""
+    unlisted: tuple[str, ...] = ()
 
 
 def folder_of(root: Path, step: str, key: str) -> Path:
@@ -49,28 +54,33 @@ def folder_of(root: Path, step: str, key: str) -> Path:
     return root / f"{step}-{key[:KEY_DIGITS]}"
 
 
-def digest(path: Path) -> str:
-    """sha256 of a file's bytes; of a folder, of its files' names and digests."""
-    if path.is_dir():
-        listing = [[name, digest(path / name)] for name in files_below(path)]
-        return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
-    return files.digest(path)
+def files_below(folder: Path, *, strict: bool = True) -> list[str]:
+    """Relative names of all files below `folder`, sorted, with ``/`` between parts.
 
+    Args:
+        folder: where they are.
+        strict: raise the error of a folder that cannot be listed, instead of leaving its files out.
 
-def files_below(folder: Path) -> list[str]:
-    """Relative names of all files below `folder`, sorted, with ``/`` between parts."""
-    found = (Path(at, name) for at, _, names in os.walk(folder) for name in names)
+    Raises:
+        OSError: `strict`, and a folder there cannot be listed.
+    """
+    walk = os.walk(folder, onerror=_raise if strict else None)
+    found = (Path(at, name) for at, _, names in walk for name in names)
     return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 # --- writing ---------------------------------------------------------------------------------
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The mapping in a JSON file; None if there is none or it is not whole."""
+    """The mapping in a JSON file; None if there is none, it cannot be read or it is not whole."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        value = json_file.read(path)
+    except (OSError, json_file.NotJson):
         return None
     return value if isinstance(value, dict) else None
 
@@ -81,6 +91,7 @@ def begin(
     identity: Mapping[str, Any],
     step: str,
     code: Mapping[str, str] | None = None,
+    named: Mapping[str, str] | None = None,
 ) -> None:
     """Make `folder` and write in it what will be made there; keep what an earlier start left.
 
@@ -90,13 +101,15 @@ def begin(
         identity: what `key` is the hash of.
         step: its name.
         code: digests of the modules that make it, which are not in its identity.
+        named: paths of the files and folders whose contents are in it, by dotted option.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(".*.tmp"):
         left.unlink()
     started = datetime.now(UTC).isoformat(timespec="microseconds")
     document = {"format": FORMAT, "step": step, "key": key, "started": started}
-    files.write_json(folder / REQUEST, {**document, "identity": identity, "code": dict(code or {})})
+    document |= {"identity": identity, "named": dict(named or {}), "code": dict(code or {})}
+    files.write_json(folder / REQUEST, document)
 
 
 def commit(folder: Path, key: str) -> None:
@@ -110,7 +123,7 @@ def commit(folder: Path, key: str) -> None:
         if name not in UNLISTED:
             files.inside(folder, name)
             files.sync(folder / name)
-            listed[name] = (folder / name).stat().st_size, digest(folder / name)
+            listed[name] = (folder / name).stat().st_size, files.digest(folder / name)
     for at, _, _ in os.walk(folder, topdown=False):
         files.sync(Path(at))
     files.write_json(folder / MANIFEST, {"format": FORMAT, "key": key, "files": listed})
@@ -134,16 +147,38 @@ def inspect(folder: Path, key: str, *, verify: bool = False) -> Found:
     Raises:
         InputError: it was written by a newer version in a format this one does not know.
     """
-    if not folder.is_dir():
+    try:
+        return _inspect(folder, key, verify)
+    except OSError as error:  # it says nothing of the bytes: what cannot be read may be whole
+        name = error.filename if isinstance(error.filename, str) else ""
+        name = os.path.relpath(name, folder) if Path(name).is_relative_to(folder) else MANIFEST
+        return Found("unreadable", f"{name} cannot be read now: {error.strerror or error}")
+
+
+def unreadable(folder: Path, found: Found) -> str:
+    """The message about a result that cannot be read now."""
+    return (
+        f"{folder}: {found.what}, so whether it is whole is not known; make it readable, or name "
+        "another folder with --out"
+    )
+
+
+def _inspect(folder: Path, key: str, verify: bool) -> Found:
+    """`inspect`.
+
+    Raises:
+        OSError: something there cannot be read now.
+    """
+    if not stat.S_ISDIR(_mode(folder)):
         return Found("absent")
-    if not (folder / MANIFEST).exists():
-        request = read_json(folder / REQUEST)
-        if request is None or request.get("key") == key:
+    if not _mode(folder / MANIFEST):
+        request = _document(folder / REQUEST) if _mode(folder / REQUEST) else None
+        if not isinstance(request, dict) or request.get("key") == key:
             return Found("unfinished")
         return Found("damaged", f"{REQUEST} belongs to another key")
-    manifest = read_json(folder / MANIFEST)
-    if manifest is None:
-        return Found("damaged", f"{MANIFEST} is not readable")
+    manifest = _document(folder / MANIFEST)
+    if isinstance(manifest, str):
+        return Found("damaged", f"{MANIFEST} is not readable: {manifest}")
     version, listed = manifest.get("format"), manifest.get("files")
     if isinstance(version, int) and version > FORMAT:
         raise InputError(
@@ -157,24 +192,70 @@ def inspect(folder: Path, key: str, *, verify: bool = False) -> Found:
             return Found("damaged", f"{name} {what}")
     if not {REQUEST, RESULT, ENVIRONMENT} <= listed.keys():
         return Found("damaged", f"{MANIFEST} lists no result")
-    return Found("whole")
+    return Found("whole", unlisted=tuple(_unlisted(folder, listed)))
+
+
+def _mode(path: Path) -> int:
+    """The kind of what is at `path`; 0 where there is nothing.
+
+    Raises:
+        OSError: that cannot be found out now.
+    """
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+
+
+def _document(path: Path) -> dict[str, Any] | str:
+    """The mapping in a JSON file that is there; or why it is none.
+
+    Raises:
+        OSError: it cannot be read now.
+    """
+    try:
+        value = json_file.read(path, largest=LARGEST_MANIFEST)
+    except json_file.NotJson as error:
+        return str(error)
+    return value if isinstance(value, dict) else "not a mapping"
+
+
+# Errors of the system that say that a name can be no file, whatever happens later.
+_NO_FILE = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
 
 
 def _mismatch(folder: Path, name: str, said: Any, verify: bool) -> str:
-    """How the file differs from the manifest, or nothing."""
+    """How the file differs from the manifest, or nothing.
+
+    Raises:
+        OSError: it cannot be read now.
+    """
     try:
         path = files.inside(folder, name)
-    except InputError:
+    except InputError as refused:
+        if isinstance(cause := refused.__cause__, OSError) and cause.errno not in _NO_FILE:
+            raise cause from None
         return "is no file of this result"
     match said:
         case [int(size), str(sha256)]:
-            if not path.is_file():
+            if not stat.S_ISREG(_mode(path)):
                 return "is missing"
             if path.stat().st_size != size:
                 return f"has {path.stat().st_size} bytes, not {size}"
-            return "has changed" if verify and digest(path) != sha256 else ""
+            return "has changed" if verify and files.digest(path) != sha256 else ""
         case _:
             return f"is not described in {MANIFEST}"
+
+
+def _unlisted(folder: Path, listed: Mapping[str, Any]) -> Iterator[str]:
+    """Files and links to folders that a manifest does not list; hidden ones are nobody's input."""
+    for at, folders, names in os.walk(folder, onerror=_raise):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        links = [name for name in folders if os.path.islink(os.path.join(at, name))]
+        for name in sorted([*links, *names]):
+            path = Path(at, name).relative_to(folder).as_posix()
+            if not name.startswith(".") and path not in listed and path not in UNLISTED:
+                yield path
 
 
 def by_step(root: Path) -> dict[str, list[Path]]:
@@ -189,7 +270,8 @@ def by_step(root: Path) -> dict[str, list[Path]]:
 
 def latest(folders: Iterable[Path]) -> dict[str, Any] | None:
     """The newest `request.json` of any of `folders`, finished or not."""
-    found = [r for path in folders if (r := read_json(path / REQUEST)) and "identity" in r]
+    read = (read_json(path / REQUEST) or {} for path in folders)
+    found = [request for request in read if isinstance(request.get("identity"), dict)]
     return max(found, key=lambda request: str(request.get("started")), default=None)
 
 

@@ -3,7 +3,6 @@
 Whoever trains them, one after another or several at once, keeps these books.
 """
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Literal
 from core.errors import InputError
 from core.parts.config import bind, plain
 from core.request import Emit, Note, Progress, TrainRequest, TrainResult
-from core.storage import files
+from core.storage import files, json_file
 from core.training.stopping import FILE as STOP
 from pipelines.run.names import places, without_names
 from pipelines.store import results
@@ -110,7 +109,7 @@ def _cause(error: Exception, out: Path) -> str:
 
 def points_in(log: Tail, metric: str) -> list[Point]:
     """The validations in the new lines of a training's record."""
-    rows = [json.loads(line) for line in log.lines()]
+    rows = [json_file.parse(line) for line in log.lines()]
     return [(row["step"], row[metric]) for row in rows if row.get(metric) is not None]
 
 

@@ -26,7 +26,7 @@ from core.request import SampleRequest, TrainRequest, silent
 from core.results import samples
 from core.runs import train
 from core.testing.distributions import Gaussian
-from pipelines.job.plan import what_decides
+from pipelines.job.identity import what_decides
 
 PROCESS = schedules.edm()
 GIVEN = Gaussian(1.0, 0.5)  # with the condition

@@ -8,7 +8,6 @@
 each; frequencies not sampled are 0, or a ``mask`` names a file of ones and zeros beside it.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from jaxtyping import Bool, Complex64, Float32
 
 from core.errors import InputError
 from core.parts.config import bind
-from core.storage import files
+from core.storage import files, json_file
 from plugins.medical.io.claims import check_claim, reason
 from plugins.medical.request import Beam
 
@@ -181,16 +180,16 @@ def write_kspace(path: Path, kspace: KSpace) -> None:
 def _described(path: Path) -> Mapping[str, Any]:
     beside = path.with_suffix(".json")
     try:
-        if beside.stat().st_size > 1 << 20:
-            raise InputError(f"{beside.name}: is over 1 MiB; expected a description of {path.name}")
-        said = json.loads(beside.read_text(encoding="utf-8"))
+        said = json_file.read(beside, largest=1 << 20)
     except OSError as error:
         raise InputError(
             f"{beside.name}: cannot be read: {error.strerror}; {path.name} needs a JSON file "
             "beside it that describes the measurement"
         ) from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{beside.name}: not valid JSON: {error}") from error
+    except json_file.NotJson as error:
+        raise InputError(
+            f"{beside.name}: not valid JSON: {error}; expected a description of {path.name}"
+        ) from error
     if not isinstance(said, dict):
         raise InputError(f"{beside.name}: expected a JSON object")
     return said

@@ -13,9 +13,10 @@ from core.errors import InputError
 from core.parts.registry import Plugin, Registry, network
 from core.storage import files
 from pipelines.job.file import parse
-from pipelines.job.plan import key_of, plan
+from pipelines.job.identity import key_of
+from pipelines.job.plan import check_inputs, plan
 from pipelines.job.resources import Resources, check_fits, memory_here
-from pipelines.store import results
+from pipelines.store import contents, results
 
 STEPS = {
     "a": {"run": "make", "request": {"number": 3}},
@@ -38,7 +39,7 @@ def keys(root, *args, **more):
 
 def pretend(p) -> None:
     """Commit a result for a planned step without doing it."""
-    results.begin(p.folder, p.key, p.identity, p.step.name, p.code)
+    results.begin(p.folder, p.key, p.identity, p.step.name, p.code, p.named)
     (p.folder / "made.txt").write_text("1")
     files.write_json(p.folder / "result.json", {"made": "made.txt"})
     files.write_json(p.folder / "env.json", {})
@@ -140,6 +141,84 @@ def test_contents_of_named_files_count_not_their_times(tmp_path):
     new = planned(tmp_path / "store", steps)
     assert new["a"].why == f"file {file} changed"
     assert new["b"].why == f"file {folder} changed"
+
+
+def test_keys_follow_contents_and_not_where_they_lie(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a.png").write_bytes(b"a")
+    network = {"name": "toy/net", "weights": str(photos)}
+    steps = {
+        "a": {"run": "make", "request": {"source": str(photos)}},
+        "b": {"run": "learn", "request": {"network": network}},
+    }
+    for p in planned(tmp_path / "store", steps).values():
+        pretend(p)
+    (photos / ".DS_Store").write_bytes(b"x")
+    assert {p.state for p in planned(tmp_path / "store", steps).values()} == {"hit"}
+    moved = photos.rename(tmp_path / "moved")
+    steps["a"]["request"]["source"] = network["weights"] = str(moved)
+    assert {p.state for p in planned(tmp_path / "store", steps).values()} == {"hit"}
+    (moved / "b.png").write_bytes(b"b")
+    assert planned(tmp_path / "store", steps)["a"].why == f"file {moved} changed"
+
+
+def test_keys_of_an_earlier_format_are_a_reason_of_their_own(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    steps = {"a": {"run": "make", "request": {"source": str(tmp_path / "a.txt"), "number": 2}}}
+    (p,) = planned(tmp_path / "store", steps).values()
+    request = {**p.identity["request"], "source": "a.txt", "number": 3}
+    before = {**p.identity, "format": 1, "request": request, "files": {"request.source": "0"}}
+    results.begin(p.folder.with_name("a-" + "0" * 16), "0" * 64, before, "a")
+    (p,) = planned(tmp_path / "store", steps).values()
+    assert p.why == "the format of step keys has changed in this version; request.number 3 -> 2"
+
+
+@pytest.mark.parametrize("identity", [3, None, {}, {"request": 3, "inputs": [], "files": "x"}])
+def test_a_strange_earlier_request_is_no_reason_to_end(tmp_path, identity):
+    results.begin(tmp_path / ("sum-" + "0" * 16), "0" * 64, identity, "sum")
+    assert planned(tmp_path)["sum"].state == "run"
+
+
+def test_what_no_plan_can_read_is_named_with_step_and_option(tmp_path):
+    (tmp_path / "photos").mkdir()
+    os.mkfifo(tmp_path / "photos" / "p.png")
+    steps = {"a": {"run": "make", "request": {"source": str(tmp_path / "photos")}}}
+    with pytest.raises(InputError, match=r"^steps\.a\.request\.source: .*p\.png: a named pipe"):
+        planned(tmp_path, steps)
+
+
+def test_one_dataset_is_read_once_for_all_steps(tmp_path, monkeypatch):
+    read = []
+    content_of = contents.content_of
+    monkeypatch.setattr(
+        "pipelines.job.plan.content_of", lambda path, **more: read.append(path) or content_of(path)
+    )
+    (tmp_path / "a.txt").write_text("a")
+    request = {"source": str(tmp_path / "a.txt")}
+    planned(tmp_path, {f"t{i}": {"run": "make", "request": request} for i in range(20)})
+    assert read == [tmp_path / "a.txt"]
+
+
+def test_results_that_cannot_be_read_now_stop_the_plan(root, monkeypatch):
+    unreadable = results.Found("unreadable", "MANIFEST.json cannot be read now: Input/output error")
+    monkeypatch.setattr(results, "inspect", lambda *_, **__: unreadable)
+    with pytest.raises(InputError) as caught:
+        planned(root, {name: STEPS[name] for name in "ab"})
+    assert len(str(caught.value).splitlines()) == 2
+    assert "whether it is whole is not known" in str(caught.value)
+
+
+def test_inputs_with_files_of_others_are_refused_where_a_step_runs(root):
+    a = planned(root)["a"]
+    (a.folder / "step-99999999").mkdir()
+    (a.folder / "step-99999999" / "state.json").write_text("{}")
+    found = planned(root)
+    assert found["a"].note == "holds step-99999999/state.json, which the step did not make"
+    check_inputs(found.values())  # nothing reads it now
+    found = planned(root, settings=["steps.sum.request.plus=2"])
+    with pytest.raises(InputError, match=r"holds step-99999999/state\.json"):
+        check_inputs(found.values())
 
 
 def test_changed_code_is_a_note_and_no_reason(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """A result is a hit only if it is whole, whatever happened while it was made."""
 
+import errno
+import io
 import multiprocessing
 import os
 import time
@@ -72,6 +74,56 @@ def test_a_strange_manifest_is_no_hit(tmp_path, change):
     manifest = results.read_json(folder / "MANIFEST.json")
     files.write_json(folder / "MANIFEST.json", {**manifest, **change})
     assert results.inspect(folder, KEY).state == "damaged"
+
+
+@pytest.mark.parametrize("name", ["MANIFEST.json", "env.json"])
+def test_deep_json_is_damage(tmp_path, name):
+    folder = made(tmp_path)
+    (folder / name).write_text("[" * 100_000)
+    found = results.inspect(folder, KEY)
+    assert found.state == "damaged"
+    assert name in found.what
+    assert results.read_json(folder / name) is None
+
+
+def _failing(call, name, number):
+    """`call`, which ends with that error of the system for paths with that name."""
+
+    def fails(path, *arguments, **named):
+        if Path(str(path)).name == name:
+            raise OSError(number, os.strerror(number), str(path))
+        return call(path, *arguments, **named)
+
+    return fails
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("call", ["open", "stat"])
+@pytest.mark.parametrize("name", ["MANIFEST.json", "values.bin", "a-" + "ab" * 8])
+def test_what_cannot_be_read_now_is_not_damaged(tmp_path, monkeypatch, name, call, number):
+    folder = made(tmp_path)
+    monkeypatch.setattr(os, call, _failing(getattr(os, call), name, number))
+    opened = _failing(io.open, name, number)  # `Path.open` calls it, not `os.open`
+    monkeypatch.setattr(io, "open", opened)
+    found = results.inspect(folder, KEY, verify=True)
+    if call == "open" and name.startswith("a-"):
+        assert found.state == "whole"  # a folder is listed, not opened
+    else:
+        assert found.state == "unreadable"
+        assert os.strerror(number) in found.what
+
+
+def test_files_that_the_manifest_does_not_list_are_named(tmp_path):
+    folder = made(tmp_path)
+    for hidden in (".DS_Store", ".nfs01", "STOP"):
+        (folder / hidden).write_text("")
+    assert results.inspect(folder, KEY, verify=True) == results.Found("whole")
+    (folder / "deep" / "step-99999999").mkdir()
+    (folder / "deep" / "step-99999999" / "state.json").write_text("{}")
+    (folder / "link").symlink_to(tmp_path)
+    found = results.inspect(folder, KEY)
+    assert found.state == "whole"
+    assert found.unlisted == ("link", "deep/step-99999999/state.json")
 
 
 def test_a_later_format_is_refused_not_remade(tmp_path):
