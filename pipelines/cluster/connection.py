@@ -22,6 +22,9 @@ QUIET = {
     "RAY_DEDUP_LOGS": "0",
 }
 
+# Parts of a node that serve clusters, web pages and drivers that print the logs of workers.
+UNUSED = ("start_monitor", "start_api_server", "start_log_monitor")
+
 
 def temporary_folder() -> Path:
     """The system's folder for temporary files, or ``/tmp`` where Ray takes no such path."""
@@ -80,6 +83,24 @@ def patient(seconds: float) -> Iterator[None]:
         yield
     finally:
         services.get_node = ask
+
+
+@contextmanager
+def bare() -> Iterator[None]:
+    """While the block lasts, a Ray that starts has no autoscaler, API server and log monitor.
+
+    Each is a process that takes seconds to start, even without a dashboard; the first two serve
+    metrics by HTTP to whoever asks, without a token.
+    """
+    node: Any = importlib.import_module("ray._private.node").Node
+    kept = {name: getattr(node, name) for name in UNUSED}
+    for name in UNUSED:
+        setattr(node, name, lambda self, **settings: None)
+    try:
+        yield
+    finally:
+        for name, method in kept.items():
+            setattr(node, name, method)
 
 
 def heed_environment() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from core.errors import InputError
 from pipelines.cluster import deadlines, guard
-from pipelines.cluster.connection import QUIET, connect, import_path, patient
+from pipelines.cluster.connection import QUIET, bare, connect, import_path, patient
 
 OBJECT_STORE_BYTES = 256 << 20
 # Ray puts `r/session_<date>_<microseconds>_<pid>/sockets/plasma_store` below our folder, at most
@@ -34,7 +34,7 @@ def private_ray(
     """Start Ray for this process and its workers; stop it and remove its files at the end.
 
     It listens on loopback alone, requires of every caller a token that only this user can read,
-    has no dashboard, reports nothing to anyone and prints nothing.
+    has no dashboard, serves no metrics, reports nothing to anyone and prints nothing.
 
     Args:
         place: an existing folder; Ray's files lie in it if its path suits Ray, otherwise in the
@@ -78,7 +78,7 @@ def _started(parent: Path, cpus: int, gpus: int, seconds: float) -> Iterator[Non
         os.environ.update(_environment(folder, _token(folder), seconds))
         watching = guard.start(folder)
         try:
-            with patient(seconds):
+            with patient(seconds), bare():
                 _connect_here(folder, cpus, gpus)
             yield
         finally:
@@ -154,6 +154,8 @@ def _environment(folder: Path, token: Path, seconds: float) -> dict[str, str]:
         # Off, Ray keeps a node address of 127.0.0.1 and binds to it; on, it takes the machine's
         # outer address instead and listens on every interface.  It acts on Linux too.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        # Ray's agent would serve metrics by HTTP to whoever asks, without a token.
+        "RAY_enable_metrics_collection": "0",
     }
 
 

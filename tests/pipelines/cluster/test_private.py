@@ -1,9 +1,15 @@
 """The private Ray while it runs: what it sends, shows, opens and leaves for others to read."""
 
+import http.client
 import os
+import re
 import stat
 import subprocess
 import sys
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -13,6 +19,14 @@ from processes import started_by
 from pipelines.cluster import guard
 
 pytestmark = pytest.mark.usefixtures("ray_here")
+
+CALLS = (  # one of each service of Ray's
+    "CoreWorkerService/GetCoreWorkerStats",
+    "InternalKVGcsService/InternalKVKeys",
+    "NodeManagerService/GetNodeStats",
+    "ObjectManagerService/Pull",
+    "ReporterService/GetTraceback",
+)
 
 
 @pytest.fixture
@@ -28,15 +42,54 @@ def test_no_usage_statistics_leave(folder):
     assert reports == []
 
 
-def test_there_is_no_dashboard():
+def test_there_is_no_dashboard_and_no_process_that_serves_none():
     import ray
 
     assert not ray._private.worker._global_node.webui_url
-    for process in started_by(os.getpid()):  # one that only counts usage, and may not, does run
-        if "dashboard/dashboard.py" in " ".join(process.cmdline()):
-            heard = [c for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
-            assert {c.laddr.ip for c in heard} <= {"127.0.0.1"}
-            assert not {c.laddr.port for c in heard} & set(range(8265, 8265 + 51))  # of its pages
+    for process in started_by(os.getpid()):
+        words = " ".join(process.cmdline())
+        assert not re.search(r"dashboard/dashboard\.py|monitor\.py", words), words
+
+
+@pytest.mark.slow
+def test_every_port_requires_the_token_and_none_serves_metrics():
+    """By HTTP, and by calls of Ray's services, each of which some port has; without a token."""
+    called: dict[tuple[str, int], set[str]] = {}
+    for process in (psutil.Process(), *started_by(os.getpid())):
+        with suppress(psutil.NoSuchProcess):  # an idle worker may end meanwhile
+            for port in _ports(process):
+                called[process.name(), port] = {_get(port), *map(partial(_call, port), CALLS)}
+    assert len(called) >= 6
+    for port, answers in called.items():
+        assert answers <= {"401", "no HTTP", "UNAUTHENTICATED", "UNIMPLEMENTED"}, (port, answers)
+        assert answers & {"401", "UNAUTHENTICATED"}, (port, answers)
+
+
+def _ports(process):
+    heard = process.net_connections("inet")
+    return {c.laddr.port for c in heard if c.status == psutil.CONN_LISTEN}
+
+
+def _get(port):
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            return str(answer.status)
+    except urllib.error.HTTPError as error:
+        return str(error.code)
+    except (OSError, http.client.HTTPException):
+        return "no HTTP"
+
+
+def _call(port, method):
+    import grpc
+
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            channel.unary_unary(f"/ray.rpc.{method}")(b"", timeout=10)
+        except grpc.RpcError as error:
+            code = error.code().name
+            return "UNIMPLEMENTED" if code == "UNAVAILABLE" else code  # HTTP alone
+    return "answered"
 
 
 def test_everything_it_writes_lies_in_a_folder_that_only_this_user_may_enter(folder):
