@@ -3,8 +3,10 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from core.storage import json_file
 from pipelines.cluster import deadlines
 from pipelines.cluster.drained import is_drained
 from pipelines.job.plan import Planned
-from pipelines.job.verbs import VERBS, Verbs, find
+from pipelines.job.verbs import VERBS, Runnable, Verbs, find
+from pipelines.run import reuse
 from pipelines.run.display import Display
 from pipelines.run.step import Outcome, run_step
 from pipelines.store import results
@@ -53,11 +56,11 @@ def on_ray(planned: Sequence[Planned], display: Display, *, verbs: Verbs = VERBS
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # A fresh worker for each step: its memory and its GPU are free when it ends.
-    remote: Any = ray.remote(max_calls=1, max_retries=0)(run_step)
+    remote: Any = ray.remote(max_calls=reuse.CALLS, max_retries=0)(_in_a_worker)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     outcomes: Outcomes = {}
     running: dict[Any, tuple[Planned, int, _Events]] = {}
+    folders, called = ray.put(_folders(planned)), Path.cwd()
 
     def submit(p: Planned, attempt: int) -> None:
         tail, alone = _Events(p.folder / results.EVENTS), p.step.workers == 1
@@ -68,22 +71,14 @@ def on_ray(planned: Sequence[Planned], display: Display, *, verbs: Verbs = VERBS
             else {"num_cpus": 0, "scheduling_strategy": here}
         )
         options = remote.options(name=p.step.name, **occupied)
-        verb = find(p.step.run, verbs)
-        task = options.remote(
-            p,
-            _folders(planned),
-            verb,
-            attempt=attempt,
-            together=not alone,
-            leave=is_drained,
-        )
+        task = options.remote(p, folders, find(p.step.run, verbs), attempt, called)
         running[task] = p, attempt, tail
 
     def settle(p: Planned, outcome: Outcome) -> None:
         outcomes[p.step.name] = outcome
         _show(p, outcome, display)
 
-    waiting = list(planned)
+    waiting, looked = list(planned), 0.0
     # Ray prints what it thinks of dead workers to standard output, where our results go.
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), _cancelled(running):
         while waiting or running:
@@ -97,7 +92,10 @@ def on_ray(planned: Sequence[Planned], display: Display, *, verbs: Verbs = VERBS
                 waiting.remove(p)
             with _signals_later():
                 finished = ray.wait(list(running), timeout=POLL)[0] if running else []
-            for p, attempt, tail in running.values():
+            due = time.monotonic() >= looked + POLL
+            looked = time.monotonic() if due else looked
+            for task in running if due else finished:
+                p, attempt, tail = running[task]
                 for event in tail.new():
                     if event is None:
                         display.started(p.step.name, attempt)
@@ -106,7 +104,9 @@ def on_ray(planned: Sequence[Planned], display: Display, *, verbs: Verbs = VERBS
             for task in finished:
                 p, attempt, _ = running.pop(task)
                 outcome = _answer(ray.get, task, p, attempt)
-                if outcome.state == "moved":
+                if outcome is None:
+                    submit(p, attempt)  # that process was no new one, and has ended
+                elif outcome.state == "moved":
                     display.say(f"{outcome.cause}; resuming on another", step=p.step.name)
                     submit(p, attempt)
                 elif _again(p, outcome, display):
@@ -155,7 +155,20 @@ def _signals_later() -> Iterator[None]:
         signal.raise_signal(number)
 
 
-def _answer(get: Callable[[Any], Outcome], task: Any, p: Planned, attempt: int) -> Outcome:
+def _in_a_worker(
+    p: Planned, folders: Mapping[str, Path], verb: Runnable, attempt: int, called: Path
+) -> Outcome | None:
+    """A step done in a process of Ray; None if it needs a newer one."""
+    alone = p.step.workers == 1
+    work = partial(
+        run_step, p, folders, verb, attempt=attempt, together=not alone, leave=is_drained
+    )
+    return reuse.in_this_process(p, work, called, alone=alone)
+
+
+def _answer(
+    get: Callable[[Any], Outcome | None], task: Any, p: Planned, attempt: int
+) -> Outcome | None:
     """A task's outcome; of a worker that died, a failure."""
     try:
         return get(task)

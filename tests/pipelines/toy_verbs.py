@@ -1,7 +1,9 @@
 """Verbs that take no time: numbers in text files.  Put on PYTHONPATH, so that workers find it."""
 
 import os
+import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,22 @@ class MakeRequest:
 class MakeResult:
     made: Path
     value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaveRequest:
+    """Write this process, its threads and its folder.
+
+    Args:
+        leaves: what is left behind in the process: memory, thread, child or folder.
+        after: a file that is not read.
+    """
+
+    leaves: str = ""
+    after: Path | None = None
+
+
+LEFT: list[bytes] = []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +151,23 @@ def make(
         f"{machine.device} {machine.threads} {os.environ['OMP_NUM_THREADS']}"
     )
     return MakeResult(made=out / "made.txt", value=value)
+
+
+def leave(
+    request: LeaveRequest, out: Path, *, machine: Machine | None = None, emit: Emit = silent
+) -> MakeResult:
+    where = [str(os.getpid()), os.environ["OMP_NUM_THREADS"], os.getcwd()]
+    (out / "made.txt").write_text("\n".join(where))
+    print(out.name)
+    if request.leaves == "memory":
+        LEFT.append(b"x" * (600 << 20))
+    elif request.leaves == "thread":
+        threading.Thread(target=time.sleep, args=[60], daemon=True).start()
+    elif request.leaves == "child":
+        subprocess.Popen(["sleep", "60"])
+    elif request.leaves == "folder":
+        os.chdir("/")
+    return MakeResult(made=out / "made.txt", value=0)
 
 
 def add(
