@@ -59,7 +59,8 @@ def _build(name: str, source: Path, place: Path) -> None:
     """Build `source` with what is installed here, and unpack what that gives."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"]
     command += ["--no-build-isolation", "--target", str(place), str(source)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # In a folder of ours: `-m` looks for pip in the working folder first.
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=place)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["pip gave no output"])[-1]
         raise InputError(

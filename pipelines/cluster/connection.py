@@ -22,6 +22,10 @@ QUIET = {
     "RAY_DEDUP_LOGS": "0",
 }
 
+# Off, Ray keeps an address of 127.0.0.1 and binds to it; on, it takes the machine's outer address
+# instead and listens on every interface.  It acts on Linux too.
+ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
 # Parts of a node that serve clusters, web pages and drivers that print the logs of workers.
 UNUSED = ("start_monitor", "start_api_server", "start_log_monitor")
 
@@ -108,3 +112,7 @@ def heed_environment() -> None:
     inner: Any = importlib.import_module("ray._raylet")
     inner.Config.initialize("")
     inner.AuthenticationTokenLoader.instance().reset_cache()
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+    constants.ENABLE_RAY_CLUSTER = constants.env_bool(
+        constants.ENABLE_RAY_CLUSTERS_ENV_VAR, not constants.IS_WINDOWS_OR_OSX
+    )

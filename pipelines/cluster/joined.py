@@ -12,18 +12,20 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from core.errors import InputError, brief
 from core.training import stopping
-from pipelines.cluster import connection, deadlines
+from pipelines.cluster import answering, connection, deadlines
 from pipelines.cluster.code import unpack
 from pipelines.job.resources import Resources
 from pipelines.store import results
 
 FOLDER = "POLYMODE_FOLDER"  # where the command was called, for workers of a cluster
 TOKEN = "~/.ray/auth_token"  # where Ray looks for it
+HEAD = "the GCS of its head, as in `ray start --head --port`"
 PATIENCE = 5.0  # seconds until nobody is taken to listen at an address
 HEARD_SECONDS = 5.0  # a training step reports progress more often
 
@@ -136,15 +138,26 @@ def credentials() -> dict[str, str]:
 
 
 def check_answers(address: str) -> dict[str, str]:
-    """`credentials`, for a Ray at whose address somebody listens.
+    """The settings by which Ray reaches the head at `address`, with its token.
 
     Raises:
-        InputError: there is no token, or nobody does.
+        InputError: there is no token, nobody listens there, or no head of Ray's with this token.
     """
     found = credentials()
     if address != "auto":
-        check_listens(address, "the GCS of its head, as in `ray start --head --port`")
-    return found
+        check_listens(address, HEAD)
+    return {**found, **_reached(address, tuple(found.items()))}
+
+
+@cache  # a job asks before it writes anything, and again when it joins
+def _reached(address: str, found: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """The settings for a head that listens on loopback alone, if it does."""
+    environment = {**os.environ, **connection.QUIET, **dict(found)}
+    try:
+        alone = answering.answers_on_loopback_alone(address, environment)
+    except answering.Unanswered as error:
+        raise InputError(_refusal(address, str(error))) from error
+    return connection.ON_LOOPBACK if alone else {}
 
 
 def check_listens(address: str, what: str) -> None:
@@ -173,23 +186,32 @@ def _connect(address: str, environment: dict[str, Any]) -> None:
     try:
         connection.connect(address=address, runtime_env=environment)
     except Exception as error:
-        said = str(error)
-        if "ersion mismatch" in said:
-            found = " ".join(line.strip() for line in said.splitlines() if "ersion" in line)
-            why = f"{found}; install the same Ray and Python on both sides"
-        elif "uthenticat" in said or isinstance(error, ConnectionError):  # the port does answer
-            why = (
-                "authentication failed; use the token and the GCS port that its head was started "
-                "with"
-            )
-        elif "node" in said and "find" in said:
-            why = (
-                "this machine is not one of its; run this on one of them, or use `polymode submit`"
-            )
-        else:
-            first = (said.strip().splitlines() or [""])[0]
-            why = f"{type(error).__name__}: {first}"
-        raise InputError(f"address: the Ray at {address} cannot be joined: {why}") from error
+        said = f"{type(error).__name__}: {error}"
+        raise InputError(_refusal(address, said)) from error
+
+
+def _refusal(address: str, said: str) -> str:
+    """A sentence of what Ray has said; of nothing where none answered in time."""
+    if "Could not find any running Ray" in said:
+        return (
+            "address: no Ray runs on this machine; start one by `ray start --head`, or give "
+            "HOST:PORT of a head"
+        )
+    if not said:
+        return (
+            f"address: what listens at {address} did not answer as Ray within "
+            f"{answering.SECONDS} seconds; expected the port of {HEAD}"
+        )
+    if "ersion mismatch" in said:
+        found = " ".join(line.strip() for line in said.splitlines() if "ersion" in line)
+        why = f"{found}; install the same Ray and Python on both sides"
+    elif "uthenticat" in said or "token" in said or said.startswith("ConnectionError"):
+        why = "authentication failed; use the token and the GCS port that its head was started with"
+    elif "node" in said and "find" in said:
+        why = "this machine is not one of its; run this on one of them, or use `polymode submit`"
+    else:
+        why = said.strip().splitlines()[0]
+    return f"address: the Ray at {address} cannot be joined: {why}"
 
 
 def alive() -> list[dict[str, Any]]:

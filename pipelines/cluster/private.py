@@ -14,7 +14,7 @@ from pathlib import Path
 
 from core.errors import InputError
 from pipelines.cluster import deadlines, guard
-from pipelines.cluster.connection import QUIET, bare, connect, import_path, patient
+from pipelines.cluster.connection import ON_LOOPBACK, QUIET, bare, connect, import_path, patient
 
 OBJECT_STORE_BYTES = 256 << 20
 # Ray puts `r/session_<date>_<microseconds>_<pid>/sockets/plasma_store` below our folder, at most
@@ -145,15 +145,13 @@ def _token(folder: Path) -> Path:
 def _environment(folder: Path, token: Path, seconds: float) -> dict[str, str]:
     return {
         **QUIET,
+        **ON_LOOPBACK,
         "RAY_TMPDIR": str(folder),  # before TMPDIR, which may be relative or not in ASCII
         "RAY_gcs_server_port_wait_time_s": f"{seconds:.0f}",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         # Ray's server is on this machine: if it cannot be reached it is dead.  60 otherwise.
         "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
-        # Off, Ray keeps a node address of 127.0.0.1 and binds to it; on, it takes the machine's
-        # outer address instead and listens on every interface.  It acts on Linux too.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         # Ray's agent would serve metrics by HTTP to whoever asks, without a token.
         "RAY_enable_metrics_collection": "0",
     }

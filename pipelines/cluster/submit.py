@@ -6,6 +6,7 @@ which the head was started.
 Source: Ray 2.60, `ray/dashboard/modules/job`.
 """
 
+import http.client
 import logging
 import os
 import re
@@ -13,6 +14,7 @@ import secrets
 import shlex
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ from pipelines.cluster.code import unpack
 from pipelines.store import results
 
 AWAKE_SECONDS = 60  # that a head which has just started may take until it accepts jobs
+ANSWER_SECONDS = 15.0  # that a dashboard has for its first answer
 PROGRAM = "from pipelines.cli import main; main()"
 JOB, JOB_FILE = "polymode_job", "job.yaml"  # our mark in Ray's list of jobs; the file's name there
 # Lines of `progress.Display` about a step where there is no terminal.
@@ -188,6 +191,7 @@ def _client(address: str) -> Iterator[Any]:
         connection.heed_environment()
         url = address if "://" in address else f"http://{address}"
         joined.check_listens(re.sub(r"^https?://", "", url).rstrip("/"), "its dashboard")
+        _check_answers_http(url)
         logging.disable(logging.INFO)  # each file that is sent would be a line
         yield JobSubmissionClient(url)
     except InputError:
@@ -198,6 +202,22 @@ def _client(address: str) -> Iterator[Any]:
         logging.disable(logging.NOTSET)
         os.environ.clear()
         os.environ.update(before)
+
+
+def _check_answers_http(url: str) -> None:
+    """Refuse an address whose listener says nothing: Ray's client would wait for ever.
+
+    Raises:
+        InputError: no answer to a first question, of whatever kind.
+    """
+    try:
+        urllib.request.urlopen(f"{url.rstrip('/')}/api/version", timeout=ANSWER_SECONDS).close()
+    except (OSError, http.client.HTTPException) as error:  # a refusal without our token too
+        if isinstance(getattr(error, "reason", error), TimeoutError):
+            raise InputError(
+                f"address: what listens at {url} did not answer within {ANSWER_SECONDS:.0f} "
+                "seconds; it has to be that of its dashboard"
+            ) from error
 
 
 def _once_awake(submit: Callable[..., str], **job: Any) -> str:

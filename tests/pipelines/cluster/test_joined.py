@@ -46,6 +46,14 @@ def test_a_step_that_fits_on_no_machine_of_the_cluster_is_refused(head, tmp_path
     assert [line.split()[0] for line in asked.stdout.splitlines()] == ["a", "b"]
 
 
+def test_a_head_on_loopback_alone_is_joined_where_it_is(head, tmp_path):
+    """Though Ray itself would look for it at the machine's outer address."""
+    words = ["plan", job_file(tmp_path), "--out", tmp_path / "runs", "--address", head["address"]]
+    here = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = call(head, *words, command=POLYMODE, RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=None, **here)
+    assert done.returncode == 0, done.stderr
+
+
 SEEN = """
 import sys
 from pathlib import Path
@@ -92,7 +100,7 @@ def test_the_code_and_a_strangers_plugin_travel_with_their_metadata(head, tmp_pa
     ("spoil", "said"),
     [
         ({"RAY_AUTH_TOKEN_PATH": "/nowhere/token"}, "no token for the cluster there"),
-        ({"token": "0" * 64}, "is the token the one that its head was started with"),
+        ({"token": "0" * 64}, "use the token and the GCS port that its head was started with"),
         ({"mode": 0o644}, "others can read this token; run: chmod 600"),
         ({"address": "127.0.0.1:1"}, "nothing listens at 127.0.0.1:1"),
         ({"address": "head"}, "expected HOST:PORT"),
