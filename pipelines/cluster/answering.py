@@ -5,11 +5,13 @@ Ray's own waiting hears no signal, ends after minutes or never, and prints its a
 python -P answering.py ADDRESS SECONDS    prints where it answers; ended by SIGALRM if nowhere
 """
 
+import importlib
 import signal
 import socket
 import subprocess
 import sys
 from contextlib import suppress
+from typing import Any
 
 SECONDS = 15  # until nobody is taken to answer, once Ray is imported
 LOOPBACK, RESOLVED = "loopback", "resolved"
@@ -44,17 +46,16 @@ def answers_on_loopback_alone(address: str, environment: dict[str, str]) -> bool
 
 
 def _ask(address: str, seconds: int) -> str:
-    from ray._private import services
-    from ray._raylet import GcsClient
-
+    services: Any = importlib.import_module("ray._private.services")
+    inner: Any = importlib.import_module("ray._raylet")
     signal.alarm(seconds)  # ends this process, whatever Ray waits for
     if address == "auto":
         address = services.get_ray_address_from_environment(address, None)
     resolved = services.canonicalize_bootstrap_address(address)
-    inner = resolved != address and not _listens(resolved)
-    client = GcsClient(address=address if inner else resolved)
+    alone = resolved != address and not _listens(resolved)
+    client = inner.GcsClient(address=address if alone else resolved)
     client.internal_kv_keys(b"", None, timeout=seconds)
-    return LOOPBACK if inner else RESOLVED
+    return LOOPBACK if alone else RESOLVED
 
 
 def _listens(address: str) -> bool:

@@ -6,6 +6,7 @@ Source of the settings: Ray 2.60, `ray/_private/services.py` and `ray/_private/w
 import importlib
 import logging
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -42,6 +43,19 @@ def import_path() -> Path | None:
     return None if folder.name in ("site-packages", "dist-packages") else folder
 
 
+def load() -> None:
+    """Import Ray; signals act afterwards, since an import that is cut short cannot be repeated."""
+    with signals_later():
+        importlib.import_module("ray")
+
+
+def disconnect() -> None:
+    """End this process's part in Ray, if it has one."""
+    if "ray" in sys.modules:
+        load()
+        sys.modules["ray"].shutdown()
+
+
 def connect(path: Path | None = None, **settings: Any) -> None:
     """Connect this process to Ray, quietly, with its signals left as they are.
 
@@ -52,16 +66,43 @@ def connect(path: Path | None = None, **settings: Any) -> None:
         path: folder to put first on the workers' import path instead.
         settings: of `ray.init`.
     """
+    load()
     import ray
     from ray.job_config import JobConfig
 
     config: Any = JobConfig(_py_driver_sys_path=[str(path)] if path else [])
     config._runtime_env_has_working_dir = lambda: True  # Ray adds no folder where there is one
-    on_stop = signal.getsignal(signal.SIGTERM)
     heed_environment()
-    ray.init(logging_level=logging.ERROR, log_to_driver=False, job_config=config, **settings)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_stop)  # Ray has put its own there
+    utils: Any = importlib.import_module("ray._private.utils")
+    theirs, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
+    try:
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, job_config=config, **settings)
+    finally:
+        utils.set_sigterm_handler = theirs
+
+
+@contextmanager
+def signals_later() -> Iterator[None]:
+    """Have SIGINT and SIGTERM act at the end of the block.
+
+    Inside Ray's waiting, and inside an import, whatever a handler raises comes out as something
+    else, as an exit with status 1.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, _: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for number in came:
+        signal.raise_signal(number)
 
 
 @contextmanager

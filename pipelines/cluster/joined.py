@@ -65,10 +65,7 @@ def joined(address: str, out: Path | None = None) -> Iterator[list[Resources]]:
                 _check_shared(out)
             yield [_resources(node) for node in alive()]
         finally:
-            with suppress(ImportError):
-                import ray
-
-                ray.shutdown()
+            connection.disconnect()
             os.environ.clear()
             os.environ.update(before)
 

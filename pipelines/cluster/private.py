@@ -14,7 +14,16 @@ from pathlib import Path
 
 from core.errors import InputError
 from pipelines.cluster import deadlines, guard
-from pipelines.cluster.connection import ON_LOOPBACK, QUIET, bare, connect, import_path, patient
+from pipelines.cluster.connection import (
+    ON_LOOPBACK,
+    QUIET,
+    bare,
+    connect,
+    disconnect,
+    import_path,
+    load,
+    patient,
+)
 
 OBJECT_STORE_BYTES = 256 << 20
 # Ray puts `r/session_<date>_<microseconds>_<pid>/sockets/plasma_store` below our folder, at most
@@ -78,14 +87,12 @@ def _started(parent: Path, cpus: int, gpus: int, seconds: float) -> Iterator[Non
         os.environ.update(_environment(folder, _token(folder), seconds))
         watching = guard.start(folder)
         try:
+            load()
             with patient(seconds), bare():
                 _connect_here(folder, cpus, gpus)
             yield
         finally:
-            with suppress(ImportError):
-                import ray
-
-                ray.shutdown()
+            disconnect()
             os.environ.clear()
             os.environ.update(before)
             guard.dismiss(watching)

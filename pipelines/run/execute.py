@@ -1,8 +1,6 @@
 """Doing planned steps: one after another in this process, or as tasks of the running Ray."""
 
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -14,6 +12,7 @@ from core.progress import duration
 from core.request import Note, Progress
 from core.storage import json_file
 from pipelines.cluster import deadlines
+from pipelines.cluster.connection import signals_later
 from pipelines.cluster.drained import is_drained
 from pipelines.job.plan import Planned
 from pipelines.job.verbs import VERBS, Runnable, Verbs, find
@@ -90,7 +89,7 @@ def on_ray(planned: Sequence[Planned], display: Display, *, verbs: Verbs = VERBS
                 else:
                     submit(p, 1)
                 waiting.remove(p)
-            with _signals_later():
+            with signals_later():
                 finished = ray.wait(list(running), timeout=POLL)[0] if running else []
             due = time.monotonic() >= looked + POLL
             looked = time.monotonic() if due else looked
@@ -124,35 +123,12 @@ def _cancelled(running: Mapping[Any, object]) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with _signals_later():
+        with signals_later():
             for task in running:
                 ray.cancel(task, force=False)
             if running:
                 ray.wait(list(running), num_returns=len(running), timeout=deadlines.STEPS)
         raise
-
-
-@contextmanager
-def _signals_later() -> Iterator[None]:
-    """Have SIGINT and SIGTERM act at the end of the block.
-
-    Inside Ray's wait, whatever a handler raises comes out as an exit with status 1.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-    handlers = {
-        number: signal.signal(number, lambda number, _: came.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    for number in came:
-        signal.raise_signal(number)
 
 
 def _in_a_worker(

@@ -153,6 +153,30 @@ def test_a_stop_leaves_no_process_and_says_nothing_of_ray(tmp_path, number, stat
     assert not list(tmp_path.glob("runs/store/a-*/MANIFEST.json"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("until", ["", "gcs_server", "raylet"])
+def test_a_stop_while_ray_starts_has_its_own_status(tmp_path, number, status, until):
+    """While Ray is imported, and when one and two of its processes are there."""
+    job = tmp_path / "job.yaml"
+    job.write_text(json.dumps({"name": "toys", "steps": {"a": {"run": "make"}}}))
+    command = [*POLYMODE, "run", str(job), "--out", str(tmp_path / "runs")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr.readline() == "starting Ray on this machine\n"
+    while until and until not in {p.name() for p in started_by(process.pid)}:
+        assert process.poll() is None
+        time.sleep(0.02)
+    started = started_by(process.pid)
+    process.send_signal(number)
+    err = process.communicate(timeout=60)[1]
+    assert (process.returncode, err) == (
+        status,
+        "stopped; run the same command again to resume\n",
+    )
+    _, left = psutil.wait_procs(started, timeout=20)
+    assert [p for p in left if p.status() != psutil.STATUS_ZOMBIE] == []
+
+
 def test_a_gpu_that_is_not_there_is_refused_before_ray_starts(tmp_path):
     job = tmp_path / "job.yaml"
     job.write_text(json.dumps({"name": "t", "steps": {"a": {"run": "make", "gpus": 1}}}))

@@ -1,9 +1,10 @@
 """Small steps share a process of Ray; what leaves something behind ends with its process."""
 
 import os
-from pathlib import Path
 
+import psutil
 import pytest
+from processes import check_gone
 from toy_verbs import LeaveRequest, MakeResult
 
 from pipelines.job.file import parse
@@ -44,10 +45,11 @@ def test_small_steps_share_processes_and_each_has_its_own_log(ray_here, tmp_path
 
 
 @pytest.mark.parametrize("leaves", ["memory", "thread", "child"])
-def test_what_a_step_leaves_in_its_process_is_gone_when_the_next_begins(ray_here, tmp_path, leaves):
+def test_a_step_that_leaves_something_behind_ends_its_process(ray_here, tmp_path, leaves):
     processes = [int(process) for process, _, _ in ran(tmp_path, chain(3, leaves))]
     assert len(set(processes)) == 3
-    assert not any(Path(f"/proc/{process}").exists() for process in processes[:-1])
+    ended = [psutil.Process(pid) for pid in processes if psutil.pid_exists(pid)]
+    check_gone(ended)
 
 
 def test_steps_of_other_numbers_of_threads_have_other_processes(ray_here, tmp_path):
