@@ -16,6 +16,7 @@ from torch import Tensor
 
 from core.data import Dataset, check_classes, collate, open_dataset
 from core.model import Model, corrected, device_of, for_task, guidance_of, guided, load_model
+from core.network.predict_refine import with_estimate
 from core.parts.config import bind, configure, plain
 from core.process.noise import seed_of, source
 from core.progress import counter
@@ -213,7 +214,8 @@ def _draw(
         check_classes(example, model.task, lambda i, chunk=chunk: dataset.name(chunk[i][0]))
         x = prior(model.process, grid, example.x0, noise)
         asked = corrected(denoise, model.task, batch)
-        x0 = integrate(asked, grid, solver, x, noise, example.condition)
+        condition = with_estimate(model.network, example.condition)
+        x0 = integrate(asked, grid, solver, x, noise, condition)
         results = model.task.finish(x0, batch).cpu()
         samples.check_finite(
             results, lambda i, c=chunk: f"{dataset.name(c[i][0])}, draw {c[i][1] + 1}"

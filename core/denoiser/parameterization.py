@@ -18,6 +18,7 @@ from jaxtyping import Float, Float64, Shaped
 from torch import Tensor, nn
 
 from core.errors import InputError
+from core.network.predict_refine import ESTIMATE, with_estimate
 from core.process.gaussian import GaussianPath, Time, over, per_sample
 
 Condition = Mapping[str, Shaped[Tensor, "..."]]
@@ -415,8 +416,10 @@ def network_output(
     """F(input x, level), the variance fraction if learned, and the row's coefficients.
 
     Of a network with twice the channels of x the first half is F; the second half is v in [-1, 1],
-    and the variance fraction is (v + 1) / 2.
-    Source: Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 15.
+    and the variance fraction is (v + 1) / 2.  A network that makes an estimate f of x0 refines it:
+    its input is x - alpha f, and the F of x is its own plus a f, since F* is linear in x0.
+    Source: Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 15; Whang et al. 2022,
+    arXiv:2112.02475, section 3.
 
     Raises:
         ValueError: an output of another shape.
@@ -425,16 +428,19 @@ def network_output(
     alpha, sigma = process.alpha_sigma(t)
     row = parameterization.coefficients(alpha, sigma)
     level = parameterization.level(t, alpha, sigma).to(x)
-    output = network(over(row.input, x) * x, level, condition)
+    condition = with_estimate(network, condition)
+    f = (condition or {}).get(ESTIMATE)
+    z = x if f is None else x - over(alpha, x) * f
+    output = network(over(row.input, x) * z, level, condition)
     if output.shape == x.shape:
-        return NetworkOutput(output, None, row)
+        return NetworkOutput(output if f is None else output + over(row.a, x) * f, None, row)
     if output.shape != (x.shape[0], 2 * x.shape[1], *x.shape[2:]):
         raise ValueError(
             f"expected the network's output in the shape of its input {tuple(x.shape)}, or with "
             f"twice its channels, got {tuple(output.shape)}"
         )
     mean, v = output.chunk(2, dim=1)
-    return NetworkOutput(mean, (v + 1) / 2, row)
+    return NetworkOutput(mean if f is None else mean + over(row.a, x) * f, (v + 1) / 2, row)
 
 
 @dataclass(frozen=True, eq=False)

@@ -66,12 +66,22 @@ PLUGIN = Plugin(
             needs=("kornia",),
         ),
         network("mlp", "core.network.mlp:MLP", "Residual MLP for vectors and points"),
+        network(
+            "predict_refine",
+            "core.network.predict_refine:PredictRefine",
+            "An estimate from the condition, and a network for what it lacks",
+        ),
         network("transformer", "core.network.transformer:Transformer", "DiT over patches"),
         network("unet", "core.network.unet:UNet", "U-Net in 1, 2 or 3 dimensions (ADM, DDPM)"),
         objective(
             "denoising", "core.objective.denoising:Denoising", "Weighted denoising loss (eps error)"
         ),
         objective("hybrid", "core.objective.hybrid:Hybrid", "L_hybrid, learned variances (iDDPM)"),
+        objective(
+            "predict_refine",
+            "core.objective.predict_refine:PredictRefine",
+            "Squared error of an estimate, denoising loss of what it lacks",
+        ),
         operator("average", "core.inverse.operators:Average", "Average pooling over square blocks"),
         parameterization("edm", "core.denoiser.parameterization:edm", "EDM preconditioning"),
         parameterization("eps", "core.denoiser.parameterization:eps", "The noise (DDPM)"),

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from core.network.conditioning import Condition
+from core.network.predict_refine import Estimating
 
 WARMUPS = 3  # calls before a recording, in which libraries choose and load their kernels
 
@@ -49,6 +50,8 @@ class Replay(nn.Module):
             for module in network.modules()
         )
         self._free = True
+        if isinstance(network, Estimating):
+            self.estimate = network.estimate
 
     def next_step(self) -> "Replay":
         """Itself; the graph is free again, since the backward pass is over."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from core.parts.registry import Spec
 from core.request import Count
@@ -21,6 +21,8 @@ class DrawOptions:
         steps: sampler steps; more is slower.
         seed: random seed; the same seed repeats the output.
         mean_of: number of draws averaged into the output: lower error, and smoother.
+        detail: 0 for the expected image, of least error and one network call; 1 for a draw, with
+            detail that is invented; between, a mixture.
         sampler: solver of a sampler step; see `polymode list sampler`.
         tile: tile side in pixels of the result; bounds the memory.
         overlap: overlap of neighbouring tiles, in pixels.
@@ -29,6 +31,7 @@ class DrawOptions:
     steps: Annotated[int, Ge(2)] = 20
     seed: Annotated[int, Ge(0)] = 0
     mean_of: Count = 1
+    detail: Annotated[float, Ge(0), Le(1)] = 1.0
     sampler: Annotated[Spec, "sampler"] = Spec("core/ancestral")
     tile: Annotated[int, Ge(64)] = 512
     overlap: Annotated[int, Ge(0)] = 64

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from core.denoiser.parameterization import Condition, FunctionDenoiser, Prediction
+from core.denoiser.parameterization import Condition, Denoiser, FunctionDenoiser, Prediction
 from core.denoiser.tiles import Cost, check_memory, padded_to_least, starts, tiled
 from core.model import Model, corrected
+from core.network.predict_refine import ESTIMATE, Estimating
 from core.process.noise import Noise, derive
 from core.request import Emit, silent
 from core.sampler.draws import each
@@ -34,6 +35,7 @@ class Sampling:
         grid: falling times.
         seed: of the draws.
         draws: number of draws.
+        detail: of 0 for the expected image to 1 for a draw; see `draw_restorations`.
         first: index of the first of them.
         tile: side of a tile of the result, in pixels.
         overlap: overlap of neighbouring tiles, in pixels.
@@ -43,6 +45,7 @@ class Sampling:
     grid: Float64[Tensor, " n"]
     seed: int = 0
     draws: int = 1
+    detail: float = 1.0
     first: int = 0
     tile: int = 512
     overlap: int = 64
@@ -59,6 +62,9 @@ def draw_restorations(
     """Posterior draws of one image, each in [-1, 1] and consistent with the measurement.
 
     Draw k depends on (seed, k) alone.  Memory does not grow with the number of draws or tiles.
+    With a `detail` d below 1 the result is m + d (x0 - m), m the expected image: its squared error
+    exceeds the least one by d^2 times the posterior variance (the trade-off of Freirich et al.
+    2021, arXiv:2107.02555), and a mixture of consistent images is consistent.
 
     Args:
         model: trained for a `Restoration`.
@@ -73,17 +79,51 @@ def draw_restorations(
     assert isinstance(task, Restoration), "load_model was asked for another task"
     base, condition = task.base(batch), task.condition(batch)
     check_memory(FIELDS, 3, *base.shape[-2:], device=model.device)
-    parts = tiled(padded_to_least(model.denoise), tile=sampling.tile, overlap=sampling.overlap)
-    denoise = corrected(parts, task, batch)
+    denoise = _in_tiles(model.denoise, sampling)
+    if isinstance(model.network, Estimating):
+        known = {ESTIMATE: _expected(model, condition, base, sampling)}
+        mean, condition = known[ESTIMATE], {**condition, **known}
+    elif sampling.detail < 1:
+        mean = _expected(model, condition, base, sampling)
+    denoise = corrected(denoise, task, batch)
 
     def draw(number: int, watch: Watch) -> Tensor:
+        if sampling.detail == 0:
+            return task.finish(mean, batch)
         noise = Noise.of(sampling.seed, "upscale", each=[number])
         x = prior(model.process, sampling.grid, base, noise)
         x0 = sample(denoise, sampling.grid, sampling.solver, x, noise, condition, watch=watch)
+        if sampling.detail < 1:
+            x0 = mean + sampling.detail * (x0 - mean)
         return task.finish(x0, batch)
 
-    steps = len(sampling.grid) - 1
+    steps = 0 if sampling.detail == 0 else len(sampling.grid) - 1
     yield from each(draw, sampling.draws, steps=steps, first=sampling.first, emit=emit)
+
+
+def _in_tiles(denoise: Denoiser, sampling: Sampling) -> Denoiser:
+    """The denoiser on images of any size."""
+    return tiled(padded_to_least(denoise), tile=sampling.tile, overlap=sampling.overlap)
+
+
+def _expected(
+    model: Model, condition: Condition, like: Float[Tensor, " 1 3 h w"], sampling: Sampling
+) -> Float[Tensor, " 1 3 h w"]:
+    """E[x0 | condition], by one call of the network.
+
+    The estimate of a network that makes one; of another E[x0 | x_t] at the noisy end, where x_t
+    says next to nothing of x0.
+    """
+    if isinstance(model.network, Estimating):
+        estimate = model.network.estimate
+        once: Denoiser = FunctionDenoiser(
+            model.process, lambda x, t, condition=None: Prediction(estimate(condition or {}))
+        )
+    else:
+        once = model.denoise
+    x = prior(model.process, sampling.grid, like, Noise.of(sampling.seed, "expected", each=[0]))
+    with torch.no_grad():
+        return _in_tiles(once, sampling)(x, model.process.t_max, condition).x0
 
 
 def estimate_cost(model: Model, size: tuple[int, int], sampling: Sampling) -> Cost:

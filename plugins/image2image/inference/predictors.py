@@ -254,6 +254,7 @@ def _sampling(model: Model, drawing: DrawOptions) -> Sampling:
         grid=configure("grid", grid)(model.process),
         seed=drawing.seed,
         draws=drawing.mean_of,
+        detail=drawing.detail,
         tile=drawing.tile,
         overlap=drawing.overlap,
     )

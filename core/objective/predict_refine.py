@@ -1,0 +1,93 @@
+"""The loss of a network that predicts and refines."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from core.denoiser.parameterization import Condition, Parameterization
+from core.errors import InputError
+from core.network.predict_refine import ESTIMATE, Estimating
+from core.objective.denoising import Denoising, Draw, masked_mean
+from core.objective.times import Times
+from core.objective.weighting import Weighting
+from core.process.gaussian import GaussianPath
+from core.process.noise import Noise
+
+
+@dataclass(frozen=True)
+class PredictRefine:
+    """L(x0 - f, stopped at f) + estimate_weight |x0 - f|^2, f the network's estimate.
+
+    The squared error makes f the mean of x0 given the condition; the denoising loss trains what
+    refines it and does not reach f.  Whang et al. train both by the denoising loss alone, which
+    leaves f undetermined.
+    Source: Whang et al. 2022, arXiv:2112.02475, section 3.
+
+    Args:
+        process: the forward process.
+        parameterization: the meaning of the refining network's output.
+        weighting: of a time, in units of the squared eps error.
+        times: the distribution of training times.
+        norm: squared (l2) or absolute (l1) error of the refining network.
+        estimate_weight: weight of the estimate's squared error, positive.
+
+    Raises:
+        InputError: a weight that is not positive.
+    """
+
+    process: GaussianPath
+    parameterization: Parameterization
+    weighting: Weighting
+    times: Times
+    _: KW_ONLY
+    norm: Literal["l1", "l2"] = "l2"
+    estimate_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.estimate_weight <= 0:
+            raise InputError(
+                f"predict_refine: expected estimate_weight > 0, got {self.estimate_weight:g}"
+            )
+
+    @property
+    def refining(self) -> Denoising:
+        """The denoising loss of what the estimate lacks."""
+        return Denoising(
+            self.process, self.parameterization, self.weighting, self.times, norm=self.norm
+        )
+
+    @property
+    def outputs(self) -> int:
+        """One of the network's for each channel."""
+        return 1
+
+    def draw(self, x0: Float[Tensor, " n *shape"], noise: Noise, part: slice | None = None) -> Draw:
+        """Times and eps for a batch, or for the part of it that `x0` is."""
+        return self.refining.draw(x0, noise, part)
+
+    def loss(
+        self,
+        network: nn.Module,
+        x0: Float[Tensor, " b *shape"],
+        t: Float[Tensor, "..."],
+        eps: Float[Tensor, " b *shape"],
+        condition: Condition | None = None,
+        mask: Float[Tensor, " b *shape"] | None = None,
+    ) -> Float[Tensor, " b"]:
+        """The loss of each sample; arguments as of `Denoising.loss`.
+
+        Raises:
+            InputError: the network makes no estimate.
+        """
+        if not isinstance(network, Estimating):
+            raise InputError(
+                f"objective: core/predict_refine requires a network that makes an estimate, such "
+                f"as core/predict_refine; {type(network).__name__} makes none"
+            )
+        f = network.estimate(condition or {})
+        refine = self.refining.loss(
+            network, x0, t, eps, {**(condition or {}), ESTIMATE: f.detach()}, mask
+        )
+        return refine + self.estimate_weight * masked_mean((f - x0) ** 2, mask)
