@@ -1,8 +1,8 @@
 """Predict and refine: an estimate from the condition alone, and a network for what it lacks.
 
-The estimate f(condition) takes one call, whatever the number of sampler steps, and works on a coarse
-grid, where a layer costs little.  What is diffused beside it is x0 - f: small where the condition
-determines the answer, so that the refining network can be small too.
+The estimate f(condition) takes one call, whatever the number of sampler steps, and works on a
+coarse grid, where a layer costs little.  What is diffused beside it is x0 - f: small where the
+condition determines the answer, so that the refining network can be small too.
 Source: Whang et al. 2022, Deblurring via stochastic refinement, arXiv:2112.02475, section 3; the
 residual network on the coarse grid after Lim et al. 2017 (EDSR), arXiv:1707.02921, section 3.
 """

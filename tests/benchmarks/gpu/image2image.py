@@ -28,6 +28,12 @@ SMALL = {
     "width": 64, "multipliers": (1, 2, 2), "blocks": 2, "attention": (),
     "middle_attention": False, "patch": 2,
 }  # fmt: skip
+# Four-fold super-resolution: an estimate on the grid of the low-resolution image, and a small
+# network for what it lacks.
+X4 = {
+    "width": 64, "blocks": 16, "patch": 4,
+    "refiner": {"name": "core/unet", **SMALL, "width": 48, "multipliers": (1, 2)},
+}  # fmt: skip
 DDPM = {"width": 128, "multipliers": (1, 2, 2, 2), "blocks": 2, "attention": (2,)}
 MODELS = {
     "x4": SR3,
