@@ -135,7 +135,10 @@ def estimate_cost(model: Model, size: tuple[int, int], sampling: Sampling) -> Co
     height, width = size
     check_memory(FIELDS, 3, height, width, device=model.device)
     tiled(model.denoise, tile=sampling.tile, overlap=sampling.overlap)
-    calls, tiles = _count_calls(model, sampling), sampling.tiles(height, width)
+    tiles = sampling.tiles(height, width)
+    calls = int(sampling.detail < 1)  # one of the expected image
+    if sampling.detail > 0:
+        calls += _count_calls(model, sampling)
     part = (min(height, sampling.tile), min(width, sampling.tile))
     x = torch.zeros(1, model.task.channels, *part, device=model.device)
     condition = {name: x.new_zeros(1, n, *part) for name, n in model.task.conditions.items()}

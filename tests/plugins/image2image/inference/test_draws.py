@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from core.denoiser.parameterization import FunctionDenoiser, Prediction
+from core.denoiser.parameterization import FunctionDenoiser, NetworkDenoiser, Prediction
 from core.denoiser.tiles import seam_ratio
 from core.model import Model
 from core.parts.config import configure
@@ -92,6 +92,66 @@ def test_evaluations_are_steps_times_tiles_as_was_said():
         assert len(asked) == said.calls * said.tiles * 2
         counts.append(len(asked))
     assert counts[1] <= 2.1 * counts[0]
+
+
+def gaussian(process, mean, std):
+    """E[x0 | x_t] of x0 ~ N(mean, std^2), a normal posterior's mean."""
+
+    def denoise(x, t, condition=None):
+        alpha, sigma = (over(v, x) for v in process.alpha_sigma(t))
+        gain = alpha * std**2 / (alpha**2 * std**2 + sigma**2)
+        return Prediction(mean + (gain * (x - alpha * mean)).float())
+
+    return denoise
+
+
+def test_detail_is_the_way_from_the_mean_to_a_draw():
+    """Of N(mean, 0.1^2): none is the mean, a quarter of it a 16th of a draw's squared error."""
+    process = configure("process", Spec("core/vp_cosine"))()
+    mean = torch.linspace(-0.4, 0.4, 64).view(1, 1, 1, 64).expand(1, 3, 64, 64)
+    model, how = stub(gaussian(process, mean, 0.1))
+    given = {"base": torch.zeros(1, 3, 64, 64), "residual_std": torch.ones(1, 1, 64, 64)}
+    none, quarter, whole = (
+        next(draw_restorations(model, given, replace(how, detail=d))) for d in (0.0, 0.25, 1.0)
+    )
+    torch.testing.assert_close(none, mean, rtol=0, atol=1e-3)
+    torch.testing.assert_close(quarter, 0.75 * none + 0.25 * whole)
+    assert (whole - mean).abs().max() > 0.1
+    costs = [estimate_cost(model, (64, 64), replace(how, detail=d)).calls for d in (0.0, 0.5, 1.0)]
+    assert costs == [1, costs[2] + 1, costs[2]]
+
+
+class Refining(torch.nn.Module):
+    """x0 of N(3 image, 0.1^2): the estimate, and the mean of what it lacks given x_t."""
+
+    def __init__(self, process, row):
+        super().__init__()
+        self.process, self.row, self.estimates = process, row, []
+
+    def estimate(self, condition):
+        self.estimates.append(condition["image"].shape[-2:])
+        return 3 * condition["image"]
+
+    def forward(self, x, level, condition=None):
+        # level is 1000 t, and the input's scale of this row is 1
+        alpha, sigma = (over(v, x) for v in self.process.alpha_sigma(level.double() / 1000))
+        lacking = alpha * 0.01 / (alpha**2 * 0.01 + sigma**2) * x
+        return self.row.from_x0(lacking, x, alpha, sigma).float()
+
+
+def test_a_networks_estimate_is_made_once_for_all_draws_and_steps():
+    process = configure("process", Spec("core/vp_cosine"))()
+    row = configure("parameterization", Spec("core/v", {"level": "time"}))()
+    network = Refining(process, row)
+    model, how = stub(NetworkDenoiser(network, process, row))
+    model = replace(model, network=network)
+    image = torch.linspace(-0.15, 0.15, 96).view(1, 1, 1, 96).expand(1, 3, 64, 96)
+    given = {"base": image, "residual_std": torch.ones(1, 1, 64, 96)}
+    drawn = list(draw_restorations(model, given, replace(how, draws=3, tile=64, overlap=16)))
+    assert network.estimates == [(64, 64)] * 2  # its tiles, once
+    plain, how = stub(gaussian(process, 3 * image, 0.1))
+    (same,) = draw_restorations(plain, given, replace(how, tile=96))
+    torch.testing.assert_close(drawn[0], same, rtol=0, atol=1e-4)
 
 
 MEASURED = """
