@@ -86,6 +86,7 @@ class PredictRefine:
                 f"objective: core/predict_refine requires a network that makes an estimate, such "
                 f"as core/predict_refine; {type(network).__name__} makes none"
             )
+        # f is a constant of the refinement: its gradient would move f away from the mean.
         f = network.estimate(condition or {})
         refine = self.refining.loss(
             network, x0, t, eps, {**(condition or {}), ESTIMATE: f.detach()}, mask

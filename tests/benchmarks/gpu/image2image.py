@@ -23,14 +23,14 @@ from core.parts.registry import Spec
 from core.request import EvaluateRequest, SampleRequest, TrainRequest
 from core.runs import evaluate, sample
 
-SR3 = Spec("image2image/sr3", {"scale": 4, "back_projections": 2})
+SR3 = Spec("image2image/sr3", {"scale": 4, "back_projections": 5})
 SMALL = {
     "width": 64, "multipliers": (1, 2, 2), "blocks": 2, "attention": (),
     "middle_attention": False, "patch": 2,
 }  # fmt: skip
 # Four-fold super-resolution: an estimate on the grid of the low-resolution image, and a small
-# network for what it lacks.
-X4 = {
+# network for what it lacks; as plugins/image2image/configs/reference.yaml.
+REFINED = {
     "width": 64, "blocks": 16, "patch": 4,
     "refiner": {"name": "core/unet", **SMALL, "width": 48, "multipliers": (1, 2)},
 }  # fmt: skip
@@ -47,10 +47,14 @@ def request_of(
     task: Spec, dataset: Spec, network: dict[str, Any], batch: int, steps: int
 ) -> TrainRequest:
     """Training until the minutes are over, or the steps taken."""
+    refined = "refiner" in network
     return TrainRequest(
-        task=task, dataset=dataset, network=Spec("core/unet", network), batch=batch, steps=steps,
-        process=Spec("core/vp_linear"), weighting=Spec("core/v"), precision=precision(),
-        lr=5e-4 if network["width"] <= 64 else 2e-4, warmup=200, decay="constant", ema=0.9995,
+        task=task, dataset=dataset, batch=batch, steps=steps, precision=precision(),
+        network=Spec("core/predict_refine" if refined else "core/unet", network),
+        objective=Spec("core/predict_refine" if refined else "core/denoising"),
+        process=Spec("core/vp_linear"), weighting=Spec("core/v"), warmup=200, decay="constant",
+        lr=8e-4 if refined else 5e-4 if network["width"] <= 64 else 2e-4,
+        ema=0.999 if refined else 0.9995,
     )  # fmt: skip
 
 
@@ -102,13 +106,14 @@ def main(arguments: list[str] | None = None) -> None:
         )
     else:
         data = Spec("image2image/photos", {"size": options.size})
-    models, network = (CIFAR, DDPM) if options.cifar else (MODELS, SMALL)
-    if options.width:
-        network = {**network, "width": options.width}
+    models = CIFAR if options.cifar else MODELS
     chosen = [options.only] if options.only else list(models)
     figures: dict[str, Any] = {}
     for name in chosen:
         run = options.out / "runs" / name
+        network = DDPM if options.cifar else REFINED if name == "x4" else SMALL
+        if options.width:
+            network = {**network, "width": options.width}
         request = request_of(models[name], data, network, options.batch, options.steps)
         minutes = options.minutes / len(chosen)
         figures[name] = {"training": trained(request, run, minutes, workers=options.workers)}
