@@ -80,24 +80,25 @@ def draw_restorations(
     base, condition = task.base(batch), task.condition(batch)
     check_memory(FIELDS, 3, *base.shape[-2:], device=model.device)
     denoise = _in_tiles(model.denoise, sampling)
-    if isinstance(model.network, Estimating):
-        known = {ESTIMATE: _expected(model, condition, base, sampling)}
-        mean, condition = known[ESTIMATE], {**condition, **known}
-    elif sampling.detail < 1:
+    estimates, detail = isinstance(model.network, Estimating), sampling.detail
+    mean = None
+    if estimates or detail < 1:
         mean = _expected(model, condition, base, sampling)
+    if estimates and mean is not None:
+        condition = {**condition, ESTIMATE: mean}
     denoise = corrected(denoise, task, batch)
 
     def draw(number: int, watch: Watch) -> Tensor:
-        if sampling.detail == 0:
+        if mean is not None and detail == 0:
             return task.finish(mean, batch)
         noise = Noise.of(sampling.seed, "upscale", each=[number])
         x = prior(model.process, sampling.grid, base, noise)
         x0 = sample(denoise, sampling.grid, sampling.solver, x, noise, condition, watch=watch)
-        if sampling.detail < 1:
-            x0 = mean + sampling.detail * (x0 - mean)
+        if mean is not None and detail < 1:
+            x0 = mean + detail * (x0 - mean)
         return task.finish(x0, batch)
 
-    steps = 0 if sampling.detail == 0 else len(sampling.grid) - 1
+    steps = 0 if detail == 0 else len(sampling.grid) - 1
     yield from each(draw, sampling.draws, steps=steps, first=sampling.first, emit=emit)
 
 
