@@ -3,6 +3,10 @@
 from core.errors import InputError
 
 
+class NotEnough(InputError):
+    """More memory is needed than is free now; later, or on another machine, it may suffice."""
+
+
 def free() -> int:
     """Bytes of this machine's memory that are free, or can be freed without swapping."""
     import psutil
@@ -20,7 +24,7 @@ def check(needed: int, claim: str, remedy: str, *, free: int) -> None:
         free: bytes that may be taken.
 
     Raises:
-        InputError: more is needed than is free.
+        NotEnough: more is needed than is free.
     """
     if needed > free:
-        raise InputError(f"{claim}, {free / 2**30:.1f} GiB are free; {remedy}")
+        raise NotEnough(f"{claim}, {free / 2**30:.1f} GiB are free; {remedy}")

@@ -14,7 +14,7 @@ from core.errors import InputError, StorageError
 from core.parts.config import plain
 from core.parts.signature import arguments
 from core.predictor import files_of
-from core.storage import files
+from core.storage import files, memory
 from pipelines.apply.ledger import Ledger, Record, shown
 from pipelines.apply.listing import DEATHS, RESULTS, Order, results_of, source_digest
 from pipelines.run.names import traceback_without_names
@@ -161,6 +161,8 @@ class Worker:
                 f"{self._order.out}: {os.strerror(number or 0)}; make room and run the same "
                 "command again"
             ) from error
+        if isinstance(error, memory.NotEnough):  # at another time there may be enough
+            return _Trouble("failed", said)
         if isinstance(error, InputError) and number is None:
             return _Trouble("bad", said)
         print(traceback_without_names(error, known), file=sys.stderr)

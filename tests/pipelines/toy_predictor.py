@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 
 from core.errors import InputError
 from core.parts.registry import Plugin, Registry, predictor
+from core.storage import memory
 
 
 class Shout:
@@ -55,6 +56,8 @@ class Shout:
                 os.kill(os.getpid(), signal.SIGKILL)
             case "full":
                 raise OSError(errno.ENOSPC, "No space left on device")
+            case "memory":
+                raise memory.NotEnough(f"{source}: needs more")
             case "cannot":
                 raise InputError(f"{source}: cannot be read") from OSError(errno.EIO, "I/O error")
             case "nothing":

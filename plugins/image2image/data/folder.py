@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from core.data import Cache, place_of, split_of
 from core.errors import InputError
+from core.storage import memory
 from core.storage.folders import files_in
 from plugins.image2image.data.crops import FAR, Plan, check_options, cut
 from plugins.image2image.io.pictures import FORMATS, SUFFIXES
@@ -119,6 +120,8 @@ class Folder(Dataset[dict[str, Tensor]]):
             name = path.relative_to(self.root).as_posix()
             try:
                 digest, pixels = _decode(path)
+            except memory.NotEnough:
+                raise  # skipped, the data would depend on what else this machine does
             except InputError as error:
                 damaged.append((path, str(error).removeprefix(f"{path}: ")))
                 continue

@@ -16,9 +16,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image, ImageCms
+from torch import Tensor
 
 from core.errors import InputError
+from core.storage import jpeg_scans, memory
 from plugins.image2image.io.pictures import (
     DESCRIPTIVE,
     FORMATS,
@@ -40,7 +43,9 @@ def read_picture(path: Path) -> Picture:
     several images (MPO) the first is read; animations and TIFFs of several pages are refused.
 
     Raises:
-        InputError: no such file, not an image in a known format, damaged, or too large.
+        InputError: no such file, not an image in a known format, damaged, too large, or a JPEG of
+            too many scans.
+        NotEnough: the memory that is free now does not hold it.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -64,6 +69,7 @@ def _read(file: BinaryIO, path: Path) -> Picture:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=list(FORMATS)) as image:
                 _refuse(image, path)
+                _refuse_scans(image, file, path)
                 return _decode(image, file, path)
     except InputError:
         raise
@@ -101,6 +107,28 @@ def _refuse(image: Image.Image, path: Path) -> None:
             " save it as grey or RGB with 8 or 16 bits per channel"
         )
 
+    # Integers of the file and of Pillow's image, copies of them, and float32.
+    channels = 4 if image.mode in ("P", "PA") else len(image.getbands())
+    needed = image.width * image.height * (8 + (bits > 8) * 8 + 5 * channels)
+    size = f"{image.width} x {image.height} pixels"
+    memory.check(
+        needed,
+        f"{path}: has {size}, {needed / 2**30:.1f} GiB in memory",
+        "cut it into smaller images, or use a machine with more memory",
+        free=memory.free(),
+    )
+
+
+def _refuse_scans(image: Image.Image, file: BinaryIO, path: Path) -> None:
+    if image.format not in ("JPEG", "MPO"):
+        return
+    at = file.tell()
+    file.seek(0)
+    problem = jpeg_scans.problem(file.read())
+    file.seek(at)
+    if problem:
+        raise InputError(f"{path}: {problem}; save it again as a baseline JPEG, or as PNG")
+
 
 def _tiff_bits(image: Image.Image) -> int:
     bits = getattr(image, "tag_v2", {}).get(258, (1,))
@@ -132,12 +160,10 @@ def _decode(image: Image.Image, file: BinaryIO, path: Path) -> Picture:
     if form == "TIFF" and not (deep and values.ndim == 3):
         orientation = 1  # Pillow has turned it
     values = upright(values[..., None] if values.ndim == 2 else values, orientation)
-    scaled = torch.from_numpy(np.ascontiguousarray(np.moveaxis(values, -1, 0)).astype(np.float32))
-    scaled.div_(65535 if deep else 255)
-    colours = 1 if len(scaled) < 3 else 3
+    colours = 1 if values.shape[-1] < 3 else 3
     return Picture(
-        pixels=scaled[:colours].mul(2).sub_(1),
-        alpha=scaled[colours:].clone() if len(scaled) > colours else None,
+        pixels=_scaled(values[..., :colours], deep).mul_(2).sub_(1),
+        alpha=_scaled(values[..., colours:], deep) if values.shape[-1] > colours else None,
         depth=16 if deep else 8,
         icc=icc,
         exif=exif,
@@ -147,6 +173,13 @@ def _decode(image: Image.Image, file: BinaryIO, path: Path) -> Picture:
         orientation=orientation,
         notes=tuple(notes),
     )
+
+
+def _scaled(values: np.ndarray, deep: bool) -> Float[Tensor, " c h w"]:
+    """Integers (h, w, c) as float32 in [0, 1]; nothing else of their size is made."""
+    planes = np.empty((values.shape[-1], *values.shape[:-1]), np.float32)
+    planes[...] = np.moveaxis(values, -1, 0)
+    return torch.from_numpy(planes).div_(65535 if deep else 255)
 
 
 def _exif_of(image: Image.Image, notes: list[str]) -> tuple[int, bytes | None]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from core.errors import InputError
+from core.storage import jpeg_scans
 from plugins.medical.io import dicom_decoding
 from plugins.medical.io.claims import check_claim, reason
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 GDCM = "gdcm"
+# Transfer syntaxes of JPEG's cosine transform: Baseline and Extended, PS3.5 A.4.1.
+DCT = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
 # Packages that decode what neither pydicom, Pillow nor the extra's GDCM does.
 DECODERS = {"High-Throughput JPEG 2000": "pylibjpeg and pylibjpeg-openjpeg"}
 
@@ -83,6 +86,8 @@ def read(path: Path, size: tuple[int, int]) -> Pixels:
                 f"{path.name}: is truncated: PixelData has {len(held):,} bytes, the header claims "
                 f"{wanted:,}; copy it again"
             )
+        if syntax in DCT:
+            _refuse_scans(path, held, frames)
         try:
             values = _decoded(data, path, decoders, wanted)
         except Exception as error:
@@ -93,6 +98,18 @@ def read(path: Path, size: tuple[int, int]) -> Pixels:
             f"of {size[0]} x {size[1]}"
         )
     return Pixels(values.reshape(frames, *size), inverted, padding)
+
+
+def _refuse_scans(path: Path, held: bytes, frames: int) -> None:
+    """Refuse frames whose scans take hours: nothing keeps a progressive stream out of a file."""
+    from pydicom.encaps import generate_frames
+
+    try:
+        streams = list(generate_frames(held, number_of_frames=frames))
+    except Exception:  # noqa: BLE001  (the decoders refuse it, in their words)
+        return
+    if problem := next(filter(None, map(jpeg_scans.problem, streams)), ""):
+        raise InputError(f"{path.name}: a frame {problem}; export it again, uncompressed")
 
 
 def _decoded(data: "Dataset", path: Path, decoders: Sequence[str], size: int) -> np.ndarray:

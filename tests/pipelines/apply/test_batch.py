@@ -204,6 +204,7 @@ def test_a_file_that_became_bad_has_no_result(place):
     [
         ("raise", "RuntimeError: it broke at x.txt"),
         ("nothing", "RuntimeError: the predictor wrote no result"),
+        ("memory", "needs more"),  # that is free now
         ("cannot", "cannot be read"),  # of the system, so it says nothing of the file
     ],
 )

@@ -1,8 +1,11 @@
 """Reading and writing images, against Pillow, pypng, tifffile and hostile bytes."""
 
+import io
 import random
+import re
 import resource
 import struct
+import subprocess
 import sys
 import time
 import zlib
@@ -16,6 +19,7 @@ import torch
 from PIL import Image, ImageOps
 
 from core.errors import InputError
+from core.storage import memory
 from plugins.image2image.io.pictures import Picture
 from plugins.image2image.io.reading import read_picture
 from plugins.image2image.io.writing import write_picture
@@ -298,6 +302,56 @@ def test_the_limit_does_not_hang_on_pillows_own(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     (tmp_path / "bomb.png").write_bytes(header_only_png(9_500))
     assert "million pixels" in refusal(tmp_path / "bomb.png")
+
+
+def with_scans(path, count):
+    """A grey progressive JPEG whose second scan is repeated, to so many in all."""
+    file = io.BytesIO()
+    Image.new("L", (64, 64), 128).save(file, "JPEG", progressive=True)
+    stream = file.getvalue()
+    starts = [m.start() for m in re.finditer(b"\xff\xda", stream)]
+    tables = stream.find(b"\xff\xc4", starts[1])
+    scan = stream[starts[1] : tables if starts[1] < tables < starts[2] else starts[2]]
+    path.write_bytes(stream[: starts[2]] + scan * (count - 6) + stream[starts[2] :])
+
+
+def test_a_jpeg_of_many_scans_is_refused_and_of_few_is_read(tmp_path):
+    """Each of them costs the decoder the whole image, and the file a dozen bytes."""
+    with_scans(tmp_path / "few.jpg", 100)
+    assert read_picture(tmp_path / "few.jpg").pixels.shape == (1, 64, 64)
+    with_scans(tmp_path / "many.jpg", 101)
+    assert "has 101 scans, expected at most 100" in refusal(tmp_path / "many.jpg")
+
+
+def test_more_than_the_free_memory_is_refused_before_decoding(tmp_path, monkeypatch):
+    Image.fromarray(RGB8).save(tmp_path / "a.png")
+    needed = 13 * 17 * 23
+    monkeypatch.setattr(memory, "free", lambda: needed)
+    assert read_picture(tmp_path / "a.png").depth == 8
+    monkeypatch.setattr(memory, "free", lambda: needed - 1)
+    monkeypatch.setattr(Image.Image, "load", None)
+    with pytest.raises(memory.NotEnough, match=r"has 17 x 13 pixels, 0.0 GiB in memory"):
+        read_picture(tmp_path / "a.png")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "I;16"])
+def test_reading_takes_no_more_memory_than_is_asked_for(tmp_path, mode):
+    """The most that a process of its own held, above what it held before."""
+    kind = np.uint16 if mode == "I;16" else np.uint8
+    image = Image.fromarray(np.zeros((3000, 3000), kind))
+    (image if mode == "I;16" else image.convert(mode)).save(tmp_path / "a.png")
+    script = (
+        "import resource, sys; from pathlib import Path; from core.storage import memory\n"
+        "from plugins.image2image.io.reading import read_picture\n"
+        "used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        "asked = []; memory.check = lambda needed, *rest, **free: asked.append(needed)\n"
+        "before = used(); read_picture(Path(sys.argv[1])); print(used() - before, *asked)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "a.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    taken, asked = map(int, done.stdout.split())
+    assert asked / 3 < taken < 1.1 * asked + (20 << 20)
 
 
 def test_data_that_swells_past_its_header_takes_no_memory(tmp_path):

@@ -18,6 +18,7 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     HTJ2KLossless,
+    JPEGBaseline8Bit,
     ParametricMapStorage,
     RLELossless,
 )
@@ -329,6 +330,19 @@ def test_compressed_files_have_the_values_of_their_uncompressed_originals():
         assert np.array_equal(dicom_pixels.read(path, plain.shape).stored[0], plain)
         if name != "RLE":
             assert np.array_equal(dicom_decoding.decode(path, plain.nbytes), plain)
+
+
+def test_a_frame_of_many_scans_is_refused_before_it_is_decoded(tmp_path):
+    """Labelled as Baseline, which has one scan; decoders look at the stream alone."""
+    stream = b"\xff\xd8" + b"\xff\xda\x00\x02" * 101 + b"\xff\xd9"
+
+    def compressed(number, data):
+        data.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+        data.PixelData = pydicom.encaps.encapsulate([stream])
+        data["PixelData"].is_undefined_length = True
+
+    with pytest.raises(InputError, match=r"a frame has 101 scans, expected at most 100"):
+        dicom.read(write_series(tmp_path / "in", change=compressed))
 
 
 def test_a_file_that_ends_gdcms_process_is_refused(tmp_path):
