@@ -41,10 +41,11 @@ class Photo:
 class Folder(Dataset[dict[str, Tensor]]):
     """Crops of your own images: PNG, JPEG, TIFF, WebP and BMP files of a folder and its subfolders.
 
-    The content of a file decides its split, so that adding files moves no other; of equal files
-    one is used.  Files that are not used are listed with reasons in `skipped` and in a warning;
-    hidden files and files that are not images are ignored.  Links out of the folder are not
-    followed.  Transparency is discarded.  Every file is decoded once at the start.
+    The content of a file decides its split, so that adding files moves no other; only where one
+    split would be empty, the file nearest to it is used for it.  Of equal files one is used.  Files
+    that are not used are listed with reasons in `skipped` and in a warning; hidden files and files
+    that are not images are ignored.  Links out of the folder are not followed.  Transparency is
+    discarded.  Every file is decoded once at the start.
 
     Args:
         root: the folder.
@@ -155,7 +156,7 @@ class Folder(Dataset[dict[str, Tensor]]):
         return list(seen.values())
 
     def _side(self, split: str, usable: list[Photo], fraction: float) -> list[Photo]:
-        """The images of one split; at a fraction between 0 and 1 neither may be empty."""
+        """The images of one split; at a fraction between 0 and 1 neither is empty."""
         if fraction in (0, 1):
             if split == ("test" if fraction else "train"):
                 return usable
@@ -170,14 +171,18 @@ class Folder(Dataset[dict[str, Tensor]]):
             raise InputError(
                 f"{self.root}: has one usable image; two are required, to train and to test"
             )
-        test = bool(chosen) == (split == "test")
-        fractions = sorted(place_of(photo.digest) for photo in usable)
-        near = fractions[-2:] if test else fractions[:2]
-        bound = sum(near) / 2
-        raise InputError(
-            f"{self.root}: all {len(usable)} images are in the {'test' if test else 'train'}"
-            f" split at test_fraction {fraction:g}; add some, or set test_fraction to {bound:.6g}"
+        empty = split if not chosen else {"train": "test", "test": "train"}[split]
+        nearest = min if empty == "test" else max  # in test are those below the fraction
+        moved = nearest(usable, key=lambda photo: place_of(photo.digest))
+        if split != empty:
+            return [photo for photo in usable if photo is not moved]
+        warnings.warn(
+            f"{self.root}: the contents of all {len(usable)} images put them outside the {split} "
+            f"split at test_fraction {fraction:g}; the nearest, {moved.name}, is used for it: "
+            "with more images it may change sides",
+            stacklevel=5,
         )
+        return [moved]
 
     def pixels(self, photo: int) -> np.ndarray:
         """A whole image (3, h, w), uint8 or uint16, from the cache or decoded again.

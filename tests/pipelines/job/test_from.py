@@ -1,6 +1,8 @@
 """A step takes options from a file; its key is that of what they come to, wherever they lay."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from toy_verbs import TOYS, toys
@@ -49,3 +51,11 @@ def test_what_a_matrix_varies_and_inputs_supply_is_not_taken(tmp_path):
 def test_two_files_for_one_step_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"steps\.a\.from: given in request too; keep one"):
         planned(tmp_path, {"a": {"run": "make", "from": "x", "request": {"from": "y"}}})
+
+
+def test_the_quick_look_of_the_demo_shortens_every_training():
+    """The settings in the job's own head, as a reader would copy them."""
+    path = Path(__file__).parents[3] / "pipelines/jobs/demo.yaml"
+    settings = re.findall(r"--set (\S+)", path.read_text())
+    lengths = [s.request["steps"] for s in read(path, settings).steps if s.run == "train"]
+    assert lengths == [200, 200, 200]

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from core.errors import InputError
+from core.storage import memory
 from plugins.image2image.data.folder import Folder
 from plugins.image2image.io.pictures import Picture
 from plugins.image2image.io.writing import write_picture
@@ -146,13 +147,22 @@ def test_folders_without_pictures_are_refused(tmp_path):
         assert str(caught.value).startswith(str(tmp_path / name))
 
 
-@pytest.mark.parametrize("fraction", [1e-6, 1 - 1e-6])
-def test_an_empty_side_is_refused_with_a_fraction_that_works(folder, fraction):
-    with pytest.raises(InputError, match="set test_fraction to") as caught:
-        Folder("train", root=folder, test_fraction=fraction)
-    suggested = float(str(caught.value).rsplit(" ", 1)[1])
-    train, test = both(folder, test_fraction=suggested)
-    assert {len(sources(train)), len(sources(test))} == {1, 11}
+@pytest.mark.parametrize(("fraction", "empty"), [(1e-6, "test"), (1 - 1e-6, "train")])
+def test_a_split_that_would_be_empty_has_the_image_nearest_to_it(folder, fraction, empty):
+    def place(path):
+        return int(hashlib.sha256(path.read_bytes()).hexdigest()[:13], 16) / 16**13
+
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    nearest = (min if empty == "test" else max)(paths, key=place)
+    name = str(nearest.relative_to(folder))
+    with pytest.warns(UserWarning, match=f"nearest, {name}, is used for it") as caught:
+        train, test = both(folder, test_fraction=fraction)
+    assert len(caught) == 1
+    alone, rest = (sources(one) for one in ((test, train) if empty == "test" else (train, test)))
+    assert (len(alone), len(rest)) == (1, 11)
+    assert not alone & rest
+    chosen = test if empty == "test" else train
+    assert chosen.name(0).startswith(name)
 
 
 @pytest.mark.parametrize(
@@ -205,3 +215,10 @@ def test_a_clean_folder_warns_of_nothing(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         both(folder)
+
+
+def test_what_the_memory_of_now_does_not_hold_is_not_skipped(folder, monkeypatch):
+    """Else the data, and what is trained on them, would depend on what else the machine does."""
+    monkeypatch.setattr(memory, "free", lambda: 1000)
+    with pytest.raises(memory.NotEnough, match="cut it into smaller images"):
+        Folder("train", root=folder, test_fraction=0.4)

@@ -351,7 +351,7 @@ def test_reading_takes_no_more_memory_than_is_asked_for(tmp_path, mode):
     command = [sys.executable, "-c", script, str(tmp_path / "a.png")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     taken, asked = map(int, done.stdout.split())
-    assert asked / 3 < taken < 1.1 * asked + (20 << 20)
+    assert taken < 1.1 * asked + (20 << 20)
 
 
 def test_data_that_swells_past_its_header_takes_no_memory(tmp_path):
