@@ -49,7 +49,7 @@ FAULTS = (
     Fault("from: a file's own file is not read", "core/parts/inherited.py",
           "base = inherit(read_yaml(path), path.parent, through=(*through, path))",
           "base = read_yaml(path)", "core/parts/test_inherited.py"),
-    Fault("contract: a condition may be ignored", "core/testing/contract.py",
+    Fault("contract: a condition may be ignored", "core/testing/networks.py",
           "assert (changed - output).abs().max() > 1e-4, (", "assert True, (",
           "plugins/test_contract.py", "neither_used"),
     Fault("scaffold: what is there is written over", "core/scaffold/plugin.py",

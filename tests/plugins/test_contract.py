@@ -161,14 +161,14 @@ def test_autoguidance_keeps_its_contract():
 
 def test_the_contract_catches_a_network_that_mixes_its_batch():
     from core.network.unet import UNet
-    from core.testing.contract import _network
+    from core.testing.networks import check_network
 
     class Mixing(UNet):
         def forward(self, x, level, condition=None):
             return super().forward(x, level, condition) + x.mean()
 
     with pytest.raises(AssertionError, match="neighbours"):
-        _network(Mixing, options=SMALL)
+        check_network(Mixing, options=SMALL)
 
 
 def layers(axes, *, deaf=(), names=("image", "vector")):
@@ -200,11 +200,11 @@ def layers(axes, *, deaf=(), names=("image", "vector")):
 @pytest.mark.parametrize("axes", range(4))
 @pytest.mark.parametrize("names", [(), ("image",), ("image", "vector")])
 def test_networks_of_any_rank_and_conditions_keep_the_contract_without_options(axes, names):
-    from core.testing.contract import _network
+    from core.testing.networks import check_network
 
-    _network(layers(axes, names=names))
+    check_network(layers(axes, names=names))
     with pytest.raises(AssertionError, match="a sample depends on its neighbours"):
-        _network(mixing(layers(axes, names=names)))
+        check_network(mixing(layers(axes, names=names)))
 
 
 def mixing(kind):
@@ -216,14 +216,14 @@ def mixing(kind):
 
 
 def test_a_condition_that_is_neither_used_nor_refused_breaks_the_contract():
-    from core.testing.contract import _network
+    from core.testing.networks import check_network
 
     with pytest.raises(AssertionError, match="ignores the condition 'vector': use it, or refuse"):
-        _network(layers(2, deaf=("vector",)))
+        check_network(layers(2, deaf=("vector",)))
 
 
 def test_a_network_that_takes_no_batch_is_said_with_every_reason():
-    from core.testing.contract import _network
+    from core.testing.networks import check_network
 
     class Broken(torch.nn.Module):
         def __init__(self, channels, outputs, conditions):
@@ -233,4 +233,4 @@ def test_a_network_that_takes_no_batch_is_said_with_every_reason():
             return x.flatten()
 
     with pytest.raises(AssertionError, match=r"(?s)pass `shape`.*\(2, 3, 24\) gives \(144,\)"):
-        _network(Broken)
+        check_network(Broken)
