@@ -185,6 +185,16 @@ def _is_class(tree: ast.Module, name: str) -> bool:
     return any(isinstance(node, ast.ClassDef) and node.name == name for node in tree.body)
 
 
+def _meanings_in_text(tree: ast.Module, kind: ast.ClassDef) -> dict[str, str]:
+    """The meanings that a class states, and its base in the same module where it does not."""
+    bases = [base.id for base in kind.bases if isinstance(base, ast.Name)]
+    found: dict[str, str] = {}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name in bases:
+            found |= _meanings_in_text(tree, node)
+    return found | _meanings(ast.get_docstring(kind))
+
+
 def _options_in_text(module: str, attribute: str) -> tuple[Option, ...]:
     tree = _tree(module)
 
@@ -214,9 +224,7 @@ def _options_in_text(module: str, attribute: str) -> tuple[Option, ...]:
                 raise _NotPlain(attribute)
             args = inits[0].args
             document = document if "Args:" in (document or "") else ast.get_docstring(inits[0])
-            match kind.bases:
-                case [ast.Name(id=base)] if _is_class(tree, base):
-                    inherited = {o.name: o.meaning for o in _options_in_text(module, base)}
+            inherited = _meanings_in_text(tree, kind)
         case _:
             raise _NotPlain(attribute)
     meanings, options = inherited | _meanings(document), []

@@ -28,6 +28,7 @@ def script(monkeypatch):
     return load
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "model", "tables"),
     [

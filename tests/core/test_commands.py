@@ -218,9 +218,9 @@ class FanBeam(Radon):
 
 
 def test_an_option_means_what_its_base_says_where_it_says_nothing_else(tmp_path, monkeypatch):
-    (tmp_path / "based_part.py").write_text(BASED)
+    (tmp_path / "fanned_part.py").write_text(BASED)
     monkeypatch.syspath_prepend(tmp_path)
-    registry = Registry([Plugin("based", "", (operator("fan", "based_part:FanBeam", ""),))])
+    registry = Registry([Plugin("based", "", (operator("fan", "fanned_part:FanBeam", ""),))])
     expected = [("views", 360, "number of angles."), ("arc", 360.0, "in degrees.")]
     imported = options_of(registry.load("operator", "based/fan"))
     for options in (part_options("operator", "based/fan", registry), imported):

@@ -92,6 +92,7 @@ def run(environment, *arguments):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_it_passes_its_own_tests(installed_plugin):
     folder, environment = installed_plugin
     run(environment, sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", folder,

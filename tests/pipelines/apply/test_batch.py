@@ -481,6 +481,7 @@ def test_a_model_that_kills_every_worker_ends(ray_here, place):
     assert together(place)[0].done == 4
 
 
+@pytest.mark.slow
 def test_a_job_trains_and_applies(ray_here, tmp_path):
     """The example: in this process, and shared by two workers of Ray."""
     photos = tmp_path / "photos"

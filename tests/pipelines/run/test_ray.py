@@ -125,6 +125,7 @@ def test_a_plugin_on_the_python_path_is_seen_by_workers(ray_here):
     assert folder == os.getcwd()  # so that relative paths in requests mean the same
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "status"),
     [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],

@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from core.denoiser.parameterization import FunctionDenoiser, NetworkDenoiser, Prediction
@@ -49,6 +50,7 @@ def local(process):
     return denoise
 
 
+@pytest.mark.slow
 def test_tiles_leave_no_seam():
     """At most 1.05; the same without an overlap is far above: the measure sees seams."""
 
@@ -175,6 +177,7 @@ for side in (128, 512):
 """
 
 
+@pytest.mark.slow
 def test_memory_grows_by_the_pictures_fields_alone():
     """One tile and sixteen: the network's 96 channels are those of one tile."""
     done = subprocess.run(

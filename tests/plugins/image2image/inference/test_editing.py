@@ -241,6 +241,7 @@ def local(process):
     return denoise
 
 
+@pytest.mark.slow
 def test_tiles_leave_no_seam():
     """Mean gradient across the lines where tiles begin and end, over that elsewhere: at most 1.05.
 

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TORTURE = os.environ.get("POLYMODE_TORTURE", "") not in ("", "0")
 
 
+@pytest.mark.slow
 def test_damaged_files_are_refused_or_read_and_nothing_else(tmp_path):
     """500 mutants of nine files, 20,000 under POLYMODE_TORTURE, in bounded memory and time."""
     count = 20_000 if TORTURE else 500

@@ -354,6 +354,7 @@ def test_reading_takes_no_more_memory_than_is_asked_for(tmp_path, mode):
     assert taken < 1.1 * asked + (20 << 20)
 
 
+@pytest.mark.slow
 def test_data_that_swells_past_its_header_takes_no_memory(tmp_path):
     """A header of 4 x 4 with 400 MB of zeros behind it."""
     path, swollen = tmp_path / "a.png", zlib.compressobj(9)

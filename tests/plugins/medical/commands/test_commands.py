@@ -93,6 +93,41 @@ def test_ct_of_a_dicom_folder_lies_where_it_lay(tmp_path, priors, ways):
 
 
 @pytest.mark.slow
+def test_a_standard_deviation_in_a_dcm_is_a_parametric_map_of_the_nifti_values(tmp_path, priors):
+    """Through the command, read by pydicom: float32 in HU, on the source's frames."""
+    source = series(tmp_path / "scan")
+    known = [pydicom.dcmread(path) for path in source.iterdir()]
+    options = ("--checkpoint", priors / "ct", "--draws", 2, "--steps", 2, "--views", 9,
+               "--threads", 1)  # fmt: skip
+    for end in ("dcm", "nii"):
+        said = call(main, "reconstruct-ct", source, *options, "-o", tmp_path / f"{end}-mean.nii",
+                    "--deviation", tmp_path / f"std.{end}")  # fmt: skip
+        assert said.returncode == 0, said.stderr
+        assert str(tmp_path / f"std.{end}") in said.stdout.splitlines()
+    found = pydicom.dcmread(tmp_path / "std.dcm")
+    assert found.SOPClassUID.name == "Parametric Map Storage"
+    assert found.StudyInstanceUID == known[0].StudyInstanceUID
+    assert found.FrameOfReferenceUID == known[0].FrameOfReferenceUID
+    shared = found.SharedFunctionalGroupsSequence[0]
+    (mapping,) = (
+        shared.RealWorldValueMappingSequence
+        if "RealWorldValueMappingSequence" in shared
+        else found.PerFrameFunctionalGroupsSequence[0].RealWorldValueMappingSequence
+    )
+    assert mapping.MeasurementUnitsCodeSequence[0].CodeValue == "[hnsf'U]"
+    maps = np.frombuffer(found.FloatPixelData, "<f4").reshape(-1, found.Rows, found.Columns)
+    frames = {
+        round(float(group.PlanePositionSequence[0].ImagePositionPatient[2]), 3): frame
+        for group, frame in zip(found.PerFrameFunctionalGroupsSequence, maps, strict=True)
+    }
+    std = nifti.read(tmp_path / "std.nii")
+    assert std.voxels.max() > 0
+    for number, values in enumerate(std.voxels):
+        place = round(float(std.affine[2, 3] + number * std.affine[2, 2]), 3)
+        assert np.allclose(frames[place], values, atol=1e-3)
+
+
+@pytest.mark.slow
 def test_a_scan_measured_and_read_again_is_reconstructed_the_same(tmp_path, priors):
     source = series(tmp_path / "scan")
     options = ("--draws", 1, "--steps", 2, "--threads", 1, "--checkpoint", priors / "ct")
