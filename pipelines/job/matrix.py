@@ -7,6 +7,7 @@ for the check to name.
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -17,6 +18,8 @@ from core.parts.config import ConfigError, override
 from pipelines.job.verbs import Runnable
 
 MOST = 1000  # steps that one may stand for
+MOST_STEPS = 10_000  # of a job, each of which has a folder and lines in every listing
+MOST_INPUTS = 100_000  # of all of them
 MAX_NAME = 64  # letters of a step's name; a folder's holds it, a dash and 16 digits
 Written = Mapping[str, Any]
 
@@ -60,6 +63,8 @@ def expand(
         if count > MOST:
             problems.append(f"steps.{name}: its matrix makes {count} steps; at most {MOST}")
             axes[name] = ()
+    if too_many := _too_many(steps, axes, table):
+        return {}, [*problems, too_many]
     made: dict[str, dict[str, Any]] = {}
     for name, step in steps.items():
         for choice in _choices(axes[name]):
@@ -95,6 +100,27 @@ def _order(steps: Mapping[str, Written], table: Mapping[str, Runnable]) -> list[
         return list(TopologicalSorter(graph).static_order())
     except CycleError:  # named later, with the steps in it
         return list(steps)
+
+
+def _too_many(
+    steps: Mapping[str, Written],
+    axes: Mapping[str, tuple[Axis, ...]],
+    table: Mapping[str, Runnable],
+) -> str:
+    """The problem of a job of too many steps or inputs, counted before any is made; or nothing."""
+    total = inputs = 0
+    for name, step in steps.items():
+        shards = step.get("shards", 1)
+        parts = shards if type(shards) is int and 1 < shards <= MOST else 1
+        variants = _count(axes[name])
+        total += variants * (parts + (parts > 1))
+        for source in _sources(step) if _whole(step, table) else ():
+            inputs += variants * _count(axes.get(source, ()))
+    if total > MOST_STEPS:
+        return f"steps: {total} with those of matrices and shards, at most {MOST_STEPS} in a job"
+    if inputs > MOST_INPUTS:
+        return f"steps: reports have {inputs} inputs, at most {MOST_INPUTS} in a job"
+    return ""
 
 
 def _own_axes(name: str, step: Written) -> tuple[list[Axis], list[str]]:
@@ -136,8 +162,9 @@ def _names(values: Sequence[Any]) -> tuple[str, ...]:
         short = re.sub(r"[^a-z0-9-]+", "_", text.lower()).strip("_")
         simple = short and len(short) <= 24 and not isinstance(value, (dict, list))
         names.append(short if simple else _hash(value))
+    counts = Counter(names)
     return tuple(
-        name if names.count(name) == 1 else f"{name}_{_hash(value)}"
+        name if counts[name] == 1 else f"{name}_{_hash(value)}"
         for name, value in zip(names, values, strict=True)
     )
 
@@ -153,9 +180,15 @@ def _count(axes: Sequence[Axis]) -> int:
     return count
 
 
-def _choices(axes: Sequence[Axis]) -> Iterator[Choice]:
-    for places in product(*(range(len(axis.values)) for axis in axes)):
-        yield {(axis.step, axis.option): i for axis, i in zip(axes, places, strict=True)}
+def _choices(axes: Sequence[Axis], agreed: Choice | None = None) -> Iterator[Choice]:
+    """Every choice of the axes' values, those that `agreed` decides as it does."""
+    keys, agreed = [(axis.step, axis.option) for axis in axes], agreed or {}
+    ranges = (
+        [agreed[key]] if key in agreed else range(len(axis.values))
+        for key, axis in zip(keys, axes, strict=True)
+    )
+    for places in product(*ranges):
+        yield dict(zip(keys, places, strict=True))
 
 
 def _suffix(axes: Sequence[Axis], choice: Choice) -> str:
@@ -211,10 +244,9 @@ def _matched(
     if not axes.get(source):
         yield label, text
         return
-    for other in _choices(axes[source]):
-        if all(other[key] == choice[key] for key in other.keys() & choice.keys()):
-            suffix = _suffix(axes[source], other) if whole else ""
-            yield label + suffix, f"{_name(source, axes[source], other)}{dot}{result}"
+    for other in _choices(axes[source], choice):
+        suffix = _suffix(axes[source], other) if whole else ""
+        yield label + suffix, f"{_name(source, axes[source], other)}{dot}{result}"
 
 
 # --- shards ----------------------------------------------------------------------------------

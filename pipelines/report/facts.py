@@ -56,7 +56,8 @@ def _step(label: str, folder: Path) -> Facts:
     if request is None or environment is None or result is None:
         raise InputError(f"report: input {label!r}: {folder.name} holds no finished result")
     identity = request["identity"]
-    options = dict(_flat(identity["request"]))
+    named = request.get("named", {})
+    options = dict(_flat(_without_folders(identity["request"], named)))
     facts: Facts = {
         "label": label,
         "step": request["step"],
@@ -77,7 +78,7 @@ def _step(label: str, folder: Path) -> Facts:
         facts["evaluation"] = evaluation(found)
         if charts := list(read_charts(found.charts)):
             facts["charts"] = charts
-    if search := _search(folder):
+    if search := _search(folder, named):
         facts["search"] = search
     rows = _rows(folder / "metrics.jsonl")
     if losses := _losses(rows):
@@ -85,14 +86,15 @@ def _step(label: str, folder: Path) -> Facts:
     return facts
 
 
-def _search(folder: Path) -> Facts | None:
+def _search(folder: Path, named: Mapping[str, str]) -> Facts | None:
     """The trials of a search and their figures over steps, as `sweep.trials` writes them."""
     table = results.read_json(folder / trials.TABLE)
     if table is None or table.get("format") != trials.FORMAT:
         return None
     metric, rows = table["metric"], []
     for row in table["trials"]:
-        options = {name: _no_absolute(value) for name, value in row["options"].items()}
+        options = _without_folders(row["options"], named, "")
+        options = {name: _no_absolute(value) for name, value in options.items()}
         points = [
             {"step": at["step"], "loss": figure}
             for at in _rows(folder / "trials" / row["trial"] / "metrics.jsonl")
@@ -117,6 +119,32 @@ def _search(folder: Path) -> Facts | None:
     }
 
 
+def _without_folders(value: Any, named: Mapping[str, str], at: str = "request") -> Any:
+    """Plain values of a request, or of a trial, with every path as its last part.
+
+    Args:
+        value: at the dotted place `at`.
+        named: paths that the request names, by dotted place.
+    """
+    match value:
+        case str() if at in named:
+            return _last_part(named[at])
+        case str() if value in named.values():
+            return _last_part(value)
+        case Mapping():
+            return {k: _without_folders(inner, named, f"{at}.{k}") for k, inner in value.items()}
+        case list():
+            each = enumerate(value)
+            return [_without_folders(inner, named, f"{at}[{i}]") for i, inner in each]
+    return value
+
+
+def _last_part(path: str) -> str:
+    """A path as its last part: folders' names may say whose data it is."""
+    name = Path(path).name
+    return f"…/{name}" if name != path else path
+
+
 def _flat(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
@@ -126,9 +154,9 @@ def _flat(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _no_absolute(value: Any) -> Any:
-    """An absolute path as its last part: folders' names may say whose data it is."""
+    """An absolute path as its last part."""
     if isinstance(value, str) and value.startswith("/"):
-        return f"…/{Path(value).name}"
+        return _last_part(value)
     return [_no_absolute(inner) for inner in value] if isinstance(value, list) else value
 
 

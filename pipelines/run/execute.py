@@ -31,13 +31,14 @@ Outcomes = dict[str, Outcome]
 def locally(planned: Sequence[Planned], display: Display, *, verbs: Verbs = VERBS) -> Outcomes:
     """Do what is to be done, one step after another, in this process."""
     outcomes: Outcomes = {}
+    folders = _folders(planned)
     for p in planned:
         outcome = _settled(p, outcomes)
         for attempt in range(1, p.step.retries + 2) if outcome is None else ():
             display.started(p.step.name, attempt)
             outcome = run_step(
                 p,
-                _folders(planned),
+                _inputs(p, folders),
                 find(p.step.run, verbs),
                 attempt=attempt,
                 emit=lambda event, name=p.step.name: display.news(name, event),
@@ -59,7 +60,7 @@ def on_ray(planned: Sequence[Planned], display: Display, *, verbs: Verbs = VERBS
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     outcomes: Outcomes = {}
     running: dict[Any, tuple[Planned, int, _Events]] = {}
-    folders, called = ray.put(_folders(planned)), Path.cwd()
+    folders, called = _folders(planned), Path.cwd()
 
     def submit(p: Planned, attempt: int) -> None:
         tail, alone = _Events(p.folder / results.EVENTS), p.step.workers == 1
@@ -70,7 +71,7 @@ def on_ray(planned: Sequence[Planned], display: Display, *, verbs: Verbs = VERBS
             else {"num_cpus": 0, "scheduling_strategy": here}
         )
         options = remote.options(name=p.step.name, **occupied)
-        task = options.remote(p, folders, find(p.step.run, verbs), attempt, called)
+        task = options.remote(p, _inputs(p, folders), find(p.step.run, verbs), attempt, called)
         running[task] = p, attempt, tail
 
     def settle(p: Planned, outcome: Outcome) -> None:
@@ -156,6 +157,11 @@ def _answer(
 
 def _folders(planned: Sequence[Planned]) -> dict[str, Path]:
     return {p.step.name: p.folder for p in planned}
+
+
+def _inputs(p: Planned, folders: Mapping[str, Path]) -> dict[str, Path]:
+    """The folders of the steps that a step needs: those of all go to no worker of a large job."""
+    return {need: folders[need] for need in p.step.needs}
 
 
 def _settled(p: Planned, outcomes: Outcomes) -> Outcome | None:

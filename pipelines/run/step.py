@@ -28,7 +28,7 @@ from core.storage import files
 from core.training.stopping import Stopped
 from pipelines.job.plan import Planned
 from pipelines.job.verbs import Runnable, load
-from pipelines.run.names import places, traceback_without_names, without_names
+from pipelines.run.names import traceback_without_names, without_names
 from pipelines.run.unchanged import Changed, unchanged
 from pipelines.store import results
 
@@ -100,7 +100,7 @@ def run_step(
 
     def causes(error: Exception) -> dict[str, str]:
         message = _message(error)
-        cause = without_names(message, places(folders.values()), error)
+        cause = without_names(message, _named(planned), error)
         return {"cause": cause, "message": message}
 
     def waiting() -> None:
@@ -139,6 +139,11 @@ def run_step(
         return ended("failed", **causes(error), final=_final(error))
 
 
+def _named(planned: Planned) -> dict[str, Path]:
+    """The files and folders that a step reads, by option: a message may hold their names."""
+    return {read.at: read.path for read in planned.reads}
+
+
 def _message(error: Exception) -> str:
     """A refusal's words; of another error its kind and first line."""
     if isinstance(error, InputError):
@@ -175,7 +180,7 @@ def _do(
         try:
             result = _call(planned, folders, verb, machine, emit, together, leave)
         except Exception as error:
-            named = places(folders.values())
+            named = _named(planned)
             print(traceback_without_names(error, named), end="", file=sys.stderr)
             raise
     files.write_json(folder / results.RESULT, _relative(result, folder))

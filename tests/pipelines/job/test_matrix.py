@@ -12,6 +12,7 @@ from toy_verbs import TOYS, toys
 
 from core.parts.config import ConfigError
 from core.parts.registry import Plugin, Registry, Verb
+from pipelines.job import matrix
 from pipelines.job.file import Source, parse
 from pipelines.job.plan import plan
 from pipelines.job.verbs import VERBS, find, known
@@ -334,3 +335,37 @@ def test_a_table_with_a_wrong_verb_is_broken_and_says_why(change):
     assert "is not 'package.module:attribute'" in registry.broken["p"]
     twice = Registry([Plugin("p", "x", (), verbs=(Verb(**options), Verb(**options)))])
     assert twice.broken["p"] == "two verbs are 'v'"
+
+
+def test_a_job_has_a_bounded_number_of_steps_and_inputs():
+    wide = {"run": "make", "matrix": {"number": list(range(1000))}}
+    steps = {f"a{i}": wide for i in range(11)}
+    assert problems(steps) == [
+        "steps: 11000 with those of matrices and shards, at most 10000 in a job"
+    ]
+    shared = {"run": "deal", "shards": 1000}
+    assert problems({f"a{i}": shared for i in range(10)}) == [
+        "steps: 10010 with those of matrices and shards, at most 10000 in a job"
+    ]
+    page = {"run": "report", "matrix": {"title": [f"{i}" for i in range(101)]}}
+    assert problems({"a": wide, "page": {**page, "inputs": {"A": "a"}}}) == [
+        "steps: reports have 101000 inputs, at most 100000 in a job"
+    ]
+
+
+def test_variants_look_at_the_choices_that_agree_with_theirs_alone(monkeypatch):
+    """As many choices as variants and inputs: not one for each pair of variants."""
+    seen = []
+    product = matrix.product
+
+    def counted(*ranges):
+        for places in product(*ranges):
+            seen.append(places)
+            yield places
+
+    monkeypatch.setattr(matrix, "product", counted)
+    count = 100
+    chain = {"a0": {"run": "make", "matrix": {"number": list(range(count))}}}
+    chain |= {f"a{i}": {"run": "add", "inputs": {"left": f"a{i - 1}.made"}} for i in (1, 2)}
+    assert len(job(chain).steps) == 3 * count
+    assert len(seen) == 5 * count

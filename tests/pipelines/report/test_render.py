@@ -414,3 +414,28 @@ def test_costs_add_up_where_they_are_known(run, tmp_path):
         (run["sample"] / "env.json").read_text().replace('"cpu_seconds"', '"other"')
     )
     assert render.gather("", run)["cpu_seconds"] is None
+
+
+def test_folders_of_relative_paths_are_not_told_either(run, tmp_path):
+    request = results.read_json(run["sample"] / "request.json")
+    request["identity"]["request"] = {
+        "dataset": {"name": "image2image/folder", "root": "<content>"},
+        "more": ["<content>"],
+        "space": {"dataset.root": ["patients/mueller/ct", "patients/maier/ct"]},
+        "ratio": "a/b",
+    }
+    request["named"] = {
+        "request.dataset.root": "patients/mueller/scans",
+        "request.more[0]": "here",
+        "request.variants[0].dataset.root": "patients/mueller/ct",
+        "request.variants[1].dataset.root": "patients/maier/ct",
+    }
+    files.write_json(run["sample"] / "request.json", request)
+    _, text, facts = written("", run, tmp_path / "out")
+    everything = text + json.dumps(facts, ensure_ascii=False)
+    assert not [name for name in ("patients", "mueller", "maier") if name in everything]
+    options = next(s["options"] for s in facts["steps"] if s["label"] == "sample")
+    assert options["dataset.root"] == "…/scans"
+    assert options["more"] == ["here"]
+    assert options["space.dataset.root"] == ["…/ct", "…/ct"]
+    assert options["ratio"] == "a/b"

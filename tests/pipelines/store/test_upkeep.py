@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -345,3 +346,88 @@ def test_a_result_with_a_link_out_of_it_is_none(tmp_path):
     with pytest.raises(InputError, match="leads out of"):
         results.commit(folder, KEY)
     assert results.inspect(folder, KEY).state == "unfinished"
+
+
+def test_results_of_a_job_that_are_not_there_are_counted(ran):
+    changed = ["--set", "steps.a.request.number=77"]
+    ended = command(ran, "verify", "job.yaml", *changed)
+    assert ended.returncode == 0
+    assert ended.stderr == "1 whole, 4 not there\n"  # all but `b` need `a`
+    alone = ran / "alone.yaml"
+    alone.write_text(json.dumps({"name": "alone", "steps": {"a": STEPS["a"]}}))
+    ended = command(ran, "verify", alone, *changed)
+    assert (ended.returncode, ended.stderr) == (1, "1 not there\n")
+
+
+def test_files_that_a_result_does_not_list_are_named(ran):
+    (a,) = (ran / "runs" / "store").glob("a-*")
+    (a / "step-99999999").mkdir()
+    (a / "step-99999999" / "state.json").write_text("{}")
+    ended = command(ran, "verify")
+    assert ended.returncode == 1
+    name = os.path.relpath(a, ran)
+    assert ended.stdout == f"{name}  step-99999999/state.json is not part of this result\n"
+    assert "1 with other files" in ended.stderr
+    ended = command(ran, "run", "job.yaml", "--local", "--set", "steps.sum.request.plus=2")
+    assert ended.returncode == 2
+    assert "holds step-99999999/state.json, which the step did not make" in ended.stderr
+    assert a.exists()
+
+
+def test_deep_json_anywhere_ends_in_one_sentence(ran):
+    (a,) = (ran / "runs" / "store").glob("a-*")
+    (a / "MANIFEST.json").write_text("[" * 100_000)
+    ended = command(ran, "verify")
+    assert ended.returncode == 1
+    assert "MANIFEST.json is not readable: nested deeper than" in ended.stdout
+    (ran / "runs" / "toys" / "plan.json").write_text("[" * 100_000)
+    ended = command(ran, "gc")
+    assert ended.returncode == 2
+    assert "plan.json: cannot be read" in ended.stderr
+
+
+def without_passing_permissions(tmp_path, *words):
+    """The command in a process that obeys permissions even if it is root's."""
+    obeying = "import privileges; privileges.drop(); import toy_verbs; toy_verbs.polymode()"
+    return subprocess.run(
+        [sys.executable, "-c", obeying, *map(str, words)],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_manifest_that_cannot_be_read_now_costs_no_result(ran):
+    (a,) = (ran / "runs" / "store").glob("a-*")
+    (a / "MANIFEST.json").chmod(0)
+    try:
+        for words in (["plan", "job.yaml"], ["run", "job.yaml", "--local"]):
+            ended = without_passing_permissions(ran, *words)
+            assert ended.returncode == 2
+            assert f"{a}: MANIFEST.json cannot be read now: Permission denied" in ended.stderr
+        ended = without_passing_permissions(ran, "verify")
+        assert ended.returncode == 1
+        assert "MANIFEST.json cannot be read now" in ended.stdout
+    finally:
+        (a / "MANIFEST.json").chmod(0o644)
+    assert not list((ran / "runs" / "store").glob("damaged-*"))
+    assert command(ran, "plan", "job.yaml").stdout.count(" hit ") == len(STEPS)
+
+
+@pytest.mark.slow
+def test_hits_of_a_read_only_store_print_where_the_report_is(ran):
+    runs = [ran / "runs", *(ran / "runs").rglob("*")]
+    modes = {path: path.stat().st_mode for path in runs}
+    for path, mode in modes.items():
+        path.chmod(mode & ~0o222)
+    try:
+        ended = without_passing_permissions(ran, "run", "job.yaml", "--local")
+        assert ended.returncode == 0
+        assert ended.stdout.rstrip().endswith("report.html")
+        other = ["run", "job.yaml", "--local", "--set", "steps.a.request.number=8"]
+        ended = without_passing_permissions(ran, *other)
+        assert ended.returncode == 2
+        assert "cannot be written" in ended.stderr
+    finally:
+        for path, mode in modes.items():
+            path.chmod(mode)
