@@ -1,7 +1,7 @@
 """The commands of the core: parse a request, call one function, print its result.
 
 Results go to standard output, one a line; messages to standard error.  The exit status is 0, 1
-(the run failed), 2 (the request was wrong), 130 or 143 (stopped).
+(the run failed), 2 (the request was wrong), 129, 130 or 143 (stopped).
 """
 
 import os
@@ -143,7 +143,8 @@ def train(
 ) -> None:
     """Train a network; run the same command again to resume from the last checkpoint.
 
-    Ctrl-C, SIGTERM or a file named STOP in the output folder end it with a checkpoint written.
+    Ctrl-C, SIGTERM, SIGHUP (but under nohup) or a file named STOP in the output folder end it with
+    a checkpoint written.
     Start it by torchrun to shard each batch over processes.
 
     Example: polymode train --set task=image2image/sr3 --set dataset=image2image/photos

@@ -29,7 +29,7 @@ from core.parts.registry import Spec
 from core.parts.signature import REQUIRED, Option, options_of, part_options
 from core.request import Machine
 from core.storage.files import NO_ROOM
-from core.training.stopping import Stopped
+from core.training.stopping import STATUSES, Stopped, leave_terminal, stop_signals
 
 # --- options that several commands have --------------------------------------------------------
 
@@ -212,7 +212,8 @@ def _sentence(meaning: str) -> str:
 
 def run_app(commands: typer.Typer) -> NoReturn:
     """Run a group of commands with the exit codes and messages of every entry script."""
-    signal.signal(signal.SIGTERM, _stop)
+    for number in set(stop_signals()) - {signal.SIGINT}:
+        signal.signal(number, _stop)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `polymode list | head` ends quietly
     try:
         _end(commands(standalone_mode=False) or 0)
@@ -234,7 +235,7 @@ def run_app(commands: typer.Typer) -> NoReturn:
 
 
 def _end(code: int) -> NoReturn:
-    if code in (130, 143):  # typer turns an interruption into the first
+    if code in STATUSES:  # typer turns an interruption into the first
         print("stopped; run the same command again to resume", file=sys.stderr)
     sys.exit(code)
 
@@ -272,4 +273,6 @@ def _print_traceback() -> None:
 
 
 def _stop(signum: int, frame: object) -> NoReturn:
+    if signum == signal.SIGHUP:
+        leave_terminal()
     _end(128 + signum)

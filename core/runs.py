@@ -65,8 +65,8 @@ def train(
     number of threads, however often it was interrupted.  Under ``torchrun``, or inside a process
     group, every process calls this and they share each batch; the first one writes.
 
-    SIGINT and SIGTERM, a file named STOP in `out`, or `stop` end it between two micro-batches with
-    a checkpoint written; a second signal ends it at once.
+    SIGINT, SIGTERM and SIGHUP, a file named STOP in `out`, or `stop` end it between two
+    micro-batches with a checkpoint written; a second signal ends it at once.
 
     Args:
         request: the training request.

@@ -16,7 +16,10 @@ from unittest import mock
 def call(main: Callable[[], object], *words: object, cwd: Path | str = ".") -> CompletedProcess:
     """What the entry script `main` prints for `words`, and its status."""
     arguments, out, err = ["command", *map(str, words)], io.StringIO(), io.StringIO()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGPIPE)}
+    handlers = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
+    }
     try:
         with (
             mock.patch.object(sys, "argv", arguments),

@@ -129,12 +129,13 @@ def _stack_or_error(
 def _prepare_worker(worker: int) -> None:
     """One thread, and no signals but the parent's.
 
-    Ctrl-C and a scheduler's SIGTERM reach every process of a group; the process that reads from
-    this worker decides whether and when to stop.
+    Ctrl-C, a scheduler's SIGTERM and a closed terminal's SIGHUP reach every process of a group; the
+    process that reads from this worker decides whether and when to stop.
     """
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
 

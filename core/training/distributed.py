@@ -37,7 +37,7 @@ class Status(NamedTuple):
         failed: it cannot continue.
         not_finite: it found weights that are not finite.
         out_of_memory: it ran out of memory.
-        stop: it was asked to stop: a signal's number, or 1.
+        stop: it was asked to stop: a signal's number, or `NO_SIGNAL`.
     """
 
     failed: int = 0

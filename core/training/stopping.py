@@ -1,6 +1,8 @@
 """Requests to stop a long run: signals, a file named STOP, or a function of the caller's."""
 
+import os
 import signal
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,9 +11,13 @@ from pathlib import Path
 from types import FrameType
 
 ShouldStop = Callable[[], int]
-"""Whether to stop: a signal's number, 1 without one, or 0 to continue."""
+"""Whether to stop: a signal's number, `NO_SIGNAL`, or 0 to continue."""
+
+NO_SIGNAL = int(signal.NSIG)  # of a stop that no signal requested: above every signal's number
 
 FILE = "STOP"
+STATUSES = (128 + signal.SIGHUP, 128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""Exit statuses of a run that a signal stopped, as a shell has them."""
 POLL_SECONDS = 0.5  # between two looks for the file: cheap on a network file system
 
 
@@ -23,7 +29,7 @@ class Stopped(BaseException):
 
     Args:
         step: optimiser steps taken.
-        number: of the signal; 1 if there was none.
+        number: of the signal; `NO_SIGNAL` if there was none.
     """
 
     def __init__(self, step: int, number: int) -> None:
@@ -32,13 +38,34 @@ class Stopped(BaseException):
 
     @property
     def status(self) -> int:
-        """The exit status: 130 or 143 as a shell has it, 143 for a stop without a signal."""
-        return 128 + (self.number if self.number > 1 else signal.SIGTERM)
+        """The exit status: 129, 130 or 143 as a shell has it, 143 for a stop without a signal."""
+        return 128 + (signal.SIGTERM if self.number == NO_SIGNAL else self.number)
+
+
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """Signals that request a stop: SIGINT, SIGTERM and SIGHUP, the last not where it is ignored.
+
+    `nohup` ignores it, so that a run outlasts the terminal.
+    """
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return (signal.SIGINT, signal.SIGTERM, *(() if ignored else (signal.SIGHUP,)))
+
+
+def leave_terminal() -> None:
+    """Send output to a terminal that is gone nowhere, since writing there fails."""
+    for stream in (1, 2):
+        try:
+            if stat.S_ISCHR(os.fstat(stream).st_mode) and not os.isatty(stream):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, stream)
+                os.close(null)
+        except OSError:  # closed: nothing is written there
+            continue
 
 
 @contextmanager
 def catch_signals() -> Iterator[ShouldStop]:
-    """Have the first SIGINT or SIGTERM request a stop while the block lasts.
+    """Have the first of `stop_signals` request a stop while the block lasts.
 
     A second one invokes the handler that was installed before the block, at once.  Handlers are
     restored at the end.  Off the main thread, where Python allows no handlers, signals keep theirs.
@@ -50,12 +77,14 @@ def catch_signals() -> Iterator[ShouldStop]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal received
+        if number == signal.SIGHUP:
+            leave_terminal()
         if received:
             restore()
             signal.raise_signal(number)
         received = number
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in stop_signals()}
 
     def restore() -> None:
         for number, handler in before.items():
@@ -78,9 +107,10 @@ def stop_request(
         if number := signals():
             return number
         if caller is not None and caller():
-            return 1
+            return NO_SIGNAL
         if time.monotonic() - last >= POLL_SECONDS:
-            last, found = time.monotonic(), int((folder / FILE).exists())
+            last = time.monotonic()
+            found = NO_SIGNAL if (folder / FILE).exists() else 0
         return found
 
     return should_stop
@@ -97,5 +127,5 @@ def raise_caught_signal(stopped: Stopped) -> None:
     Returns if there was none or if that handler does.
     """
     on_main = threading.current_thread() is threading.main_thread()
-    if stopped.number > 1 and on_main:
+    if stopped.number != NO_SIGNAL and on_main:
         signal.raise_signal(stopped.number)

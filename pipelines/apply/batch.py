@@ -22,7 +22,7 @@ from typing import Any
 from core.errors import InputError, StorageError
 from core.parts.registry import Registry
 from core.request import Emit, Machine, Note, Progress, silent
-from core.training.stopping import Stopped
+from core.training.stopping import NO_SIGNAL, Stopped
 from pipelines.apply import ledger
 from pipelines.apply.ledger import Ledger, Record, shown
 from pipelines.apply.listing import RESULTS, Batch, Order, prepared
@@ -195,7 +195,7 @@ def here(batch: Batch, stop: Callable[[], bool] | None = None) -> Iterator[Recor
     worker = Worker(batch.order)
     for number, name in enumerate(batch.todo):
         if stop is not None and stop():
-            raise Stopped(number, 1)
+            raise Stopped(number, NO_SIGNAL)
         yield worker.do(name)
 
 

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from core.training.stopping import stop_signals
+
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray's coming behaviour, chosen now so that it prints no FutureWarning.
@@ -83,7 +85,7 @@ def connect(path: Path | None = None, **settings: Any) -> None:
 
 @contextmanager
 def signals_later() -> Iterator[None]:
-    """Have SIGINT and SIGTERM act at the end of the block.
+    """Have SIGINT, SIGTERM and SIGHUP act at the end of the block.
 
     Inside Ray's waiting, and inside an import, whatever a handler raises comes out as something
     else, as an exit with status 1.
@@ -94,7 +96,7 @@ def signals_later() -> Iterator[None]:
     came: list[int] = []
     handlers = {
         number: signal.signal(number, lambda number, _: came.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
+        for number in stop_signals()
     }
     try:
         yield

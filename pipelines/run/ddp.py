@@ -14,7 +14,7 @@ from typing import Any
 
 from core.errors import InputError
 from core.request import Emit, Machine, TrainRequest, TrainResult
-from core.training.stopping import Stopped
+from core.training.stopping import NO_SIGNAL, Stopped
 from pipelines.cluster import deadlines
 from pipelines.cluster.drained import is_any_drained, is_drained
 from pipelines.run.step import Moved, continued, share_gpu
@@ -83,7 +83,7 @@ def train_together(
         return answer
     if is_any_drained():
         raise Moved
-    raise Stopped(answer, 1)
+    raise Stopped(answer, NO_SIGNAL)
 
 
 def _one_of_them(given: dict[str, Any]) -> TrainResult | int:

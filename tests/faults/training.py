@@ -3,6 +3,9 @@
 from faults.fault import Fault, training
 
 FAULTS = (
+    Fault("stop: a hangup under nohup is one", "core/training/stopping.py",
+          "    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN", "    ignored = False",
+          "reliability/test_training_stop.py", "nohup"),
     Fault("kills: weights are not gone on with", "core/training/run.py",
           "    run.learner.load(saved.tensors)\n    run.emit", "    run.emit",
           "reliability/test_kills.py"),

@@ -1,11 +1,13 @@
 """Asked to stop: a checkpoint of the current step within seconds, and nothing is lost."""
 
 import os
+import pty
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 from small_runs import After, request, rows, sums, trained
@@ -22,7 +24,7 @@ COMMAND = [
     "--set", "network=toy/layers", "--set", f"steps={STEPS}", "--set", "batch=8",
     "--set", "lr=0.01", "--set", "warmup=2",
 ]  # fmt: skip
-WAYS = {"SIGTERM": 143, "SIGINT": 130, "file": 143, "group": 143}
+WAYS = {"SIGTERM": 143, "SIGINT": 130, "SIGHUP": 129, "file": 143, "group": 143, "hangup": 129}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def test_a_stop_saves_the_step_it_is_at_and_the_rerun_ends_with_the_same_bits(wa
     """Signals to the process or to its whole group with its workers, and the file named STOP."""
     out = tmp_path / "stopped"
     command = [*COMMAND, "--set", "network.pause=0.01", "-o", str(out)]
-    if way == "group":
+    if way in ("group", "hangup"):
         command += ["--workers", "2"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     reaches(out, 40, process)
@@ -66,6 +68,8 @@ def test_a_stop_saves_the_step_it_is_at_and_the_rerun_ends_with_the_same_bits(wa
         (out / "STOP").touch()
     elif way == "group":
         os.killpg(process.pid, signal.SIGTERM)
+    elif way == "hangup":
+        os.killpg(process.pid, signal.SIGHUP)
     else:
         process.send_signal(getattr(signal, way))
     _, said = process.communicate(timeout=30)
@@ -79,6 +83,48 @@ def test_a_stop_saves_the_step_it_is_at_and_the_rerun_ends_with_the_same_bits(wa
     assert not (out / "STOP").exists()
     assert f"resuming from step {saved.step} " in trained(wanted(0.01), out)[0]
     assert sums(out) == undisturbed(ends, tmp_path / "whole", 0.01)
+
+
+def in_a_terminal(command, ready):
+    """The process of a command whose terminal is closed once `ready()`."""
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execv(command[0], command)
+    deadline = time.monotonic() + 60
+    while not ready():
+        assert time.monotonic() < deadline
+        with suppress(BlockingIOError):
+            os.set_blocking(terminal, False)
+            os.read(terminal, 65536)
+        time.sleep(0.01)
+    os.close(terminal)
+    return process
+
+
+@pytest.mark.slow
+def test_a_closed_terminal_is_a_stop_though_nothing_can_be_printed(tmp_path):
+    out = tmp_path / "run"
+    command = [*COMMAND, "--set", "network.pause=0.01", "-o", str(out)]
+    journal = out / "metrics.jsonl"
+    process = in_a_terminal(command, lambda: journal.exists() and len(rows(out)) > 40)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 129
+    assert 40 <= checkpoint.load(out).step == len(rows(out)) < STEPS
+
+
+@pytest.mark.slow
+def test_under_nohup_a_hangup_is_none(tmp_path):
+    out = tmp_path / "run"
+    command = [*COMMAND, "--set", "network.pause=0.01", "-o", str(out)]
+    process = subprocess.Popen(
+        ["nohup", *command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    reaches(out, 20, process)
+    process.send_signal(signal.SIGHUP)
+    reaches(out, 60, process)
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 143
 
 
 def test_a_stop_amid_a_step_leaves_that_step_out(tmp_path):

@@ -22,7 +22,7 @@ from core.parts.yaml_file import read_yaml
 from core.request import TrainRequest, TrainResult, silent
 from core.storage import files
 from core.training.loop import NotFinite
-from core.training.stopping import Stopped
+from core.training.stopping import NO_SIGNAL, Stopped
 from pipelines.job.file import parse
 from pipelines.job.plan import plan
 from pipelines.report import render
@@ -223,7 +223,7 @@ class Trainings:
         (out / "checkpoints" / "step-00000001").mkdir(parents=True, exist_ok=True)
         for step in range(done + 1, request.steps + 1):
             if stop():
-                raise Stopped(step - 1, 1)
+                raise Stopped(step - 1, NO_SIGNAL)
             if isinstance(value, Exception) and (step > 1 or isinstance(value, InputError)):
                 raise value
             self.taken.append((request.lr, step))
