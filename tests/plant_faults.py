@@ -61,14 +61,14 @@ def _check_sound(tests: str, choose: str, copy: Path) -> None:
 
 
 def _passes(tests: str, choose: str, copy: Path) -> bool:
-    """Whether the chosen tests of a file pass in `copy`.
+    """Whether the chosen tests of some files pass in `copy`.
 
     Raises:
         ValueError: the run itself is broken, or no test has such a name.
     """
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
     command += ["-m", "not gpu and not torture and not benchmark and not parity"]  # slow ones too
-    command += [f"tests/{tests}", *(["-k", choose] if choose else [])]
+    command += [f"tests/{file}" for file in tests.split()] + (["-k", choose] if choose else [])
     environment = {
         **os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "1",

@@ -4,7 +4,10 @@ from typing import NamedTuple
 
 
 class Fault(NamedTuple):
-    """`right` stands once in `file`; `wrong` is planted; the tests in `noticed_by` must fail."""
+    """`right` stands once in `file`; `wrong` is planted; a test in `noticed_by` must fail.
+
+    `noticed_by` is one file of tests, or several with spaces between them.
+    """
 
     name: str
     file: str
@@ -13,6 +16,15 @@ class Fault(NamedTuple):
     noticed_by: str
     choose: str = ""
 
+
+def _files(folder: str, *names: str) -> str:
+    return " ".join(f"{folder}/test_{name}.py" for name in names)
+
+
+SOLVERS = _files(
+    "core/sampler", "solvers", "ancestral", "exponential", "unipc", "composed", "adaptive_sde"
+)
+NETWORKS = _files("core/network", "network", "layers", "embedding", "mlp")
 
 # Where to look for faults of each solver: words in the names of tests.
 LOOK = {
@@ -40,9 +52,7 @@ LOOK = {
 
 def solver(name: str, file: str, right: str, wrong: str) -> Fault:
     look = LOOK[name.split(":")[0]]
-    return Fault(
-        name, f"core/sampler/{file}.py", right, wrong, "core/sampler/test_solvers.py", look
-    )
+    return Fault(name, f"core/sampler/{file}.py", right, wrong, SOLVERS, look)
 
 
 def commit(name: str, file: str, right: str, wrong: str, look: str) -> Fault:
@@ -60,9 +70,7 @@ def training(name: str, file: str, right: str, wrong: str, where: str, look: str
 
 
 def network(name: str, file: str, right: str, wrong: str, look: str) -> Fault:
-    return Fault(
-        name, f"core/network/{file}.py", right, wrong, "core/network/test_network.py", look
-    )
+    return Fault(name, f"core/network/{file}.py", right, wrong, NETWORKS, look)
 
 
 def medical(name: str, file: str, right: str, wrong: str, where: str, look: str = "") -> Fault:

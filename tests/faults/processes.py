@@ -6,7 +6,7 @@ FAULTS = (
     Fault("ancestral: learned variance upside down", "core/denoiser/variance.py",
           "low + prediction.variance_fraction.double() * (high - low)",
           "high + prediction.variance_fraction.double() * (low - high)",
-          "core/sampler/test_solvers.py", "learned_variance"),
+          "core/sampler/test_ancestral.py", "learned_variance"),
     # Processes, parameterizations, the loop.
     Fault("vp_linear: half of the quadratic term", "core/process/schedules.py",
           "exponent = -(t * self.beta_min + t**2 * self._span / 2)",

@@ -1,18 +1,17 @@
 """Measurement guidance in Gaussian worlds, where p(x0 | y) and p(x0 | x_t, y) are known."""
 
-from dataclasses import dataclass
+import sys
 from functools import partial
-from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 
 from core.denoiser.parameterization import FunctionDenoiser, Prediction
 from core.errors import InputError
-from core.inverse.measurement import Measurement, dot, pseudo_inverse, residual, solve, update
-from core.inverse.operators import Average, Mask, Matrix
+from core.inverse.measurement import Measurement
+from core.inverse.operators import Average, Matrix
 from core.inverse.posterior import (
-    Replacing,
     ddnm,
     dds,
     diffpir,
@@ -24,22 +23,19 @@ from core.inverse.posterior import (
 )
 from core.process import schedules
 from core.process.gaussian import over
-from core.process.noise import Brownian, Noise
+from core.process.noise import Noise
 from core.sampler.adaptive import DormandPrince
 from core.sampler.ancestral import DDIM, Ancestral
 from core.sampler.exponential import Multistep, Singlestep
 from core.sampler.grids import uniform_log_snr
 from core.sampler.runge_kutta import Heun
-from core.sampler.sample import conditioned, prior, sample
-from core.sampler.solver import Ends
+from core.sampler.sample import prior, sample
 from core.sampler.unipc import UniPC
 from core.testing.distributions import Gaussian, Mixture
 
-PATHS = {
-    "vp_linear": schedules.vp_linear(),
-    "edm": schedules.edm(),
-    "flow": schedules.flow(),
-}
+sys.path.insert(0, str(Path(__file__).parent))
+from made_measurements import PATHS, WORLD, Bare, like, normal
+
 METHODS = {
     "projection": projection,
     "ilvr": ilvr,
@@ -51,138 +47,6 @@ METHODS = {
     "dds": dds,
 }
 SOLVERS = [DDIM(), Ancestral(), Heun(), Multistep(), Singlestep()]
-WORLD = Gaussian(0.3, 0.5)
-
-
-def normal(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
-
-
-@dataclass(frozen=True)
-class Bare:
-    """An operator that hides its pseudo-inverse."""
-
-    whole: Matrix
-
-    def forward(self, x):
-        return self.whole.forward(x)
-
-    def adjoint(self, y):
-        return self.whole.adjoint(y)
-
-
-def of_rank_two():
-    return normal(4, 2, seed=1) @ normal(2, 6, seed=2)
-
-
-OPERATORS = {
-    "mask": (Mask((normal(1, 2, 4, 6) > 0).double()), (2, 4, 6)),
-    "matrix": (Matrix(normal(5, 6), (2, 3)), (2, 3)),
-    "low rank": (Matrix(of_rank_two(), (6,)), (6,)),
-    "complex": (Matrix(torch.complex(normal(2, 6), normal(2, 6, seed=1)), (6,)), (6,)),
-    "average": (Average(factor=2), (2, 4, 6)),
-}
-
-
-def like(y, seed):
-    """Random, of the shape and kind of y."""
-    return torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(seed))
-
-
-# --- linear algebra ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", OPERATORS)
-def test_adjoints_and_pseudo_inverses_are_what_they_are_called(name):
-    """<A x, y> = <x, A* y> and the four conditions of Moore and Penrose."""
-    operator, shape = OPERATORS[name]
-    x, z = normal(3, *shape, seed=3), normal(3, *shape, seed=4)
-    y = operator.forward(x)
-    u, w = like(y, 5), like(y, 6)
-    back, through = operator.pseudo_inverse, lambda v: operator.pseudo_inverse(operator.forward(v))
-    onto = lambda v: operator.forward(operator.pseudo_inverse(v))  # noqa: E731
-    assert (dot(y, w) - dot(x, operator.adjoint(w))).abs().max() < 1e-12
-    assert (onto(y) - y).abs().max() < 1e-12
-    assert (through(back(w)) - back(w)).abs().max() < 1e-12
-    assert (dot(through(x), z) - dot(x, through(z))).abs().max() < 1e-12
-    assert (dot(onto(u), w) - dot(u, onto(w))).abs().max() < 1e-12
-
-
-def test_block_means_are_those_of_pooling():
-    x = normal(2, 3, 4, 6)
-    pooled = torch.nn.functional.avg_pool2d(x, 2)
-    assert (Average(factor=2).forward(x) - pooled).abs().max() < 1e-15
-
-
-@pytest.mark.parametrize("complex_", [False, True])
-def test_conjugate_gradients_solve_as_a_dense_solver_does(complex_):
-    b, n = 4, 7
-    root = normal(b, n, n) + 1j * normal(b, n, n, seed=1) if complex_ else normal(b, n, n)
-    matrices = root @ root.mH + torch.diag_embed(
-        torch.tensor([0.1, 1, 10, 100])[:, None].expand(b, n)
-    )
-    right = root[:, 0] + 1
-    right[2] = 0
-    found = solve(
-        lambda x: torch.einsum("bij,bj->bi", matrices, x), right, iterations=60, tolerance=1e-13
-    )
-    exact = torch.linalg.solve(matrices, right)
-    # Condition numbers to a few hundred times the tolerance.
-    assert (found - exact).abs().max() < 1e-9 * exact.abs().max()
-
-
-def test_a_solution_alone_is_that_in_a_batch_bit_for_bit():
-    """Samples that need 1 to 6 iterations stop on their own."""
-    operator = Matrix(normal(5, 6), (6,))
-    right = normal(4, 6) * torch.tensor([1.0, 1e-9, 1e6, 0]).double()[:, None]
-    right[0] = operator.adjoint(operator.forward(normal(1, 6)))[0]
-
-    def run(rows):
-        scale = torch.tensor([1.0, 10.0, 0.1, 1.0]).double()[rows, None]
-        return solve(
-            lambda x: operator.adjoint(operator.forward(x)) + scale * x, right[rows],
-            tolerance=1e-3,
-        )  # fmt: skip
-
-    together = run(slice(None))
-    for i in range(4):
-        assert torch.equal(run(slice(i, i + 1))[0], together[i])
-    assert (together[3] == 0).all()
-
-
-@pytest.mark.parametrize("name", ["matrix", "low rank", "complex"])
-def test_an_operator_without_a_pseudo_inverse_gets_one(name):
-    """Also for measurements outside its range: the nearest, of least norm."""
-    operator, shape = OPERATORS[name]
-    y = like(operator.forward(normal(3, *shape)), 7)
-    found = pseudo_inverse(Measurement(Bare(operator), y), y)
-    # The residual is below 1e-6; singular values lie between 0.3 and 6.
-    assert (found - operator.pseudo_inverse(y)).abs().max() < 1e-5
-
-
-@pytest.mark.parametrize("per_element", [False, True])
-def test_updates_are_those_of_dense_algebra(per_element):
-    a, r, c = normal(4, 6), normal(3, 4, seed=1), torch.tensor([0.5, 2.0, 1e-3]).double()
-    variance = normal(3, 6, seed=2).exp() if per_element else normal(3, seed=2).exp()
-    found = update(Matrix(a, (6,)), r, variance, c, tolerance=1e-13)
-    for i in range(3):
-        prior_ = torch.diag(variance[i].expand(6))
-        gain = prior_ @ a.T @ torch.linalg.inv(a @ prior_ @ a.T + c[i] * torch.eye(4).double())
-        assert (found[i] - gain @ r[i]).abs().max() < 1e-9
-
-
-def test_measurements_of_other_samples_are_refused():
-    measurement = Measurement(Matrix(normal(2, 3), (3,)), normal(1, 2))
-    with pytest.raises(InputError, match="one y for each sample"):
-        residual(measurement, normal(4, 3))
-    with pytest.raises(InputError, match="noise_std"):
-        Measurement(Average(), normal(1, 2), -1.0)
-    with pytest.raises(InputError, match="blocks of side 4"):
-        Average().forward(normal(1, 3, 6, 8))
-    with pytest.raises(InputError, match="ones"):
-        Mask(normal(3))
-    with pytest.raises(InputError, match="3 elements"):
-        Matrix(normal(2, 3), (2, 2))
 
 
 # --- PiGDM: exact on Gaussians -------------------------------------------------------------------
@@ -436,153 +300,6 @@ def test_ilvr_leaves_off_at_its_level():
     # From there on the sampler is alone again.
     alone = sample(WORLD.denoiser(path), grid[1:], DDIM(), path_of[0], Noise(range(3)))
     assert torch.equal(path_of[1], alone)
-
-
-# --- RePaint -------------------------------------------------------------------------------------
-
-
-class Constant:
-    """Draws that are all one value: the response to a draw, or, at 0, the mean over them."""
-
-    def __init__(self, value):
-        self.value = value
-
-    def like(self, x):
-        return torch.full_like(x, self.value)
-
-    def between(self, x, start, end):
-        return self.like(x)
-
-
-def walked(rows):
-    return [(round(row.ends.t, 6), round(row.ends.u, 6)) for row in rows]
-
-
-def test_repaint_walks_each_stretch_again_but_not_the_last_step():
-    path = PATHS["flow"]
-    grid = torch.tensor([1.0, 0.8, 0.6, 0.4, 0.2, 0.0], dtype=torch.float64)
-    solver = Replacing(Multistep(), Measurement(Average(), normal(1, 1)), resamples=2, jump=3)
-    stretch = [(1.0, 0.8), (0.8, 0.6), (0.6, 0.4)]
-    assert walked(solver.plan(path, grid)) == [
-        *stretch, (0.4, 1.0), *stretch, (0.4, 0.2), (0.2, 0.4), (0.4, 0.2), (0.2, 0.0),
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_a_jump_back_keeps_the_marginal(path):
-    """Variance and mean of x_u after noise is added to x_t are those of the process."""
-    path = PATHS[path]
-    back = path.time_of_log_snr(torch.tensor([2.0, -3.0], dtype=torch.float64))
-    for first, to in ((back[0], back[1]), (back[0], torch.tensor(path.t_max).double())):
-        (alpha_t, sigma_t), (alpha_u, sigma_u) = (path.alpha_sigma(t) for t in (first, to))
-        e = Ends(*(float(v) for v in (first, to, alpha_t, sigma_t, alpha_u, sigma_u)))
-        solver = Replacing(DDIM(), Measurement(Average(), normal(1, 1)), resamples=2)
-        leg = solver.plan(path, torch.stack([to, first]))[1]
-        assert leg.row is None
-        assert tuple(leg.ends) == pytest.approx(tuple(e))
-
-        one, zero = torch.ones(1, 1).double(), torch.zeros(1, 1).double()
-        kept = float(solver.step(one, leg, None, lambda x, t: Prediction(x), Constant(0.0))[0])
-        spread = float(solver.step(zero, leg, None, lambda x, t: Prediction(x), Constant(1.0))[0])
-        variance = kept**2 * WORLD.std_at(path, float(first)) ** 2 + spread**2
-        assert variance == pytest.approx(WORLD.std_at(path, float(to)) ** 2, rel=1e-9)
-        assert kept * WORLD.mean_at(path, float(first)) == pytest.approx(
-            WORLD.mean_at(path, float(to)), abs=1e-12
-        )
-
-
-CORRELATION = 0.9
-
-
-def correlated(path):
-    """The denoiser of two standard normal coordinates with that correlation."""
-    covariance = torch.tensor([[1.0, CORRELATION], [CORRELATION, 1.0]], dtype=torch.float64)
-
-    @partial(FunctionDenoiser, path)
-    def denoise(x, t, condition=None):
-        alpha, sigma = path.alpha_sigma(t)
-        whole = alpha[:, None, None] ** 2 * covariance + sigma[:, None, None] ** 2 * torch.eye(2)
-        gain = alpha[:, None, None] * covariance @ torch.linalg.inv(whole)
-        return Prediction(torch.einsum("bij,bj->bi", gain, x))
-
-    return denoise
-
-
-def test_repaint_comes_nearer_to_the_conditional_mean_the_more_it_resamples():
-    """E[free | known] = correlation * known; steps are affine, so no draw gives the exact mean."""
-    path = PATHS["vp_linear"]
-    grid = uniform_log_snr(path, steps=20)
-    mask, y = Mask(torch.tensor([[1.0, 0.0]])), torch.tensor([[1.0, 0.0]], dtype=torch.float64)
-    bias = []
-    for resamples in (1, 2, 4, 10):
-        guided = repaint(Measurement(mask, y), correlated(path), Ancestral(), resamples=resamples)
-        start = torch.zeros(1, 2, dtype=torch.float64)
-        end = sample(guided.denoise, grid, guided.solver, start, Constant(0.0))
-        assert float(end[0, 0]) == pytest.approx(1.0, abs=1e-12)
-        bias.append(abs(float(end[0, 1]) - CORRELATION))
-    assert all(b < a for a, b in pairwise(bias)), bias
-    assert bias[-1] < bias[0] / 4, bias
-
-
-def test_stretches_walked_again_hear_other_noise():
-    """A Brownian path would give a second walk the increments of the first."""
-    path = PATHS["vp_linear"]
-    grid = path.time_of_log_snr(torch.tensor([-2.0, 0.0], dtype=torch.float64))
-    heard = []
-
-    @dataclass(frozen=True)
-    class Listening:
-        convergence = 1
-        restarts = False
-
-        def plan(self, process, grid):
-            return Ancestral().plan(process, grid)
-
-        def step(self, x, row, state, estimate, noise):
-            heard.append(noise.between(x, *row.mean.clock))
-            return Ancestral().step(x, row, state, estimate, noise)
-
-    guided = repaint(
-        Measurement(Mask(torch.zeros(1, 3)), torch.zeros(1, 3).double()),
-        WORLD.denoiser(path), Listening(), resamples=2,
-    )  # fmt: skip
-    x = normal(1, 3)
-    rows = guided.solver.plan(path, grid)
-    heard.clear()
-    state, noise = None, Brownian([7])
-    for row in rows:
-        x, state = guided.solver.step(x, row, state, conditioned(guided.denoise, None), noise)
-    assert len(heard) == 2
-    assert not torch.equal(*heard)
-
-
-def test_every_stretch_begins_without_a_history():
-    """The solver plans each stretch for itself: its first row knows of no estimate before."""
-    path, heard = PATHS["flow"], []
-
-    @dataclass(frozen=True)
-    class Numbered:
-        convergence = 1
-        restarts = False
-
-        def plan(self, process, grid):
-            return list(enumerate(DDIM().plan(process, grid)))
-
-        def step(self, x, row, state, estimate, noise):
-            heard.append((row[0], state))
-            x, _ = DDIM().step(x, row[1], None, estimate, noise)
-            return x, row[0]
-
-    measurement = Measurement(Mask(torch.zeros(1, 3)), torch.zeros(1, 3, dtype=torch.float64))
-    guided = repaint(measurement, WORLD.denoiser(path), Numbered(), resamples=2, jump=2)
-    grid = torch.tensor([0.9, 0.7, 0.5, 0.3, 0.1], dtype=torch.float64)
-    rows = guided.solver.plan(path, grid)
-    heard.clear()
-    state, noise = None, Noise([0])
-    for row in rows:
-        estimate = conditioned(guided.denoise, None)
-        _, state = guided.solver.step(normal(1, 3), row, state, estimate, noise)
-    assert heard == [(0, None), (1, 0)] * 4
 
 
 # --- what cannot be ------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """Solvers against exact answers: orders, variances, and each other where theory says they agree."""
 
 import math
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,16 +11,14 @@ import torch
 from core.denoiser import parameterization
 from core.denoiser.parameterization import FunctionDenoiser, Prediction
 from core.errors import InputError
-from core.parts.config import configure
 from core.parts.registry import Spec
-from core.process import schedules
 from core.process.noise import Noise
 from core.sampler import grids
 from core.sampler.adaptive import DormandPrince
-from core.sampler.adaptive_sde import AdaptiveSDE, Path
+from core.sampler.adaptive_sde import AdaptiveSDE
 from core.sampler.ancestral import DDIM, Ancestral, EulerMaruyama
 from core.sampler.composed import GradedStart, PredictorCorrector, StochasticThenODE
-from core.sampler.exponential import Multistep, Singlestep, moments, phis
+from core.sampler.exponential import Multistep, Singlestep
 from core.sampler.linear_multistep import LinearMultistep
 from core.sampler.runge_kutta import Churn, Heun
 from core.sampler.sample import prior, sample
@@ -27,26 +27,16 @@ from core.sampler.unipc import SASolver, UniPC
 from core.testing.distributions import Gaussian, Mixture
 from core.testing.orders import (
     check_solver,
-    draws_noise,
     slope,
     three_modes,
     to_noisy_level,
     variance_after,
 )
 
-pytestmark = pytest.mark.battery
+sys.path.insert(0, str(Path(__file__).parent))
+from made_samples import PATHS
 
-PATHS = {
-    "vp_linear": schedules.vp_linear(),
-    "vp_cosine": schedules.vp_cosine(),
-    "beta_table": schedules.beta_table(),
-    "edm": schedules.edm(),
-    "sub_vp": schedules.sub_vp(),
-    "ve": schedules.ve(),
-    "flow": schedules.flow(),
-    "shifted": schedules.shifted(factor=3.0),
-    "zero_snr": schedules.zero_terminal_snr(),
-}
+pytestmark = pytest.mark.battery
 DETERMINISTIC = [
     DDIM(),
     Heun(),
@@ -402,17 +392,6 @@ def test_samples_of_a_gaussian_have_its_mean_and_spread(solver, name, path):
     assert variance**0.5 == pytest.approx(0.5, rel=0.11)
 
 
-def test_monte_carlo_ancestral_spread_is_the_one_computed_without_draws():
-    path, world, n = PATHS["vp_linear"], Gaussian(0.3, 0.5), 20_000
-    grid, solver = to_noisy_level(path, 12), Ancestral()
-    x = torch.zeros(1, n, dtype=torch.float64)
-    noise, first = Noise([1]), float(grid[0])
-    start = world.mean_at(path, first) + world.std_at(path, first) * noise.like(x)
-    reached = sample(world.denoiser(path), grid, solver, start, noise)
-    _, variance = variance_after(solver, path, world, grid)
-    assert abs(float(reached.var()) / variance - 1) < 4 * (2 / n) ** 0.5
-
-
 def test_a_mixture_is_sampled_in_its_proportions():
     """An ODE solver on 2,000 starts: shares within 4 standard errors, spread within 5 %."""
     path = PATHS["vp_linear"]
@@ -427,240 +406,6 @@ def test_a_mixture_is_sampled_in_its_proportions():
     reached = sample(world.denoiser(path), grid, Multistep(), x, noise)[:, 0]
     assert abs(float((reached > 0).double().mean()) - 0.75) < 4 * (0.75 * 0.25 / 2000) ** 0.5
     assert float(reached[reached > 0].std()) == pytest.approx(0.2, rel=0.05)
-
-
-# --- formulas -----------------------------------------------------------------------------------
-
-
-def test_phi_functions_are_their_integrals():
-    """Against a fine midpoint sum of the definition, on both sides of the series' edge."""
-    r = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
-    for k in (1, 2, 3, 4):
-        for z in (-6.0, -1.001, -0.999, -1e-9, 0.5, 3.0):
-            values = ((1 - r) * z).exp() * r ** (k - 1) / math.factorial(k - 1)
-            for count in (k, 4):
-                assert phis(count, z)[k - 1] == pytest.approx(float(values.mean()), rel=1e-9)
-
-
-def test_moments_are_the_integrals_that_the_rules_need():
-    s = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
-    for rate, h in ((1.0, 0.3), (2.0, 1.7), (-1.0, 0.8)):
-        for k in (0, 1, 2, 3):
-            values = rate * h * (-rate * h * (1 - s)).exp() * s**k
-            assert moments(4, rate, h)[k] == pytest.approx(float(values.mean()), rel=1e-9)
-
-
-def assert_ddpm_variance(noises, path):
-    """beta-tilde of Ho et al. 2020, eq. 7, from alpha^2 alone."""
-    alpha, sigma = path.alpha_sigma(to_noisy_level(path, 10))
-    snr = alpha**2 / sigma**2
-    expected = sigma[1:] * (1 - snr[:-1] / snr[1:]).sqrt()
-    assert (torch.tensor(noises, dtype=torch.float64) / expected - 1).abs().max() < 1e-9
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_ancestral_and_ddim_with_eta_one_have_ddpm_variances(path):
-    grid = to_noisy_level(PATHS[path], 10)
-    ancestral = [row.mean.noise for row in Ancestral().plan(PATHS[path], grid)]
-    assert_ddpm_variance(ancestral, PATHS[path])
-    ddim = [row.noise for row in DDIM(eta=1.0).plan(PATHS[path], grid)]
-    assert_ddpm_variance(ddim, PATHS[path])
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_ancestral_is_the_stochastic_exponential_rule_of_order_one(path):
-    grid, world = grids.uniform_log_snr(PATHS[path], steps=9), three_modes()
-    x = torch.tensor([[0.3, -1.0]], dtype=torch.float64)
-    ends = [
-        sample(world.denoiser(PATHS[path]), grid, solver, x, Noise([3]))
-        for solver in (Ancestral(), Multistep(order=1, eta=1.0), DDIM(eta=1.0))
-    ]
-    assert (ends[0] - ends[1]).abs().max() < 1e-12
-    assert (ends[0] - ends[2]).abs().max() < 1e-12
-
-
-def test_a_learned_variance_lies_between_the_two_variances_in_the_logarithm():
-    """Nichol and Dhariwal 2021, eq. 15, written out for one step."""
-    path, solver = PATHS["vp_linear"], Ancestral(variance="learned")
-    grid = torch.tensor([0.5, 0.4], dtype=torch.float64)
-    (row,) = solver.plan(path, grid)
-    noise, x = Noise([0]), torch.zeros(1, 3, dtype=torch.float64)
-    fraction = torch.tensor([[0.0, 0.5, 1.0]], dtype=torch.float64)
-    reached, _ = solver.step(x, row, None, lambda x, t: Prediction(x, fraction), noise)
-    alpha, sigma = path.alpha_sigma(grid)
-    large = sigma[0] ** 2 - (alpha[0] / alpha[1]) ** 2 * sigma[1] ** 2
-    small = large * sigma[1] ** 2 / sigma[0] ** 2
-    stds = torch.stack([small, (small * large).sqrt(), large]).sqrt()
-    z = Noise([0]).like(x)
-    assert (reached / (stds * z) - 1).abs().max() < 1e-12
-
-
-def test_variances_that_the_denoiser_does_not_say_are_refused():
-    path, grid = PATHS["vp_linear"], grids.uniform_time(PATHS["vp_linear"], steps=3)
-    x = torch.zeros(1, 1, dtype=torch.float64)
-
-    @partial(FunctionDenoiser, path)
-    def mute(x, t, condition=None):
-        return Prediction(x / 2)
-
-    for kind, message in (("learned", "learned none"), ("analytic", "requires a denoiser")):
-        with pytest.raises(InputError, match=message):
-            sample(mute, grid, Ancestral(variance=kind), x, Noise([0]))
-
-
-def langevin_variance(start, data, sigma, snr, steps):
-    """x <- x - (snr sigma)^2 2 x / (data + sigma^2) + noise, carried by hand on edm's process."""
-    variance, size = start, 2 * (snr * sigma) ** 2
-    for _ in range(steps):
-        variance = (1 - size / (data + sigma**2)) ** 2 * variance + 2 * size
-    return variance
-
-
-def test_langevin_corrections_have_the_variance_computed_by_hand():
-    """One step from sigma 2 to 1 on N(0, 0.25), then three corrections at snr 0.3."""
-    path, world = PATHS["edm"], Gaussian(0.0, 0.5)
-    grid = torch.tensor([2.0, 1.0], dtype=torch.float64)
-    solver = PredictorCorrector(corrections=3, snr=0.3)
-    _, variance = variance_after(solver, path, world, grid)
-    _, predicted = variance_after(Ancestral(), path, world, grid)
-    assert variance == pytest.approx(langevin_variance(predicted, 0.25, 1.0, 0.3, 3), rel=1e-12)
-
-
-@pytest.mark.parametrize("size", [0.4, 0.2, 0.1])
-def test_the_bias_of_langevin_steps_falls_with_their_size(size):
-    """Stationary variance (data + sigma^2) / (1 - snr^2 sigma^2 / (data + sigma^2))."""
-    stationary = langevin_variance(1.0, 0.25, 1.0, size, 5000)
-    assert stationary == pytest.approx(1.25 / (1 - size**2 / 1.25), rel=1e-9)
-
-
-@pytest.mark.parametrize(("log_snr", "first"), [(0.0, 2), (-99.0, 0), (99.0, 5)])
-def test_a_switched_solver_changes_at_its_log_snr(log_snr, first):
-    path = PATHS["vp_linear"]
-    grid = path.time_of_log_snr(torch.tensor([-6.0, -3, -1, 1, 3, 6], dtype=torch.float64))
-    solver = StochasticThenODE(
-        first=Spec("core/ancestral"), then=Spec("core/heun"), log_snr=log_snr
-    )
-    rows = solver.plan(path, grid)
-    assert [row.solver for row in rows] == [Ancestral()] * first + [Heun()] * (5 - first)
-    assert [number for number, row in enumerate(rows) if row.begins] == sorted({0, first % 5})
-
-
-def test_composed_solvers_take_the_steps_of_the_named_ones():
-    """On either side of a switch, and of a predictor whose corrections are negligible."""
-    path, denoise = PATHS["vp_linear"], three_modes().denoiser(PATHS["vp_linear"])
-    grid, x = to_noisy_level(path, 6), torch.tensor([[0.3, -1.0]], dtype=torch.float64)
-    turned = StochasticThenODE(then=Spec("core/heun"), log_snr=-99.0)
-    assert torch.equal(
-        sample(denoise, grid, turned, x, Noise([0])), sample(denoise, grid, Heun(), x, Noise([0]))
-    )
-    corrected = PredictorCorrector(predictor=Spec("core/ddim"), snr=1e-9)
-    reached = sample(denoise, grid, corrected, x, Noise([0]))
-    assert (reached - sample(denoise, grid, DDIM(), x, Noise([0]))).abs().max() < 1e-6
-    assert draws_noise(StochasticThenODE(then=Spec("core/heun")), PATHS["edm"])
-
-
-def same_end(a, b, steps=9):
-    """Largest difference of two solvers' ends from one start, in units of the data."""
-    path = PATHS["vp_linear"]
-    grid, denoise = to_noisy_level(path, steps), three_modes().denoiser(path)
-    x = torch.tensor([[0.3, -1.0], [1.1, 0.2]], dtype=torch.float64)
-    ends = [sample(denoise, grid, solver, x, Noise([3, 4])) for solver in (a, b)]
-    return float((ends[0] - ends[1]).abs().max())
-
-
-def test_sa_solver_without_noise_is_unipc_where_its_scale_cancels():
-    """Both correct by the polynomial through the newest estimate (Xue et al. 2023, section 5.2).
-
-    UniPC's B(h) stays in the first steps, which have fewer than three estimates.
-    """
-    path, sa = PATHS["vp_linear"], SASolver(order=3, corrector=3, eta=0.0)
-    grid = grids.karras(path, steps=9)
-    for a, b in list(zip(sa.plan(path, grid), UniPC(order=3).plan(path, grid), strict=True))[3:]:
-        assert a.predict == b.predict
-        assert a.weights == pytest.approx(b.weights, rel=1e-12)
-        assert a.kept == b.kept
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "options", "order"),
-    [
-        ("core/multistep", {"order": 3}, 3),
-        ("core/multistep", {"order": 4, "prediction": "eps"}, 4),
-        ("core/linear_multistep", {"order": 4}, 4),
-    ],
-)
-@pytest.mark.parametrize("rising", [False, True], ids=["sampling", "encoding"])
-def test_a_graded_start_keeps_the_order_from_the_middle(name, options, order, rising):
-    """Between log-SNR -2 and 5, either way, against Dormand-Prince at 1e-11."""
-    path, inner = PATHS["vp_linear"], Spec(name, options)
-    denoise = three_modes().denoiser(path)
-    noisy = torch.tensor([[0.3, -1.0], [1.1, 0.2], [-0.4, 0.9]], dtype=torch.float64)
-
-    def run(solver, x, steps):
-        span = (5.0, -2.0) if rising else (-2.0, 5.0)
-        grid = path.time_of_log_snr(torch.linspace(*span, steps + 1, dtype=torch.float64))
-        return sample(denoise, grid, solver, x, Noise(range(3)))
-
-    reference = DormandPrince(rtol=1e-11, atol=1e-12)
-    x = noisy
-    if rising:
-        falling = path.time_of_log_snr(torch.tensor([-2.0, 5.0], dtype=torch.float64))
-        x = sample(denoise, falling, reference, noisy, Noise(range(3)))
-    exact, steps = run(reference, x, 1), (64, 128, 256)
-    plain, graded = (
-        [float((run(solver, x, n) - exact).norm(dim=1).median()) for n in steps]
-        for solver in (configure("sampler", inner)(), GradedStart(solver=inner))
-    )
-    assert slope(steps, plain) < 2.4
-    assert slope(steps, graded) > order - 0.4
-    assert graded[-1] < plain[-1] / 4
-
-
-def test_the_order_of_the_last_steps_is_lowered_where_asked():
-    rows = UniPC(order=3, lower_order_final=True).plan(
-        PATHS["vp_linear"], to_noisy_level(PATHS["vp_linear"], 7)
-    )
-    assert [len(row.predict.weights) for row in rows] == [1, 2, 3, 3, 3, 2, 1]
-
-
-@pytest.mark.slow
-def test_unipc_on_eps_is_unipc_on_x0_to_their_order():
-    """Both follow one flow: twice the steps bring them together by 2^4 at order 3."""
-    apart = [same_end(UniPC(order=3, prediction="eps"), UniPC(order=3), n) for n in (80, 160, 320)]
-    assert slope((80, 160, 320), apart) > 2.6
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("path", ["vp_linear", "edm", "flow"])
-def test_the_adaptive_sde_draws_a_gaussian_to_its_tolerance(path):
-    """4,000 values: mean and standard deviation within 4 standard errors, 2 % for the tolerance."""
-    path, world, noise = PATHS[path], Gaussian(0.3, 0.5), Noise(range(500))
-    grid = grids.uniform_time(path, steps=2)
-    x = prior(path, grid, torch.zeros(500, 8, dtype=torch.float64), noise)
-    reached = sample(world.denoiser(path), grid, AdaptiveSDE(rtol=0.1, atol=0.02), x, noise)
-    assert float(reached.mean()) == pytest.approx(0.3, abs=4 * 0.5 / 4000**0.5 + 0.01)
-    assert float(reached.std()) == pytest.approx(0.5, rel=4 / 8000**0.5 + 0.02)
-
-
-def test_a_path_that_is_halved_keeps_its_increments_and_their_variance():
-    """Halves add up to the whole and are independent, each of variance half its length."""
-    n = 20_000
-    path = Path(torch.zeros(n, 1, dtype=torch.float64), 0.0, 1.0, Noise(range(n)), 1)
-    (length, whole), every = path.top(), torch.ones(n, dtype=torch.bool)
-    path.halve(every)
-    path.halve(every)
-    quarter = path.top()[1]
-    path.advance(every)
-    other = path.top()[1]
-    path.advance(every)
-    assert float(path.top()[0][0]) == 0.5 * float(length[0])
-    assert (quarter + other + path.top()[1] - whole).abs().max() < 1e-12
-    for increment in (quarter, other):  # a variance has a standard error of sqrt(2 / n) of itself
-        assert float(increment.var()) == pytest.approx(0.25, rel=4 * (2 / n) ** 0.5)
-    assert abs(float((quarter * other).mean())) < 4 * 0.25 / n**0.5
-    path.advance(every)
-    assert bool(path.ended().all())
 
 
 # --- what is refused ----------------------------------------------------------------------------
