@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import typing
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass, replace
 from functools import wraps
@@ -215,6 +216,7 @@ def run_app(commands: typer.Typer) -> NoReturn:
     for number in set(stop_signals()) - {signal.SIGINT}:
         signal.signal(number, _stop)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `polymode list | head` ends quietly
+    warnings.formatwarning = format_warning
     try:
         _end(commands(standalone_mode=False) or 0)
     except InputError as error:
@@ -234,6 +236,17 @@ def run_app(commands: typer.Typer) -> NoReturn:
         _print_failure(error)
 
 
+def format_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """A warning as a line of its own: where in the code it was raised says nothing to a user."""
+    return f"warning: {cut_lines(str(message))}\n"
+
+
 def _end(code: int) -> NoReturn:
     if code in STATUSES:  # typer turns an interruption into the first
         print("stopped; run the same command again to resume", file=sys.stderr)
@@ -246,7 +259,8 @@ def _print_no_room(error: OSError) -> NoReturn:
         _print_failure(error)
     path = error.filename or "the output folder"
     message = f"{path}: {error.strerror}; make room and run the same command again"
-    print(f"error: {error if isinstance(error, StorageError) else message}", file=sys.stderr)
+    shown = str(error) if isinstance(error, StorageError) else message
+    print(f"error: {cut_lines(shown)}", file=sys.stderr)
     sys.exit(1)
 
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from core.errors import cut_lines
 from core.request import Emit, Note, Progress
 
 QUIET_SECONDS = 10.0
@@ -34,7 +35,7 @@ def describe(news: Progress) -> str:
 def print_note(event: Progress | Note) -> None:
     """Print notes on standard error, and nothing of progress: a listener."""
     if isinstance(event, Note):
-        print(event.text, file=sys.stderr)
+        print(cut_lines(event.text), file=sys.stderr)
 
 
 def counter(emit: Emit, total: int, unit: str) -> Callable[..., None]:
@@ -74,7 +75,7 @@ def listener(label: str) -> Iterator[Emit]:
         def plainly(event: Progress | Note) -> None:
             nonlocal last
             if isinstance(event, Note):
-                print(f"{label}  {event.text}", file=sys.stderr, flush=True)
+                print(f"{label}  {cut_lines(event.text)}", file=sys.stderr, flush=True)
             elif event.done == event.total or time.monotonic() - last >= QUIET_SECONDS:
                 last = time.monotonic()
                 print(f"{label}  {describe(event)}", file=sys.stderr, flush=True)
@@ -89,7 +90,7 @@ def listener(label: str) -> Iterator[Emit]:
 
         def live(event: Progress | Note) -> None:
             if isinstance(event, Note):
-                console.print(f"{label}  {event.text}", markup=False)
+                console.print(f"{label}  {cut_lines(event.text)}", markup=False)
             else:
                 status.update(f"{label}  {describe(event)}")
 

@@ -29,6 +29,7 @@ from pipelines.cluster.code import unpack
 from pipelines.store import results
 
 AWAKE_SECONDS = 60  # that a head which has just started may take until it accepts jobs
+FOLLOW_SECONDS = 1.0  # between two looks at a log that is followed
 ANSWER_SECONDS = 15.0  # that a dashboard has for its first answer
 PROGRAM = "from pipelines.cli import main; main()"
 JOB, JOB_FILE = "polymode_job", "job.yaml"  # our mark in Ray's list of jobs; the file's name there
@@ -126,12 +127,37 @@ def log(address: str, name: str, step: str = "") -> str:
     planned = results.read_json(record / "plan.json") or {}
     known = list(planned) or sorted({match["step"] for match in SAID.finditer(printed)})
     if step not in known:
+        if not known and not job.status.is_terminal():
+            return ""  # it has not planned its steps yet
         raise InputError(f"no step {step!r} in this job; it has: {', '.join(known) or 'none yet'}")
     whole = record / planned[step]["folder"] / results.LOG if planned else None
     if whole is not None and whole.is_file():
         return whole.read_text(encoding="utf-8", errors="replace")
     lines = printed.splitlines(keepends=True)
     return "".join(line for line in lines if line.startswith(f"{step}  "))
+
+
+def follow(address: str, name: str, step: str = "") -> Iterator[str]:
+    """What `log` gives, piece by piece as it is written, until the job has ended.
+
+    A log that is begun again, as of a step that is tried again, is given from its beginning.
+
+    Raises:
+        InputError: as `log`.
+    """
+    seen = ""
+    while True:
+        with _client(address) as client:
+            ended = _find(client, name).status.is_terminal()
+        now = log(address, name, step)  # after the question, so that nothing at the end is missed
+        if not now.startswith(seen):
+            seen = ""
+        if now != seen:
+            yield now[len(seen) :]
+        if ended:
+            return
+        seen = now
+        time.sleep(FOLLOW_SECONDS)
 
 
 def stop(address: str, name: str) -> Submitted:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from core.commands import Settings
+from core.errors import cut_lines, printable
 from pipelines.commands.options import JobFile
 
 HERE = "127.0.0.1:8265"
@@ -47,18 +48,24 @@ def show_submitted(address: Dashboard = HERE) -> None:
     from pipelines.cluster import submit
 
     for line in submit.table(submit.jobs(address)):
-        print(line)
+        print(cut_lines(line))
 
 
 def show_log(
     job: Submitted,
     step: Annotated[str, typer.Argument(help="One step's.")] = "",
     address: Dashboard = HERE,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print what is written until the job ends.")
+    ] = False,
 ) -> None:
     """Print what a submitted job, or one of its steps, has written so far."""
     from pipelines.cluster import submit
 
-    print(submit.log(address, job, step), end="")
+    whole = submit.follow if follow else submit.log
+    pieces = whole(address, job, step)
+    for piece in [pieces] if isinstance(pieces, str) else pieces:
+        print(printable(piece), end="", flush=True)
 
 
 def stop_submitted(job: Submitted, address: Dashboard = HERE) -> None:
@@ -69,4 +76,4 @@ def stop_submitted(job: Submitted, address: Dashboard = HERE) -> None:
     from pipelines.cluster import submit
 
     for line in submit.table([submit.stop(address, job)]):
-        print(line)
+        print(cut_lines(line))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from core.commands import Settings
+from core.errors import cut_lines
 from core.progress import columns
 from core.storage import files
 from pipelines.commands.options import Address, Cpus, JobFile, OrLocal, Out
@@ -44,7 +45,7 @@ def plan_job(
 
     steps = planned(job, out, settings, verify)
     for line in _table(steps):
-        print(line)
+        print(cut_lines(line))
     if write is not None:
         files.write_json(write, written(job, settings or []))  # JSON is YAML
     invocation.check_call(address, cpus=cpus)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from core.commands import Settings
+from core.errors import cut_lines
 from pipelines.commands.jobs import planned
 from pipelines.commands.options import Out
 
@@ -41,9 +42,9 @@ def verify_results(
         state = "with other files" if found.unlisted else found.state
         counts[state] = counts.get(state, 0) + 1
         if found.state in ("damaged", "unreadable"):
-            print(f"{os.path.relpath(folder)}  {found.what}")
+            print(cut_lines(f"{os.path.relpath(folder)}  {found.what}"))
         for name in found.unlisted:
-            print(f"{os.path.relpath(folder)}  {name} is not part of this result")
+            print(cut_lines(f"{os.path.relpath(folder)}  {name} is not part of this result"))
     if missing:
         counts["not there"] = missing
     said = ", ".join(f"{count} {state}" for state, count in sorted(counts.items(), reverse=True))
@@ -68,7 +69,8 @@ def remove_unused_results(
 
     total = 0
     for found in upkeep.remove_unused(out) if yes else upkeep.unused(out):
-        print(f"{os.path.relpath(found.path)}  {size_in_words(found.size)}  {found.why}")
+        size = size_in_words(found.size)
+        print(cut_lines(f"{os.path.relpath(found.path)}  {size}  {found.why}"))
         total += found.size
     said = "removed" if yes else "could be removed with --yes"
     print(f"{size_in_words(total)} {said}", file=sys.stderr)

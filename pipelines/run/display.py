@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from core.errors import cut_lines
 from core.progress import QUIET_SECONDS, describe, duration
 from core.request import Note, Progress
 
@@ -89,11 +90,11 @@ class Display:
     def ended(self, name: str, state: str, detail: str = "") -> None:
         """A step is done, failed, was found, or will not run."""
         line = self._lines[name]
-        line.state, line.detail = state, detail
+        line.state, line.detail = state, cut_lines(detail)
         self._unless_live(f"{state}  {detail}".rstrip(), name)
 
     def _record_line(self, text: str, step: str) -> str:
-        line = f"{step:<{self._width}}  {text}" if step else text
+        line = cut_lines(f"{step:<{self._width}}  {text}" if step else text)
         if self._record:
             print(line, file=self._record, flush=True)
         return line

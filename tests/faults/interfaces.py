@@ -3,6 +3,9 @@
 from faults.fault import Fault
 
 FAULTS = (
+    Fault("printed: escape codes pass", "core/errors.py",
+          "return _STEERING.sub(lambda found: ascii(found[0])[1:-1], text)", "return text",
+          "core/test_printed.py"),
     Fault("not finite: draws are written as they are", "core/results/samples.py",
           "        if not bool(values.all()):", "        if False:",
           "core/test_not_finite.py", "draw"),
