@@ -6,12 +6,13 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import time
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from core.errors import InputError, StorageError
 
@@ -34,9 +35,30 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+class NotRegular(OSError):
+    """A pipe, a device or a socket in the place of a file: reading it may never end."""
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file, opened for reading.
+
+    Raises:
+        NotRegular: it is none.
+        OSError: there is none, it is a folder, or it cannot be read.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # no pipe is waited for
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return open(handle, "rb")  # the caller closes it
+    os.close(handle)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise NotRegular(errno.EINVAL, "not a regular file", str(path))
+
+
 def digest(path: Path) -> str:
-    """sha256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
+    """sha256 of a regular file's bytes, in hexadecimal."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -13,7 +13,7 @@ class Found(NamedTuple):
 
     Args:
         files: sorted by their path below the folder.
-        refused: paths that are links, with the reason.
+        refused: paths that are links or no regular files, with the reason.
     """
 
     files: list[Path]
@@ -49,6 +49,8 @@ def files_in(root: Path, *, contents: str, wanted: Callable[[Path], bool] = bool
                 continue
             if path.is_symlink():
                 refused.append((path, "a link, not followed"))
+            elif not path.is_file():
+                refused.append((path, "a pipe, a socket or a device, not read"))
             else:
                 found.append(path)
     return Found(sorted(found, key=lambda path: path.relative_to(root).as_posix()), sorted(refused))

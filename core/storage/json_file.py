@@ -5,11 +5,11 @@ device or a pipe in the place of a file never ends.  Here both are refused as an
 """
 
 import json
-import os
 import re
-import stat
 from pathlib import Path
 from typing import Any
+
+from core.storage import files
 
 DEEPEST = 100  # levels of lists and mappings; documents of ours have some ten
 LARGEST = 2**26  # bytes of a document, unless its reader expects more
@@ -56,12 +56,11 @@ def read(path: Path, *, largest: int = LARGEST) -> Any:
         OSError: there is none, or it cannot be read now.
         NotJson: it is not a regular file, too large, or not JSON.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe is not waited for
-    with open(handle, "rb") as file:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
-            raise NotJson("not a regular file")
-        data = file.read(largest + 1)
+    try:
+        with files.open_regular(path) as file:
+            data = file.read(largest + 1)
+    except files.NotRegular as error:
+        raise NotJson("not a regular file") from error
     if len(data) > largest:
         raise NotJson(f"more than {largest} bytes")
     return parse(data)

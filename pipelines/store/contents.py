@@ -167,13 +167,10 @@ def _read(path: Path) -> tuple[str, _Stamp]:
         InputError: it cannot be read, or is written meanwhile.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(handle, "rb") as file:
-            before = os.fstat(handle)
-            if not stat.S_ISREG(before.st_mode):
-                raise InputError(f"{path}: expected a regular file or a folder")
+        with files.open_regular(path) as file:
+            before = os.fstat(file.fileno())
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-            after = os.fstat(handle)
+            after = os.fstat(file.fileno())
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     if _stamp(before) != _stamp(after):

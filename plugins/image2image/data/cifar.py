@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from core.data import check_split
 from core.errors import InputError
+from core.storage import files
 
 SIDE = 32
 RECORD = 1 + 3 * SIDE * SIDE  # a class, then red, green and blue, row by row
@@ -43,7 +44,8 @@ class CIFAR10(Dataset[dict[str, Tensor]]):
 
     def _read(self, path: Path) -> np.ndarray:
         try:
-            found = path.read_bytes()
+            with files.open_regular(path) as file:
+                found = file.read()
         except OSError as error:
             raise InputError(
                 f"{path}: {error.strerror}; root must be cifar-10-batches-bin, from "

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from core.errors import InputError
+from core.storage import files
 from plugins.medical.io import dicom_pixels
 from plugins.medical.io.claims import check_claim, reason
 from plugins.medical.io.identity import pseudonym
@@ -132,7 +133,7 @@ def _read(place: Path, series: int | None) -> Scan:
 def is_dicom(path: Path) -> bool:
     """Whether a file has DICOM's preamble and prefix."""
     try:
-        with path.open("rb") as file:
+        with files.open_regular(path) as file:
             return file.read(132)[128:] == b"DICM"
     except OSError:
         return False

@@ -208,7 +208,7 @@ def _bound(path: Path, form: type[Form], said: Mapping[str, Any]) -> Form:
 def _array(path: Path, kind: Literal["f", "c"]) -> np.ndarray:
     """Real or complex numbers of a NumPy file; its size is checked before it is read."""
     try:
-        with path.open("rb") as file:
+        with files.open_regular(path) as file:
             version = np.lib.format.read_magic(file)
             head = {
                 (1, 0): np.lib.format.read_array_header_1_0,
@@ -320,10 +320,8 @@ def read_fastmri(
     Raises:
         InputError: another layout, or larger than the memory.
     """
-    import h5py
-
     try:
-        with h5py.File(path, "r") as file:
+        with _hdf5(path) as file:
             stored = _dataset(path, file, "kspace")
             if stored is None:
                 raise InputError(f"{path.name}: has no dataset kspace; expected fastMRI's layout")
@@ -352,10 +350,8 @@ def read_fastmri(
 
 def fastmri_patient(path: Path) -> str:
     """The attribute patient_id; empty where it is missing or cannot be read."""
-    import h5py
-
     try:
-        with h5py.File(path, "r") as file:
+        with _hdf5(path) as file:
             return str(file.attrs.get("patient_id", ""))
     except Exception:  # noqa: BLE001  (damaged files raise many types; `read_fastmri` reports them)
         return ""
@@ -372,10 +368,8 @@ def lodopab(
     Raises:
         InputError: another layout.
     """
-    import h5py
-
     try:
-        with h5py.File(path, "r") as file:
+        with _hdf5(path) as file:
             stored = _dataset(path, file, "data")
             if stored is None or stored.ndim != 3 or stored.dtype.kind != "f":
                 raise InputError(f"{path.name}: expected a dataset data: slices, rows, columns")
@@ -389,6 +383,14 @@ def lodopab(
     if found is None:
         return count, None
     return count, (_finite(path, found) * np.float32(81.35858) - 20) / np.float32(19.98) * 1000
+
+
+def _hdf5(path: Path) -> Any:
+    """An HDF5 file, opened for reading; a pipe in its place would be waited for."""
+    import h5py
+
+    files.open_regular(path).close()
+    return h5py.File(path, "r")
 
 
 def _dataset(path: Path, file: Any, name: str) -> Any:

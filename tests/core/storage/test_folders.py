@@ -1,5 +1,7 @@
 """Folders walked: what is found, passed over and refused, on a tree made for it."""
 
+import os
+
 import pytest
 
 from core.errors import InputError
@@ -38,6 +40,14 @@ def test_files_are_sorted_and_hidden_names_and_links_left_out(tmp_path):
     ]
 
 
+def test_what_is_no_regular_file_is_refused_by_name(tmp_path):
+    made(tmp_path, "a.txt")
+    os.mkfifo(tmp_path / "b.txt")
+    found = files_in(tmp_path, contents="notes")
+    assert [path.name for path in found.files] == ["a.txt"]
+    assert found.refused == [(tmp_path / "b.txt", "a pipe, a socket or a device, not read")]
+
+
 def test_a_root_that_is_no_folder_is_refused(tmp_path):
     made(tmp_path, "file")
     with pytest.raises(
@@ -49,8 +59,6 @@ def test_a_root_that_is_no_folder_is_refused(tmp_path):
 
 
 def test_a_folder_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
-    import os
-
     made(tmp_path, "inner/file")
     real = os.scandir
 

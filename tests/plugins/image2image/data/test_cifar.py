@@ -1,6 +1,7 @@
 """CIFAR-10's files as its page describes them, written here byte by byte."""
 
 import hashlib
+import os
 
 import numpy as np
 import pytest
@@ -54,3 +55,10 @@ def test_what_is_no_such_file_is_said(root, spoil, said):
         CIFAR10("test", root=root)
     with pytest.raises(InputError, match="expected train or test"):
         CIFAR10("all", root=root)
+
+
+def test_a_pipe_is_not_waited_for(root):
+    (root / "test_batch.bin").unlink()
+    os.mkfifo(root / "test_batch.bin")
+    with pytest.raises(InputError, match=r"test_batch\.bin: not a regular file"):
+        CIFAR10("test", root=root)

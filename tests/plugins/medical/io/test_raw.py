@@ -9,7 +9,7 @@ import pytest
 from mutated import mutated
 
 from core.errors import InputError
-from plugins.medical.io import raw
+from plugins.medical.io import dicom, raw
 
 COUNT = 2000 if os.environ.get("POLYMODE_TORTURE") else 60
 GEOMETRY = {
@@ -218,3 +218,12 @@ def test_mutated_files_give_data_or_a_clear_error(tmp_path, kind):
             said.append(str(error))
     assert 0 < fine < COUNT
     assert all(len(one.splitlines()) == 1 for one in said)
+
+
+def test_pipes_in_the_place_of_files_are_not_waited_for(tmp_path):
+    for name in ("a.hdf5", "a.npy"):
+        os.mkfifo(tmp_path / name)
+    assert raw.fastmri_patient(tmp_path / "a.hdf5") == ""
+    with pytest.raises(InputError, match="not a regular file"):
+        raw.lodopab(tmp_path / "a.hdf5")
+    assert not dicom.is_dicom(tmp_path / "a.hdf5")
