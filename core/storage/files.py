@@ -11,8 +11,9 @@ import time
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 from core.errors import InputError, StorageError
 
@@ -39,7 +40,7 @@ class NotRegular(OSError):
     """A pipe, a device or a socket in the place of a file: reading it may never end."""
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """A regular file, opened for reading.
 
     Raises:
