@@ -237,13 +237,7 @@ def likelihood(
                 opened.model.denoise, x0, noise, example.condition,
                 trace=request.trace, probes=request.probes, rtol=request.rtol, atol=request.atol,
             )  # fmt: skip
-            nats += found.nats.tolist()
-            if not math.isfinite(sum(nats)):
-                named = zip(chosen, found.nats.tolist(), strict=True)
-                first = next(opened.dataset.name(i) for i, n in named if not math.isfinite(n))
-                raise InputError(
-                    f"{first}: its likelihood is NaN or infinite; tighten the tolerances"
-                )
+            nats += _finite(found.nats.tolist(), [opened.dataset.name(i) for i in chosen])
         uniform = [elements * math.log(2)] * len(nats)
         values = {
             REFERENCE: _figures(uniform, elements, request.levels),
@@ -266,6 +260,18 @@ def likelihood(
         items=len(nats),
         seconds=time.perf_counter() - start,
     )
+
+
+def _finite(nats: list[float], names: list[str]) -> list[float]:
+    """The likelihoods of named items.
+
+    Raises:
+        InputError: one is NaN or infinite.
+    """
+    for value, name in zip(nats, names, strict=True):
+        if not math.isfinite(value):
+            raise InputError(f"{name}: its likelihood is {value}; tighten rtol and atol")
+    return nats
 
 
 def _figures(nats: list[float], elements: int, levels: int | None) -> dict[str, list[float]]:

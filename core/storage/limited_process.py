@@ -31,7 +31,7 @@ Begin = Callable[[], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a process may take from ``begin()`` on.
+    """Limits of a process, from ``begin()`` on.
 
     Args:
         memory: bytes of address space, beside what it has then.

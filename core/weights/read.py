@@ -107,7 +107,7 @@ def _unpickle(source: Path, target: Path, entry: str) -> dict[str, Any]:
 
 
 def limits_of(size: int) -> Limits:
-    """What unpickling a file of so many bytes may take."""
+    """Limits of the process that unpickles a file of so many bytes."""
     return Limits(
         memory=MEMORY + 3 * size,
         seconds=20 + size // SPEED,

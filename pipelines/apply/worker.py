@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from core.errors import InputError, StorageError
+from core.errors import InputError, StorageError, printable
 from core.parts.config import plain
 from core.parts.signature import arguments
 from core.predictor import files_of
@@ -96,7 +96,7 @@ class Worker:
                     target.unlink()
             return targets, files.inside(self._order.folder, name)
         except InputError as error:
-            cause = str(error).replace(f"{self._order.folder}", "the folder")
+            cause = str(error).replace(printable(f"{self._order.folder}"), "the folder")
             raise _Trouble("bad", cause) from error
 
     def _made(self, name: str, path: Path, targets: list[Path]) -> dict[str, Any]:
@@ -122,8 +122,10 @@ class Worker:
         except _Trouble:
             raise
         except Exception as error:
-            said = first_line(error).replace(f"{path}: ", "").replace(f"{part}: ", "")
-            said = said.replace(str(path), shown(name)).replace(str(part), shown(name))
+            said = first_line(error)
+            for given in (path, part):
+                for form in (str(given), printable(str(given))):  # as an `InputError` has it
+                    said = said.replace(f"{form}: ", "").replace(form, shown(name))
             known = {"folder": path, **{f"results.{n}": self._scratch / t.name
                                         for n, t in enumerate(targets)}}  # fmt: skip
             raise self._trouble(error, said[:LONGEST], known) from error

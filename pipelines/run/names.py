@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from core.errors import printable
 from pipelines.store import results
 
 SHORT = 4  # characters from which a name without a suffix is replaced where it stands alone
@@ -43,12 +44,14 @@ def without_names(text: str, at: Mapping[str, Path], error: BaseException | None
     found: dict[str, str] = {}
     for option, root in at.items():
         for name, label in _names(option, root):
-            if name in text:
-                found.setdefault(name, label)
+            for form in {name, printable(name)}:  # the second is that of an `InputError`
+                if form in text:
+                    found.setdefault(form, label)
     while error is not None:
         for path in (getattr(error, "filename", None), getattr(error, "filename2", None)):
             if isinstance(path, str) and path:
                 found.setdefault(path, "a file")
+                found.setdefault(printable(path), "a file")
         error = error.__cause__ or error.__context__
     for name in sorted(found, key=len, reverse=True):
         text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", lambda _, to=found[name]: to, text)

@@ -10,6 +10,7 @@ from core.errors import InputError, cut_lines, printable
 from core.progress import listener
 from core.request import Note
 from pipelines.run.display import Display
+from pipelines.run.names import without_names
 
 HOSTILE = "\x1b[31mred \x1b]0;title\x07 \u202egnp.exe \x9b2J\r"
 SHOWN = r"\x1b[31mred \x1b]0;title\x07 \u202egnp.exe \x9b2J\r"
@@ -50,3 +51,11 @@ def test_warnings_of_a_command_are_lines_without_escape_codes():
 
     shown = format_warning(UserWarning(HOSTILE), UserWarning, "/home/me/x.py", 3)
     assert shown == f"warning: {SHOWN}\n"
+
+
+def test_a_name_that_is_written_out_is_still_taken_out_of_what_is_kept(tmp_path):
+    """Else a patient's name with a mark without width would stay in a log."""
+    place = tmp_path / "Doe\u200b\x07Jane.dcm"
+    place.touch()
+    kept = without_names(str(InputError(f"{place}: damaged")), {"folder": tmp_path})
+    assert kept == "file 1 of folder: damaged"

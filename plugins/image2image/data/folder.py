@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from core.data import Cache, place_of, split_of
-from core.errors import InputError
+from core.errors import InputError, printable
 from core.storage import memory
 from core.storage.folders import files_in
 from plugins.image2image.data.crops import FAR, Plan, check_options, cut
@@ -124,7 +124,7 @@ class Folder(Dataset[dict[str, Tensor]]):
             except memory.NotEnough:
                 raise  # skipped, the data would depend on what else this machine does
             except InputError as error:
-                damaged.append((path, str(error).removeprefix(f"{path}: ")))
+                damaged.append((path, str(error).removeprefix(printable(f"{path}: "))))
                 continue
             high, wide = pixels.shape[1:]
             if min(high, wide) < size:
