@@ -23,6 +23,12 @@ FAULTS = (
     image("luma: the room of the other side", "operators/luma",
            "torch.where(colour > 0, 1 - grey, 1 + grey)",
            "torch.where(colour > 0, 1 + grey, 1 - grey)", "operators/test_luma"),
+    image("draws: detail of the draw's share", "inference/draws",
+           "mean + detail * (x0 - mean)", "x0 + detail * (mean - x0)",
+           "inference/test_draws", "detail"),
+    image("draws: an estimate at each step", "inference/draws",
+           "condition = {**condition, ESTIMATE: mean}", "pass",
+           "inference/test_draws", "estimate"),
     # Plug-ins: data and tasks.
     image("crops: never the last position", "data/crops",
            "random.integers(wide - size + 1)", "random.integers(wide - size)",

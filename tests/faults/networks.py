@@ -24,6 +24,22 @@ FAULTS = (
              "w, b = w * scale, torch", "formula"),
     network("network: one channel a group", "layers",
              "min(groups, channels // group_channels)", "min(groups, channels)", "groups"),
+    *(
+        Fault(f"predict and refine: {name}", file, right, wrong,
+              "core/network/test_predict_refine.py")
+        for name, file, right, wrong in (
+            ("the network's input without the estimate", "core/denoiser/parameterization.py",
+             "x - over(alpha, x) * f", "x - 0 * f"),
+            ("the estimate added as x0", "core/denoiser/parameterization.py",
+             "output if f is None else output + over(row.a, x) * f, None",
+             "output if f is None else output + f, None"),
+            ("the denoising loss reaches the estimate", "core/objective/predict_refine.py",
+             "ESTIMATE: f.detach()", "ESTIMATE: f"),
+            ("the estimate of samples without condition", "core/network/predict_refine.py",
+             "if ESTIMATE in condition and conditioning.NULL not in condition:",
+             "if ESTIMATE in condition:"),
+        )
+    ),
     Fault("weights: one number of groups is not enough", "core/weights/exporting.py",
           "    if len(groups) > 1:\n", "    if False:\n", "core/weights/test_use.py", "express"),
     Fault("upgrade: groups as today", "core/network/upgrade.py",
