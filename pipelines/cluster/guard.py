@@ -1,4 +1,4 @@
-"""Ends what a private Ray started and removes its files, once the process that started it is gone.
+"""Ends what was started in a folder and removes it, once the process that made it is gone.
 
 Ray's processes watch each other, but its agents outlive a killed driver by a minute or more: they
 first report the death to a server that is dead too.  This one runs beside the driver, in a session
@@ -13,8 +13,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LOOK = 0.5  # seconds between two looks at the parent
@@ -39,6 +41,17 @@ def dismiss(guard: subprocess.Popen[bytes]) -> None:
     guard.stdin.close()
     with suppress(subprocess.TimeoutExpired):
         guard.wait(PATIENCE + 5)
+
+
+@contextmanager
+def temporary(prefix: str, parent: Path) -> Iterator[Path]:
+    """A new folder below `parent` that is removed at the end, after a kill of this process too."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))  # mode 0700
+    watching = start(folder)
+    try:
+        yield folder
+    finally:
+        dismiss(watching)
 
 
 def users_of(folder: Path) -> set[int]:

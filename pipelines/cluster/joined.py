@@ -8,7 +8,6 @@ import fcntl
 import os
 import secrets
 import socket
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,13 +17,14 @@ from typing import Any
 
 from core.errors import InputError, brief
 from core.training import stopping
-from pipelines.cluster import answering, connection, deadlines
+from pipelines.cluster import answering, connection, deadlines, guard
 from pipelines.cluster.code import unpack
 from pipelines.job.resources import Resources
 from pipelines.store import results
 
 FOLDER = "POLYMODE_FOLDER"  # where the command was called, for workers of a cluster
 TOKEN = "~/.ray/auth_token"  # where Ray looks for it
+CODE = "polymode-code-"  # begins the names of folders with code on its way
 HEAD = "the GCS of its head, as in `ray start --head --port`"
 PATIENCE = 5.0  # seconds until nobody is taken to listen at an address
 HEARD_SECONDS = 5.0  # a training step reports progress more often
@@ -48,7 +48,7 @@ def joined(address: str, out: Path | None = None) -> Iterator[list[Resources]]:
     """
     before = dict(os.environ)
     temporary = connection.temporary_folder()
-    with tempfile.TemporaryDirectory(prefix="polymode-code-", dir=temporary) as code:
+    with guard.temporary(CODE, temporary) as code:
         try:
             os.environ.update({**connection.QUIET, **check_answers(address)})
             os.environ["RAY_TMPDIR"] = str(temporary)  # TMPDIR may be relative or not in ASCII
@@ -59,7 +59,7 @@ def joined(address: str, out: Path | None = None) -> Iterator[list[Resources]]:
             if out is None:
                 environment = {}
             elif "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # else it came with `submit`
-                environment["py_modules"] = [str(path) for path in unpack(Path(code))]
+                environment["py_modules"] = [str(path) for path in unpack(code)]
             _connect(address, environment)
             if out is not None:
                 _check_shared(out)

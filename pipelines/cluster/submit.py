@@ -12,7 +12,6 @@ import os
 import re
 import secrets
 import shlex
-import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +23,7 @@ from typing import Any
 
 from core.errors import InputError
 from core.storage import files
-from pipelines.cluster import connection, deadlines, joined
+from pipelines.cluster import connection, deadlines, guard, joined
 from pipelines.cluster.code import unpack
 from pipelines.store import results
 
@@ -79,8 +78,11 @@ def submit(file: Path, settings: Sequence[str], *, address: str, out: Path) -> s
     if not out.is_absolute():
         raise InputError(f"out: expected an absolute path on the cluster, got {str(out)!r}")
     command = ["python", "-c", PROGRAM, "run", JOB_FILE, "--address", "auto", "--out", str(out)]
-    with _client(address) as client, tempfile.TemporaryDirectory(prefix="polymode-code-") as place:
-        code, folder = Path(place, "code"), Path(place, "job")
+    with (
+        _client(address) as client,
+        guard.temporary(joined.CODE, connection.temporary_folder()) as place,
+    ):
+        code, folder = place / "code", place / "job"
         code.mkdir()
         folder.mkdir()
         files.write_json(folder / JOB_FILE, document)  # JSON is YAML
