@@ -86,6 +86,9 @@ def submit(file: Path, settings: Sequence[str], *, address: str, out: Path) -> s
         code.mkdir()
         folder.mkdir()
         files.write_json(folder / JOB_FILE, document)  # JSON is YAML
+        modules = unpack(code)
+        for file in filter(Path.is_file, modules):  # Ray takes modules that are folders alone
+            file.rename(folder / file.name)
         return _once_awake(
             client.submit_job,
             submission_id=f"{what.name}-{secrets.token_hex(4)}",
@@ -93,7 +96,7 @@ def submit(file: Path, settings: Sequence[str], *, address: str, out: Path) -> s
             metadata={JOB: what.name, "out": str(out)},
             runtime_env={
                 "working_dir": str(folder),
-                "py_modules": [str(path) for path in unpack(code)],
+                "py_modules": [str(path) for path in modules if path.is_dir()],
                 "env_vars": {
                     "RAY_JOB_STOP_WAIT_TIME_S": f"{deadlines.JOB:.0f}",
                     **connection.QUIET,
