@@ -187,12 +187,50 @@ def _inspect(folder: Path, key: str, verify: bool) -> Found:
         )
     if version != FORMAT or manifest.get("key") != key or not isinstance(listed, dict):
         return Found("damaged", f"{MANIFEST} is not this result's")
+    there = dict(_there(folder))
     for name, said in listed.items():
+        if not verify and _is_of_size(there.get(name), name, said):
+            continue
         if what := _mismatch(folder, name, said, verify):
             return Found("damaged", f"{name} {what}")
     if not {REQUEST, RESULT, ENVIRONMENT} <= listed.keys():
         return Found("damaged", f"{MANIFEST} lists no result")
-    return Found("whole", unlisted=tuple(_unlisted(folder, listed)))
+    others = sorted(there.keys() - listed.keys() - UNLISTED)
+    return Found("whole", unlisted=tuple(name for name in others if not _is_hidden(name)))
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def _is_of_size(entry: os.DirEntry[str] | None, name: str, said: Any) -> bool:
+    """Whether a file of the folder itself, under a plain name, is as large as its manifest says.
+
+    Of most files that is all there is to know; `_mismatch` says what is wrong with others.
+    """
+    if entry is None or not name.isprintable() or not entry.is_file(follow_symlinks=False):
+        return False
+    match said:
+        case [int(size), str()]:
+            return entry.stat(follow_symlinks=False).st_size == size
+    return False
+
+
+def _there(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Files and links in a folder and its subfolders, by their names below it; no link is followed.
+
+    Raises:
+        OSError: a folder there cannot be listed.
+    """
+    waiting = [(os.fspath(folder), "")]
+    while waiting:
+        path, below = waiting.pop()
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append((entry.path, f"{below}{entry.name}/"))
+                else:
+                    yield f"{below}{entry.name}", entry
 
 
 def _mode(path: Path) -> int:
@@ -245,17 +283,6 @@ def _mismatch(folder: Path, name: str, said: Any, verify: bool) -> str:
             return "has changed" if verify and files.digest(path) != sha256 else ""
         case _:
             return f"is not described in {MANIFEST}"
-
-
-def _unlisted(folder: Path, listed: Mapping[str, Any]) -> Iterator[str]:
-    """Files and links to folders that a manifest does not list; hidden ones are nobody's input."""
-    for at, folders, names in os.walk(folder, onerror=_raise):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        links = [name for name in folders if os.path.islink(os.path.join(at, name))]
-        for name in sorted([*links, *names]):
-            path = Path(at, name).relative_to(folder).as_posix()
-            if not name.startswith(".") and path not in listed and path not in UNLISTED:
-                yield path
 
 
 def by_step(root: Path) -> dict[str, list[Path]]:

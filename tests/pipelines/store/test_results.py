@@ -123,7 +123,7 @@ def test_files_that_the_manifest_does_not_list_are_named(tmp_path):
     (folder / "link").symlink_to(tmp_path)
     found = results.inspect(folder, KEY)
     assert found.state == "whole"
-    assert found.unlisted == ("link", "deep/step-99999999/state.json")
+    assert found.unlisted == ("deep/step-99999999/state.json", "link")
 
 
 def test_a_later_format_is_refused_not_remade(tmp_path):
