@@ -247,15 +247,15 @@ def on_ray(batch: Batch, *, workers: int, gpus: float) -> Iterator[Record]:
         yield _heard(json.loads(row["said"]))
 
 
-def _heard(said: dict[str, Any]) -> Record:
+def _heard(answer: dict[str, Any]) -> Record:
     """The record that a worker gave, or why it gave none, raised."""
-    if "refused" in said:
-        raise InputError(said["refused"])
-    if "full" in said:
-        raise StorageError(said["full"])
-    if "broken" in said:
-        raise RuntimeError(f"a worker could not load the model: {said['broken']}")
-    return Record(**said)
+    if "refused" in answer:
+        raise InputError(answer["refused"])
+    if "full" in answer:
+        raise StorageError(answer["full"])
+    if "broken" in answer:
+        raise RuntimeError(f"a worker could not load the model: {answer['broken']}")
+    return Record(**answer)
 
 
 def _worker(order: Order, target: str) -> Worker:

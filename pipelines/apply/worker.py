@@ -122,13 +122,13 @@ class Worker:
         except _Trouble:
             raise
         except Exception as error:
-            said = first_line(error)
+            cause = first_line(error)
             for given in (path, part):
                 for form in (str(given), printable(str(given))):  # as an `InputError` has it
-                    said = said.replace(f"{form}: ", "").replace(form, shown(name))
+                    cause = cause.replace(f"{form}: ", "").replace(form, shown(name))
             known = {"folder": path, **{f"results.{n}": self._scratch / t.name
                                         for n, t in enumerate(targets)}}  # fmt: skip
-            raise self._trouble(error, said[:LONGEST], known) from error
+            raise self._trouble(error, cause[:LONGEST], known) from error
         finally:
             shutil.rmtree(self._scratch, ignore_errors=True)
         return {"facts": facts, "result": results_of(self._order, name)[0], **about}
@@ -150,7 +150,7 @@ class Worker:
         except OSError:
             return []
 
-    def _trouble(self, error: Exception, said: str, known: Mapping[str, Path]) -> _Trouble:
+    def _trouble(self, error: Exception, cause: str, known: Mapping[str, Path]) -> _Trouble:
         """The file's trouble from an error; an error of the system is none of its bytes.
 
         Raises:
@@ -164,11 +164,11 @@ class Worker:
                 "command again"
             ) from error
         if isinstance(error, memory.NotEnough):  # at another time there may be enough
-            return _Trouble("failed", said)
+            return _Trouble("failed", cause)
         if isinstance(error, InputError) and number is None:
-            return _Trouble("bad", said)
+            return _Trouble("bad", cause)
         print(traceback_without_names(error, known), file=sys.stderr)
-        return _Trouble("failed", said)
+        return _Trouble("failed", cause)
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:

@@ -139,8 +139,8 @@ def run(request: "ApplyRequest", out: Path, means: Means, *, retry: bool = False
                 without_ray(error, display, or_local=means.or_local)
         result = batch.finish(work, share, emit)
         counts = ("done", "bad", "failed")
-        said = ", ".join(f"{n} {word}" for word in counts if (n := getattr(result, word)))
-        display.ended(NAME, "done" if result.done else "failed", said)
+        summary = ", ".join(f"{n} {word}" for word in counts if (n := getattr(result, word)))
+        display.ended(NAME, "done" if result.done else "failed", summary)
     return result
 
 

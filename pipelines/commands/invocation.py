@@ -105,8 +105,8 @@ def carry_out(
             with suppress(_Unwritable):  # results of a read-only store are of use too
                 _record(out, what, planned)
             count = len(planned)
-            said = f"all {count} steps are hits" if count > 1 else "its one step is a hit"
-            print(f"nothing to do: {said}", file=sys.stderr)
+            hits = f"all {count} steps are hits" if count > 1 else "its one step is a hit"
+            print(f"nothing to do: {hits}", file=sys.stderr)
             show(planned, {})
             return
         record = _record(out, what, planned)

@@ -47,8 +47,8 @@ def verify_results(
             print(cut_lines(f"{os.path.relpath(folder)}  {name} is not part of this result"))
     if missing:
         counts["not there"] = missing
-    said = ", ".join(f"{count} {state}" for state, count in sorted(counts.items(), reverse=True))
-    print(said or "no results", file=sys.stderr)
+    summary = ", ".join(f"{count} {state}" for state, count in sorted(counts.items(), reverse=True))
+    print(summary or "no results", file=sys.stderr)
     if not counts.keys() <= {"whole", "unfinished", "not there"} or (missing and not folders):
         raise typer.Exit(1)
 
@@ -72,5 +72,5 @@ def remove_unused_results(
         size = size_in_words(found.size)
         print(cut_lines(f"{os.path.relpath(found.path)}  {size}  {found.why}"))
         total += found.size
-    said = "removed" if yes else "could be removed with --yes"
-    print(f"{size_in_words(total)} {said}", file=sys.stderr)
+    summary = "removed" if yes else "could be removed with --yes"
+    print(f"{size_in_words(total)} {summary}", file=sys.stderr)

@@ -132,10 +132,10 @@ def job_of(
 
 def in_its_words(error: InputError) -> InputError:
     """The same with the names that options have on the command line."""
-    said = str(error)
+    message = str(error)
     for job, command in WORDS.items():
-        said = said.replace(job, command)
-    return InputError(said)
+        message = message.replace(job, command)
+    return InputError(message)
 
 
 def show(planned: "Sequence[Planned]", outcomes: "Outcomes") -> None:
@@ -158,12 +158,12 @@ def table(folder: Path) -> list[str]:
     from pipelines.store import results
     from pipelines.sweep.space import value_text
 
-    said = results.read_json(results.result_path(folder, "table")) or {"trials": []}
-    names = list(dict.fromkeys(name for row in said["trials"] for name in row["options"]))
-    rows = [["trial", *names, "steps", said.get("metric", ""), "at step", "state"]]
-    for row in said["trials"]:
+    document = results.read_json(results.result_path(folder, "table")) or {"trials": []}
+    names = list(dict.fromkeys(name for row in document["trials"] for name in row["options"]))
+    rows = [["trial", *names, "steps", document.get("metric", ""), "at step", "state"]]
+    for row in document["trials"]:
         value = row["value"]
-        state = "best" if row["trial"] == said["best"] else row["state"]
+        state = "best" if row["trial"] == document["best"] else row["state"]
         rows.append([
             row["trial"],
             *(value_text(row["options"][name]) for name in names),

@@ -39,8 +39,10 @@ def read_panels(folder: Path, panels: Any, reference: str = "") -> Iterator[Fact
             continue
         read: Facts = {"title": str(panel.get("title", "")), "lost": 0}
         for kind in COUNTS:
-            said = panel.get(kind, [])
-            views = [_view(folder, kind, view) for view in (said if isinstance(said, list) else [])]
+            stated = panel.get(kind, [])
+            views = [
+                _view(folder, kind, view) for view in (stated if isinstance(stated, list) else [])
+            ]
             read[kind] = [view for view in views if view is not None]
             read["lost"] += len(views) - len(read[kind])
         if any(read[kind] for kind in COUNTS):
@@ -62,8 +64,10 @@ def read_charts(charts: Any) -> Iterator[Facts]:
         series = chart.get("series")
         lines = []
         for one in (series if isinstance(series, list) else [])[:MAX_SERIES]:
-            said = one.get("points") if isinstance(one, Mapping) else None
-            points = [_point(p, log) for p in (said if isinstance(said, list) else [])[:MAX_ROWS]]
+            stated = one.get("points") if isinstance(one, Mapping) else None
+            points = [
+                _point(p, log) for p in (stated if isinstance(stated, list) else [])[:MAX_ROWS]
+            ]
             known = sorted((p for p in points if p is not None), key=lambda p: p["x"])
             if known:
                 lines.append({"label": str(one.get("label", "")), "points": known})
@@ -76,12 +80,12 @@ def read_charts(charts: Any) -> Iterator[Facts]:
             }
 
 
-def _point(said: Any, log: bool) -> Facts | None:
-    if not isinstance(said, list) or len(said) not in (2, 4):
+def _point(stated: Any, log: bool) -> Facts | None:
+    if not isinstance(stated, list) or len(stated) not in (2, 4):
         return None
-    if not all(isinstance(n, int | float) and abs(n) < 1e12 for n in said):
+    if not all(isinstance(n, int | float) and abs(n) < 1e12 for n in stated):
         return None
-    x, y, low, high = [*said, said[1], said[1]][:4]
+    x, y, low, high = [*stated, stated[1], stated[1]][:4]
     return {"x": x, "y": y, "low": low, "high": high} if x > 0 or not log else None
 
 
@@ -173,8 +177,8 @@ def _sprite(read: Facts, held: bytes, count: int) -> bool:
     """Whether a PNG's header has the size of so many pictures in rows."""
     across = read["across"]
     size = (across * read["width"], math.ceil(count / across) * read["height"])
-    told = tuple(int.from_bytes(held[at : at + 4], "big") for at in (16, 20))
-    return held.startswith(PNG) and across <= count and told == size and max(size) <= SIDE
+    stated = tuple(int.from_bytes(held[at : at + 4], "big") for at in (16, 20))
+    return held.startswith(PNG) and across <= count and stated == size and max(size) <= SIDE
 
 
 FITS = {"images": _picture, "clips": _clip, "volumes": _volume, "clouds": _cloud}

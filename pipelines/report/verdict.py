@@ -57,19 +57,19 @@ def _verdict(found: Evaluation, method: str, name: str, difference: Interval) ->
     unit = f"×{unit}" if unit[:1].isdigit() else f" {unit}" if unit else ""  # 1e-5 is a factor
     over = f"on {found.n} items from {_count(len(found.sources), 'source')}"
     if low is None or high is None:
-        outcome, said = (
+        outcome, sentence = (
             "unknown",
             f"{method} against {reference}: no interval for {figure.label}",
         )
     elif min(sign * low, sign * high) > 0:
         outcome = "beats"
-        said = (
+        sentence = (
             f"{method} beats {reference} by {_decimal(abs(mean), low, high)}{unit} "
             f"{figure.label} {_between(low, high, flip=sign < 0)} {over}"
         )
     else:
         outcome = "worse" if max(sign * low, sign * high) < 0 else "open"
-        said = (
+        sentence = (
             f"{method} does not beat {reference} in {figure.label}: difference "
             f"{signed(mean, low, high)}{unit} {_between(low, high)} {over}"
         )
@@ -78,7 +78,7 @@ def _verdict(found: Evaluation, method: str, name: str, difference: Interval) ->
         "metric": name,
         "outcome": outcome,
         "gain": sign * mean,
-        "sentence": said,
+        "sentence": sentence,
         **plain(difference),
         "text": f"{signed(mean, low, high)} {_between(low, high)}",
         "drawn": _drawn(found, name, difference),

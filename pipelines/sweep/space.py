@@ -95,13 +95,13 @@ def variants(
 
     def checked(choice: Choice, at: str) -> dict[str, Any]:
         try:
-            found, said = check(options, trained(values, choice), registry=registry)
+            found, wrong_ones = check(options, trained(values, choice), registry=registry)
         except ConfigError as error:
-            found, said = {}, error.problems
+            found, wrong_ones = {}, error.problems
         # A message that begins with the option's own name needs no place.
         problems.extend(
             f"space.{text}" if text.startswith(at.removeprefix("space.")) else f"{at}: {text}"
-            for text in said
+            for text in wrong_ones
         )
         return found
 
@@ -171,14 +171,14 @@ def _axes(space: Mapping[str, Any]) -> tuple[list[Axis], list[str]]:
     return axes, problems
 
 
-def _axis(option: str, said: Any) -> Axis:
-    if isinstance(said, list):
-        return _list(option, said)
-    if not isinstance(said, Mapping) or len(said) != 1 or next(iter(said)) not in RANGES:
+def _axis(option: str, stated: Any) -> Axis:
+    if isinstance(stated, list):
+        return _list(option, stated)
+    if not isinstance(stated, Mapping) or len(stated) != 1 or next(iter(stated)) not in RANGES:
         raise InputError(
-            f"expected a list of values, or one of {', '.join(RANGES)}, got {brief(said)}"
+            f"expected a list of values, or one of {', '.join(RANGES)}, got {brief(stated)}"
         )
-    kind, ends = next(iter(said.items()))
+    kind, ends = next(iter(stated.items()))
     return _integers(option, ends) if kind == "int" else _reals(option, kind, ends)
 
 

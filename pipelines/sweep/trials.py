@@ -254,16 +254,16 @@ class Search:
         rows = []
         for trial in self.trials:
             ended = self._ended.get(trial.name)
-            said = asdict(ended) if ended else {"state": "waiting"}
-            said.pop("refused", None)
-            rows.append({"trial": trial.name, "options": trial.choice, **said})
+            outcome = asdict(ended) if ended else {"state": "waiting"}
+            outcome.pop("refused", None)
+            rows.append({"trial": trial.name, "options": trial.choice, **outcome})
         table = {"format": FORMAT, "metric": self.request.metric, "best": best, "trials": rows}
         files.write_json(self.out / TABLE, table)
 
 
 def read_ended(trial: Trial) -> Ended | None:
-    said = results.read_json(trial.folder / ENDED)
-    return Ended(**said) if said else None
+    outcome = results.read_json(trial.folder / ENDED)
+    return Ended(**outcome) if outcome else None
 
 
 def _as_yaml(request: TrainRequest) -> str:

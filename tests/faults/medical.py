@@ -62,7 +62,7 @@ FAULTS = (
              "RAS @ np.diag([*[MILLIMETRES.get(units, 1.0)] * 3, 1.0]) @ affine",
              "np.diag([*[MILLIMETRES.get(units, 1.0)] * 3, 1.0]) @ affine", "io/test_nifti"),
     medical("pseudonyms: a hash that anybody can compute", "io/identity",
-             "hmac.new(_key(), said", "hmac.new(b'', said", "io/test_identity"),
+             "hmac.new(_key(), identity", "hmac.new(b'', identity", "io/test_identity"),
     # Plug-ins: the physics of measurements.
     medical("projector: the two weights exchanged", "operators/projector",
              "torch.stack([1 - share, share], -1)", "torch.stack([share, 1 - share], -1)",

@@ -18,15 +18,15 @@ def check_claim(path: Path, shape: tuple[int, ...], bytes_each: int) -> None:
     Raises:
         InputError: a size below 1, or too large.
     """
-    said = " x ".join(map(str, shape))
+    sizes = " x ".join(map(str, shape))
     if not shape or min(shape) < 1:
-        raise InputError(f"{path.name}: claims {said or 'no'} voxels; expected at least one")
+        raise InputError(f"{path.name}: claims {sizes or 'no'} voxels; expected at least one")
     needed = bytes_each
     for size in shape:
         needed *= size
     memory.check(
         needed,
-        f"{path.name}: claims {said} voxels, {needed / 2**30:,.0f} GiB in memory",
+        f"{path.name}: claims {sizes} voxels, {needed / 2**30:,.0f} GiB in memory",
         "crop it, or use a machine with more memory",
         free=memory.free() // 2,
     )
@@ -34,5 +34,5 @@ def check_claim(path: Path, shape: tuple[int, ...], bytes_each: int) -> None:
 
 def reason(error: BaseException) -> str:
     """The first line of an error without path separators: folders may name the patient."""
-    said = (getattr(error, "strerror", None) or str(error)).splitlines()
-    return said[0].replace(os.sep, " ")[:160] if said else type(error).__name__
+    lines = (getattr(error, "strerror", None) or str(error)).splitlines()
+    return lines[0].replace(os.sep, " ")[:160] if lines else type(error).__name__

@@ -102,8 +102,8 @@ def _read(place: Path, series: int | None) -> Scan:
     check_claim(first.path, (len(frames), *first.size), 8)
     for file in chosen:
         _check_length(file)
-    said = first.header.get("Modality")
-    modality = said if said in ("CT", "MR") else "other"
+    stated = first.header.get("Modality")
+    modality = stated if stated in ("CT", "MR") else "other"
     voxels, notes = _voxels(frames, first.size, modality)
     row, column = frames[0].spacing
     affine = np.eye(4)
@@ -149,8 +149,8 @@ def patient_of(path: Path) -> str:
 
 
 def _whose(header: Any) -> str:
-    said = (str(header.get(name) or "").strip() for name in ("PatientID", "PatientName"))
-    return " ".join(dict.fromkeys(filter(None, said)))
+    identity = (str(header.get(name) or "").strip() for name in ("PatientID", "PatientName"))
+    return " ".join(dict.fromkeys(filter(None, identity)))
 
 
 # --- files and headers ---------------------------------------------------------------------------
@@ -214,11 +214,11 @@ def _file(path: Path) -> _File | None:
         return None
 
     def whole(name: str, otherwise: int | None = None) -> int:
-        said = header.get(name)
-        said = otherwise if said is None else said
-        if not isinstance(said, int) or said < 1:
+        value = header.get(name)
+        value = otherwise if value is None else value
+        if not isinstance(value, int) or value < 1:
             raise InputError(f"{path.name}: {name} is not a positive integer")
-        return int(said)
+        return int(value)
 
     size = whole("Rows"), whole("Columns")
     return _File(path, header, size, whole("NumberOfFrames", 1), whole("SamplesPerPixel", 1))
@@ -242,12 +242,12 @@ _LOOKED_AT = (
 def _chosen(place: Path, found: dict[str, list[_File]], series: int | None) -> list[_File]:
     listed = [found[uid] for uid in sorted(found)]
     if series is None and len(listed) > 1:
-        said = "; ".join(
+        kinds = "; ".join(
             f"{number}: {_kind(one[0].header)}, {len(one)} files of "
             f"{one[0].size[1]}x{one[0].size[0]}"
             for number, one in enumerate(listed, start=1)
         )
-        raise InputError(f"{place}: {len(listed)} series ({said}); choose one with --series")
+        raise InputError(f"{place}: {len(listed)} series ({kinds}); choose one with --series")
     if series is not None and not 1 <= series <= len(listed):
         raise InputError(f"series: expected 1 to {len(listed)}, got {series}")
     return listed[(series or 1) - 1]
@@ -255,8 +255,8 @@ def _chosen(place: Path, found: dict[str, list[_File]], series: int | None) -> l
 
 def _kind(header: Any) -> str:
     """Modality; ``?`` where it is not a code, since it may be any text."""
-    said = str(header.get("Modality") or "")
-    return said if re.fullmatch("[A-Z]{2,3}|RT[A-Z]{4,6}", said) else "?"
+    modality = str(header.get("Modality") or "")
+    return modality if re.fullmatch("[A-Z]{2,3}|RT[A-Z]{4,6}", modality) else "?"
 
 
 def _frames(file: _File) -> Iterator[_Frame]:

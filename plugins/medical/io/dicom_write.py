@@ -277,16 +277,16 @@ def _slice(series: "Dataset", like: Scan, number: int) -> "Dataset":
     return data
 
 
-def _uid(said: str) -> str:
+def _uid(value: str) -> str:
     """The UID itself if valid, else a new one: other text could hold a name."""
     from pydicom.uid import generate_uid
 
-    return said if _is_uid(said) else generate_uid()
+    return value if _is_uid(value) else generate_uid()
 
 
-def _is_uid(said: str) -> bool:
+def _is_uid(value: str) -> bool:
     return (
-        len(said) <= 64 and re.fullmatch(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+", said) is not None
+        len(value) <= 64 and re.fullmatch(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+", value) is not None
     )
 
 
@@ -321,7 +321,7 @@ def _rescale(voxels: np.ndarray, *, whole: bool) -> tuple[float, float]:
 def _decimal(value: float) -> str:
     """A number as a Decimal String (DS) of at most 16 characters."""
     for digits in range(16, 4, -1):
-        said = f"{value:.{digits}g}"
-        if len(said) <= 16:
-            return said
+        text = f"{value:.{digits}g}"
+        if len(text) <= 16:
+            return text
     return f"{value:.5g}"[:16]

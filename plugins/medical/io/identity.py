@@ -22,10 +22,10 @@ MADE = re.compile(r"patient-[0-9a-f]{8}|anonymous")
 
 def pseudonym(text: str) -> str:
     """``patient-7f3a91c2`` of a name or number, ``anonymous`` of none; pseudonyms stay."""
-    said = " ".join(text.split())
-    if not said or MADE.fullmatch(said):
-        return said or "anonymous"
-    return f"patient-{hmac.new(_key(), said.encode(), hashlib.sha256).hexdigest()[:8]}"
+    identity = " ".join(text.split())
+    if not identity or MADE.fullmatch(identity):
+        return identity or "anonymous"
+    return f"patient-{hmac.new(_key(), identity.encode(), hashlib.sha256).hexdigest()[:8]}"
 
 
 def _key() -> bytes:

@@ -132,15 +132,15 @@ def _unpacked(path: Path, wanted: int) -> Iterator[bytes]:
 
 
 def _check_volume(path: Path, shape: tuple[int, ...], volume: int | None) -> None:
-    said = " x ".join(map(str, shape))
+    sizes = " x ".join(map(str, shape))
     if len(shape) < 3 or any(size > 1 for size in shape[4:]):
         raise InputError(
-            f"{path.name}: has shape {said}; expected three dimensions, or four for volumes"
+            f"{path.name}: has shape {sizes}; expected three dimensions, or four for volumes"
         )
     count = shape[3] if len(shape) > 3 else 1
     if volume is None and count > 1:
         raise InputError(
-            f"{path.name}: has shape {said}, {count} volumes; choose one with --volume, from 0 to "
+            f"{path.name}: has shape {sizes}, {count} volumes; choose one with --volume, from 0 to "
             f"{count - 1}"
         )
     if volume is not None and not 0 <= volume < count:

@@ -119,8 +119,8 @@ def read_sinogram(path: Path) -> Sinogram:
     Raises:
         InputError: either cannot be read, or they disagree.
     """
-    said = _described(path)
-    geometry = _bound(path, Geometry, said)
+    description = _described(path)
+    geometry = _bound(path, Geometry, description)
     values = _array(path, "f")
     values = values[None] if values.ndim == 2 else values
     if values.ndim != 3 or values.shape[1] != geometry.views:
@@ -157,8 +157,8 @@ def read_kspace(path: Path) -> KSpace:
     """
     if path.suffix.lower() in HDF5:
         return _fastmri(path)
-    said = _described(path)
-    about = _bound(path, _KSpaceFile, said)
+    description = _described(path)
+    about = _bound(path, _KSpaceFile, description)
     values = _array(path, "c")
     if not 2 <= values.ndim <= 4:
         raise InputError(
@@ -180,7 +180,7 @@ def write_kspace(path: Path, kspace: KSpace) -> None:
 def _described(path: Path) -> Mapping[str, Any]:
     beside = path.with_suffix(".json")
     try:
-        said = json_file.read(beside, largest=1 << 20)
+        description = json_file.read(beside, largest=1 << 20)
     except OSError as error:
         raise InputError(
             f"{beside.name}: cannot be read: {error.strerror}; {path.name} needs a JSON file "
@@ -190,15 +190,15 @@ def _described(path: Path) -> Mapping[str, Any]:
         raise InputError(
             f"{beside.name}: not valid JSON: {error}; expected a description of {path.name}"
         ) from error
-    if not isinstance(said, dict):
+    if not isinstance(description, dict):
         raise InputError(f"{beside.name}: expected a JSON object")
-    return said
+    return description
 
 
-def _bound(path: Path, form: type[Form], said: Mapping[str, Any]) -> Form:
+def _bound(path: Path, form: type[Form], description: Mapping[str, Any]) -> Form:
     """The JSON's values checked against `form`; an error lists every problem."""
     try:
-        return bind(form, said)
+        return bind(form, description)
     except InputError as error:
         name = path.with_suffix(".json").name
         lines = str(error).splitlines()
@@ -287,12 +287,12 @@ def check_place(path: Path) -> None:
         raise InputError(f"{path}: is a folder, or its folder does not exist; give another path")
 
 
-def _write(path: Path, values: np.ndarray, said: Mapping[str, Any]) -> None:
+def _write(path: Path, values: np.ndarray, description: Mapping[str, Any]) -> None:
     check_place(path)
     try:
         with files.replaced(path) as waiting, waiting.open("wb") as file:
             np.save(file, values, allow_pickle=False)
-        files.write_json(path.with_suffix(".json"), dict(said))
+        files.write_json(path.with_suffix(".json"), dict(description))
     except OSError as error:
         remains = "older files are unchanged"
         raise files.not_written(path, error, needed=values.nbytes, remains=remains) from error
