@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from core.data import Dataset
@@ -36,7 +37,7 @@ def check_dataset(build: Build, *, options: Mapping[str, Any] | None = None) -> 
 def check_task(
     build: Build,
     *,
-    batch: Mapping[str, Tensor] | None = None,
+    batch: Mapping[str, Shaped[Tensor, "..."]] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> None:
     """Preparing is deterministic; finishing the true x0 gives the best score there is."""
