@@ -95,3 +95,20 @@ def test_leftovers_of_the_dead_are_swept_up_and_nothing_else(tmp_path):
         (tmp_path / name).write_bytes(b"x")
     tensor_file.save(tmp_path / "x.safetensors", TENSORS)
     assert sorted(os.listdir(tmp_path)) == [".template", "other", "x.safetensors"]
+
+
+# Bits of a NaN or infinity: of "fn" all ones, of "fnuz" the sign alone, of e5m2 its infinity.
+@pytest.mark.parametrize(
+    ("kind", "bits"),
+    [
+        ("float8_e4m3fn", 0x7F), ("float8_e4m3fnuz", 0x80), ("float8_e5m2", 0x7C),
+        ("float8_e5m2fnuz", 0x80), ("float4_e2m1fn_x2", None),
+    ],
+)  # fmt: skip
+def test_formats_of_8_bits_and_less_are_looked_at(kind, bits):
+    values = torch.tensor([0, 1], dtype=torch.uint8)
+    assert tensor_file.not_finite({"a": values.view(getattr(torch, kind))}) == ""
+    if bits is not None:
+        values[1] = bits
+        found = tensor_file.not_finite({"a": values.view(getattr(torch, kind))})
+        assert found == "'a' has 1 of 2 values NaN or infinite"
