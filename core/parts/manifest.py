@@ -69,7 +69,7 @@ PLUGIN = Plugin(
         network(
             "predict_refine",
             "core.network.predict_refine:PredictRefine",
-            "An estimate from the condition, and a network for what it lacks",
+            "An estimate from the condition, a network for what it lacks",
         ),
         network("transformer", "core.network.transformer:Transformer", "DiT over patches"),
         network("unet", "core.network.unet:UNet", "U-Net in 1, 2 or 3 dimensions (ADM, DDPM)"),
@@ -80,7 +80,7 @@ PLUGIN = Plugin(
         objective(
             "predict_refine",
             "core.objective.predict_refine:PredictRefine",
-            "Squared error of an estimate, denoising loss of what it lacks",
+            "Squared error of an estimate, denoising of what it lacks",
         ),
         operator("average", "core.inverse.operators:Average", "Average pooling over square blocks"),
         parameterization("edm", "core.denoiser.parameterization:edm", "EDM preconditioning"),

@@ -279,10 +279,17 @@ def make_folder(out: Path) -> Path:
             f"{shown}: a name that is not UTF-8; choose another output folder"
         ) from error
     try:
-        create_folder(out)
-        probe = out / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        for turn in range(4):
+            create_folder(out)
+            probe = out / f".probe-{os.getpid()}"
+            try:
+                probe.touch()
+            except FileNotFoundError:  # another process of this run has failed and removed it
+                if turn == 3:
+                    raise
+            else:
+                probe.unlink()
+                break
     except OSError as error:
         raise InputError(
             f"{out}: cannot write there: {error.strerror}; choose another output folder"

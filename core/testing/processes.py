@@ -104,12 +104,18 @@ def check_parameterization(build: Build) -> None:
 
 
 class _Off(nn.Module):
-    """The right output plus a constant in x0's channels, and zeros in the others."""
+    """The right output plus a constant in x0's channels, and zeros in the others.
+
+    For objectives that use one it has an estimate of x0, which is 0 and so needs no correction.
+    """
 
     def __init__(self, answer: Tensor, outputs: int, offset: float) -> None:
         super().__init__()
         self.offset = nn.Parameter(torch.full((), offset, dtype=answer.dtype))
         self.answer, self.others = answer, outputs - 1
+
+    def estimate(self, condition: object) -> Tensor:
+        return torch.zeros_like(self.answer)
 
     def forward(self, x: Tensor, level: Tensor, condition: object = None) -> Tensor:
         output = self.answer + self.offset

@@ -19,9 +19,12 @@ PROCESSES = (edm(), vp_cosine())
 SMALL = {"width": 8, "multipliers": (1, 2), "blocks": 1, "attention": (2,), "head_channels": 8}
 NETWORKS = {
     "core/unet": SMALL,
+    "core/predict_refine": {
+        "width": 8, "blocks": 1, "patch": 2, "refiner": Spec("core/unet", SMALL),
+    },
     "core/mlp": {"width": 16, "depth": 2},
     "core/transformer": {"width": 16, "depth": 2, "head_channels": 8, "patch": 2},
-}
+}  # fmt: skip
 
 BEAMS = {"options": {"height": 16, "width": 24, "views": 5}, "shape": (2, 3, 16, 24)}
 OPERATORS = {

@@ -53,6 +53,14 @@ def reaches(out, step, process):
         time.sleep(0.01)
 
 
+@pytest.fixture(autouse=True)
+def hangups_are_heard():
+    """As in a terminal, where these tests are run under nohup too."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_stop_saves_the_step_it_is_at_and_the_rerun_ends_with_the_same_bits(way, ends, tmp_path):

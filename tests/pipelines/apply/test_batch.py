@@ -380,7 +380,7 @@ def test_two_workers_give_what_one_loop_gives(ray_here, place):
     result, told = together(place)
     assert (result.done, result.bad, result.failed) == (24, 1, 0)
     assert written(place, "both") == written(place)
-    assert notes(told) == ["bad: bad.txt: holds 3 letters"]
+    assert notes(told) == ["bad: file 23 of request.folder: holds 3 letters"]  # it is a step's
     ours, theirs = listed(place), listed(place, "both")
     for record in (*ours.values(), *theirs.values()):
         record.pop("seconds")
