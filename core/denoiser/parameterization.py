@@ -432,15 +432,18 @@ def network_output(
     f = (condition or {}).get(ESTIMATE)
     z = x if f is None else x - over(alpha, x) * f
     output = network(over(row.input, x) * z, level, condition)
-    if output.shape == x.shape:
-        return NetworkOutput(output if f is None else output + over(row.a, x) * f, None, row)
-    if output.shape != (x.shape[0], 2 * x.shape[1], *x.shape[2:]):
-        raise ValueError(
-            f"expected the network's output in the shape of its input {tuple(x.shape)}, or with "
-            f"twice its channels, got {tuple(output.shape)}"
-        )
-    mean, v = output.chunk(2, dim=1)
-    return NetworkOutput(mean if f is None else mean + over(row.a, x) * f, (v + 1) / 2, row)
+    variance_fraction = None
+    if output.shape != x.shape:
+        if output.shape != (x.shape[0], 2 * x.shape[1], *x.shape[2:]):
+            raise ValueError(
+                f"expected the network's output in the shape of its input {tuple(x.shape)}, or "
+                f"with twice its channels, got {tuple(output.shape)}"
+            )
+        output, v = output.chunk(2, dim=1)
+        variance_fraction = (v + 1) / 2
+    if f is not None:
+        output = output + over(row.a, x) * f
+    return NetworkOutput(output, variance_fraction, row)
 
 
 @dataclass(frozen=True, eq=False)

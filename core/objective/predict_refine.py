@@ -6,18 +6,14 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from core.denoiser.parameterization import Condition, Parameterization
+from core.denoiser.parameterization import Condition
 from core.errors import InputError
 from core.network.predict_refine import ESTIMATE, Estimating
-from core.objective.denoising import Denoising, Draw, masked_mean
-from core.objective.times import Times
-from core.objective.weighting import Weighting
-from core.process.gaussian import GaussianPath
-from core.process.noise import Noise
+from core.objective.denoising import Denoising, masked_mean
 
 
 @dataclass(frozen=True)
-class PredictRefine:
+class PredictRefine(Denoising):
     """L(x0 - f, stopped at f) + estimate_weight |x0 - f|^2, f the network's estimate.
 
     The squared error makes f the mean of x0 given the condition; the denoising loss trains what
@@ -37,12 +33,8 @@ class PredictRefine:
         InputError: a weight that is not positive.
     """
 
-    process: GaussianPath
-    parameterization: Parameterization
-    weighting: Weighting
-    times: Times
     _: KW_ONLY
-    norm: Literal["l1", "l2"] = "l2"
+    norm: Literal["l1", "l2"] = "l2"  # again, since options are read from the text of a class
     estimate_weight: float = 1.0
 
     def __post_init__(self) -> None:
@@ -50,22 +42,6 @@ class PredictRefine:
             raise InputError(
                 f"predict_refine: expected estimate_weight > 0, got {self.estimate_weight:g}"
             )
-
-    @property
-    def refining(self) -> Denoising:
-        """The denoising loss of what the estimate lacks."""
-        return Denoising(
-            self.process, self.parameterization, self.weighting, self.times, norm=self.norm
-        )
-
-    @property
-    def outputs(self) -> int:
-        """One of the network's for each channel."""
-        return 1
-
-    def draw(self, x0: Float[Tensor, " n *shape"], noise: Noise, part: slice | None = None) -> Draw:
-        """Times and eps for a batch, or for the part of it that `x0` is."""
-        return self.refining.draw(x0, noise, part)
 
     def loss(
         self,
@@ -88,7 +64,7 @@ class PredictRefine:
             )
         # f is a constant of the refinement: its gradient would move f away from the mean.
         f = network.estimate(condition or {})
-        refine = self.refining.loss(
+        refine = super().loss(
             network, x0, t, eps, {**(condition or {}), ESTIMATE: f.detach()}, mask
         )
         return refine + self.estimate_weight * masked_mean((f - x0) ** 2, mask)
