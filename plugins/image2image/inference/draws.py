@@ -81,9 +81,7 @@ def draw_restorations(
     check_memory(FIELDS, 3, *base.shape[-2:], device=model.device)
     denoise = _in_tiles(model.denoise, sampling)
     estimates, detail = isinstance(model.network, Estimating), sampling.detail
-    mean = None
-    if estimates or detail < 1:
-        mean = _expected(model, condition, base, sampling)
+    mean = _expected(model, condition, base, sampling) if estimates or detail < 1 else None
     if estimates and mean is not None:
         condition = {**condition, ESTIMATE: mean}
     denoise = corrected(denoise, task, batch)
@@ -110,25 +108,29 @@ def _in_tiles(denoise: Denoiser, sampling: Sampling) -> Denoiser:
 def _expected(
     model: Model, condition: Condition, like: Float[Tensor, " 1 3 h w"], sampling: Sampling
 ) -> Float[Tensor, " 1 3 h w"]:
-    """E[x0 | condition], by one call of the network.
-
-    The estimate of a network that makes one; of another E[x0 | x_t] at the noisy end, where x_t
-    says next to nothing of x0.
-    """
-    if isinstance(model.network, Estimating):
-        estimate = model.network.estimate
-        once: Denoiser = FunctionDenoiser(
-            model.process, lambda x, t, condition=None: Prediction(estimate(condition or {}))
-        )
-    else:
-        once = model.denoise
+    """E[x0 | condition], by one call of `_by_condition_alone`."""
     x = prior(model.process, sampling.grid, like, Noise.of(sampling.seed, "expected", each=[0]))
     with torch.no_grad():
-        return _in_tiles(once, sampling)(x, model.process.t_max, condition).x0
+        denoise = _in_tiles(_by_condition_alone(model), sampling)
+        return denoise(x, model.process.t_max, condition).x0
+
+
+def _by_condition_alone(model: Model) -> Denoiser:
+    """A denoiser whose x0 at the noisy end is E[x0 | condition].
+
+    The estimate of a network that makes one; of another E[x0 | x_t], as x_t says next to nothing of
+    x0 there.
+    """
+    if not isinstance(model.network, Estimating):
+        return model.denoise
+    estimate = model.network.estimate
+    return FunctionDenoiser(
+        model.process, lambda x, t, condition=None: Prediction(estimate(condition or {}))
+    )
 
 
 def estimate_cost(model: Model, size: tuple[int, int], sampling: Sampling) -> Cost:
-    """What `restored` will take for a result of a size, from one evaluation of one tile.
+    """What `draw_restorations` will take for a result of a size, from one evaluation of one tile.
 
     Raises:
         InputError: the result would not fit into memory, or the tiles leave no step.
@@ -144,11 +146,13 @@ def estimate_cost(model: Model, size: tuple[int, int], sampling: Sampling) -> Co
     x = torch.zeros(1, model.task.channels, *part, device=model.device)
     condition = {name: x.new_zeros(1, n, *part) for name, n in model.task.conditions.items()}
     t = torch.full((1,), model.process.t_max, dtype=torch.float64, device=model.device)
+    denoise = padded_to_least(model.denoise if sampling.detail else _by_condition_alone(model))
     with torch.no_grad():
-        padded_to_least(model.denoise)(x, t, condition)  # warms up what is cached
+        denoise(x, t, condition)  # warms up what is cached
         begun = time.monotonic()
-        padded_to_least(model.denoise)(x, t, condition)
-    seconds = sampling.draws * tiles * calls * (time.monotonic() - begun)
+        denoise(x, t, condition)
+    draws = sampling.draws if sampling.detail else 1  # the expected image is the same in all
+    seconds = draws * tiles * calls * (time.monotonic() - begun)
     memory = FIELDS * 3 * height * width * 4
     return Cost(size, sampling.tile, sampling.overlap, tiles, calls, seconds, memory)
 

@@ -151,6 +151,10 @@ def test_a_networks_estimate_is_made_once_for_all_draws_and_steps():
     given = {"base": image, "residual_std": torch.ones(1, 1, 64, 96)}
     drawn = list(draw_restorations(model, given, replace(how, draws=3, tile=64, overlap=16)))
     assert network.estimates == [(64, 64)] * 2  # its tiles, once
+    network.forward = None  # the expected image takes no call of the refining network
+    alone = replace(how, detail=0.0, tile=96)
+    torch.testing.assert_close(next(draw_restorations(model, given, alone)), 3 * image)
+    assert estimate_cost(model, (64, 96), alone).calls == 1
     plain, how = stub(gaussian(process, 3 * image, 0.1))
     (same,) = draw_restorations(plain, given, replace(how, tile=96))
     torch.testing.assert_close(drawn[0], same, rtol=0, atol=1e-4)
