@@ -3,8 +3,10 @@
 import inspect
 import os
 import shutil
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float64
@@ -53,6 +55,7 @@ class Model:
         step: optimiser steps taken.
         trained_shape: shape of a training sample as the checkpoint states it; None in checkpoints
             that state none.
+        sampling: defaults of drawing from it, as the task's plug-in keeps them in the checkpoint.
     """
 
     denoise: Denoiser
@@ -65,6 +68,7 @@ class Model:
     checkpoint: Path
     step: int
     trained_shape: tuple[int, ...] | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -206,9 +210,11 @@ def load_model(
     parts = [configure(k, getattr(request, k))() for k in ("process", "parameterization")]
     denoise = NetworkDenoiser(network, *parts)
     shape = None if (stored := saved.state.get("shape")) is None else tuple(stored)
+    sampling = saved.state.get("sampling") or {}
     return Model(
-        denoise, network, built, request, device, notes, count, saved.path, saved.step, shape
-    )
+        denoise, network, built, request, device, notes, count, saved.path, saved.step, shape,
+        sampling,
+    )  # fmt: skip
 
 
 def _average(

@@ -134,6 +134,32 @@ def save(
     return final
 
 
+def copy(path: Path, folder: Path, state: Mapping[str, Any]) -> Path:
+    """Write the newest whole checkpoint of a folder into another, with further values in its state.
+
+    Args:
+        path: a run's folder, its checkpoints or one step's folder.
+        folder: of the copy; made if missing.
+        state: values that are added to its state, or replace those of the same name.
+
+    Returns:
+        The copy's step folder; the disk holds it.
+
+    Raises:
+        CheckpointError: there is no whole one, or it is of an earlier format.
+        StorageError: the disk is full or not writable.
+    """
+    found = load(path)
+    if found.state.get("format", 1) < formats.CHECKPOINT_STATE:
+        raise CheckpointError(
+            f"{found.path}: of an earlier format, which is read but not copied; train again"
+        )
+    listed = _manifest(found.path)["files"]
+    kept = [name for name in listed if name != STATE and not name.endswith(TENSORS)]
+    documents = {name: (found.path / name).read_text(encoding="utf-8") for name in kept}
+    return save(folder, found.step, found.tensors, {**found.state, **state}, documents=documents)
+
+
 def _commit(
     final: Path,
     step: int,

@@ -100,6 +100,13 @@ PLUGIN = Plugin(
             summary="Super-resolution by a cascade of two models",
         ),
         Verb(
+            name="choose",
+            request="plugins.image2image.request:ChooseRequest",
+            result="plugins.image2image.request:ChooseResult",
+            target="plugins.image2image.evaluation.choose:choose",
+            summary="A model's default of steps, draws and detail",
+        ),
+        Verb(
             name="classifier",
             request="plugins.image2image.request:ClassifierRequest",
             result="plugins.image2image.request:ClassifierResult",

@@ -14,27 +14,79 @@ RestorationTask = Literal["colourise", "inpaint", "uncrop", "jpeg"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Degradation:
+    """What training images go through before they are reduced; by default nothing.
+
+    Args:
+        blur: largest standard deviation of a Gaussian blur, in pixels of the result.
+        noise: largest standard deviation of noise, as a fraction of the range; 0.05 is 13 levels.
+        jpeg: lowest JPEG quality; 100 for no JPEG.
+        filters: whether images are reduced by a random filter (area, bilinear, bicubic), or by
+            bicubic alone.
+        twice: fraction of the items that go through a chain of blur, resizing, noise and JPEG
+            twice, as pictures from the web did.
+    """
+
+    blur: Annotated[float, Ge(0), Le(16)] = 0.0
+    noise: Annotated[float, Ge(0), Le(1)] = 0.0
+    jpeg: Annotated[int, Ge(1), Le(100)] = 100
+    filters: bool = False
+    twice: Annotated[float, Ge(0), Le(1)] = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """How much is drawn for an image: what a checkpoint's defaults are of.
+
+    Args:
+        steps: sampler steps.
+        mean_of: number of draws averaged.
+        detail: 0 for the expected image, 1 for draws; between, a mixture.
+    """
+
+    steps: Annotated[int, Ge(2)] = 4
+    mean_of: Count = 1
+    detail: Annotated[float, Ge(0), Le(1)] = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class DrawOptions:
     """How `upscale` and `restore` draw an image, in tiles.
 
+    Without `steps`, `mean_of` and `detail` the checkpoint's defaults apply: what was chosen on
+    held-out images (`image2image/choose`), or else the expected image of a network that estimates
+    it, or else the mean of 8 draws of 4 steps.  Where one of them is given, `mean_of` and `detail`
+    are 1 unless given too.
+
     Args:
-        steps: sampler steps; more is slower.
+        steps: sampler steps; more is slower.  By default the checkpoint's.
         seed: random seed; the same seed repeats the output.
-        mean_of: number of draws averaged into the output: lower error, and smoother.
+        mean_of: number of draws averaged into the output: lower error, and smoother.  By default
+            the checkpoint's.
         detail: 0 for the expected image, of least error and one network call; 1 for a draw, with
-            detail that is invented; between, a mixture.
+            detail that is invented; between, a mixture.  By default the checkpoint's.
         sampler: solver of a sampler step; see `polymode list sampler`.
         tile: tile side in pixels of the result; bounds the memory.
         overlap: overlap of neighbouring tiles, in pixels.
     """
 
-    steps: Annotated[int, Ge(2)] = 20
+    steps: Annotated[int, Ge(2)] | None = None
     seed: Annotated[int, Ge(0)] = 0
-    mean_of: Count = 1
-    detail: Annotated[float, Ge(0), Le(1)] = 1.0
+    mean_of: Count | None = None
+    detail: Annotated[float, Ge(0), Le(1)] | None = None
     sampler: Annotated[Spec, "sampler"] = Spec("core/ancestral")
     tile: Annotated[int, Ge(64)] = 512
     overlap: Annotated[int, Ge(0)] = 64
+
+    def drawing(self, default: Drawing) -> Drawing:
+        """What is drawn of a checkpoint with these defaults."""
+        if self.steps is None and self.mean_of is None and self.detail is None:
+            return default
+        return Drawing(
+            steps=default.steps if self.steps is None else self.steps,
+            mean_of=1 if self.mean_of is None else self.mean_of,
+            detail=1.0 if self.detail is None else self.detail,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +248,62 @@ class CascadeRequest:
     grid: Annotated[Spec, "grid"] = Spec("core/uniform_time", {"steps": 4})
     back_projections: Annotated[int, Ge(0)] = 2
     seed: Annotated[int, Ge(0)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChooseRequest:
+    """Choose a model's default of steps, draws and detail on held-out images.
+
+    Every combination is drawn; the one of the highest PSNR becomes the checkpoint's default, or one
+    that costs less and is within 0.02 dB of it.
+
+    Args:
+        checkpoint: folder of a restoration model; a copy of its newest step with the default is
+            written to ``checkpoints``.
+        dataset: held-out images, of sides that the task takes; by default the data learned from.
+        split: split of the dataset.
+        count: number of items, spread evenly; all if there are fewer.
+        steps: sampler steps to try.
+        draws: numbers of draws to try.
+        details: values of detail to try.
+        sampler: solver of a sampler step.
+        seed: random seed of the draws.
+    """
+
+    checkpoint: Path
+    dataset: Annotated[Spec, "dataset"] | None = None
+    split: Literal["train", "test"] = "test"
+    count: Count = 16
+    steps: tuple[Annotated[int, Ge(2)], ...] = (4, 10)
+    draws: tuple[Count, ...] = (1, 8)
+    details: tuple[Annotated[float, Ge(0), Le(1)], ...] = (0.0, 0.25, 0.5, 1.0)
+    sampler: Annotated[Spec, "sampler"] = Spec("core/ancestral")
+    seed: Annotated[int, Ge(0)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChooseResult:
+    """The default that was chosen.
+
+    Args:
+        checkpoint: ``checkpoints``, whose model has the default.
+        metrics: ``choices.json``: PSNR and network calls of every combination.
+        steps: sampler steps chosen.
+        mean_of: number of draws averaged.
+        detail: 0 for the expected image, 1 for draws.
+        psnr: mean PSNR of that choice in dB.
+        reference: mean PSNR of the task's first estimate in dB.
+        seconds: run time of this process.
+    """
+
+    checkpoint: Path
+    metrics: Path
+    steps: int
+    mean_of: int
+    detail: float
+    psnr: float
+    reference: float
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,11 +3,12 @@
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from core.errors import InputError
+from core.parts.registry import Spec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +30,9 @@ class ImagePredictor(Protocol):
     about: dict[str, Any]
     checkpoint: Path
 
+    @property
+    def mean_of(self) -> int: ...
+
     @staticmethod
     def result_name(name: str) -> str: ...
 
@@ -47,15 +51,10 @@ class RestoreRun:
     files: list[Path]
     out: Path
     samples: int
-    mean_of: int
+    mean_of: int | None
     deviation: Path | None
     dry_run: bool
     record: bool
-
-    @property
-    def draws(self) -> int:
-        """Number of draws for each image."""
-        return max(self.samples, self.mean_of)
 
     def run(
         self,
@@ -94,15 +93,21 @@ class RestoreRun:
             for note in (*image.picture.notes, *(lossy(target) if exact else ())):
                 print(f"{file.name}: {note}", file=sys.stderr)
             if self.dry_run:
-                for cost in predictor.costs(image, self.draws):
-                    print_cost(cost, self.draws)
+                draws = self._draws(predictor)
+                for cost in predictor.costs(image, draws):
+                    print_cost(cost, draws)
             else:
                 self._draw(predictor, image, file, target)
 
+    def _draws(self, predictor: ImagePredictor) -> int:
+        """Number of draws for each image."""
+        return self.samples if self.samples > 1 else predictor.mean_of
+
     def _check(self) -> None:
-        if self.samples > 1 and self.mean_of > 1:
+        mean_of = self.mean_of or 1
+        if self.samples > 1 and mean_of > 1:
             raise InputError("samples, mean_of: exclude each other; leave one of them out")
-        if self.deviation is not None and self.draws < 2:
+        if self.deviation is not None and max(self.samples, mean_of) < 2:
             raise InputError(
                 "deviation: the standard deviation needs at least 2 draws; give --samples or "
                 "--mean-of of at least 2"
@@ -131,7 +136,7 @@ class RestoreRun:
 
         paths, views = sample_paths(target, self.samples), {"given": thumbnail(image.preview)}
         with listener(f"{self.command} {file.name}") as emit:
-            draws = predictor.draws(image, self.draws, emit=emit)
+            draws = predictor.draws(image, self._draws(predictor), emit=emit)
             if self.samples > 1:
                 draws = self._write_each(draws, image, paths, views)
             found = summary(draws)
@@ -175,6 +180,13 @@ class RestoreRun:
             checkpoint=predictor.checkpoint,
             results=[path.name for path in paths],
         )
+
+
+def drawing_samples(predictor: Spec, samples: int) -> Spec:
+    """The predictor's options where several samples are asked for: draws, not their mean."""
+    if samples == 1 or predictor.options.get("mean_of") is not None:
+        return predictor
+    return replace(predictor, options={**predictor.options, "mean_of": 1})
 
 
 # --- output paths ------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import typer
 from core.commands import DryRun, OnMachine
 from core.parts.config import configure
 from core.parts.registry import Spec, installed
-from plugins.image2image.commands.images import RestoreRun
+from plugins.image2image.commands.images import RestoreRun, drawing_samples
 from plugins.image2image.commands.options import (
     Deviation,
     ImageFiles,
@@ -40,6 +40,7 @@ def restore(
     Examples: polymode image2image restore old.jpg --checkpoint runs/jpeg -o new.png; for models
     that fill, add --mask holes.png, --box 10,20,64,48 or --extend right=50%
     """
+    predictor = drawing_samples(predictor, samples)
     run = RestoreRun(
         command="restore", files=files, out=out, samples=samples, deviation=deviation,
         dry_run=dry_run, record=record, mean_of=predictor.options["mean_of"],

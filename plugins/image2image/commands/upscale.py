@@ -8,7 +8,7 @@ import typer
 from core.commands import DryRun, OnMachine
 from core.parts.config import configure
 from core.parts.registry import Spec
-from plugins.image2image.commands.images import RestoreRun
+from plugins.image2image.commands.images import RestoreRun, drawing_samples
 from plugins.image2image.commands.options import (
     Deviation,
     ImageFiles,
@@ -36,6 +36,7 @@ def upscale(
 
     Example: polymode image2image upscale photo.png --checkpoint runs/sr3 -o large.png
     """
+    predictor = drawing_samples(predictor, samples)
     run = RestoreRun(
         command="upscale", files=files, out=out, samples=samples, deviation=deviation,
         dry_run=dry_run, record=record, mean_of=predictor.options["mean_of"],

@@ -12,12 +12,14 @@ from core.denoiser.parameterization import Condition, Denoiser, FunctionDenoiser
 from core.denoiser.tiles import Cost, check_memory, padded_to_least, starts, tiled
 from core.model import Model, corrected
 from core.network.predict_refine import ESTIMATE, Estimating
+from core.parts.config import bind
 from core.process.noise import Noise, derive
 from core.request import Emit, silent
 from core.sampler.draws import each
 from core.sampler.sample import Watch, prior, sample
 from core.sampler.solver import Solver
 from core.task import Batch
+from plugins.image2image.request import Drawing
 from plugins.image2image.tasks.restoration import Restoration
 from plugins.image2image.tasks.super_resolution import SR3
 
@@ -54,6 +56,19 @@ class Sampling:
         """Number of tiles of a result."""
         sides = (len(starts(side, self.tile, self.overlap)) for side in (height, width))
         return next(sides) * next(sides)
+
+
+def default_drawing(model: Model) -> Drawing:
+    """The checkpoint's default of steps, draws and detail, or one of its kind of network.
+
+    Raises:
+        ConfigError: the checkpoint's does not fit `Drawing`.
+    """
+    if model.sampling:
+        return bind(Drawing, model.sampling, at="checkpoint.sampling")
+    if isinstance(model.network, Estimating):
+        return Drawing(detail=0.0)
+    return Drawing(mean_of=8)  # the mean of draws estimates the expected image
 
 
 def draw_restorations(

@@ -23,6 +23,7 @@ from core.sampler.draws import summary
 from core.task import Task
 from plugins.image2image.inference.draws import (
     Sampling,
+    default_drawing,
     draw_cascade,
     draw_restorations,
     estimate_cost,
@@ -52,6 +53,11 @@ class _MeanOfDraws(ABC):
 
     suffixes: ClassVar[tuple[str, ...]] = tuple(SUFFIXES)
     _sampling: Sampling
+
+    @property
+    def mean_of(self) -> int:
+        """Number of draws averaged into a result."""
+        return self._sampling.draws
 
     @abstractmethod
     def prepare(self, path: Path, picture: Picture) -> InputImage:
@@ -99,7 +105,7 @@ class Upscale(_MeanOfDraws):
         checkpoint: Path,
         *,
         scale: Annotated[int, Ge(2)] | None = None,
-        drawing: DrawOptions = DrawOptions(steps=20),
+        drawing: DrawOptions = DrawOptions(),
         then: Path | None = None,
         level: Annotated[float, Ge(0)] = 0.0,
     ) -> None:
@@ -119,6 +125,7 @@ class Upscale(_MeanOfDraws):
         self.about = {
             "scale": trained,
             **plain(drawing),
+            **plain(drawing.drawing(default_drawing(model))),
             "level": level,
             "model": plain(model.request),
         }
@@ -180,7 +187,7 @@ class Restore(_MeanOfDraws):
         checkpoint: Path,
         *,
         task: RestorationTask | None = None,
-        drawing: DrawOptions = DrawOptions(steps=4),
+        drawing: DrawOptions = DrawOptions(),
         region: Region = Region(),
     ) -> None:
         self._region = region
@@ -192,6 +199,7 @@ class Restore(_MeanOfDraws):
             "task": model.request.task.name,
             **(region.about if isinstance(model.task, Inpaint) else {}),
             **plain(drawing),
+            **plain(drawing.drawing(default_drawing(model))),
             "model": plain(model.request),
         }
 
@@ -248,13 +256,14 @@ def _sampling(model: Model, drawing: DrawOptions) -> Sampling:
         InputError: an overlap that leaves no step.
     """
     tiled(model.denoise, tile=drawing.tile, overlap=drawing.overlap)  # refuses such an overlap
-    grid = Spec("core/uniform_time", {"steps": drawing.steps})
+    drawn = drawing.drawing(default_drawing(model))
+    grid = Spec("core/uniform_time", {"steps": drawn.steps})
     return Sampling(
         solver=configure("sampler", drawing.sampler)(),
         grid=configure("grid", grid)(model.process),
         seed=drawing.seed,
-        draws=drawing.mean_of,
-        detail=drawing.detail,
+        draws=drawn.mean_of,
+        detail=drawn.detail,
         tile=drawing.tile,
         overlap=drawing.overlap,
     )

@@ -13,6 +13,8 @@ from core.errors import InputError
 from core.process.noise import derive, generator
 from core.task import Batch, Figure
 from plugins.image2image.operators.bicubic import Bicubic
+from plugins.image2image.operators.degradation import degraded
+from plugins.image2image.request import Degradation
 from plugins.image2image.tasks.restoration import (
     Restoration,
     Target,
@@ -52,7 +54,12 @@ class SR3(Restoration):
         level: the same standard deviation for all items, for a sweep; by default it is random.
         reduce: factor by which the images themselves are reduced first, for the first model of a
             cascade, whose results are smaller than the images.
-        seed: random seed of that noise.
+        seed: random seed of that noise, and of degradations.
+        degradation: a group of options.
+
+    Raises:
+        InputError: options out of range, or back-projections of a degraded image, whose reduction
+            the input is not.
     """
 
     def __init__(
@@ -65,6 +72,7 @@ class SR3(Restoration):
         level: float | None = None,
         reduce: int = 1,
         seed: int = 0,
+        degradation: Degradation = Degradation(),
     ) -> None:
         if reduce < 1:
             raise InputError(f"reduce: expected at least 1, got {reduce}")
@@ -74,7 +82,13 @@ class SR3(Restoration):
             raise InputError(f"augment: expected at least 0, got {augment:g}")
         if level is not None and not 0 <= level <= augment:
             raise InputError(f"level: expected 0 to augment, which is {augment:g}, got {level:g}")
+        if degradation != Degradation() and back_projections:
+            raise InputError(
+                "back_projections: expected 0 for a task with degradations: its input is not the "
+                f"reduction of the result; got {back_projections}"
+            )
         super().__init__("bicubic", target)
+        self.degradation = degradation
         self.augment, self.level, self.reduce, self.seed = augment, level, reduce, seed
         if augment:
             self.conditions = {"image": self.conditions["image"] + 1}
@@ -106,11 +120,14 @@ class SR3(Restoration):
         if self.reduce > 1:
             image = Bicubic(factor=self.reduce).forward(item["image"][None])[0]
             item = {**item, "image": to_levels(image)}
+        if self.degradation != Degradation():
+            low = degraded(item["image"], self.scale, self.degradation, self.seed, index)
+            item = {**item, "low": low}
         if not self.augment:
             return item
         random = generator(derive("augment", self.seed), index)
         level = self.augment * random.random() if self.level is None else self.level
-        low = self.low({"image": item["image"][None]})
+        low = self.low({name: x[None] for name, x in item.items() if name in ("image", "low")})
         noise = torch.from_numpy(random.standard_normal(low.shape, dtype=np.float32))
         return {**item, **{name: x[0] for name, x in self.given(low, level, noise).items()}}
 

@@ -255,3 +255,25 @@ def test_a_save_that_fails_leaves_nothing_behind_and_says_what_is_whole(tmp_path
     assert "step-00000001 is whole" in said
     assert "\n" not in said
     assert os.listdir(tmp_path) == ["step-00000001"]
+
+
+def test_a_copy_holds_the_same_and_what_was_added(tmp_path):
+    tensors = {"ema": {"w": torch.arange(6.0).view(2, 3)}, "model": {"w": torch.ones(2).half()}}
+    save(tmp_path / "a", 5, tensors, {"request": {"x": 1}}, documents={"README.md": "of a\n"})
+    step = checkpoint.copy(tmp_path / "a", tmp_path / "b", {"sampling": {"steps": 4}})
+    found = load(tmp_path / "b")
+    assert (found.path, found.step) == (step, 5)
+    assert found.state["request"] == {"x": 1}
+    assert found.state["sampling"] == {"steps": 4}
+    assert "sampling" not in load(tmp_path / "a").state
+    assert torch.equal(found.tensors["ema"]["w"], tensors["ema"]["w"])
+    assert found.tensors["model"]["w"].dtype == torch.float16
+    assert (step / "README.md").read_text() == "of a\n"
+
+
+def test_a_checkpoint_of_an_earlier_format_is_not_copied(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint.formats, "CHECKPOINT_STATE", 2)
+    save(tmp_path / "a", 5, {"ema": {"w": torch.ones(1)}}, {})
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="of an earlier format"):
+        checkpoint.copy(tmp_path / "a", tmp_path / "b", {})

@@ -50,7 +50,7 @@ def picture(path, height=4, width=5):
 
 
 def run(predictor, files, out, samples=1, deviation=None, record=False, reads=()):
-    mean_of = 2 if deviation and samples == 1 else 1
+    mean_of = predictor.mean_of = 2 if deviation and samples == 1 else 1
     command = RestoreRun(
         command="upscale", files=files, out=out, samples=samples, mean_of=mean_of,
         deviation=deviation, dry_run=False, record=record,
