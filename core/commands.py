@@ -3,7 +3,8 @@
 A keyword-only parameter of a command stands for options that are stated elsewhere:
 
 - of a dataclass, its fields; of ``Annotated[Dataclass, ("device", "threads")]``, the fields named;
-- of ``Annotated[Spec, "predictor", "image2image/upscale"]``, the options of that registered part.
+- of ``Annotated[Spec, "predictor", "image2image/upscale"]``, the options of that registered part,
+  without those that a default of the parameter fixes.
 
 The command is called with the value, checked.  Signatures are read as text, so that ``--help``
 imports no torch.
@@ -100,16 +101,45 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     every = [option for options in sets.values() for option in options]
     parameters += [_as_parameter(option) for option in every]
 
+    def fixed(name: str) -> Mapping[str, Any]:
+        return getattr(signature.parameters[name].default, "options", {})
+
     @wraps(command)
     def called(*given: Any, **chosen: Any) -> None:
         for name, options in sets.items():
             values = {o.name: _value(o, chosen.pop(o.name)) for o in options}
-            chosen[name] = _chosen(hints[name], options, values)
+            chosen[name] = _chosen(hints[name], options, values, fixed(name))
         command(*given, **chosen)
 
     keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
     called.__dict__["__signature__"] = signature.replace(parameters=keyword)
     called.__annotations__ = {p.name: p.annotation for p in keyword}
+    return called
+
+
+def specialised(
+    command: Callable[..., None], name: str, text: str, **fixed: Spec
+) -> Callable[..., None]:
+    """The same command by another name and help, some options of its parts fixed and not offered.
+
+    Args:
+        command: one whose keyword-only parameters stand for options of parts.
+        name: of the new command, as a function is named.
+        text: its help.
+        fixed: of each such parameter, the part with the options that are fixed.
+    """
+    signature = inspect.signature(command)
+    parameters = [
+        p.replace(default=fixed[p.name]) if p.name in fixed else p
+        for p in signature.parameters.values()
+    ]
+
+    @wraps(command)
+    def called(*given: Any, **chosen: Any) -> None:
+        command(*given, **chosen)
+
+    called.__name__, called.__doc__ = name, text
+    called.__dict__["__signature__"] = signature.replace(parameters=parameters)
     return called
 
 
@@ -119,7 +149,8 @@ def _stated_elsewhere(hint: Any, parameter: inspect.Parameter) -> tuple[Option, 
         return None
     kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     if kind is Spec and len(marks) == 2:
-        return part_options(*marks)
+        fixed = {} if parameter.default is REQUIRED else parameter.default.options
+        return tuple(o for o in part_options(*marks) if o.name not in fixed)
     if not is_dataclass(kind) or kind is Spec:
         return None
     named = marks[0] if marks else None
@@ -129,7 +160,9 @@ def _stated_elsewhere(hint: Any, parameter: inspect.Parameter) -> tuple[Option, 
     return tuple(replace(o, default=getattr(parameter.default, o.name)) for o in options)
 
 
-def _chosen(hint: Any, options: tuple[Option, ...], values: Mapping[str, Any]) -> Any:
+def _chosen(
+    hint: Any, options: tuple[Option, ...], values: Mapping[str, Any], fixed: Mapping[str, Any]
+) -> Any:
     """The value of a parameter that stands for options: a part's spec, or a dataclass.
 
     Raises:
@@ -140,7 +173,7 @@ def _chosen(hint: Any, options: tuple[Option, ...], values: Mapping[str, Any]) -
     kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     if kind is not Spec:
         return bind(kind, values)
-    checked, problems = check(options, values, label=str(marks[1]))
+    checked, problems = check(part_options(*marks), {**fixed, **values}, label=str(marks[1]))
     if problems:
         raise ConfigError(problems)
     return Spec(marks[1], checked)

@@ -1,6 +1,6 @@
 """``polymode image2image``: commands for images; ``python -m plugins.image2image`` too."""
 
-from core.commands import domain, run_app
+from core.commands import domain, run_app, with_options
 from plugins.image2image.commands import (
     choose,
     compare,
@@ -14,9 +14,11 @@ from plugins.image2image.commands import (
 
 app = domain(
     "Super-resolution, restoration, editing and purification of your own images.",
-    choose.choose, compare.compare, edit.edit, guide.guide, purify.purify, repaint.repaint,
-    restore.restore, upscale.upscale,
+    choose.choose, restore.colourise, compare.compare, edit.edit, guide.guide, restore.inpaint,
+    purify.purify, repaint.repaint, restore.restore, restore.restore_jpeg, restore.uncrop,
+    upscale.upscale,
 )  # fmt: skip
+app.command("colorize", hidden=True)(with_options(restore.colourise))
 
 if __name__ == "__main__":
     run_app(app)

@@ -1,4 +1,4 @@
-"""Masks of a user's image: which pixels are to be filled.  True, or white in a file, is filled.
+"""Masks of a user's image: which pixels are to be filled.  True, or painted in a file, is filled.
 
 RePaint's files have it the other way round, white to be kept: invert them.
 """
@@ -15,42 +15,63 @@ from torch.nn import functional as F
 
 from core.denoiser.tiles import check_memory
 from core.errors import InputError
+from plugins.image2image.inference.painted import painted
 from plugins.image2image.io.pictures import Picture
 from plugins.image2image.io.reading import read_picture
 
 SIDES = ("left", "right", "top", "bottom")
 MOST_GROWN = 1024  # pixels
+MOST_STRETCHED = 1.05  # of the width against the height of a mask that is resized
 CANVASES = 2  # float32 fields of a larger canvas that live at once
 
 
 # --- options of a region -------------------------------------------------------------------------
 
 
-def read_mask(path: Path, height: int, width: int, *, invert: bool = False) -> Bool[Tensor, " h w"]:
-    """The mask in an image's file: white is to be filled, grey of 50 % or more counts as white.
-
-    Colours are averaged; transparent pixels count as black.
+def read_mask(
+    path: Path, image: Float[Tensor, " c h w"], *, invert: bool = False, resize: bool = False
+) -> tuple[Bool[Tensor, " h w"], tuple[str, ...]]:
+    """The mask in an image's file, as `inference.painted` reads it; and a note of how.
 
     Args:
-        path: an image file of exactly that size.
-        height: height of the masked image.
-        width: its width.
-        invert: white is kept instead.
+        path: an image file.
+        image: the masked image, in [-1, 1].
+        invert: what would be filled is kept instead.
+        resize: a mask of another size is resized.
 
     Raises:
-        InputError: not an image, or another size.
+        InputError: not an image, nothing that can be read as a mask, or another size.
     """
     drawn = read_picture(path)
-    high, wide = drawn.pixels.shape[1:]
+    (high, wide), (height, width) = drawn.pixels.shape[1:], image.shape[1:]
     if (high, wide) != (height, width):
-        raise InputError(
-            f"{path}: the mask has {wide}x{high} pixels, the image {width}x{height}; save the "
-            "mask at the size of the image"
-        )
-    white = (drawn.pixels.mean(0) + 1) / 2
-    if drawn.alpha is not None:
-        white = white * drawn.alpha[0]
-    return (white >= 0.5) != invert
+        if not resize:
+            raise InputError(
+                f"{path}: the mask has {wide}x{high} pixels, the image {width}x{height}; save the "
+                "mask at the size of the image, or have it resized (--resize-mask)"
+            )
+        if max(high * width, wide * height) > MOST_STRETCHED * min(high * width, wide * height):
+            raise InputError(
+                f"{path}: the mask has {wide}x{high} pixels, the image {width}x{height}: another "
+                "shape, so that no resizing fits; save the mask at the size of the image"
+            )
+        drawn = _resized(drawn, height, width)
+    try:
+        found, how = painted(drawn, image)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    note = () if how is None else (f"mask {path.name}: {how}; {found.double().mean():.1%} of it",)
+    return found != invert, note
+
+
+def _resized(drawn: Picture, height: int, width: int) -> Picture:
+    """The image at another size, bilinear with antialiasing."""
+
+    def at_size(x: Tensor) -> Tensor:
+        return F.interpolate(x[None], (height, width), mode="bilinear", antialias=True)[0]
+
+    alpha = None if drawn.alpha is None else at_size(drawn.alpha)
+    return replace(drawn, pixels=at_size(drawn.pixels), alpha=alpha)
 
 
 def transparent(picture: Picture) -> Bool[Tensor, " h w"]:
@@ -154,13 +175,13 @@ def check_mask(mask: Bool[Tensor, " h w"], *, some_known: bool) -> None:
     """
     if not mask.any():
         raise InputError(
-            "mask: nothing to fill, all pixels are black; white pixels are filled "
+            "mask: nothing to fill, all pixels are black; white or painted pixels are filled "
             "(--invert inverts the mask)"
         )
     if some_known and mask.all():
         raise InputError(
-            "mask: no known pixel, all are white; black pixels are kept (--invert inverts the "
-            "mask). Without known pixels use `polymode sample`"
+            "mask: no known pixel, all are white or painted; black pixels are kept (--invert "
+            "inverts the mask). Without known pixels use `polymode sample`"
         )
 
 

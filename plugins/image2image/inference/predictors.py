@@ -42,7 +42,7 @@ from plugins.image2image.io.reading import read_picture
 from plugins.image2image.io.writing import check_writable, write_picture
 from plugins.image2image.request import DrawOptions, RestorationTask
 from plugins.image2image.tasks.colourise import Colourise
-from plugins.image2image.tasks.inpaint import Inpaint
+from plugins.image2image.tasks.inpaint import Inpaint, Uncrop
 from plugins.image2image.tasks.jpeg import JPEG
 from plugins.image2image.tasks.multitask import MultiTask
 from plugins.image2image.tasks.super_resolution import SR3
@@ -221,7 +221,7 @@ class Restore(_MeanOfDraws):
         if isinstance(task, JPEG):
             return for_jpeg(task, picture, path)
         assert isinstance(task, Inpaint), "checked when it was loaded"
-        picture, fill = self._region.on(picture, needed=True)
+        picture, fill = self._region.on(picture, path, needed=True)
         assert fill is not None, "a region was needed"
         feather, reach = self._region.feather, self._sampling.tile
         return for_inpainting(task, picture, fill, feather=feather, reach=reach)
@@ -291,7 +291,8 @@ def _load_restoration_model(
         )
     if task is not None and trained != f"image2image/{task}":
         raise InputError(
-            f"task: expected {trained}, the task of the model, got {task}; leave it out"
+            f"task: expected {trained}, which the model was trained for, got image2image/{task}; "
+            f"give a checkpoint of that task or of image2image/multitask"
         )
     return model
 
@@ -299,7 +300,10 @@ def _load_restoration_model(
 def _check_region(region: Region, task: Task) -> None:
     given = region.mask or region.box or region.transparent or region.extend
     if isinstance(task, Inpaint) and not given:
-        raise InputError("no region to fill; give mask, box, transparent or extend")
+        one = (
+            "extend, such as right=50%" if isinstance(task, Uncrop) else "mask, box or transparent"
+        )
+        raise InputError(f"no region to fill; give {one}")
     if not isinstance(task, Inpaint) and region != Region():
         raise InputError(
             "mask, box, transparent, extend, grow, feather: the model restores whole images; "

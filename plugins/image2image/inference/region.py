@@ -20,8 +20,10 @@ class Region:
     """The region of an image that may change: a group of options.
 
     Args:
-        mask: mask image of the same size; white pixels are filled.
-        invert: invert the mask: white pixels are kept.
+        mask: mask image: white, or what is painted in any colour, is filled; or a folder of masks,
+            each named as its image.
+        invert: invert the mask: what would be filled is kept.
+        resize_mask: resize a mask of another size to the image's.
         box: rectangles to fill, in pixels, each ``x,y,width,height``; repeatable.
         transparent: fill pixels whose alpha is below one half.
         extend: extensions of the canvas, each as ``right=25%`` or ``left=64``; repeatable.
@@ -31,6 +33,7 @@ class Region:
 
     mask: Path | None = None
     invert: bool = False
+    resize_mask: bool = False
     box: tuple[str, ...] = ()
     transparent: bool = False
     extend: tuple[str, ...] = ()
@@ -51,18 +54,24 @@ class Region:
         """
         from plugins.image2image.io.reading import read_picture
 
-        return self.on(read_picture(path), needed=needed)
+        return self.on(read_picture(path), path, needed=needed)
 
-    def on(self, picture: "Picture", *, needed: bool = False) -> "tuple[Picture, Tensor | None]":
-        """The same for an image that has been read."""
+    def on(
+        self, picture: "Picture", path: Path, *, needed: bool = False
+    ) -> "tuple[Picture, Tensor | None]":
+        """The same for an image that was read; its notes say how a mask was read."""
         from plugins.image2image.inference import masks
 
         height, width = picture.pixels.shape[1:]
         found = [masks.box(text, height, width) for text in self.box]
-        if self.mask is not None:
-            found.append(masks.read_mask(self.mask, height, width, invert=self.invert))
-        elif self.invert:
-            raise InputError("invert: there is no mask to invert; give --mask")
+        if (mask := mask_for(self.mask, path)) is not None:
+            painted, notes = masks.read_mask(
+                mask, picture.pixels, invert=self.invert, resize=self.resize_mask
+            )
+            found.append(painted)
+            picture = replace(picture, notes=(*picture.notes, *notes))
+        elif self.invert or self.resize_mask:
+            raise InputError("invert, resize_mask: there is no mask; give --mask")
         if self.transparent:
             found.append(masks.transparent(picture))
         margins = masks.margins(self.extend, height, width)
@@ -82,3 +91,38 @@ class Region:
         if picture.alpha is not None:
             picture = replace(picture, alpha=picture.alpha.masked_fill(fill, 1.0))
         return picture, fill
+
+
+def mask_for(mask: Path | None, image: Path) -> Path | None:
+    """The mask of an image: the file itself, or the one in a folder that has the image's name.
+
+    In a folder it is named as the image, with any suffix or one more: of ``a.jpg``, ``a.jpg``,
+    ``a.jpg.png`` or ``a.png``.  That of ``photos/trip/a.jpg`` is sought in ``masks/trip`` first.
+
+    Raises:
+        InputError: no such mask, or several.
+    """
+    if mask is None or not mask.is_dir():
+        return mask
+    from plugins.image2image.io.pictures import SUFFIXES
+
+    parents = image.absolute().parent.parts[1:]
+    for depth in range(len(parents), -1, -1):  # the deepest folder of such names first
+        folder = mask.joinpath(*parents[len(parents) - depth :])
+        if depth and not folder.is_dir():
+            continue
+        files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+        for named in (
+            [file for file in files if file.name == image.name],
+            [file for file in files if file.stem == image.name],
+            [file for file in files if file.stem == image.stem],
+        ):
+            if len(named) > 1:
+                both = " and ".join(file.name for file in named)
+                raise InputError(f"{mask}: {both} are both masks of {image.name}; keep one")
+            if named:
+                return named[0]
+    raise InputError(
+        f"{image}: no mask in the folder {mask}; expected an image named {image.stem}.png or with "
+        "another suffix, or leave this image out"
+    )

@@ -1,6 +1,7 @@
 """Restorations of a user's files: what is known stays, whatever the size and the format."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -299,9 +300,7 @@ def test_bad_requests_are_one_sentence(several, colours, tmp_path):
             invoke(*arguments, checkpoint=several)
         assert words in str(caught.value), (arguments, str(caught.value))
         assert not out.exists()
-    with pytest.raises(
-        InputError, match="expected image2image/colourise, the task of the model, got jpeg"
-    ):
+    with pytest.raises(InputError, match="expected image2image/colourise, which the model was"):
         invoke(*start, "--task", "jpeg", checkpoint=colours)
 
 
@@ -354,3 +353,82 @@ def test_a_folder_with_a_broken_file_is_done_but_for_that(several, tmp_path):
         before = found
         time.sleep(0.01)
     assert load(out / "results" / "b.jpeg.png")[0].shape == (18, 40, 3)
+
+
+# --- a verb for each task ------------------------------------------------------------------------
+
+VERBS = {
+    "colourise": ["--samples", "2"],
+    "colorize": ["--samples", "2"],
+    "inpaint": ["--box", "3,4,9,7"],
+    "uncrop": ["--extend", "right=25%"],
+    "restore-jpeg": ["--mean-of", "2"],
+}
+TASKS = {"colorize": "colourise", "restore-jpeg": "jpeg"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_is_restore_with_its_task(several, tmp_path, verb):
+    (tmp_path / "in.jpg").write_bytes(as_jpeg(pixels(33, 41), quality=20))
+    for name, words in ((verb, []), ("restore", ["--task", TASKS.get(verb, verb)])):
+        (tmp_path / name).mkdir()
+        options = [*words, *VERBS[verb], "-o", tmp_path / name, "--record"]
+        invoke(name, tmp_path / "in.jpg", *options, checkpoint=several)
+    results = sorted(file.name for file in (tmp_path / "restore").iterdir())
+    assert len(results) >= 2
+    for name in results:
+        one, other = ((tmp_path / folder / name).read_bytes() for folder in (verb, "restore"))
+        assert one == other
+
+
+def test_a_verb_has_the_options_of_its_task_alone(several, tmp_path):
+    region = {"--mask", "--box", "--transparent", "--extend", "--grow", "--feather", "--invert"}
+    has = {
+        "colourise": set(),
+        "inpaint": region - {"--extend"},
+        "uncrop": {"--extend", "--feather"},
+        "restore-jpeg": set(),
+    }
+    for verb, expected in has.items():
+        text = invoke(verb, "--help", checkpoint=several).output
+        words = set(text.replace(",", " ").split())
+        options = {word for word in words if word.startswith("--")}
+        assert "--task" not in options
+        assert region & set(re.findall(r"^  (--[a-z-]+)", text, re.MULTILINE)) == expected
+        assert "Example" in text
+    save(tmp_path / "in.png", pixels(20, 20))
+    with pytest.raises(InputError, match="no region to fill; give extend, such as right=50%"):
+        invoke("uncrop", tmp_path / "in.png", "-o", tmp_path / "o.png", checkpoint=several)
+
+
+def test_a_verb_refuses_a_model_of_another_task(colours, tmp_path):
+    save(tmp_path / "in.png", pixels(20, 20))
+    words = [tmp_path / "in.png", "--box", "1,1,4,4", "-o", tmp_path / "o.png"]
+    message = "expected image2image/colourise, which the model was trained for, got image2image/inp"
+    with pytest.raises(InputError, match=message):
+        invoke("inpaint", *words, checkpoint=colours)
+
+
+@pytest.mark.slow
+def test_a_batch_takes_each_mask_from_a_folder(several, tmp_path):
+    (tmp_path / "masks").mkdir()
+    for k in range(2):
+        save(tmp_path / f"{k}.png", pixels(24, 24, at=50 + 30 * k))
+        hole = np.zeros((24, 24, 3), np.uint8)
+        hole[4 : 8 + 4 * k, 5:9] = (255, 0, 0)
+        save(tmp_path / "masks" / f"{k}.png", hole)
+    files = [tmp_path / "0.png", tmp_path / "1.png"]
+    words = ["--mask", tmp_path / "masks", "-o", tmp_path / "filled"]
+    invoke("inpaint", *files, *words, checkpoint=several)
+    for k, file in enumerate(files):
+        changed = (load(tmp_path / "filled" / file.name)[0] != load(file)[0]).any(-1)
+        rows, columns = changed.nonzero()
+        assert (rows.min(), rows.max()) == (4, 7 + 4 * k)
+        assert (columns.min(), columns.max()) == (5, 8)
+    (tmp_path / "masks" / "1.png").unlink()
+    with pytest.raises(InputError, match=r"1\.png: no mask in the folder"):
+        invoke("inpaint", *files, *words, checkpoint=several)
+    with pytest.raises(InputError, match=r"0\.png: would overwrite the input"):
+        invoke("inpaint", files[0], "--mask", tmp_path / "masks", "-o", tmp_path / "masks",
+               checkpoint=several)  # fmt: skip

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy import ndimage
+from skimage import data as photographs
 
 from core.errors import InputError
 from plugins.image2image.inference.masks import (
@@ -36,22 +37,105 @@ def saved(path, values, mode):
     return path
 
 
+IMAGE = torch.zeros(3, 2, 3)
+
+
 def test_white_is_filled_from_half_way_on_and_invert_turns_it_round(tmp_path):
     path = saved(tmp_path / "m.png", [[0, 127, 128], [255, 1, 254]], "L")
     expected = torch.tensor([[False, False, True], [True, False, True]])
-    assert torch.equal(read_mask(path, 2, 3), expected)
-    assert torch.equal(read_mask(path, 2, 3, invert=True), ~expected)
+    assert torch.equal(read_mask(path, IMAGE)[0], expected)
+    assert torch.equal(read_mask(path, IMAGE, invert=True)[0], ~expected)
 
 
 def test_what_is_transparent_in_a_mask_is_black(tmp_path):
     path = saved(tmp_path / "m.png", [[[255] * 4, [255, 255, 255, 0], [0, 0, 0, 255]]], "RGBA")
-    assert read_mask(path, 1, 3).tolist() == [[True, False, False]]
+    assert read_mask(path, IMAGE[:, :1])[0].tolist() == [[True, False, False]]
 
 
 def test_a_mask_of_another_size_is_refused_with_both_sizes(tmp_path):
     path = saved(tmp_path / "m.png", np.zeros((4, 6)), "L")
     with pytest.raises(InputError, match=r"the mask has 6x4 pixels, the image 4x6"):
-        read_mask(path, 6, 4)
+        read_mask(path, torch.zeros(3, 6, 4))
+    with pytest.raises(InputError, match="another shape, so that no resizing fits"):
+        read_mask(path, torch.zeros(3, 6, 4), resize=True)
+
+
+ROWS, COLUMNS = np.ogrid[:48, :64]
+HOLE = ((ROWS - 20) / 9) ** 2 + ((COLUMNS - 30) / 14) ** 2 < 1
+PHOTO = photographs.coffee()[50:98, 50:114]
+PICTURE = torch.from_numpy(PHOTO.copy()).movedim(-1, 0) / 127.5 - 1
+
+
+def strokes(ground, colour):
+    """The ground, an image or one colour, with the hole painted over."""
+    made = np.broadcast_to(np.asarray(ground, np.uint8), (48, 64, len(colour))).copy()
+    made[HOLE] = colour
+    return made
+
+
+def alpha_of(image, where):
+    return np.dstack([image, np.where(where, 255, 0).astype(np.uint8)])
+
+
+MADE = {
+    "white on black": strokes([0] * 3, [255] * 3),
+    "red on black": strokes([0] * 3, [255, 0, 0]),
+    "red on white": strokes([255] * 3, [255, 0, 0]),
+    "blue on grey": strokes([128] * 3, [0, 0, 255]),
+    "red on a copy": strokes(PHOTO, [255, 0, 0]),
+    "black on a copy": strokes(PHOTO, [0, 0, 0]),
+    "black on transparent": strokes([0] * 4, [0, 0, 0, 255]),
+    "white on transparent": strokes([255, 255, 255, 0], [255] * 4),
+    "blue on transparent": strokes([0] * 4, [0, 0, 255, 255]),
+    "alpha alone": alpha_of(np.full((48, 64, 3), 90, np.uint8), HOLE),
+    "erased out of a copy": alpha_of(PHOTO, ~HOLE),
+}
+
+
+@pytest.mark.parametrize("made", MADE)
+def test_what_is_painted_is_filled_whatever_its_colour(tmp_path, made):
+    """A dark colour is below 50 % grey, and a mean with alpha is black for black strokes."""
+    Image.fromarray(MADE[made]).save(tmp_path / "m.png")
+    found, notes = read_mask(tmp_path / "m.png", PICTURE)
+    assert np.array_equal(found.numpy(), HOLE)
+    inverted, _ = read_mask(tmp_path / "m.png", PICTURE, invert=True)
+    assert torch.equal(inverted, ~found)
+    assert bool(notes) == (made != "white on black")
+
+
+def test_a_copy_may_be_compressed_and_a_page_black_and_white(tmp_path):
+    Image.fromarray(MADE["red on a copy"]).save(tmp_path / "m.jpg", quality=85, subsampling=0)
+    found, _ = read_mask(tmp_path / "m.jpg", PICTURE)
+    assert (found.numpy() != HOLE).mean() < 0.02  # the rim of the stroke rings
+    page = np.where(photographs.page()[20:68, 10:74, None] > 128, 255, 0).astype(np.uint8)
+    page = np.repeat(page, 3, 2)
+    thin = np.zeros((48, 64), bool)
+    thin[30, 4:20] = True  # below a fiftieth of the page
+    drawn = np.where(thin[..., None], np.uint8([255, 0, 0]), page)
+    Image.fromarray(drawn).save(tmp_path / "m.png")
+    image = torch.from_numpy(page).movedim(-1, 0) / 127.5 - 1
+    assert np.array_equal(read_mask(tmp_path / "m.png", image)[0].numpy(), thin)
+    Image.fromarray(alpha_of(page, ~thin)).save(tmp_path / "m.png")
+    assert np.array_equal(read_mask(tmp_path / "m.png", image)[0].numpy(), thin)
+
+
+def test_a_night_and_a_black_mask_are_no_copies_of_each_other(tmp_path):
+    Image.fromarray(MADE["red on black"]).save(tmp_path / "m.png")
+    found, _ = read_mask(tmp_path / "m.png", torch.full((3, 48, 64), -0.98))
+    assert np.array_equal(found.numpy(), HOLE)
+
+
+def test_another_photograph_is_no_mask(tmp_path):
+    Image.fromarray(photographs.chelsea()[100:148, 100:164]).save(tmp_path / "m.png")
+    with pytest.raises(InputError, match=r"m\.png: not a mask: neither a copy of the image"):
+        read_mask(tmp_path / "m.png", PICTURE)
+
+
+def test_a_mask_of_another_size_is_resized_when_asked(tmp_path):
+    large = Image.fromarray(np.where(HOLE, 255, 0).astype(np.uint8)).resize((256, 192))
+    large.save(tmp_path / "m.png")
+    found, _ = read_mask(tmp_path / "m.png", PICTURE, resize=True)
+    assert (found.numpy() != HOLE).mean() < 0.005
 
 
 def test_transparency_is_a_mask_where_there_is_some():
@@ -166,17 +250,17 @@ def test_damaged_masks_are_refused_or_read_and_nothing_else(tmp_path):
     whole, counts = seeds(), Counter()
     for name, data in whole.items():
         (tmp_path / name).write_bytes(data)
-    sizes = {name: read_picture(tmp_path / name).pixels.shape[1:] for name in whole}
+    images = {name: read_picture(tmp_path / name).pixels for name in whole}
     for seed in range(2100 if TORTURE else 140):
         name = sorted(whole)[seed % len(whole)]
         (tmp_path / name).write_bytes(mutated(whole[name], seed))
         try:
-            found = read_mask(tmp_path / name, *sizes[name])
+            found, _ = read_mask(tmp_path / name, images[name])  # a copy
         except InputError as error:
             counts["refused" if str(error) and "\n" not in str(error) else "badly"] += 1
         else:
             assert found.dtype == torch.bool, (name, seed)
-            assert found.shape == sizes[name], (name, seed)
+            assert found.shape == images[name].shape[1:], (name, seed)
             counts["read"] += 1
     assert min(counts["refused"], counts["read"]) > 0.1 * counts.total()
     assert not counts["badly"]
