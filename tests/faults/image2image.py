@@ -88,6 +88,11 @@ FAULTS = (
     image("purify: from the level's start only half way", "inference/purify",
            "torch.linspace(level, denoise.process.t_min, steps + 1",
            "torch.linspace(level, level / 2, steps + 1", "inference/test_purify", "law"),
+    image("colours: black under transparency", "inference/colours",
+           "return torch.where(known > 0, x, finer[..., :height, :width])", "return x * known",
+           "inference/test_colours", "goes_on"),
+    image("colours: grey stored as colour tinted", "inference/colours",
+           "if not is_grey(given):", "if len(given) == 3:", "inference/test_colours", "grey"),
     # Plug-ins: what is measured of them.
     image("attacks: an l2 step to the rim of the ball", "evaluation/attacks",
            "over((self.eps / _length(apart)).clamp(max=1), x)",

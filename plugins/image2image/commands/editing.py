@@ -66,6 +66,7 @@ class EditRun:
         from core.parts.registry import Spec
         from core.progress import listener, print_note
         from plugins.image2image.inference import editing, masks
+        from plugins.image2image.inference.colours import shown_colours
         from plugins.image2image.inference.purify import load_prior
         from plugins.image2image.io.writing import write_picture
 
@@ -79,7 +80,7 @@ class EditRun:
         prior = editing.prior_of(model, tile=chosen.tile, overlap=chosen.overlap)
         grid = configure("grid", Spec("core/uniform_time", {"steps": chosen.steps}))(prior.process)
         edit = bind(grid, configure("sampler", chosen.sampler)())
-        pixels = picture.pixels
+        pixels, shown = picture.pixels, shown_colours(picture)
         if self.dry_run:
             cost = editing.estimate_cost(edit, prior, pixels, fill=fill, samples=self.samples)
             print_cost(cost, self.samples)
@@ -87,7 +88,7 @@ class EditRun:
         views = {"given": thumbnail(pixels if fill is None else pixels.masked_fill(fill, 0.0))}
         with listener(f"{self.command} {self.file.name}") as emit:
             draws = editing.draw_edits(
-                edit, prior, pixels, fill=fill, seed=chosen.seed, samples=self.samples, emit=emit
+                edit, prior, shown, fill=fill, seed=chosen.seed, samples=self.samples, emit=emit
             )
             for path, draw in zip(paths, draws, strict=True):
                 result = draw if weights is None else editing.composite(pixels, draw, weights)

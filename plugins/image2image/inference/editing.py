@@ -33,6 +33,7 @@ from core.request import Emit, TrainRequest
 from core.sampler.draws import each
 from core.sampler.sample import Moment, Watch, edit, prior, sample
 from core.sampler.solver import Solver
+from plugins.image2image.inference.colours import with_colours_of
 from plugins.image2image.inference.masks import around
 from plugins.image2image.operators.bicubic import Bicubic
 
@@ -377,7 +378,7 @@ def draw_edits(
         noise = Noise.of(seed, "edit", each=[number])
         found = run(model, x, noise, fill=holes, watch=watch)[0].clamp(-1, 1).cpu()
         whole = pixels.clone()
-        whole[:, *window] = found if len(pixels) > 1 else found.mean(0, keepdim=True)
+        whole[:, *window] = with_colours_of(pixels, found)
         return whole
 
     yield from each(draw, samples, steps=count_calls(run, model).steps, emit=emit)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from core.errors import InputError
 from core.task import Batch
+from plugins.image2image.inference.colours import is_grey, shown_colours, with_colours_of
 from plugins.image2image.inference.editing import composite
 from plugins.image2image.inference.masks import around, feathered
 from plugins.image2image.io.pictures import Picture, as_stored, turned
@@ -60,7 +61,8 @@ def _batch(item: Batch) -> Batch:
 def for_upscaling(tasks: list[SR3], picture: Picture) -> InputImage:
     """An image for one or more super-resolution models in turn; alpha is upscaled bicubically.
 
-    Grey images are given as three equal channels and returned as their mean.
+    Grey images are given as three equal channels and returned as their mean; transparent pixels
+    have the colours of visible ones around.
     """
     height, width = picture.pixels.shape[1:]
     size = (height, width)
@@ -72,15 +74,10 @@ def for_upscaling(tasks: list[SR3], picture: Picture) -> InputImage:
         if alpha is not None:
             for task in tasks:
                 alpha = task.operator.up(alpha[None])[0].clamp(0, 1)
-        return replace(picture, pixels=_channels(pixels, picture), alpha=alpha)
+        return replace(picture, pixels=with_colours_of(picture.pixels, pixels), alpha=alpha)
 
-    given = {"low": picture.pixels.expand(3, -1, -1)[None]}
+    given = {"low": shown_colours(picture).expand(3, -1, -1)[None]}
     return InputImage(picture, given, size, size, picture.pixels, lambda draw: draw, finish)
-
-
-def _channels(pixels: Float[Tensor, " 3 h w"], picture: Picture) -> Float[Tensor, " c h w"]:
-    """The pixels with the number of channels of the input image."""
-    return pixels if len(picture.pixels) == 3 else pixels.mean(0, keepdim=True)
 
 
 def for_colourisation(task: Colourise, picture: Picture) -> InputImage:
@@ -130,7 +127,7 @@ def for_inpainting(
     if hole.all():
         raise InputError("feather: reaches every pixel, so that none is known; use a smaller one")
     window = around(hole, reach)
-    part = picture.pixels[:, *window]
+    part = shown_colours(picture)[:, *window]
     given = _batch(task.given(part.expand(3, -1, -1).contiguous(), hole[window]))
 
     def paste(draw: Tensor) -> Tensor:
@@ -139,7 +136,7 @@ def for_inpainting(
         return whole
 
     def finish(pixels: Tensor) -> Picture:
-        found = composite(picture.pixels, _channels(pixels, picture), weights)
+        found = composite(picture.pixels, with_colours_of(picture.pixels, pixels), weights)
         return replace(picture, pixels=found)
 
     size, result = (part.shape[1], part.shape[2]), (fill.shape[0], fill.shape[1])
@@ -171,7 +168,9 @@ def for_jpeg(task: JPEG, picture: Picture, path: Path) -> InputImage:
         return turned(draw[:, :height, :width], picture.orientation)
 
     def finish(pixels: Tensor) -> Picture:
-        return replace(picture, pixels=pixels if len(stored) == 3 else luma(pixels[None])[0])
+        if is_grey(stored):
+            pixels = luma(pixels[None])[0].expand(len(stored), -1, -1)
+        return replace(picture, pixels=pixels)
 
     kept = replace(picture, notes=(*picture.notes, *file.notes))
     given = _batch(task.given(file))

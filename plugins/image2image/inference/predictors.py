@@ -21,6 +21,7 @@ from core.progress import print_note
 from core.request import Emit, Machine, silent
 from core.sampler.draws import summary
 from core.task import Task
+from plugins.image2image.inference.colours import shown_colours, with_colours_of
 from plugins.image2image.inference.draws import (
     Sampling,
     default_drawing,
@@ -386,7 +387,7 @@ class Purify:
         Raises:
             InputError: a colour image for a grey model, or one too large for the memory.
         """
-        x, channels = picture.pixels[None], self._model.task.channels
+        x, channels = shown_colours(picture)[None], self._model.task.channels
         if x.shape[1] not in (1, channels):
             raise InputError(
                 f"the image has {x.shape[1]} channels, the model {channels}; give a grey image or "
@@ -402,4 +403,4 @@ class Purify:
         noise = Noise.of(self._seed, "purify", each=[0])
         found = purify(denoise, wide, noise, **self._options)
         pixels = found[0, :, :height, :width].clamp(-1, 1).cpu()
-        return replace(picture, pixels=pixels.mean(0, keepdim=True) if x.shape[1] == 1 else pixels)
+        return replace(picture, pixels=with_colours_of(picture.pixels, pixels))

@@ -96,6 +96,31 @@ def test_upscale_keeps_grey_and_sixteen_bits_and_takes_several(model, tmp_path):
         assert (result.mode, result.size) == ("L", (14, 18))
 
 
+def test_a_white_shape_on_transparency_has_no_dark_outline(model, tmp_path):
+    """Laid over white it was as dark as 130, since what the file hides is black."""
+    rows, columns = np.mgrid[:24, :24]
+    shape = np.zeros((24, 24, 4), np.uint8)
+    shape[(rows - 11) ** 2 + (columns - 12) ** 2 < 64] = 255
+    Image.fromarray(shape).save(tmp_path / "in.png")
+    out = tmp_path / "out.png"
+    done = upscale(tmp_path / "in.png", "--checkpoint", model, "--steps", 2, "-o", out)
+    assert done.returncode == 0, done.stderr
+    whole = Image.new("RGBA", (48, 48), "white")
+    whole.alpha_composite(Image.open(out))
+    assert np.asarray(whole)[..., :3].min() >= 222  # premultiplied bicubic has that
+
+
+def test_grey_stored_as_colour_stays_grey(model, tmp_path):
+    grey = photographs.camera()[100:124, 100:130]
+    Image.fromarray(np.dstack([grey] * 3)).save(tmp_path / "in.png")
+    out = tmp_path / "out.png"
+    done = upscale(tmp_path / "in.png", "--checkpoint", model, "--steps", 2, "-o", out)
+    assert done.returncode == 0, done.stderr
+    found = np.asarray(Image.open(out))
+    assert found.shape == (48, 60, 3)
+    assert np.ptp(found, axis=-1).max() == 0
+
+
 def test_bad_input_is_one_sentence_and_exit_code_2(model, tmp_path):
     good, out = tmp_path / "good.png", tmp_path / "out.png"
     Image.fromarray(photographs.coffee()[:20, :20]).save(good)
