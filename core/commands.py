@@ -28,7 +28,7 @@ from annotated_types import Ge, Le
 
 from core.errors import InputError, StorageError, cut_lines
 from core.parts.registry import Spec
-from core.parts.signature import REQUIRED, Option, options_of, part_options
+from core.parts.signature import REQUIRED, Flag, Option, options_of, part_options
 from core.request import Machine
 from core.storage.files import NO_ROOM
 from core.training.stopping import STATUSES, Stopped, leave_terminal, stop_signals
@@ -187,7 +187,8 @@ def _as_parameter(option: Option) -> inspect.Parameter:
     several = any(get_origin(one) in (tuple, list) for one in inner)
     choice = next((one for one in inner if get_origin(one) is Literal), None)
     plain: Any = choice or next((t for t in (bool, int, float, Path) if t in inner), str)
-    name = "--" + option.name.replace("_", "-")
+    flag = next((one.name for one in inner if isinstance(one, Flag)), option.name)
+    name = "--" + flag.replace("_", "-")
     name += f"/--no-{name[2:]}" if plain is bool and option.default is True else ""
     numeric = plain in (int, float)
     declared = typer.Option(

@@ -12,13 +12,17 @@ class Predictor(Protocol):
     options are keyword-only.  Its constructor raises `InputError` for what no file could be done
     with.  The checkpoint is not an option, since in a job it is another step's result.
 
-    Three more class attributes are optional; they too are known unloaded:
+    Five more class attributes are optional; they too are known unloaded:
 
     - ``folders``: suffixes of files of which a folder inside the user's is one input, such as the
       slices of a scan; `source` is then the folder.
     - ``reads(source)``, static: every file that is read for an input, where it is not `source`
       alone.  None of the others is an input of its own.
     - ``beside(name)``, static: names of files that may be written beside a result of that name.
+    - ``result_names(options)``, static: the function that takes the place of `result_name` under
+      options of the predictor.
+    - ``unread``: suffixes of files that somebody might expect it to read, each with the reason why
+      it does not.
     """
 
     suffixes: ClassVar[tuple[str, ...]]
@@ -56,7 +60,19 @@ def files_of(build: Any, source: Path) -> Sequence[Path]:
     return (source,) if reads is None else reads(source)
 
 
-def names_of(build: Any, name: str) -> tuple[str, ...]:
-    """The name of the result of a file of that name, and those of files written beside it."""
-    result, beside = build.result_name(name), getattr(build, "beside", None)
+def unread_of(build: Any) -> Mapping[str, str]:
+    """Suffixes of files that a predictor's class names as not read, with the reasons."""
+    return getattr(build, "unread", {})
+
+
+def names_of(build: Any, name: str, options: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+    """The name of the result of a file of that name, and those of files written beside it.
+
+    Args:
+        build: the predictor's class.
+        name: of the file.
+        options: of the predictor, resolved; by default its defaults.
+    """
+    named, beside = getattr(build, "result_names", None), getattr(build, "beside", None)
+    result = build.result_name(name) if named is None else named(options or {})(name)
     return (result, *(() if beside is None else beside(result)))

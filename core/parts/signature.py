@@ -44,6 +44,16 @@ class Option:
     meaning: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """Mark in an `Annotated` type: the name of the option on command lines.
+
+    For a name that a part cannot have: ``name`` itself is the part's.
+    """
+
+    name: str
+
+
 class _NotPlain(Exception):
     """The text of a signature does not tell the option; import the part instead."""
 
@@ -55,7 +65,7 @@ _PLAIN_TYPES: dict[str, Any] = {
 }  # fmt: skip
 
 
-_BOUNDS: dict[str, Callable[[Any], object]] = {"Ge": Ge, "Gt": Gt, "Le": Le, "Lt": Lt}
+_MARKS: dict[str, Callable[[Any], object]] = {"Ge": Ge, "Gt": Gt, "Le": Le, "Lt": Lt, "Flag": Flag}
 
 
 _Stamp = tuple[str, int, int]
@@ -105,8 +115,8 @@ def _type_from(node: ast.expr, tree: ast.Module) -> Any:
             return _PLAIN_TYPES[name]
         case ast.Name(id=name):
             return _named(tree, name)
-        case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=bound)]) if name in _BOUNDS:
-            return _BOUNDS[name](bound)
+        case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=bound)]) if name in _MARKS:
+            return _MARKS[name](bound)
         case ast.BinOp(left=left, op=ast.BitOr(), right=right):
             parts = _type_from(left, tree), _type_from(right, tree)
             return Union[parts]  # noqa: UP007  (built from values)

@@ -208,7 +208,7 @@ def _check_names(order: Order, predictor: str, names: list[str], refused: list[R
 def results_of(order: Order, name: str) -> list[str]:
     """Where the result of a file lies below the results, and what may be written beside it."""
     at = PurePosixPath(name)
-    return [at.with_name(one).as_posix() for one in names_of(order.build, at.name)]
+    return [at.with_name(one).as_posix() for one in names_of(order.build, at.name, order.options)]
 
 
 def source_digest(order: Order, path: Path) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from core.parts.registry import Spec
+from core.parts.signature import Flag
 from core.request import Count
 
 RestorationTask = Literal["colourise", "inpaint", "uncrop", "jpeg"]
@@ -87,6 +88,25 @@ class DrawOptions:
             mean_of=1 if self.mean_of is None else self.mean_of,
             detail=1.0 if self.detail is None else self.detail,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """How a result is written.
+
+    Args:
+        quality: of JPEG and WebP, 1 to 100; by default 95 for JPEG, and WebP is lossless.
+        format: of results in a folder; by default the input's, and PNG for one that is not written.
+        file_name: name of a result in a folder without its suffix, such as ``{stem}_x4``, where
+            ``{stem}`` is the input's name without its suffix and ``{name}`` with it.
+        strip: EXIF entries that are left out: gps, the place and maker notes, which may hold it, or
+            all, with comments and texts.
+    """
+
+    quality: Annotated[int, Ge(1), Le(100)] | None = None
+    format: Literal["png", "tiff", "webp", "jpeg", "bmp"] | None = None
+    file_name: Annotated[str, Flag("name")] | None = None
+    strip: Literal["gps", "all"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,14 +1,19 @@
 """What commands on image files share: output paths and their checks, contact sheets, costs."""
 
+import json
 import os
+import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from core.errors import InputError
+from core.errors import InputError, printable
 from core.parts.registry import Spec
+from core.storage import files as storage
+from plugins.image2image.io import formats
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,22 +50,28 @@ class ImagePredictor(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class RestoreRun:
-    """One run of `restore` or `upscale` on image files; fields are the options of that name."""
+    """One run of `restore` or `upscale` on image files; fields are the options of that name.
+
+    Args:
+        part: the predictor, whose options say how results are named and written.
+    """
 
     command: str
+    part: Spec
+    checkpoint: Path
     files: list[Path]
-    out: Path
+    out: str | Path
     samples: int
     mean_of: int | None
     deviation: Path | None
     dry_run: bool
     record: bool
+    overwrite: bool = False
 
     def run(
         self,
         load: Callable[[], ImagePredictor],
         *,
-        name: Callable[[str], str] = str,
         reads: Sequence[Path | None] = (),
         exact: bool = False,
     ) -> None:
@@ -68,42 +79,55 @@ class RestoreRun:
 
         Args:
             load: loads the predictor.
-            name: name of an input file -> name of its output in a folder.
             reads: other input files, which no output may replace.
-            exact: print a note where the output's format does not keep known pixels exactly.
+            exact: known pixels are kept: in a folder in a lossless format, or a note is printed.
 
         Raises:
             InputError: options that exclude each other, an image that cannot be used, or an output
                 that cannot be written; all are found before the first draw.
         """
         self._check()
-        outputs = output_paths(self.files, self.out, name)
+        options = self.part.options
+        outputs = output_paths(self.files, self.out, options, lossless=exact)
+        self._check_outputs([target for _, target in outputs], reads)
+        predictor, image = load(), None
+        with _made(outputs[0][1].parent, self.out, dry_run=self.dry_run):
+            for file, target in outputs:
+                image = self._prepare(predictor, file, target)
+            for file, target in outputs:
+                if image is None or len(outputs) > 1:
+                    image = self._prepare(predictor, file, target)
+                notes = lossy(target, options.get("quality")) if exact else []
+                for note in (*image.picture.notes, *notes):
+                    print(f"{printable(file.name)}: {note}", file=sys.stderr)
+                if self.dry_run:
+                    draws = self._draws(predictor)
+                    for cost in predictor.costs(image, draws):
+                        print_cost(cost, draws, file)
+                else:
+                    self._draw(predictor, image, file, target)
+
+    def _check_outputs(self, targets: Sequence[Path], reads: Sequence[Path | None]) -> None:
+        """Refuse outputs that would replace an input, each other, or what is there already."""
         written = [
             path
-            for _, target in outputs
+            for target in targets
             for path in written_paths(target, self.samples, record=self.record)
         ]
-        check_no_overwrite([*written, *filter(None, [self.deviation])], [*self.files, *reads])
-        predictor, image = load(), None
-        for file, target in outputs:
-            image = self._prepare(predictor, file, target)
-        for file, target in outputs:
-            if image is None or len(outputs) > 1:
-                image = self._prepare(predictor, file, target)
-            for note in (*image.picture.notes, *(lossy(target) if exact else ())):
-                print(f"{file.name}: {note}", file=sys.stderr)
-            if self.dry_run:
-                draws = self._draws(predictor)
-                for cost in predictor.costs(image, draws):
-                    print_cost(cost, draws)
-            else:
-                self._draw(predictor, image, file, target)
+        written += [] if self.deviation is None else [self.deviation]
+        check_no_overwrite(written, [*self.files, *reads])
+        check_new(written, overwrite=self.overwrite)
+        quality = self.part.options.get("quality")
+        check_quality(quality, targets)
 
     def _draws(self, predictor: ImagePredictor) -> int:
         """Number of draws for each image."""
         return self.samples if self.samples > 1 else predictor.mean_of
 
     def _check(self) -> None:
+        for folder in filter(os.path.isdir, self.files):
+            raise InputError(self._for_folder(folder))
+        formats.check_options(self.part.options)
         mean_of = self.mean_of or 1
         if self.samples > 1 and mean_of > 1:
             raise InputError("samples, mean_of: exclude each other; leave one of them out")
@@ -117,11 +141,31 @@ class RestoreRun:
                 f"deviation: one output file for {len(self.files)} images; run them one by one"
             )
 
+    def _for_folder(self, folder: Path) -> str:
+        """The sentence for a folder in the place of an image: the command that takes one."""
+        from core.parts.config import plain
+        from core.parts.signature import part_options
+
+        defaults = {o.name: o.default for o in part_options("predictor", self.part.name)}
+        settings = [f"checkpoint={self.checkpoint}"]
+        for name, value in self.part.options.items():
+            if value != defaults.get(name):
+                text = json.dumps(plain(value))
+                settings.append(f"predictor.{name}={text}")
+        out = f"{self.out}".rstrip("/") or "/"
+        words = ["polymode", "apply", self.part.name, str(folder), "-o", out]
+        words += [word for setting in settings for word in ("--set", setting)]
+        return f"{folder}: a folder; for every image in it run: {shlex.join(words)}"
+
     def _prepare(self, predictor: ImagePredictor, file: Path, target: Path) -> "InputImage":
         from plugins.image2image.io.reading import read_picture
-        from plugins.image2image.io.writing import check_writable
+        from plugins.image2image.io.writing import check_format, check_writable
 
         image = predictor.prepare(file, read_picture(file))
+        if self.dry_run:  # its folder need not be there
+            alpha, depth = image.picture.alpha is not None, image.picture.depth
+            check_format(target, alpha=alpha, depth=depth, size=image.result_size)
+            return image
         image.check_writable(target)
         if self.deviation is not None:
             check_writable(self.deviation, size=image.result_size)
@@ -135,20 +179,20 @@ class RestoreRun:
         from plugins.image2image.io.writing import write_picture
 
         paths, views = sample_paths(target, self.samples), {"given": thumbnail(image.preview)}
-        with listener(f"{self.command} {file.name}") as emit:
+        with listener(f"{self.command} {printable(file.name)}") as emit:
             draws = predictor.draws(image, self._draws(predictor), emit=emit)
             if self.samples > 1:
                 draws = self._write_each(draws, image, paths, views)
             found = summary(draws)
         if self.samples == 1:
-            write_picture(target, image.finish(found.mean))
-            print(target)
+            write_picture(target, image.finish(found.mean), **self._written_as)
+            print_path(target)
         else:
             write_sheet(sibling(target, "-sheet.png"), views)
-            print(sibling(target, "-sheet.png"))
+            print_path(sibling(target, "-sheet.png"))
         if self.deviation is not None:
             write_picture(self.deviation, std_map(found))
-            print(self.deviation)
+            print_path(self.deviation)
         if self.record:
             self._write_record(predictor, file, target)
 
@@ -163,17 +207,22 @@ class RestoreRun:
         from plugins.image2image.io.writing import write_picture
 
         for path, draw in zip(paths, draws, strict=True):
-            write_picture(path, image.finish(draw))
-            print(path)
+            write_picture(path, image.finish(draw), **self._written_as)
+            print_path(path)
             views[f"sample {len(views)}"] = thumbnail(draw)
             yield draw
 
+    @property
+    def _written_as(self) -> dict[str, Any]:
+        return {name: self.part.options.get(name) for name in ("quality", "strip")}
+
     def _write_record(self, predictor: ImagePredictor, file: Path, target: Path) -> None:
         from core.results import record
+        from plugins.image2image.io.writing import behind_links
 
         paths = sample_paths(target, self.samples)
         record.write(
-            sibling(target, ".json"),
+            behind_links(sibling(target, ".json")),
             self.command,
             {**predictor.about, "samples": self.samples},
             inputs=[file],
@@ -193,32 +242,52 @@ def drawing_samples(predictor: Spec, samples: int) -> Spec:
 
 
 def output_paths(
-    files: list[Path], out: Path, name: Callable[[str], str] = str
+    files: Sequence[Path], out: str | Path, options: Mapping[str, Any], *, lossless: bool = False
 ) -> list[tuple[Path, Path]]:
-    """The output path of each input file.
+    """The output path of each input file; nothing is created.
 
     Args:
         files: input files.
-        out: a file for one image, a folder for several.
-        name: name of an input file -> name of its output in a folder.
+        out: a folder, or a file for one image.
+        options: as in `formats.output_name`.
+        lossless: as in `formats.output_name`.
 
     Raises:
-        InputError: several images for one file, or two of one name.
+        InputError: several images for one file, or two of one name; options of names for one file.
     """
-    folder = os.path.isdir(out)  # unlike pathlib's, false where no such name can be
-    if len(files) == 1 and not folder:
-        return [(files[0], out)]
-    if not folder and (out.suffix or os.path.isfile(out)):
-        raise InputError(f"{out}: {len(files)} images need a folder; give one with -o")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be created: {error.strerror}") from error
-    targets = [out / name(file.name) for file in files]
+    place = Path(out)
+    if not _is_folder(out):
+        if len(files) > 1:
+            raise InputError(f"{out}: {len(files)} images need a folder; give one with -o")
+        if options.get("file_name") is not None:
+            raise InputError(f"name: -o names the file, {out}; give a folder, or leave it out")
+        chosen = options.get("format")
+        if chosen and place.suffix.lower() not in formats.FORMATS[chosen.upper()].suffixes:
+            raise InputError(f"format: {chosen}, but -o names {out}; leave one of them out")
+        return [(files[0], place)]
+    names = [formats.output_name(file.name, options, lossless=lossless) for file in files]
+    targets = [place / name for name in names]
     doubled = sorted({str(target) for target in targets if targets.count(target) > 1})
     if doubled:
         raise InputError(f"{doubled[0]}: output of two images; run them one by one")
     return list(zip(files, targets, strict=True))
+
+
+def _is_folder(out: str | Path) -> bool:
+    """Whether an output path is a folder: it is there, ends in a slash, or has no suffix."""
+    if os.path.isdir(out) or os.fspath(out).endswith("/"):
+        return True
+    return not Path(out).suffix and not os.path.lexists(out)
+
+
+@contextmanager
+def _made(folder: Path, out: str | Path, *, dry_run: bool) -> Iterator[None]:
+    """`folder` made where `out` is one, and removed again if nothing was written to it."""
+    if dry_run or not _is_folder(out):
+        yield
+        return
+    with storage.output_folder(folder):
+        yield
 
 
 def sample_paths(target: Path, samples: int) -> list[Path]:
@@ -255,6 +324,34 @@ def check_no_overwrite(outputs: Sequence[Path], inputs: Sequence[Path | None]) -
         raise InputError(f"{doubled[0]}: would be written twice; choose other names")
 
 
+def check_new(outputs: Sequence[Path], *, overwrite: bool) -> None:
+    """Refuse outputs that would replace what is there.
+
+    Raises:
+        InputError: one is there, and `overwrite` is off.
+    """
+    there = [] if overwrite else [path for path in outputs if os.path.exists(path)]
+    if there:
+        more = f" and {len(there) - 1} more outputs" if len(there) > 1 else ""
+        raise InputError(
+            f"{there[0]}{more}: already there; choose another output, or replace with --overwrite"
+        )
+
+
+def check_quality(quality: int | None, targets: Sequence[Path]) -> None:
+    """Refuse a quality where no output has one.
+
+    Raises:
+        InputError: the formats of all outputs are lossless.
+    """
+    graded = [suffix for suffix, name in formats.SUFFIXES.items() if formats.FORMATS[name].graded]
+    if quality is not None and not any(path.suffix.lower() in graded for path in targets):
+        raise InputError(
+            f"quality: {targets[0].name} has none; write a file of {', '.join(graded)}, or leave "
+            "it out"
+        )
+
+
 def _same(one: Path, other: Path) -> bool:
     try:
         return one.samefile(other)
@@ -262,14 +359,13 @@ def _same(one: Path, other: Path) -> bool:
         return False
 
 
-def lossy(out: Path) -> list[str]:
+def lossy(out: Path, quality: int | None = None) -> list[str]:
     """A note where the format that `out` names does not keep known pixels exactly."""
-    from plugins.image2image.io.pictures import SUFFIXES
-
-    if SUFFIXES.get(out.suffix.lower()) != "JPEG":
+    name = formats.SUFFIXES.get(out.suffix.lower())
+    if name != "JPEG" and not (name == "WEBP" and quality is not None):
         return []
     return [
-        "JPEG is lossy and changes every pixel a little; PNG and TIFF keep known pixels exactly"
+        f"{name} is lossy and changes every pixel a little; PNG and TIFF keep known pixels exactly"
     ]
 
 
@@ -308,17 +404,24 @@ def std_map(found: "Summary") -> "Picture":
     return Picture(level.clamp(max=1) * 2 - 1)
 
 
-def print_cost(cost: "Cost", draws: int) -> None:
-    """Print what a run would cost, in three lines."""
+def print_path(path: Path) -> None:
+    """Print the path of a result, one line whatever its name holds."""
+    print(printable(str(path)).replace("\n", "\\n"))
+
+
+def print_cost(cost: "Cost", draws: int, file: Path) -> None:
+    """Print what a run on a file would cost, in three lines."""
     from core.progress import duration
 
-    (height, width), tile, tiles = cost.size, cost.tile, cost.tiles
-    print(f"{width}x{height} pixels: {tiles} tiles of {tile}x{tile}, overlap {cost.overlap}")
+    (height, width), tile, tiles, name = cost.size, cost.tile, cost.tiles, printable(file.name)
     print(
-        f"{cost.calls} evaluations for each tile of {draws} draws: "
+        f"{name}: {width}x{height} pixels: {tiles} tiles of {tile}x{tile}, overlap {cost.overlap}"
+    )
+    print(
+        f"{name}: {cost.calls} evaluations for each tile of {draws} draws: "
         f"{cost.calls * tiles * draws} network evaluations"
     )
     print(
-        f"about {duration(cost.seconds)} here, and {cost.memory / 2**20:.0f} MiB beside "
+        f"{name}: about {duration(cost.seconds)} here, and {cost.memory / 2**20:.0f} MiB beside "
         "the network and one tile"
     )

@@ -5,20 +5,39 @@ from typing import Annotated
 
 import typer
 
+from plugins.image2image.request import OutputOptions
+
 ImageFile = Annotated[
-    Path, typer.Argument(metavar="IMAGE", help="Image file: PNG, JPEG, TIFF, WebP or BMP.")
+    Path,
+    typer.Argument(metavar="IMAGE", help="Image file: PNG, JPEG, TIFF, WebP, BMP, HEIC or AVIF."),
 ]
 ImageFiles = Annotated[
     list[Path],
-    typer.Argument(metavar="IMAGE", help="Image files: PNG, JPEG, TIFF, WebP or BMP."),
+    typer.Argument(metavar="IMAGE", help="Image files: PNG, JPEG, TIFF, WebP, BMP, HEIC or AVIF."),
 ]
+# Text, since a path would lose the slash that makes a folder of it.
 OutputFile = Annotated[
-    Path,
-    typer.Option("--out", "-o", help="Output file; with `--samples` name-1, name-2, ..."),
+    str,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="PATH",
+        help="Output file, or a folder (folder/); with `--samples` name-1, name-2, ...",
+    ),
 ]
 OutputFileOrFolder = Annotated[
-    Path, typer.Option("--out", "-o", help="Output: a file for one image, a folder for several.")
+    str,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="PATH",
+        help="Output: a file for one image, or a folder (folder/) for any number.",
+    ),
 ]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace outputs that are already there.")
+]
+WrittenAs = Annotated[OutputOptions, ("quality", "strip")]
 
 # Sampling.
 

@@ -7,12 +7,13 @@ import typer
 
 from core.commands import DryRun, OnMachine, specialised
 from core.parts.config import configure, plain
-from core.parts.registry import Spec, installed
+from core.parts.registry import Spec
 from plugins.image2image.commands.images import RestoreRun, drawing_samples
 from plugins.image2image.commands.options import (
     Deviation,
     ImageFiles,
     OutputFileOrFolder,
+    Overwrite,
     Record,
     Samples,
 )
@@ -30,6 +31,7 @@ def restore(
     deviation: Deviation = None,
     dry_run: DryRun = False,
     record: Record = False,
+    overwrite: Overwrite = False,
     *,
     predictor: Annotated[Spec, "predictor", "image2image/restore"],
     machine: OnMachine,
@@ -46,13 +48,12 @@ def restore(
     """
     predictor = drawing_samples(predictor, samples)
     run = RestoreRun(
-        command="restore", files=files, out=out, samples=samples, deviation=deviation,
-        dry_run=dry_run, record=record, mean_of=predictor.options["mean_of"],
+        command="restore", part=predictor, checkpoint=checkpoint, files=files, out=out,
+        samples=samples, deviation=deviation, dry_run=dry_run, record=record,
+        overwrite=overwrite, mean_of=predictor.options["mean_of"],
     )  # fmt: skip
-    kind: Any = installed().load("predictor", predictor.name)
     run.run(
         lambda: configure("predictor", predictor)(machine, checkpoint),
-        name=kind.result_name,
         reads=[mask_for(predictor.options["mask"], file) for file in files],
         exact=True,
     )

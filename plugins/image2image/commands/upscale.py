@@ -13,6 +13,7 @@ from plugins.image2image.commands.options import (
     Deviation,
     ImageFiles,
     OutputFileOrFolder,
+    Overwrite,
     Record,
     Samples,
 )
@@ -26,6 +27,7 @@ def upscale(
     deviation: Deviation = None,
     dry_run: DryRun = False,
     record: Record = False,
+    overwrite: Overwrite = False,
     *,
     predictor: Annotated[Spec, "predictor", "image2image/upscale"],
     machine: OnMachine,
@@ -38,7 +40,8 @@ def upscale(
     """
     predictor = drawing_samples(predictor, samples)
     run = RestoreRun(
-        command="upscale", files=files, out=out, samples=samples, deviation=deviation,
-        dry_run=dry_run, record=record, mean_of=predictor.options["mean_of"],
+        command="upscale", part=predictor, checkpoint=checkpoint, files=files, out=out,
+        samples=samples, deviation=deviation, dry_run=dry_run, record=record,
+        overwrite=overwrite, mean_of=predictor.options["mean_of"],
     )  # fmt: skip
     run.run(lambda: configure("predictor", predictor)(machine, checkpoint))

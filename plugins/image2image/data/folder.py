@@ -19,14 +19,8 @@ from core.errors import InputError, printable
 from core.storage import memory
 from core.storage.folders import files_in
 from plugins.image2image.data.crops import FAR, Plan, check_options, cut
-from plugins.image2image.io.pictures import FORMATS, SUFFIXES
+from plugins.image2image.io.formats import FORMATS, READ, UNREAD
 from plugins.image2image.io.reading import read_picture
-
-# Suffixes of images that are not read: skipped with a reason rather than ignored.
-UNREADABLE = (
-    *(".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd", ".svg"),
-    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,13 +204,11 @@ def find(root: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     Raises:
         InputError: no such folder.
     """
-    suffixes = {*SUFFIXES, *UNREADABLE}
+    suffixes = {*READ, *UNREAD}
     found = files_in(root, contents="images", wanted=lambda path: path.suffix.lower() in suffixes)
-    readable = [path for path in found.files if path.suffix.lower() in SUFFIXES]
+    readable = [path for path in found.files if path.suffix.lower() in READ]
     others = [
-        (path, f"{path.suffix.lower()} is not read; convert it to PNG or JPEG")
-        for path in found.files
-        if path.suffix.lower() in UNREADABLE
+        (path, UNREAD[path.suffix.lower()]) for path in found.files if path.suffix.lower() in UNREAD
     ]
     return readable, [*found.refused, *others]
 

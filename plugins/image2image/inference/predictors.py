@@ -2,8 +2,9 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, get_args
 
@@ -38,10 +39,11 @@ from plugins.image2image.inference.input_image import (
 )
 from plugins.image2image.inference.purify import check_level, load_prior, purify
 from plugins.image2image.inference.region import Region
-from plugins.image2image.io.pictures import SUFFIXES, Picture
+from plugins.image2image.io import formats
+from plugins.image2image.io.pictures import Picture
 from plugins.image2image.io.reading import read_picture
 from plugins.image2image.io.writing import check_writable, write_picture
-from plugins.image2image.request import DrawOptions, RestorationTask
+from plugins.image2image.request import DrawOptions, OutputOptions, RestorationTask
 from plugins.image2image.tasks.colourise import Colourise
 from plugins.image2image.tasks.inpaint import Inpaint, Uncrop
 from plugins.image2image.tasks.jpeg import JPEG
@@ -52,8 +54,10 @@ from plugins.image2image.tasks.super_resolution import SR3
 class _MeanOfDraws(ABC):
     """Predictors that sample: the output file is the mean of some draws."""
 
-    suffixes: ClassVar[tuple[str, ...]] = tuple(SUFFIXES)
+    suffixes: ClassVar[tuple[str, ...]] = formats.READ
+    unread: ClassVar[Mapping[str, str]] = formats.UNREAD
     _sampling: Sampling
+    _output: OutputOptions
 
     @property
     def mean_of(self) -> int:
@@ -83,7 +87,7 @@ class _MeanOfDraws(ABC):
         image = self.prepare(source, picture)
         image.check_writable(target)
         result = image.finish(summary(self.draws(image, self._sampling.draws)).mean)
-        write_picture(target, result)
+        write_picture(target, result, quality=self._output.quality, strip=self._output.strip)
         return {"size": list(result.pixels.shape[:0:-1]), "notes": list(image.picture.notes)}
 
 
@@ -95,6 +99,7 @@ class Upscale(_MeanOfDraws):
     Args:
         scale: upscaling factor; must be the one of training, which is the default.
         drawing: a group of options.
+        output: a group of options.
         then: checkpoint of a second model, which upscales the output of the first: a cascade.
         level: standard deviation of the noise added before the second model (conditioning
             augmentation), at most its ``augment``.
@@ -107,9 +112,11 @@ class Upscale(_MeanOfDraws):
         *,
         scale: Annotated[int, Ge(2)] | None = None,
         drawing: DrawOptions = DrawOptions(),
+        output: OutputOptions = OutputOptions(),
         then: Path | None = None,
         level: Annotated[float, Ge(0)] = 0.0,
     ) -> None:
+        formats.check_options(vars(output))
         folders = [(checkpoint, 0.0), *([] if then is None else [(then, level)])]
         self.stages = [(_load_sr3(folder, machine), noise) for folder, noise in folders]
         model = self.stages[0][0]
@@ -121,12 +128,13 @@ class Upscale(_MeanOfDraws):
             )
         if level and then is None:
             raise InputError("level: applies to the input of a second model; name one with then")
-        self._sampling = _sampling(model, drawing)
+        self._sampling, self._output = _sampling(model, drawing), output
         self.checkpoint = model.checkpoint
         self.about = {
             "scale": trained,
             **plain(drawing),
             **plain(drawing.drawing(default_drawing(model))),
+            **plain(output),
             "level": level,
             "model": plain(model.request),
         }
@@ -136,8 +144,13 @@ class Upscale(_MeanOfDraws):
 
     @staticmethod
     def result_name(name: str) -> str:
-        """The same name, and so the same format."""
-        return name
+        """The same name, and so the same format; ``.png`` is appended where it is not written."""
+        return formats.output_name(name, {})
+
+    @staticmethod
+    def result_names(options: Mapping[str, Any]) -> Callable[[str], str]:
+        """The function from the name of a file to that of its result."""
+        return partial(formats.output_name, options=options)
 
     def prepare(self, path: Path, picture: Picture) -> InputImage:
         """The image file as the model's input."""
@@ -179,6 +192,7 @@ class Restore(_MeanOfDraws):
     Args:
         task: the task of a model that was trained for several.
         drawing: a group of options.
+        output: a group of options.
         region: a group of options.
     """
 
@@ -189,26 +203,33 @@ class Restore(_MeanOfDraws):
         *,
         task: RestorationTask | None = None,
         drawing: DrawOptions = DrawOptions(),
+        output: OutputOptions = OutputOptions(),
         region: Region = Region(),
     ) -> None:
+        formats.check_options(vars(output))
         self._region = region
         model = self._model = _load_restoration_model(checkpoint, machine, task)
         _check_region(self._region, model.task)
-        self._sampling = _sampling(model, drawing)
+        self._sampling, self._output = _sampling(model, drawing), output
         self.checkpoint = model.checkpoint
         self.about = {
             "task": model.request.task.name,
             **(region.about if isinstance(model.task, Inpaint) else {}),
             **plain(drawing),
             **plain(drawing.drawing(default_drawing(model))),
+            **plain(output),
             "model": plain(model.request),
         }
 
     @staticmethod
     def result_name(name: str) -> str:
         """The same name for lossless formats; ``.png`` is appended to others."""
-        kept = Path(name).suffix.lower() in (".png", ".tif", ".tiff", ".webp")
-        return name if kept else f"{name}.png"
+        return formats.output_name(name, {}, lossless=True)
+
+    @staticmethod
+    def result_names(options: Mapping[str, Any]) -> Callable[[str], str]:
+        """The function from the name of a file to that of its result."""
+        return partial(formats.output_name, options=options, lossless=True)
 
     def prepare(self, path: Path, picture: Picture) -> InputImage:
         """The image file as the model's input.
@@ -340,9 +361,11 @@ class Purify:
         steps: sampler steps; more is slower.
         seed: random seed; the same seed repeats the output.
         sampler: a stochastic sampler.
+        output: a group of options.
     """
 
-    suffixes: ClassVar[tuple[str, ...]] = tuple(SUFFIXES)
+    suffixes: ClassVar[tuple[str, ...]] = formats.READ
+    unread: ClassVar[Mapping[str, str]] = formats.UNREAD
 
     def __init__(
         self,
@@ -353,7 +376,10 @@ class Purify:
         steps: Annotated[int, Ge(1)] = 20,
         seed: Annotated[int, Ge(0)] = 0,
         sampler: Annotated[Spec, "sampler"] = Spec("core/euler_maruyama"),
+        output: OutputOptions = OutputOptions(),
     ) -> None:
+        formats.check_options(vars(output))
+        self._output = output
         solver = configure("sampler", sampler)()
         self._model, self._seed = load_prior(checkpoint, machine, emit=print_note), seed
         check_level(self._model.process, level)
@@ -361,8 +387,13 @@ class Purify:
 
     @staticmethod
     def result_name(name: str) -> str:
-        """The same name, and so the same format."""
-        return name
+        """The same name, and so the same format; ``.png`` is appended where it is not written."""
+        return formats.output_name(name, {})
+
+    @staticmethod
+    def result_names(options: Mapping[str, Any]) -> Callable[[str], str]:
+        """The function from the name of a file to that of its result."""
+        return partial(formats.output_name, options=options)
 
     def __call__(self, source: Path, target: Path) -> Mapping[str, Any]:
         """Write one purified image file.
@@ -377,7 +408,7 @@ class Purify:
         size = picture.pixels.shape[1:]
         check_writable(target, alpha=picture.alpha is not None, depth=picture.depth, size=size)
         result = self.purify(picture)
-        write_picture(target, result)
+        write_picture(target, result, quality=self._output.quality, strip=self._output.strip)
         change = (result.pixels - picture.pixels).square().mean().sqrt()
         return {"changed": round(float(change), 6), "notes": list(picture.notes)}
 

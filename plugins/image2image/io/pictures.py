@@ -1,4 +1,4 @@
-"""An image file's pixels and metadata, and the capabilities of each format."""
+"""An image file's pixels and metadata, and how they are turned."""
 
 from dataclasses import dataclass
 
@@ -7,36 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-ORIENTATION = 0x0112
 # Make, model, date, artist and the like: what EXIF may take from a TIFF's own table of tags.
 DESCRIPTIVE = (270, 271, 272, 305, 306, 315, 33432)
-
-
-@dataclass(frozen=True, slots=True)
-class Format:
-    """Capabilities of a file format.
-
-    Args:
-        suffixes: its file suffixes, in lower case.
-        alpha: whether it holds transparency.
-        deep: whether it holds 16 bits per channel.
-        side: largest side in pixels.
-    """
-
-    suffixes: tuple[str, ...]
-    alpha: bool
-    deep: bool
-    side: int = 2**31 - 1
-
-
-FORMATS = {
-    "PNG": Format((".png",), alpha=True, deep=True),
-    "TIFF": Format((".tif", ".tiff"), alpha=True, deep=True),
-    "WEBP": Format((".webp",), alpha=True, deep=False, side=16383),
-    "JPEG": Format((".jpg", ".jpeg", ".jfif"), alpha=False, deep=False, side=65500),
-    "BMP": Format((".bmp",), alpha=False, deep=False),
-}
-SUFFIXES = {suffix: name for name, form in FORMATS.items() for suffix in form.suffixes}
 
 
 @dataclass(frozen=True)
@@ -48,10 +20,10 @@ class Picture:
         alpha: opacity in [0, 1], not multiplied into `pixels`; None if the file has none.
         depth: bits per channel in the file, 8 or 16.
         icc: the colour profile of `pixels`, as bytes.
-        exif: a TIFF structure without the ``Exif`` mark, whose orientation is 1.
+        exif: entries of `exif.of_file`: a TIFF structure without the ``Exif`` mark.
         dpi: dots per inch, across and down.
         text: PNG's text entries and JPEG's comment, key and value.
-        format: a key of `FORMATS`.
+        format: of the file: a key of `formats.FORMATS` or `formats.READ_ONLY`.
         orientation: EXIF orientation of the stored pixels, already applied to `pixels`.
         notes: conversions and losses in reading, one sentence each, for the user.
     """

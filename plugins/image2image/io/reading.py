@@ -22,14 +22,10 @@ from torch import Tensor
 
 from core.errors import InputError
 from core.storage import jpeg_scans, memory
-from plugins.image2image.io.pictures import (
-    DESCRIPTIVE,
-    FORMATS,
-    ORIENTATION,
-    Picture,
-    reason,
-    upright,
-)
+from plugins.image2image.io import exif
+from plugins.image2image.io.exif import ORIENTATION
+from plugins.image2image.io.formats import FORMATS
+from plugins.image2image.io.pictures import DESCRIPTIVE, Picture, reason, upright
 
 # Where Pillow begins to warn of decompression bombs; as float32 RGB this is 1 GiB.
 MAX_PIXELS = 89_478_485
@@ -140,7 +136,7 @@ def _decode(image: Image.Image, file: BinaryIO, path: Path) -> Picture:
     notes: list[str] = []
     if form != image.format:
         notes.append("the file holds several images; the first was read")
-    orientation, exif = _exif_of(image, notes)
+    orientation, entries = _exif_of(image, notes)
     image.load()
     icc = image.info.get("icc_profile") or None
     dpi, text = _dpi(image.info.get("dpi")), _text(image)  # conversions below drop both
@@ -166,7 +162,7 @@ def _decode(image: Image.Image, file: BinaryIO, path: Path) -> Picture:
         alpha=_scaled(values[..., colours:], deep) if values.shape[-1] > colours else None,
         depth=16 if deep else 8,
         icc=icc,
-        exif=exif,
+        exif=entries,
         dpi=dpi,
         text=text,
         format=form,
@@ -183,7 +179,7 @@ def _scaled(values: np.ndarray, deep: bool) -> Float[Tensor, " c h w"]:
 
 
 def _exif_of(image: Image.Image, notes: list[str]) -> tuple[int, bytes | None]:
-    """The orientation, and EXIF with orientation 1, otherwise unchanged byte for byte."""
+    """The orientation, and the EXIF entries of the upright image, all others byte for byte."""
     try:
         found = image.getexif()
         orientation = int(found.get(ORIENTATION, 1))
@@ -197,22 +193,14 @@ def _exif_of(image: Image.Image, notes: list[str]) -> tuple[int, bytes | None]:
                 if entries := found.get_ifd(folder):
                     kept.get_ifd(folder).update(entries)
             raw = kept.tobytes() if len(kept) or kept.get_ifd(0x8769) else None
-        return orientation, _reset(raw.removeprefix(b"Exif\0\0")) if raw else None
+        if not raw:
+            return orientation, None
+        entries = exif.of_file(raw.removeprefix(b"Exif\0\0"))
+        exif.of_result(entries, (1, 1), without_place=True)  # what writing may do to them
+        return orientation, entries
     except Exception:  # noqa: BLE001  (an image is worth more than its damaged EXIF)
         notes.append("the EXIF entries are damaged and were discarded")
         return 1, None
-
-
-def _reset(exif: bytes) -> bytes:
-    """The TIFF structure with its orientation set to 1 in place."""
-    order = {b"II": "<", b"MM": ">"}[exif[:2]]
-    (start,) = struct.unpack_from(order + "I", exif, 4)
-    (count,) = struct.unpack_from(order + "H", exif, start)
-    changed = bytearray(exif)
-    for entry in range(start + 2, start + 2 + 12 * count, 12):
-        if struct.unpack_from(order + "H", exif, entry)[0] == ORIENTATION:
-            struct.pack_into(order + "HIHH", changed, entry + 2, 3, 1, 1, 0)
-    return bytes(changed)
 
 
 def _dpi(said: Any) -> tuple[float, float] | None:

@@ -1,9 +1,11 @@
 """Image files written whole, with depth, alpha, colour profile and EXIF."""
 
 import io
+import os
 import struct
 import tempfile
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,7 +15,9 @@ from PIL import Image, PngImagePlugin
 
 from core.errors import InputError
 from core.storage import files
-from plugins.image2image.io.pictures import DESCRIPTIVE, FORMATS, SUFFIXES, Picture, reason
+from plugins.image2image.io import exif
+from plugins.image2image.io.formats import FORMATS, SUFFIXES
+from plugins.image2image.io.pictures import DESCRIPTIVE, Picture, reason
 
 
 def check_writable(
@@ -24,9 +28,20 @@ def check_writable(
     For a check before long work; `write_picture` calls it again.
 
     Raises:
-        InputError: unknown suffix, a format that cannot hold the image, or a path not writable.
+        InputError: as `check_format`, or a path not writable.
     """
     _check_path(path)
+    return check_format(path, alpha=alpha, depth=depth, size=size)
+
+
+def check_format(
+    path: Path, *, alpha: bool = False, depth: int = 8, size: tuple[int, ...] = ()
+) -> str:
+    """The format of the suffix of `path`, if it can hold such an image; nothing is touched.
+
+    Raises:
+        InputError: unknown suffix, or a format that cannot hold the image.
+    """
     form = SUFFIXES.get(path.suffix.lower())
     if form is None:
         known = ", ".join(SUFFIXES)
@@ -54,10 +69,11 @@ def _check_path(path: Path) -> None:
     try:
         if path.is_dir():
             raise InputError(f"{path}: a folder; give the path of a file")
-        if not path.parent.is_dir():
-            raise InputError(f"{path}: no folder {path.parent}; create it first")
+        folder = behind_links(path).parent
+        if not folder.is_dir():
+            raise InputError(f"{path}: no folder {folder}; create it first")
         # Permissions alone do not tell: a disk may be read-only or full.
-        with tempfile.TemporaryFile(dir=path.parent):
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise InputError(
@@ -66,12 +82,25 @@ def _check_path(path: Path) -> None:
         ) from error
 
 
-def write_picture(path: Path, picture: Picture) -> None:
+def behind_links(path: Path) -> Path:
+    """The file that is written for `path`: where it is a link, what it leads to."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def write_picture(
+    path: Path, picture: Picture, *, quality: int | None = None, strip: str | None = None
+) -> None:
     """Write the image in the format of the suffix of `path`, atomically.
 
-    Lossless for 8 and 16 bits but in JPEG, which is written with quality 95 and 4:4:4 chroma.
+    Lossless for 8 and 16 bits but in JPEG, which has 4:4:4 chroma, and in WebP of a quality.
     WebP, and TIFF at 16 bits with alpha, return grey as RGB.  BMP holds pixels only; a warning
-    names what was discarded.
+    names what was discarded.  Where `path` is a link, the file that it leads to is written.
+
+    Args:
+        path: of the file.
+        picture: the image.
+        quality: of JPEG, 95 by default, and WebP, lossless by default; others have none.
+        strip: ``gps`` leaves out the place, ``all`` all EXIF entries, texts and comments.
 
     Raises:
         InputError: as `check_writable`, the disk fails, or values are not finite.
@@ -81,9 +110,12 @@ def write_picture(path: Path, picture: Picture) -> None:
     )
     if not picture.pixels.isfinite().all():
         raise InputError(f"{path}: not written; some pixels are NaN or infinite")
+    picture = _with_metadata(picture, strip)
+    graded = FORMATS[form].graded and quality is not None
+    saving = _SAVE[form] | (_GRADED[form] | {"quality": quality} if graded else {})
     try:
-        with files.replaced(path) as waiting, waiting.open("xb") as file:
-            _encode(file, form, picture, path)
+        with files.replaced(behind_links(path)) as waiting, waiting.open("xb") as file:
+            _encode(file, form, picture, path, saving)
     except (OSError, ValueError, OverflowError, RuntimeError, struct.error) as error:
         raise InputError(f"{path}: cannot be written: {reason(error)}") from error
 
@@ -120,6 +152,16 @@ def _metadata(form: str, picture: Picture) -> dict[str, Any]:
     return found
 
 
+def _with_metadata(picture: Picture, strip: str | None) -> Picture:
+    """The image with the EXIF entries and texts of its result."""
+    if strip == "all":
+        return replace(picture, exif=None, text=())
+    height, width = picture.pixels.shape[1:]
+    kept = exif.of_result(picture.exif, (width, height), without_place=strip == "gps")
+    return replace(picture, exif=kept)
+
+
+_GRADED: dict[str, dict[str, Any]] = {"JPEG": {}, "WEBP": {"lossless": False}}
 _SAVE: dict[str, dict[str, Any]] = {
     "PNG": {},
     "TIFF": {},
@@ -129,17 +171,19 @@ _SAVE: dict[str, dict[str, Any]] = {
 }
 
 
-def _encode(file: BinaryIO, form: str, picture: Picture, path: Path) -> None:
+def _encode(
+    file: BinaryIO, form: str, picture: Picture, path: Path, saving: dict[str, Any]
+) -> None:
     values, metadata = _integers(picture), _metadata(form, picture)
     if form == "BMP" and (picture.icc or picture.exif):
         warnings.warn(f"{path}: BMP holds no colour profile or EXIF; discarded", stacklevel=3)
     if picture.depth == 8:
         image = Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
-        image.save(file, form, **_SAVE[form], **metadata)
+        image.save(file, form, **saving, **metadata)
     elif form == "PNG":
         _encode_deep_png(file, values, metadata)
     elif values.shape[-1] == 1:
-        Image.fromarray(values[..., 0]).save(file, form, **_SAVE[form], **metadata)
+        Image.fromarray(values[..., 0]).save(file, form, **saving, **metadata)
     else:
         _encode_deep_tiff(file, values, picture)
 
@@ -176,11 +220,11 @@ def _encode_deep_tiff(file: BinaryIO, values: np.ndarray, picture: Picture) -> N
 
     if values.shape[-1] == 2:  # Pillow identifies no 16-bit grey with alpha
         values = values[..., [0, 0, 0, 1]]
-    tags, exif = [], Image.Exif()
+    tags, found = [], Image.Exif()
     if picture.exif:
-        exif.load(b"Exif\0\0" + picture.exif)
-        tags = [(t, "s", 0, str(exif[t]), True) for t in DESCRIPTIVE if t in exif and t != 305]
-        if exif.get_ifd(0x8769) or exif.get_ifd(0x8825):
+        found.load(b"Exif\0\0" + picture.exif)
+        tags = [(t, "s", 0, str(found[t]), True) for t in DESCRIPTIVE if t in found and t != 305]
+        if found.get_ifd(0x8769) or found.get_ifd(0x8825):
             warnings.warn(
                 "a 16-bit colour TIFF keeps the profile and the descriptive tags, but not the"
                 " EXIF and GPS folders; write PNG to keep them",
@@ -195,7 +239,7 @@ def _encode_deep_tiff(file: BinaryIO, values: np.ndarray, picture: Picture) -> N
         iccprofile=picture.icc,
         resolution=picture.dpi,
         resolutionunit=2 if picture.dpi else None,
-        software=str(exif[305]) if 305 in exif else False,
+        software=str(found[305]) if 305 in found else False,
         extratags=tags,
         metadata=None,
     )
