@@ -10,9 +10,11 @@ from plugins.image2image.commands.editing import EditRun
 from plugins.image2image.commands.options import (
     ImageFile,
     OutputFile,
+    Overwrite,
     Record,
     Samples,
     UnconditionalCheckpoint,
+    WrittenAs,
 )
 from plugins.image2image.inference.region import Region
 from plugins.image2image.request import EditOptions
@@ -43,8 +45,10 @@ def edit(
     samples: Samples = 1,
     dry_run: DryRun = False,
     record: Record = False,
+    overwrite: Overwrite = False,
     *,
     editing: EditOptions,
+    output: WrittenAs,
     region: Region,
     machine: OnMachine,
 ) -> None:
@@ -58,7 +62,8 @@ def edit(
     """
     run = EditRun(
         command="edit", file=file, checkpoint=checkpoint, out=out, samples=samples,
-        dry_run=dry_run, record=record, editing=editing, region=region, machine=machine,
+        overwrite=overwrite, dry_run=dry_run, record=record, output=output,
+        editing=editing, region=region, machine=machine,
     )  # fmt: skip
 
     def bind(grid: "Tensor", solver: "Solver") -> "Edit":

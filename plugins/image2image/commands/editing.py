@@ -6,11 +6,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.errors import printable
 from core.request import Machine
 from plugins.image2image.commands.images import (
+    check_new,
     check_no_overwrite,
+    check_quality,
+    is_folder,
     lossy,
+    made,
+    output_paths,
     print_cost,
+    print_path,
     sample_paths,
     sibling,
     thumbnail,
@@ -18,7 +25,7 @@ from plugins.image2image.commands.images import (
     written_paths,
 )
 from plugins.image2image.inference.region import Region
-from plugins.image2image.request import EditOptions
+from plugins.image2image.request import EditOptions, OutputOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,13 +43,20 @@ class EditRun:
     command: str
     file: Path
     checkpoint: Path
-    out: Path
+    out: str | Path
     samples: int
     dry_run: bool
     record: bool
+    overwrite: bool = False
+    output: OutputOptions = OutputOptions()
     editing: EditOptions
     region: Region
     machine: Machine
+
+    @property
+    def target(self) -> Path:
+        """The output file; in a folder it has the input's name, and a lossless format."""
+        return output_paths([self.file], self.out, {}, lossless=True)[0][1]
 
     def run(
         self,
@@ -68,12 +82,12 @@ class EditRun:
         from plugins.image2image.inference import editing, masks
         from plugins.image2image.inference.colours import shown_colours
         from plugins.image2image.inference.purify import load_prior
-        from plugins.image2image.io.writing import write_picture
 
-        paths = sample_paths(self.out, self.samples)
+        paths, name = sample_paths(self.target, self.samples), printable(self.file.name)
         self._check_outputs(picture, paths)
-        for note in (*picture.notes, *([] if fill is None else lossy(self.out))):
-            print(f"{self.file.name}: {note}", file=sys.stderr)
+        notes = [] if fill is None else lossy(self.target, self.output.quality)
+        for note in (*picture.notes, *notes):
+            print(f"{name}: {note}", file=sys.stderr)
         weights = None if fill is None else masks.feathered(fill, self.region.feather)
         chosen = self.editing
         model = load_prior(self.checkpoint, self.machine, emit=print_note)
@@ -83,32 +97,41 @@ class EditRun:
         pixels, shown = picture.pixels, shown_colours(picture)
         if self.dry_run:
             cost = editing.estimate_cost(edit, prior, pixels, fill=fill, samples=self.samples)
-            print_cost(cost, self.samples)
+            print_cost(cost, self.samples, self.file)
             return
         views = {"given": thumbnail(pixels if fill is None else pixels.masked_fill(fill, 0.0))}
-        with listener(f"{self.command} {self.file.name}") as emit:
+        with made(self.target.parent, self.out), listener(f"{self.command} {name}") as emit:
             draws = editing.draw_edits(
                 edit, prior, shown, fill=fill, seed=chosen.seed, samples=self.samples, emit=emit
             )
             for path, draw in zip(paths, draws, strict=True):
                 result = draw if weights is None else editing.composite(pixels, draw, weights)
-                write_picture(path, replace(picture, pixels=result))
-                print(path)
+                self._write(path, replace(picture, pixels=result))
                 views[f"sample {len(views)}"] = thumbnail(result)
         if self.samples > 1:
-            write_sheet(sibling(self.out, "-sheet.png"), views)
-            print(sibling(self.out, "-sheet.png"))
+            sheet = sibling(self.target, "-sheet.png")
+            write_sheet(sheet, views)
+            print_path(sheet)
         if self.record:
             self._write_record(model, prior, paths, options)
 
-    def _check_outputs(self, picture: "Picture", paths: list[Path]) -> None:
-        from plugins.image2image.io.writing import check_writable
+    def _write(self, path: Path, result: "Picture") -> None:
+        from plugins.image2image.io.writing import write_picture
 
-        outputs = written_paths(self.out, self.samples, record=self.record)
+        write_picture(path, result, quality=self.output.quality, strip=self.output.strip)
+        print_path(path)
+
+    def _check_outputs(self, picture: "Picture", paths: list[Path]) -> None:
+        from plugins.image2image.io.writing import check_format, check_writable
+
+        outputs = written_paths(self.target, self.samples, record=self.record)
         check_no_overwrite(outputs, [self.file, self.region.mask])
+        check_new(outputs, overwrite=self.overwrite)
+        check_quality(self.output.quality, paths)
         alpha, size = picture.alpha is not None, picture.pixels.shape[1:]
+        check = check_format if is_folder(self.out) or self.dry_run else check_writable
         for path in paths:
-            check_writable(path, alpha=alpha, depth=picture.depth, size=size)
+            check(path, alpha=alpha, depth=picture.depth, size=size)
 
     def _write_record(
         self, model: "Model", prior: "Prior", paths: list[Path], options: dict[str, Any]
@@ -116,6 +139,7 @@ class EditRun:
         from core.parts.config import plain
         from core.results import record
         from core.storage.files import digest
+        from plugins.image2image.io.writing import behind_links
 
         mask = self.region.mask
         about = {
@@ -128,6 +152,6 @@ class EditRun:
             "model": plain(model.request),
         }
         record.write(
-            sibling(self.out, ".json"), self.command, about,
+            behind_links(sibling(self.target, ".json")), self.command, about,
             inputs=[self.file], checkpoint=model.checkpoint, results=[path.name for path in paths],
         )  # fmt: skip

@@ -10,9 +10,11 @@ from plugins.image2image.commands.editing import EditRun
 from plugins.image2image.commands.options import (
     ImageFile,
     OutputFile,
+    Overwrite,
     Record,
     Samples,
     UnconditionalCheckpoint,
+    WrittenAs,
 )
 from plugins.image2image.inference.region import Region
 from plugins.image2image.request import EditOptions
@@ -40,8 +42,10 @@ def guide(
     samples: Samples = 1,
     dry_run: DryRun = False,
     record: Record = False,
+    overwrite: Overwrite = False,
     *,
     editing: EditOptions,
+    output: WrittenAs,
     machine: OnMachine,
 ) -> None:
     """Draw variations of an image with the same low-resolution version (ILVR).
@@ -51,7 +55,8 @@ def guide(
     """
     run = EditRun(
         command="guide", file=file, checkpoint=checkpoint, out=out, samples=samples,
-        dry_run=dry_run, record=record, editing=editing, region=Region(), machine=machine,
+        overwrite=overwrite, dry_run=dry_run, record=record, output=output,
+        editing=editing, region=Region(), machine=machine,
     )  # fmt: skip
 
     def bind(grid: "Tensor", solver: "Solver") -> "Edit":

@@ -91,7 +91,7 @@ class RestoreRun:
         outputs = output_paths(self.files, self.out, options, lossless=exact)
         self._check_outputs([target for _, target in outputs], reads)
         predictor, image = load(), None
-        with _made(outputs[0][1].parent, self.out, dry_run=self.dry_run):
+        with made(outputs[0][1].parent, self.out, dry_run=self.dry_run):
             for file, target in outputs:
                 image = self._prepare(predictor, file, target)
             for file, target in outputs:
@@ -117,8 +117,7 @@ class RestoreRun:
         written += [] if self.deviation is None else [self.deviation]
         check_no_overwrite(written, [*self.files, *reads])
         check_new(written, overwrite=self.overwrite)
-        quality = self.part.options.get("quality")
-        check_quality(quality, targets)
+        check_quality(self.part.options.get("quality"), targets)
 
     def _draws(self, predictor: ImagePredictor) -> int:
         """Number of draws for each image."""
@@ -126,7 +125,7 @@ class RestoreRun:
 
     def _check(self) -> None:
         for folder in filter(os.path.isdir, self.files):
-            raise InputError(self._for_folder(folder))
+            raise InputError(folder_sentence(folder, self.part, self.checkpoint, self.out))
         formats.check_options(self.part.options)
         mean_of = self.mean_of or 1
         if self.samples > 1 and mean_of > 1:
@@ -140,22 +139,6 @@ class RestoreRun:
             raise InputError(
                 f"deviation: one output file for {len(self.files)} images; run them one by one"
             )
-
-    def _for_folder(self, folder: Path) -> str:
-        """The sentence for a folder in the place of an image: the command that takes one."""
-        from core.parts.config import plain
-        from core.parts.signature import part_options
-
-        defaults = {o.name: o.default for o in part_options("predictor", self.part.name)}
-        settings = [f"checkpoint={self.checkpoint}"]
-        for name, value in self.part.options.items():
-            if value != defaults.get(name):
-                text = json.dumps(plain(value))
-                settings.append(f"predictor.{name}={text}")
-        out = f"{self.out}".rstrip("/") or "/"
-        words = ["polymode", "apply", self.part.name, str(folder), "-o", out]
-        words += [word for setting in settings for word in ("--set", setting)]
-        return f"{folder}: a folder; for every image in it run: {shlex.join(words)}"
 
     def _prepare(self, predictor: ImagePredictor, file: Path, target: Path) -> "InputImage":
         from plugins.image2image.io.reading import read_picture
@@ -238,6 +221,21 @@ def drawing_samples(predictor: Spec, samples: int) -> Spec:
     return replace(predictor, options={**predictor.options, "mean_of": 1})
 
 
+def folder_sentence(folder: Path, part: Spec, checkpoint: Path, out: str | Path) -> str:
+    """The message for a folder in the place of an image: the command that takes one."""
+    from core.parts.config import plain
+    from core.parts.signature import part_options
+
+    defaults = {option.name: option.default for option in part_options("predictor", part.name)}
+    changed = {name: v for name, v in part.options.items() if v != defaults.get(name)}
+    settings = [f"checkpoint={checkpoint}"]
+    settings += [f"predictor.{name}={json.dumps(plain(v))}" for name, v in changed.items()]
+    place = f"{out}".rstrip("/") or "/"
+    words = ["polymode", "apply", part.name, str(folder), "-o", place]
+    words += [word for setting in settings for word in ("--set", setting)]
+    return f"{folder}: a folder; for every image in it run: {shlex.join(words)}"
+
+
 # --- output paths ------------------------------------------------------------------------------
 
 
@@ -256,7 +254,7 @@ def output_paths(
         InputError: several images for one file, or two of one name; options of names for one file.
     """
     place = Path(out)
-    if not _is_folder(out):
+    if not is_folder(out):
         if len(files) > 1:
             raise InputError(f"{out}: {len(files)} images need a folder; give one with -o")
         if options.get("file_name") is not None:
@@ -273,7 +271,7 @@ def output_paths(
     return list(zip(files, targets, strict=True))
 
 
-def _is_folder(out: str | Path) -> bool:
+def is_folder(out: str | Path) -> bool:
     """Whether an output path is a folder: it is there, ends in a slash, or has no suffix."""
     if os.path.isdir(out) or os.fspath(out).endswith("/"):
         return True
@@ -281,9 +279,9 @@ def _is_folder(out: str | Path) -> bool:
 
 
 @contextmanager
-def _made(folder: Path, out: str | Path, *, dry_run: bool) -> Iterator[None]:
+def made(folder: Path, out: str | Path, *, dry_run: bool = False) -> Iterator[None]:
     """`folder` made where `out` is one, and removed again if nothing was written to it."""
-    if dry_run or not _is_folder(out):
+    if dry_run or not is_folder(out):
         yield
         return
     with storage.output_folder(folder):

@@ -1,21 +1,36 @@
 """``polymode image2image purify``: DiffPure on one image file."""
 
+import os
 import sys
-from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from core.commands import OnMachine
+from core.errors import InputError, printable
 from core.parts.registry import Spec
-from plugins.image2image.commands.images import check_no_overwrite
-from plugins.image2image.commands.options import ImageFile, UnconditionalCheckpoint
+from plugins.image2image.commands.images import (
+    check_new,
+    check_no_overwrite,
+    check_quality,
+    folder_sentence,
+    is_folder,
+    made,
+    output_paths,
+    print_path,
+)
+from plugins.image2image.commands.options import (
+    ImageFile,
+    OutputFileOrFolder,
+    Overwrite,
+    UnconditionalCheckpoint,
+)
+from plugins.image2image.io.formats import check_options
 
 
 def purify(
     file: ImageFile,
     checkpoint: UnconditionalCheckpoint,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Output file.")],
+    out: OutputFileOrFolder,
+    overwrite: Overwrite = False,
     *,
     predictor: Annotated[Spec, "predictor", "image2image/purify"],
     machine: OnMachine,
@@ -26,17 +41,26 @@ def purify(
 
     Example: polymode image2image purify digit.png --checkpoint runs/digits -o clean.png
     """
-    check_no_overwrite([out], [file])
+    if os.path.isdir(file):
+        raise InputError(folder_sentence(file, predictor, checkpoint, out))
+    check_options(predictor.options)
+    (_, target), *_ = output_paths([file], out, predictor.options)
+    check_no_overwrite([target], [file])
+    check_new([target], overwrite=overwrite)
+    check_quality(predictor.options["quality"], [target])
     from core.parts.config import configure
     from plugins.image2image.io.reading import read_picture
-    from plugins.image2image.io.writing import check_writable, write_picture
+    from plugins.image2image.io.writing import check_format, check_writable, write_picture
 
     # Everything that can be wrong is found before the slow part.
     picture = read_picture(file)
     size = picture.pixels.shape[1:]
-    check_writable(out, alpha=picture.alpha is not None, depth=picture.depth, size=size)
+    check = check_format if is_folder(out) else check_writable
+    check(target, alpha=picture.alpha is not None, depth=picture.depth, size=size)
     purifier = configure("predictor", predictor)(machine, checkpoint)
     for note in picture.notes:
-        print(f"{file.name}: {note}", file=sys.stderr)
-    write_picture(out, purifier.purify(picture))
-    print(out)
+        print(f"{printable(file.name)}: {note}", file=sys.stderr)
+    with made(target.parent, out):
+        written = {name: predictor.options[name] for name in ("quality", "strip")}
+        write_picture(target, purifier.purify(picture), **written)
+    print_path(target)
