@@ -104,7 +104,7 @@ def mask_for(mask: Path | None, image: Path) -> Path | None:
     """
     if mask is None or not mask.is_dir():
         return mask
-    from plugins.image2image.io.pictures import SUFFIXES
+    from plugins.image2image.io.formats import SUFFIXES
 
     parents = image.absolute().parent.parts[1:]
     for depth in range(len(parents), -1, -1):  # the deepest folder of such names first

@@ -103,12 +103,13 @@ def uniform(*shape, seed=0, reach=1.0):
 
 
 def invoke(command, *arguments, checkpoint):
-    """The command in this process, bad input raising what it would print."""
+    """The command in this process, over its own outputs, bad input raising what it would print."""
     from typer.testing import CliRunner
 
     from plugins.image2image.__main__ import app
 
     words = [command, *map(str, arguments), "--checkpoint", str(checkpoint), "--threads", "1"]
+    words.append("--overwrite")
     return CliRunner().invoke(app, words, catch_exceptions=False)
 
 

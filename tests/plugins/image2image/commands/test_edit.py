@@ -58,6 +58,7 @@ def invoke(checkpoint, *arguments):
     from plugins.image2image.__main__ import app
 
     words = [*map(str, arguments), "--checkpoint", str(checkpoint), "--threads", "1"]
+    words += [] if arguments[-1] == "--help" else ["--overwrite"]
     return CliRunner().invoke(app, words, catch_exceptions=False)
 
 
@@ -136,9 +137,9 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(checkpoint, tmp_path):
         "--steps", 10, "--method", "ddnm", "--samples", 3, "--dry-run",
     )  # fmt: skip
     lines = done.stdout.splitlines()
-    assert lines[0] == "30x40 pixels: 4 tiles of 24x24, overlap 6"
-    assert lines[1].startswith("10 evaluations for each tile of 3 draws: 120 network evaluations")
-    assert lines[2].startswith("about ")
+    assert lines[0] == "in.png: 30x40 pixels: 4 tiles of 24x24, overlap 6"
+    assert lines[1] == ("in.png: 10 evaluations for each tile of 3 draws: 120 network evaluations")
+    assert lines[2].startswith("in.png: about ")
     assert {path.name for path in tmp_path.iterdir()} == {"in.png"}
 
 

@@ -7,6 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from core.errors import InputError
+from core.parts.registry import Spec
 from plugins.image2image.__main__ import app
 from plugins.image2image.commands.images import RestoreRun
 from plugins.image2image.inference.input_image import InputImage
@@ -49,11 +50,13 @@ def picture(path, height=4, width=5):
     return path
 
 
-def run(predictor, files, out, samples=1, deviation=None, record=False, reads=()):
+def run(predictor, files, out, samples=1, deviation=None, record=False, reads=(), **options):
     mean_of = predictor.mean_of = 2 if deviation and samples == 1 else 1
+    fields = {name: options.pop(name, False) for name in ("overwrite", "dry_run")}
     command = RestoreRun(
-        command="upscale", files=files, out=out, samples=samples, mean_of=mean_of,
-        deviation=deviation, dry_run=False, record=record,
+        command="upscale", part=Spec("image2image/upscale", options), checkpoint=Path("runs/sr3"),
+        files=files, out=out, samples=samples, mean_of=mean_of, deviation=deviation,
+        record=record, **fields,
     )  # fmt: skip
     command.run(lambda: predictor, reads=reads)
 
@@ -112,7 +115,7 @@ def test_all_images_are_prepared_before_the_first_is_sampled(tmp_path):
     with pytest.raises(InputError, match=r"one\.png: one pixel"):
         run(predictor, [good, one], out)
     assert predictor.drawn == 0
-    assert contents(out) == {}
+    assert not out.exists()
 
 
 def test_a_result_too_large_for_its_format_is_refused_before_it_is_drawn(tmp_path):

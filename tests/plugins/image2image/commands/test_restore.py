@@ -254,8 +254,8 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(colours, tmp_path):
                   "--overlap", 16, "--steps", 7, "--samples", 2, "--dry-run",
                   checkpoint=colours)  # fmt: skip
     lines = done.stdout.splitlines()
-    assert lines[0] == "150x70 pixels: 6 tiles of 64x64, overlap 16"
-    assert lines[1] == "7 evaluations for each tile of 2 draws: 84 network evaluations"
+    assert lines[0] == "in.png: 150x70 pixels: 6 tiles of 64x64, overlap 16"
+    assert lines[1] == "in.png: 7 evaluations for each tile of 2 draws: 84 network evaluations"
     assert {path.name for path in tmp_path.iterdir()} == {"in.png"}
 
 

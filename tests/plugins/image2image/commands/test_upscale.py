@@ -74,9 +74,9 @@ def test_upscale_keeps_size_depth_alpha_profile_and_metadata(model, tmp_path):
         assert np.abs(np.asarray(result)[..., 3].astype(int) - 77).max() <= 1
         first = np.asarray(result).copy()
     assert json.loads(out.with_suffix(".json").read_text())["seed"] == 0
-    upscale(*arguments)
+    upscale(*arguments, "--overwrite")
     assert np.array_equal(np.asarray(Image.open(out)), first)
-    upscale(*arguments, "--seed", 1)
+    upscale(*arguments, "--seed", 1, "--overwrite")
     assert not np.array_equal(np.asarray(Image.open(out)), first)
 
 
@@ -225,7 +225,7 @@ def test_upscale_draws_several_maps_them_and_goes_on_with_a_second_model(tmp_pat
     assert (draws[0] != draws[1]).any()
     assert load(tmp_path / "map.png")[0].shape == (36, 52, 1)
     lines = invoke(*cascaded, "--dry-run", checkpoint=first).stdout.splitlines()
-    assert [line.split(":")[0] for line in lines[::3]] == ["26x18 pixels", "52x36 pixels"]
+    assert [line.split(": ")[1] for line in lines[::3]] == ["26x18 pixels", "52x36 pixels"]
     save(tmp_path / "one.png", pixels(1, 1))
     invoke("upscale", tmp_path / "one.png", "-o", tmp_path / "two.png", checkpoint=first)
     assert load(tmp_path / "two.png")[0].shape == (2, 2, 3)

@@ -103,7 +103,7 @@ def test_what_cannot_be_used_is_named_and_what_is_no_picture_is_passed_over(fold
     (folder / "text.png").write_text("hello")
     whole = picture(folder / "whole.png", seed=50).read_bytes()
     (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
-    (folder / "holiday.heic").write_bytes(b"ftypheic")
+    (folder / "holiday.jxl").write_bytes(b"jxl")
     picture(folder / "small.png", side=40)
     for name in ("README.txt", ".DS_Store", "._whole.png", "whole.xmp", "Thumbs.db"):
         (folder / name).write_bytes(b"\0\0")
@@ -111,14 +111,14 @@ def test_what_cannot_be_used_is_named_and_what_is_no_picture_is_passed_over(fold
         dataset = Folder("train", root=folder, test_fraction=0.4)
     assert len(caught) == 1
     reasons = {path.name: why for path, why in dataset.skipped}
-    assert sorted(reasons) == ["cut.png", "holiday.heic", "small.png", "text.png"]
+    assert sorted(reasons) == ["cut.png", "holiday.jxl", "small.png", "text.png"]
     assert "not an image" in reasons["text.png"]
     assert "damaged or cut off" in reasons["cut.png"]
-    assert "convert it" in reasons["holiday.heic"]
+    assert "convert it" in reasons["holiday.jxl"]
     assert "46 x 40" in reasons["small.png"]
     with pytest.raises(InputError) as refused:
         Folder("train", root=folder, test_fraction=0.4, corrupt="refuse")
-    assert all(name in str(refused.value) for name in ("text.png", "cut.png", "holiday.heic"))
+    assert all(name in str(refused.value) for name in ("text.png", "cut.png", "holiday.jxl"))
     assert "small.png" not in str(refused.value)
 
 
