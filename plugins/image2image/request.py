@@ -275,14 +275,15 @@ class ChooseRequest:
     """Choose a model's default of steps, draws and detail on held-out images.
 
     Every combination is drawn; the one of the highest PSNR becomes the checkpoint's default, or one
-    that costs less and is within 0.02 dB of it.
+    that costs less and is within 0.02 dB of it.  Of a model of several tasks it is the mean over
+    the tasks.
 
     Args:
         checkpoint: folder of a restoration model; a copy of its newest step with the default is
             written to ``checkpoints``.
         dataset: held-out images, of sides that the task takes; by default the data learned from.
         split: split of the dataset.
-        count: number of items, spread evenly; all if there are fewer.
+        count: number of items of each task, spread evenly; all if there are fewer.
         steps: sampler steps to try.
         draws: numbers of draws to try.
         details: values of detail to try.
@@ -312,7 +313,7 @@ class ChooseResult:
         mean_of: number of draws averaged.
         detail: 0 for the expected image, 1 for draws.
         psnr: mean PSNR of that choice in dB.
-        reference: mean PSNR of the task's first estimate in dB.
+        reference: mean PSNR of the first estimate in dB.
         seconds: run time of this process.
     """
 

@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from core.data import collate, open_dataset
 from core.errors import InputError
-from core.model import Model, guided_by_default, load_model
+from core.model import Model, for_task, guided_by_default, load_model
 from core.parts.config import bind, configure, plain
 from core.parts.registry import Spec
 from core.progress import counter
@@ -36,13 +36,15 @@ class Choice:
 
     Args:
         drawing: steps, number of draws and detail.
-        psnr: mean over the images, in dB.
+        psnr: mean over tasks and images, in dB.
         calls: network calls for an image.
+        tasks: mean over the images of each task of the model, in dB.
     """
 
     drawing: Drawing
     psnr: float
     calls: int
+    tasks: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 def choose(
@@ -63,37 +65,31 @@ def choose(
         emit: called with the number of images drawn.
 
     Raises:
-        InputError: a model of no restoration task or of several, or images that do not fit.
+        InputError: a model of no restoration task, or images that do not fit.
         StorageError: the disk is full or not writable.
     """
     start = time.perf_counter()
     request = bind(ChooseRequest, plain(request))
     model = guided_by_default(load_model(request.checkpoint, machine=machine, emit=emit), emit=emit)
-    task = model.task
-    if not isinstance(task, Restoration) or isinstance(task, MultiTask):
-        raise InputError(
-            f"{request.checkpoint}: trained for {model.request.task.name}; expected a model of one "
-            "restoration task, such as image2image/sr3"
-        )
     make_folder(out)
-    found: dict[Drawing, list[float]] = {}
-    reference: list[float] = []
-    items = _items(request, model)
+    items = [(each, item) for each in _of_each_task(model) for item in _items(request, each)]
+    found: dict[Drawing | None, dict[str, list[float]]] = {}
     count = counter(emit, len(items), "image")
-    for done, item in enumerate(items, start=1):
+    for done, (each, item) in enumerate(items, start=1):
         batch = {name: value.to(model.device) for name, value in item.items()}
-        reference.append(_psnr(task.written(task.base(batch), batch), batch))
-        for drawing, result in _results(request, model, batch):
-            found.setdefault(drawing, []).append(_psnr(task.written(result, batch), batch))
+        for drawing, result in _results(request, each, batch):
+            of = found.setdefault(drawing, {}).setdefault(each.request.task.name, [])
+            of.append(_psnr(each, result, batch))
         count(done)
-    choices = [Choice(each, float(np.mean(of)), cost(each)) for each, of in found.items()]
+    reference = {task: float(np.mean(of)) for task, of in found.pop(None).items()}
+    choices = [_choice(drawing, of) for drawing, of in found.items() if drawing]
     chosen = best(choices)
-    _write(out / "choices.json", choices, chosen, reference)
+    _write(out / "choices.json", choices, chosen, reference, images=len(items))
     sampling = asdict(chosen.drawing)
     checkpoint.copy(model.checkpoint, out / "checkpoints", {"sampling": sampling})
     return ChooseResult(
         checkpoint=out / "checkpoints", metrics=out / "choices.json", **sampling,
-        psnr=chosen.psnr, reference=float(np.mean(reference)),
+        psnr=chosen.psnr, reference=_mean(reference),
         seconds=time.perf_counter() - start,
     )  # fmt: skip
 
@@ -111,6 +107,32 @@ def best(choices: Sequence[Choice]) -> Choice:
     return min(near, key=lambda choice: (choice.calls, -choice.psnr))
 
 
+def _of_each_task(model: Model) -> list[Model]:
+    """The model for its task, or for each of the tasks that it was trained for.
+
+    Raises:
+        InputError: it was trained for another kind of task.
+    """
+    if isinstance(model.task, MultiTask):
+        options = {"target": model.task.target}
+        return [for_task(model, Spec(name, options)) for name in model.task.names]
+    if not isinstance(model.task, Restoration):
+        raise InputError(
+            f"{model.checkpoint}: trained for {model.request.task.name}; expected a model of a "
+            "restoration task, such as image2image/sr3"
+        )
+    return [model]
+
+
+def _mean(of: Mapping[str, float]) -> float:
+    return float(np.mean(list(of.values())))
+
+
+def _choice(drawing: Drawing, of: Mapping[str, Sequence[float]]) -> Choice:
+    tasks = {task: float(np.mean(quality)) for task, quality in of.items()}
+    return Choice(drawing, _mean(tasks), cost(drawing), tasks)
+
+
 def _items(request: ChooseRequest, model: Model) -> list[Batch]:
     """Held-out items, spread evenly."""
     dataset = open_dataset(request.dataset or model.request.dataset, request.split, model.task)
@@ -121,8 +143,11 @@ def _items(request: ChooseRequest, model: Model) -> list[Batch]:
 
 def _results(
     request: ChooseRequest, model: Model, batch: Batch
-) -> Iterator[tuple[Drawing, Float[Tensor, " 1 3 h w"]]]:
-    """Every combination with its result: the draws of a number of steps are made once."""
+) -> Iterator[tuple[Drawing | None, Float[Tensor, " 1 3 h w"]]]:
+    """Every combination with its result, whose draws are made once; None: the first estimate."""
+    task = model.task
+    assert isinstance(task, Restoration), "so it was chosen"
+    yield None, task.base(batch)
     solver = configure("sampler", request.sampler)()
     few, many = min(request.steps), max(request.draws)
 
@@ -142,19 +167,25 @@ def _results(
             yield drawing, expected + detail * (mean - expected)
 
 
-def _psnr(written: Float[Tensor, " 1 3 h w"], batch: Batch) -> float:
-    return float(psnr(written, batch["image"]).clamp(max=MOST))
+def _psnr(model: Model, result: Float[Tensor, " 1 3 h w"], batch: Batch) -> float:
+    assert isinstance(model.task, Restoration), "so it was chosen"
+    return float(psnr(model.task.written(result, batch), batch["image"]).clamp(max=MOST))
 
 
 def _write(
-    path: Path, choices: Sequence[Choice], chosen: Choice, reference: Sequence[float]
+    path: Path,
+    choices: Sequence[Choice],
+    chosen: Choice,
+    reference: Mapping[str, float],
+    *,
+    images: int,
 ) -> None:
     """The table of all combinations, best first."""
     ordered = sorted(choices, key=lambda choice: -choice.psnr)
     table = {
         "chosen": asdict(chosen),
-        "images": len(reference),
-        "reference": {"psnr": float(np.mean(reference))},
+        "images": images,
+        "reference": {"psnr": _mean(reference), "tasks": dict(reference)},
         "choices": [asdict(choice) for choice in ordered],
     }
     write_json(path, table)

@@ -28,6 +28,8 @@ class MultiTask(Restoration):
         seed: random seed of masks, qualities and the task of an item.
     """
 
+    names = tuple(f"image2image/{name}" for name in ("colourise", "inpaint", "uncrop", "jpeg"))
+
     def __init__(self, *, target: Target = "residual", seed: int = 0) -> None:
         super().__init__("degraded", target)
         self.seed = seed

@@ -3,14 +3,18 @@
 python tests/benchmarks/gpu/image2image.py --photos train --held-out test [--minutes 10]
 python tests/benchmarks/gpu/image2image.py --cifar cifar-10-batches-bin
 
-The minutes are divided evenly among the models of `MODELS`, or given to those that `--only` names.
-The networks have 6.6 million parameters; their averaged weights, in half precision, take 13 MiB.
+The minutes are divided evenly among the models of `MODELS`, or given to those that `--only` names;
+`degraded` goes on from the weights of plugins/image2image/weights/x4.  Each model's default of
+steps, draws and detail is chosen on the held-out crops, and the figures are of every choice.  The
+weights, in half precision, take 7 to 13 MiB.
 Without --photos the photographs in scikit-image are learned from, and figures are of its held-out
 crops.  With --cifar the models are those of 32x32 pictures with DDPM's network (Ho et al. 2020,
 arXiv:2006.11239, appendix B), whose weights are too large to be written.
 """
 
 import argparse
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +26,27 @@ from core.model import load_model
 from core.parts.registry import Spec
 from core.request import EvaluateRequest, SampleRequest, TrainRequest
 from core.runs import evaluate, sample
+from plugins.image2image.evaluation.choose import choose
+from plugins.image2image.request import ChooseRequest
 
 SR3 = Spec("image2image/sr3", {"scale": 4, "back_projections": 5})
 SMALL = {
     "width": 64, "multipliers": (1, 2, 2), "blocks": 2, "attention": (),
     "middle_attention": False, "patch": 2,
 }  # fmt: skip
-# Four-fold super-resolution: an estimate on the grid of the low-resolution image, and a small
+# An estimate on a coarse grid, for super-resolution that of the low-resolution image, and a small
 # network for what it lacks; as plugins/image2image/configs/reference.yaml.
 REFINED = {
     "width": 64, "blocks": 16, "patch": 4,
     "refiner": {"name": "core/unet", **SMALL, "width": 48, "multipliers": (1, 2)},
 }  # fmt: skip
+X4 = Path(__file__).parents[3] / "plugins" / "image2image" / "weights" / "x4"
 DDPM = {"width": 128, "multipliers": (1, 2, 2, 2), "blocks": 2, "attention": (2,)}
+DEGRADED = {"scale": 4, "blur": 3.0, "noise": 0.06, "jpeg": 30, "filters": True, "twice": 0.3}
+NETWORKS = {"x4": REFINED, "degraded": REFINED, "restoration": {**REFINED, "width": 96}}
 MODELS = {
     "x4": SR3,
+    "degraded": Spec("image2image/sr3", DEGRADED),
     "restoration": Spec("image2image/multitask"),
     "photographs": Spec("core/generate", {"channels": 3}),
 }
@@ -58,11 +68,24 @@ def request_of(
     )  # fmt: skip
 
 
+def chosen_default(run: Path, items: int, held_out: Spec | None) -> dict[str, Any]:
+    """PSNR of every combination of steps, draws and detail, and a copy of the model with the best.
+
+    Args:
+        run: a trained model.
+        items: crops of each task, at most.
+        held_out: where they are from; the data learned from by default.
+    """
+    request = ChooseRequest(checkpoint=run, dataset=held_out, count=items)
+    found = choose(request, {}, run / "chosen")
+    return json.loads(found.metrics.read_text())
+
+
 def scored(run: Path, items: int, held_out: Spec | None) -> dict[str, dict[str, float]]:
     """Figures of one draw and of the mean of 8, beside classical methods, on held-out crops.
 
     Args:
-        run: a trained model.
+        run: a trained model of one task.
         items: crops, at most.
         held_out: where they are from; the data learned from by default.
     """
@@ -111,16 +134,21 @@ def main(arguments: list[str] | None = None) -> None:
     figures: dict[str, Any] = {}
     for name in chosen:
         run = options.out / "runs" / name
-        network = DDPM if options.cifar else REFINED if name == "x4" else SMALL
+        network = DDPM if options.cifar else NETWORKS.get(name, SMALL)
         if options.width:
             network = {**network, "width": options.width}
         request = request_of(models[name], data, network, options.batch, options.steps)
+        if name == "degraded" and not options.width:
+            request = replace(request, start=X4)
         minutes = options.minutes / len(chosen)
         figures[name] = {"training": trained(request, run, minutes, workers=options.workers)}
-        if not options.cifar:
-            write_weights(options.out, name, run)
         if options.items and name != "photographs":
+            figures[name]["choices"] = chosen_default(run, options.items, held_out)
+        if options.items and name not in ("photographs", "restoration"):
             figures[name]["scores"] = scored(run, options.items, held_out)
+        if not options.cifar:
+            kept = run / "chosen" / "checkpoints"
+            write_weights(options.out, name, kept if kept.is_dir() else run)
         write_figures(options.out, f"image2image-{options.only or 'all'}", figures)
 
 

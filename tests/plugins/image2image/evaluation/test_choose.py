@@ -140,5 +140,25 @@ def test_other_models_and_damaged_defaults_are_refused(plain, tmp_path):
         task=task, dataset=CROPS, network=Spec("core/unet", UNET), steps=1, batch=2, warmup=0
     )
     train(few, generate, machine=Machine(threads=1))
-    with pytest.raises(InputError, match="expected a model of one restoration task"):
+    with pytest.raises(InputError, match="expected a model of a restoration task"):
         choose(ChooseRequest(checkpoint=generate), {}, tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_model_of_several_tasks_is_chosen_for_by_the_mean_over_them(tmp_path):
+    request = TrainRequest(
+        task=Spec("image2image/multitask"), dataset=CROPS, network=Spec("core/unet", UNET),
+        steps=1, batch=2, warmup=0,
+    )  # fmt: skip
+    train(request, tmp_path / "run", machine=Machine(threads=1))
+    few = ChooseRequest(
+        checkpoint=tmp_path / "run", count=1, steps=(2,), draws=(1,), details=(0.0, 1.0)
+    )
+    found = choose(few, {}, tmp_path / "out", machine=Machine(threads=1))
+    table = json.loads(found.metrics.read_text())
+    for row in [table["reference"], *table["choices"]]:
+        assert set(row["tasks"]) == {
+            f"image2image/{name}" for name in ("colourise", "inpaint", "uncrop", "jpeg")
+        }
+        assert row["psnr"] == pytest.approx(sum(row["tasks"].values()) / 4)
+    assert table["images"] == 4
