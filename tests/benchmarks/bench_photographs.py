@@ -28,7 +28,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,11 @@ from plugins.image2image.tasks.super_resolution import SR3
 
 SCALE, PATCH = 4, 32
 BLUR, NOISE, QUALITY = 1.5, 5.0, 50  # pixels, standard deviation in levels, of JPEG
+AROUND = 10  # pixels of the file's edge that are repeated for the peer
 PIECE = 160  # side of a crop that is written to look at, in pixels of the result
 TRUTH, JPEG = "photograph (floor)", "photograph as JPEG 95"
 BICUBIC, PROJECTED = "bicubic", "bicubic + ten back-projections"
+FIGURES = {"psnr": 2, "ssim": 3, "consistency": 3}  # with digits in tables
 EXPECTED, DEFAULT, DRAW = "expected, `--detail 0`", "default", "one draw, `--detail 1`"
 
 # Run by the peer's Python: paths of network, input and output; arrays (3, y, x) in [0, 1].
@@ -78,21 +81,6 @@ sys.exit(status)
 """
 
 Photograph = Float[Tensor, " 1 3 h w"]
-
-
-@dataclass
-class Results:
-    """Figures of one method.
-
-    Args:
-        values: by figure, one for each photograph.
-        features: of its patches, (rows, columns, d) for each photograph.
-        seconds: for each photograph.
-    """
-
-    values: dict[str, list[float]] = field(default_factory=dict)
-    features: list[Tensor] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
 
 
 def read(path: Path) -> Photograph:
@@ -136,43 +124,42 @@ def degraded(truth: Photograph, name: str) -> Image.Image:
 
 # --- methods -----------------------------------------------------------------------------------
 
-Method = Callable[[Path], Iterator[tuple[str, Photograph]]]
+Method = Callable[[Path], Photograph]  # of a file, at 8 bits or not
 
 
-def classical(low: Path) -> Iterator[tuple[str, Photograph]]:
+def classical() -> dict[str, Method]:
     """Bicubic interpolation, and that after back-projections."""
     task = SR3(scale=SCALE)
-    results = task.baselines({"low": read_file(low)})
-    yield BICUBIC, results[task.reference]
-    (other,) = results.keys() - {task.reference}
-    yield PROJECTED, results[other]
+
+    def baseline(low: Path, name: str) -> Photograph:
+        return task.baselines({"low": read_file(low)})[name]
+
+    names = {BICUBIC: task.reference, PROJECTED: "bicubic + back-projection"}
+    return {title: partial(baseline, name=name) for title, name in names.items()}
 
 
-def ours(checkpoint: Path, options: Mapping[str, Any], count: int) -> Method:
+def ours(checkpoint: Path, steps: int | None, count: int) -> dict[str, Method]:
     """The checkpoint's expected image, its default, one draw and the mean of `count`."""
     machine = Machine(device="cpu", threads=torch.get_num_threads())
+    drawn = {"detail": 1.0, **({"steps": steps} if steps else {})}
+    options: dict[str, dict[str, Any]] = {
+        EXPECTED: {"detail": 0.0},
+        DEFAULT: {},
+        DRAW: drawn,
+        f"mean of {count} draws": {**drawn, "mean_of": count},
+    }
 
-    def predictor(**more: Any) -> Any:
-        spec = Spec("image2image/upscale", more)
-        return configure("predictor", spec)(machine, checkpoint)
+    def upscaled(low: Path, predictor: Any) -> Photograph:
+        with tempfile.NamedTemporaryFile(suffix=".png") as file:
+            predictor(low, Path(file.name))
+            return read_file(Path(file.name))
 
-    files = {EXPECTED: predictor(detail=0.0), DEFAULT: predictor()}
-    drawing = predictor(detail=1.0, **options)
+    def predictor(chosen: Mapping[str, Any]) -> Any:
+        return configure("predictor", Spec("image2image/upscale", chosen))(machine, checkpoint)
 
-    def method(low: Path) -> Iterator[tuple[str, Photograph]]:
-        for name, predict in files.items():
-            with tempfile.NamedTemporaryFile(suffix=".png") as file:
-                predict(low, Path(file.name))
-                yield name, read_file(Path(file.name))
-        image = drawing.prepare(low, read_picture(low))
-        total = torch.zeros(())
-        for number, draw in enumerate(drawing.draws(image, count), start=1):
-            total = total + draw
-            if number == 1:
-                yield DRAW, draw[None]
-        yield f"mean of {count} draws", (total / count)[None]
-
-    return method
+    return {
+        name: partial(upscaled, predictor=predictor(chosen)) for name, chosen in options.items()
+    }
 
 
 def read_file(path: Path) -> Photograph:
@@ -181,19 +168,24 @@ def read_file(path: Path) -> Photograph:
         return from_bytes(np.asarray(image.convert("RGB")))
 
 
-def peer(network: Path, python: str) -> Method:
-    """A network of ncnn's format, by its name."""
+def peer(network: Path, python: str) -> dict[str, Method]:
+    """A network of ncnn's format; the edges are repeated around the file, as its own program does.
 
-    def method(low: Path) -> Iterator[tuple[str, Photograph]]:
+    Without that it has marks at the corners.
+    """
+
+    def upscaled(low: Path) -> Photograph:
         with tempfile.TemporaryDirectory() as folder:
             source, target = Path(folder, "low.npy"), Path(folder, "high.npy")
-            np.save(source, (read_file(low)[0].numpy() + 1) / 2)
+            values = (read_file(low)[0].numpy() + 1) / 2
+            np.save(source, np.pad(values, ((0, 0), (AROUND, AROUND), (AROUND, AROUND)), "edge"))
             paths = [str(path) for path in (network, source, target)]
             command = [python, "-c", PEER, *paths, str(torch.get_num_threads())]
             subprocess.run(command, check=True)
-            yield network.name, torch.from_numpy(np.load(target))[None].float() * 2 - 1
+            inner = slice(SCALE * AROUND, -SCALE * AROUND)
+            return torch.from_numpy(np.load(target)[None, :, inner, inner]).float() * 2 - 1
 
-    return method
+    return {network.name: upscaled}
 
 
 def why_not(network: Path | None, python: str) -> str:
@@ -242,28 +234,36 @@ def score(result: Photograph, truth: Photograph, low: Photograph) -> dict[str, f
     }
 
 
+@dataclass(frozen=True)
+class Scored:
+    """One method's result for one photograph: figures, features of its patches, seconds."""
+
+    figures: dict[str, float]
+    features: Float[Tensor, " rows columns d"]
+    seconds: float
+
+
 def measured(
-    path: Path, methods: list[Method], extractor: Extractor, options: argparse.Namespace
-) -> dict[str, tuple[dict[str, float], Tensor, float]]:
-    """Figures, features and seconds of every method for one photograph; writes its crops."""
+    path: Path, methods: Mapping[str, Method], extractor: Extractor, options: argparse.Namespace
+) -> dict[str, Scored]:
+    """Every method's result for one photograph; writes its crops."""
     truth = read(path)
     low = degraded(truth, path.stem) if options.degrade else reduced(truth)
-    jpeg = from_bytes(np.asarray(as_jpeg(to_image(truth), 95)))
+    floors: dict[str, Method] = {
+        TRUTH: lambda _: truth,
+        JPEG: lambda _: from_bytes(np.asarray(as_jpeg(to_image(truth), 95))),
+    }
     shown, found = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, f"{path.stem}.png")
         low.save(file)
-        given = read_file(file)
-        sources = [lambda _: iter([(TRUTH, truth), (JPEG, jpeg)]), *methods]
-        for method in sources:
+        for name, method in {**floors, **methods}.items():
             began = time.monotonic()
-            for name, result in method(file):
-                seconds = time.monotonic() - began
-                result = to_levels(result)
-                figures = score(result, truth, given)
-                found[name] = figures, features_of(extractor, result), seconds
-                shown[name] = to_image(result)
-                began = time.monotonic()
+            result = to_levels(method(file))
+            seconds = time.monotonic() - began
+            figures = score(result, truth, read_file(file))
+            found[name] = Scored(figures, features_of(extractor, result), seconds)
+            shown[name] = to_image(result)
     if options.crops:
         write_crops(options.crops / f"{path.stem}.png", low, shown)
     return found
@@ -287,27 +287,28 @@ def write_crops(target: Path, low: Image.Image, shown: Mapping[str, Image.Image]
 # --- tables ------------------------------------------------------------------------------------
 
 
-def tables(found: Mapping[str, Results], names: list[str], features: str) -> Iterator[str]:
-    """The lines of both tables."""
-    real = found[TRUTH].features
+def tables(found: Mapping[str, Mapping[str, Scored]], features: str) -> Iterator[str]:
+    """The lines of both tables, of results by photograph and method."""
+    methods = list(next(iter(found.values())))
+    by_method = {name: [scored[name] for scored in found.values()] for name in methods}
+    real = [scored.features for scored in by_method[TRUTH]]
     yield f"| method | PSNR, dB | SSIM | consistency MSE, 1e-5 | FID ({features}) | KID | s |"
     yield "|---|---|---|---|---|---|---|"
-    for name, results in found.items():
-        fid, kid = distances(results.features, real)
-        mean = {figure: statistics.mean(values) for figure, values in results.values.items()}
-        figures = f"{mean['psnr']:.2f} | {mean['ssim']:.3f} | {mean['consistency']:.3f}"
-        seconds = f"{statistics.mean(results.seconds):.1f}"
-        if name == TRUTH:
-            figures, seconds = " | | ", ""
-        elif name == JPEG:
-            seconds = ""
-        yield f"| {name} | {figures} | {fid:.2f} | {kid:.3f} | {seconds} |"
+    for name, results in by_method.items():
+        fid, kid = distances([scored.features for scored in results], real)
+        row = [name, "", "", "", f"{fid:.2f}", f"{kid:.3f}", ""]
+        if name != TRUTH:
+            for column, (figure, digits) in enumerate(FIGURES.items(), start=1):
+                row[column] = f"{statistics.mean(r.figures[figure] for r in results):.{digits}f}"
+        if name not in (TRUTH, JPEG):
+            row[-1] = f"{statistics.mean(scored.seconds for scored in results):.1f}"
+        yield f"| {' | '.join(row)} |"
     yield ""
-    shown = {name: results for name, results in found.items() if name not in (TRUTH, JPEG)}
+    shown = [name for name in methods if name not in (TRUTH, JPEG)]
     yield f"| PSNR, dB | {' | '.join(shown)} |"
     yield f"|---{'|---' * len(shown)}|"
-    for number, photograph in enumerate(names):
-        row = [f"{results.values['psnr'][number]:.2f}" for results in shown.values()]
+    for photograph, scored in found.items():
+        row = [f"{scored[name].figures['psnr']:.2f}" for name in shown]
         yield f"| {photograph} | {' | '.join(row)} |"
 
 
@@ -334,25 +335,16 @@ def main(arguments: list[str] | None = None) -> None:
         if options.features
         else learned(request.learned_from, steps=request.steps, seed=request.seed)
     )
-    drawing = {"steps": options.steps} if options.steps else {}
-    methods = [classical, ours(options.checkpoint, drawing, options.draws)]
-    left_out = why_not(options.peer, options.peer_python)
-    if left_out:
-        print(left_out, file=sys.stderr)
+    methods = {**classical(), **ours(options.checkpoint, options.steps, options.draws)}
+    if missing := why_not(options.peer, options.peer_python):
+        print(missing, file=sys.stderr)
     else:
-        methods.append(peer(options.peer, options.peer_python))
-    found: dict[str, Results] = {}
+        methods |= peer(options.peer, options.peer_python)
+    found: dict[str, dict[str, Scored]] = {}
     for path in files:
-        for name, (figures, features, seconds) in measured(
-            path, methods, extractor, options
-        ).items():
-            results = found.setdefault(name, Results())
-            for figure, value in figures.items():
-                results.values.setdefault(figure, []).append(value)
-            results.features.append(features)
-            results.seconds.append(seconds)
+        found[path.stem] = measured(path, methods, extractor, options)
         print(f"{path.name}: done", file=sys.stderr)
-    print("\n".join(tables(found, [path.stem for path in files], extractor.name)))
+    print("\n".join(tables(found, extractor.name)))
 
 
 if __name__ == "__main__":
