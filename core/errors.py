@@ -17,7 +17,12 @@ _STEERING = re.compile(
 
 def brief(value: object) -> str:
     """`repr(value)`, its middle left out where it is long."""
-    return _cut(repr(value), LONGEST_VALUE)
+    return shortened(repr(value))
+
+
+def shortened(text: str) -> str:
+    """`text`, its middle left out where it is long for a value in a message."""
+    return _cut(text, LONGEST_VALUE)
 
 
 def printable(text: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from core.errors import InputError
+from core.errors import InputError, brief
 from core.parts.config import plain
 from core.results.metrics import Interval
 from core.storage import files, formats
@@ -76,7 +76,7 @@ class Evaluation:
     def __post_init__(self) -> None:
         if self.reference not in self.methods:
             raise ValueError(
-                f"no method {self.reference!r}, the reference; methods are "
+                f"no method {brief(self.reference)}, the reference; methods are "
                 f"{', '.join(map(repr, self.methods)) or 'none'}"
             )
         named = [*(row.figures for row in self.methods.values()), *self.differences.values()]

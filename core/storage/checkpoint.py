@@ -21,7 +21,7 @@ from jaxtyping import Shaped
 from safetensors.torch import load_file
 from torch import Tensor
 
-from core.errors import InputError, StorageError
+from core.errors import InputError, StorageError, brief
 from core.storage import files, formats, json_file, tensor_file
 from core.storage.formats import check_format
 
@@ -418,7 +418,7 @@ def _manifest(path: Path) -> dict[str, Any]:
     if not whole and (number != 1 or "sha256" in manifest):  # format 1 had no seal
         raise _Damaged(f"{MANIFEST} is not what was written ({size} bytes)")
     if step != _step_of(path):
-        raise _Damaged(f"{MANIFEST} is of step {step!r}")
+        raise _Damaged(f"{MANIFEST} is of step {brief(step)}")
     if STATE not in listed:
         raise _Damaged(f"{MANIFEST} does not list {STATE}")
     return manifest

@@ -15,7 +15,7 @@ from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from core.errors import InputError, StorageError
+from core.errors import InputError, StorageError, brief
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BLOCK = 4096
@@ -72,15 +72,17 @@ def inside(folder: Path, name: str) -> Path:
     relative = PurePosixPath(name)
     invalid = any(unicodedata.category(c) in ("Cc", "Cs") or c in BIDIRECTIONAL for c in name)
     if invalid or not relative.parts or relative.is_absolute() or ".." in relative.parts:
-        raise InputError(f"{name!r}: expected the name of a file below {folder}, relative to it")
+        raise InputError(
+            f"{brief(name)}: expected the name of a file below {folder}, relative to it"
+        )
     try:
         found = (folder / relative).resolve()
         with suppress(FileNotFoundError):
             found.lstat()
     except (OSError, RuntimeError) as error:  # a name too long, or links that go in a circle
-        raise InputError(f"{name!r}: cannot be a file below {folder}: {error}") from error
+        raise InputError(f"{brief(name)}: cannot be a file below {folder}: {error}") from error
     if not found.is_relative_to(folder.resolve()):
-        raise InputError(f"{name!r}: leads out of {folder}")
+        raise InputError(f"{brief(name)}: leads out of {folder}")
     return folder / relative
 
 

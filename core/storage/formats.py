@@ -7,7 +7,7 @@ without a number is of format 1.
 from collections.abc import Mapping
 from typing import Any
 
-from core.errors import InputError
+from core.errors import InputError, brief
 
 CHECKPOINT_MANIFEST = 2  # ``MANIFEST.json``; format 1 had no seal
 # ``state.json`` and the names and shapes of the tensors beside it: format 1 had other names, and 1
@@ -32,10 +32,12 @@ def check_format(document: Mapping[str, Any], newest: int, name: object) -> int:
     """
     number = document.get("format", 1)
     if type(number) is not int or number < 1:
-        raise InputError(f"{name}: format: expected a number from 1 to {newest}, got {number!r}")
+        raise InputError(
+            f"{name}: format: expected a number from 1 to {newest}, got {brief(number)}"
+        )
     if number > newest:
         raise InputError(
-            f"{name} has format {number}; this version of polymode reads up to {newest}: "
+            f"{name} has format {brief(number)}; this version of polymode reads up to {newest}: "
             "update polymode"
         )
     return number

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from core.errors import InputError
+from core.errors import InputError, brief, shortened
 from core.parts.config import plain
 from core.parts.registry import nearest
 from core.request import TrainRequest
@@ -165,7 +165,8 @@ def _origin(file: Path, found: Found, kind: str) -> dict[str, Any]:
     """Origin of the tensors, for the checkpoint; its `notes` are for the user alone."""
     notes = []
     if found.taken:
-        notes.append(f"read the entry {found.taken!r}; not read: {', '.join(found.left) or 'none'}")
+        left = shortened(", ".join(found.left)) or "none"
+        notes.append(f"read the entry {brief(found.taken)}; not read: {left}")
     narrow = sorted({str(v.dtype)[6:] for v in found.tensors.values()} - {"float32"})
     if narrow:
         notes.append(f"converted {', '.join(narrow)} to float32")

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from core.errors import InputError, StorageError, printable
+from core.errors import InputError, StorageError, cut_lines, printable
 from core.parts.config import plain
 from core.parts.signature import arguments
 from core.predictor import files_of
@@ -185,4 +185,4 @@ def first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [""]
     if isinstance(error, InputError):
         return lines[0]
-    return f"{type(error).__name__}: {lines[0]}"
+    return cut_lines(f"{type(error).__name__}: {lines[0]}")

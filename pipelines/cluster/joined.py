@@ -17,7 +17,7 @@ from typing import Any
 
 from core.errors import InputError, brief
 from core.training import stopping
-from pipelines.cluster import answering, connection, deadlines, guard
+from pipelines.cluster import answering, connection, deadlines, failures, guard
 from pipelines.cluster.code import unpack
 from pipelines.job.resources import Resources
 from pipelines.store import results
@@ -207,7 +207,7 @@ def _refusal(address: str, said: str) -> str:
     elif "node" in said and "find" in said:
         why = "this machine is not one of its; run this on one of them, or use `polymode submit`"
     else:
-        why = said.strip().splitlines()[0]
+        why = failures.without_colours(said).strip().splitlines()[0]
     return f"address: the Ray at {address} cannot be joined: {why}"
 
 

@@ -24,6 +24,7 @@ from pipelines.cluster.connection import (
     load,
     patient,
 )
+from pipelines.cluster.failures import without_colours
 
 OBJECT_STORE_BYTES = 256 << 20
 # Ray puts `r/session_<date>_<microseconds>_<pid>/sockets/plasma_store` below our folder, at most
@@ -64,7 +65,9 @@ def private_ray(
                 stack.enter_context(_started(parent, cpus, gpus, seconds))
                 break
             except (RuntimeError, TimeoutError, ConnectionError, NotStarted) as error:
-                first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                first = (
+                    without_colours(str(error)).strip().splitlines() or [type(error).__name__]
+                )[0]
                 said = f"Ray did not start within {seconds:.0f} seconds ({first})"
                 if seconds == deadlines.RAY_STARTS[-1]:
                     raise NotStarted(said) from error

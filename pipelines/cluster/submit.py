@@ -21,9 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from core.errors import InputError
+from core.errors import InputError, brief
 from core.storage import files
-from pipelines.cluster import connection, deadlines, guard, joined
+from pipelines.cluster import connection, deadlines, failures, guard, joined
 from pipelines.cluster.code import unpack
 from pipelines.store import results
 
@@ -32,8 +32,10 @@ FOLLOW_SECONDS = 1.0  # between two looks at a log that is followed
 ANSWER_SECONDS = 15.0  # that a dashboard has for its first answer
 PROGRAM = "from pipelines.cli import main; main()"
 JOB, JOB_FILE = "polymode_job", "job.yaml"  # our mark in Ray's list of jobs; the file's name there
-# Lines of `progress.Display` about a step where there is no terminal.
-SAID = re.compile(r"^(?P<step>[a-z0-9_@.-]+)  (?P<state>started|done|hit|failed|not run)\b", re.M)
+# Lines of `run.display` about a step where there is no terminal; names are padded to one width.
+SAID = re.compile(
+    r"^(?P<step>[a-z0-9_@.-]+) {2,}(?P<state>started|done|hit|failed|not run)\b", re.M
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,7 @@ def submit(file: Path, settings: Sequence[str], *, address: str, out: Path) -> s
     document = written(file, settings)
     what = parse(document)
     if not out.is_absolute():
-        raise InputError(f"out: expected an absolute path on the cluster, got {str(out)!r}")
+        raise InputError(f"out: expected an absolute path on the cluster, got {brief(str(out))}")
     command = ["python", "-c", PROGRAM, "run", JOB_FILE, "--address", "auto", "--out", str(out)]
     with (
         _client(address) as client,
@@ -134,7 +136,9 @@ def log(address: str, name: str, step: str = "") -> str:
     if step not in known:
         if not known and not job.status.is_terminal():
             return ""  # it has not planned its steps yet
-        raise InputError(f"no step {step!r} in this job; it has: {', '.join(known) or 'none yet'}")
+        raise InputError(
+            f"no step {brief(step)} in this job; it has: {', '.join(known) or 'none yet'}"
+        )
     whole = record / planned[step]["folder"] / results.LOG if planned else None
     if whole is not None and whole.is_file():
         return whole.read_text(encoding="utf-8", errors="replace")
@@ -203,7 +207,7 @@ def _find(client: Any, name: str) -> Any:
     found = [job for job in ours if name in (job.submission_id, job.metadata[JOB])]
     if not found:
         known = ", ".join(job.submission_id for job in ours) or "none"
-        raise InputError(f"no job {name!r} on this cluster; it has: {known}")
+        raise InputError(f"no job {brief(name)} on this cluster; it has: {known}")
     return max(found, key=lambda job: job.start_time or 0)
 
 
@@ -264,7 +268,7 @@ def _once_awake(submit: Callable[..., str], **job: Any) -> str:
 
 
 def _why(error: Exception) -> str:
-    said = str(error)
+    said = failures.without_colours(str(error))
     if "uthenticat" in said or "nvalid token" in said or "403" in said:
         return "refuses this token; copy the one that its head was started with"
     if isinstance(error, ImportError) or "ray[default]" in said:

@@ -16,7 +16,7 @@ import typer
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion, Version
 
-from core.errors import InputError
+from core.errors import InputError, brief
 from core.parts.registry import installed_version
 from core.progress import columns
 from pipelines.commands.options import Out
@@ -166,7 +166,9 @@ def _parse(text: str) -> Requirement:
     try:
         return Requirement(text)
     except InvalidRequirement as error:
-        raise InputError(f"polymode's metadata: cannot read the requirement {text!r}") from error
+        raise InputError(
+            f"polymode's metadata: cannot read the requirement {brief(text)}"
+        ) from error
 
 
 def _applies(requirement: Requirement, extra: str) -> bool:

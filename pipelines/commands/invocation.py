@@ -71,8 +71,8 @@ def show_reports(planned: Sequence[Planned], outcomes: Outcomes) -> None:
     ]
     if not shown and len(whole) == len(planned):
         shown = [p.folder for p in whole if p.step.name not in needed]
-    for path in shown:
-        print(os.path.relpath(path))
+    for path in shown:  # relative below the working folder: a submitted job's lies far from it
+        print(os.path.relpath(path) if path.is_relative_to(Path.cwd()) else path)
 
 
 def carry_out(

@@ -14,6 +14,7 @@ from graphlib import CycleError, TopologicalSorter
 from itertools import product
 from typing import Any
 
+from core.errors import brief
 from core.parts.config import ConfigError, override
 from pipelines.job.verbs import Runnable
 
@@ -72,8 +73,8 @@ def expand(
             problems += more
             for key, value in _shards(_name(name, axes[name], choice), variant, table, problems):
                 if key in made or (key in steps and key != name):
-                    problems.append(f"steps.{name}: one of its variants is named {key!r} as another"
-                                    " step is; rename one")  # fmt: skip
+                    problems.append(f"steps.{name}: one of its variants is named {brief(key)} as "
+                                    "another step is; rename one")  # fmt: skip
                 made[key] = value
     return made, problems
 

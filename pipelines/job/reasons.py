@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from core.errors import shortened
 from pipelines.job.file import Step
 from pipelines.job.identity import CONTENT, one_number
 
@@ -22,7 +23,11 @@ def difference(
         step: whose inputs are named by their steps.
         named: paths of the files in `now`, by dotted place, as the user wrote them.
     """
-    said = [f"run {before.get('run')} -> {now['run']}"] if before.get("run") != now["run"] else []
+    said = (
+        [f"run {_text(before.get('run'))} -> {now['run']}"]
+        if before.get("run") != now["run"]
+        else []
+    )
     same_format = before.get("format") == now["format"]
     for name, old, new in _changed(before, now, "request"):
         if not same_format and new == CONTENT:
@@ -37,7 +42,7 @@ def difference(
             said.append(f"{name} {_text(old)} -> {shown}")
     for name, old, new in _changed(before, now, "parts"):
         if _ABSENT not in (old, new):  # a part come or gone shows in the request
-            said.append(f"part {name.partition(' ')[2]} version {old} -> {new}")
+            said.append(f"part {name.partition(' ')[2]} version {_text(old)} -> {new}")
     if same_format:
         said += [f"file {named.get(name, name)} changed" for name in _files(before, now)]
         said += _inputs(before, now, step)
@@ -72,7 +77,7 @@ def _flat(value: Any, at: str) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return shortened(value if isinstance(value, str) else json.dumps(value))
 
 
 def _files(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

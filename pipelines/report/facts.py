@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from core.errors import InputError
+from core.errors import InputError, brief
 from core.results.evaluation import read_evaluation
 from core.storage import json_file
 from pipelines.report.panels import read_charts
@@ -54,7 +54,7 @@ def _step(label: str, folder: Path) -> Facts:
         for name in (results.REQUEST, results.ENVIRONMENT, results.RESULT)
     )
     if request is None or environment is None or result is None:
-        raise InputError(f"report: input {label!r}: {folder.name} holds no finished result")
+        raise InputError(f"report: input {brief(label)}: {folder.name} holds no finished result")
     identity = request["identity"]
     named = request.get("named", {})
     options = dict(_flat(_without_folders(identity["request"], named)))

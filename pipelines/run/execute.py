@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from core.progress import duration
 from core.request import Note, Progress
 from core.storage import json_file
-from pipelines.cluster import deadlines
+from pipelines.cluster import deadlines, failures
 from pipelines.cluster.connection import signals_later
 from pipelines.cluster.drained import is_drained
 from pipelines.job.plan import Planned
@@ -146,13 +147,14 @@ def _in_a_worker(
 def _answer(
     get: Callable[[Any], Outcome | None], task: Any, p: Planned, attempt: int
 ) -> Outcome | None:
-    """A task's outcome; of a worker that died, a failure."""
+    """A task's outcome; of a worker that died or cannot import the step's code, a failure."""
     try:
         return get(task)
     except Exception as error:  # noqa: BLE001  (Ray's errors for a lost worker share no base)
-        first = next(iter(str(error).strip().splitlines()), "").partition(". ")[0]
-        cause = f"its worker process died ({type(error).__name__}: {first})"
-        return Outcome(step=p.step.name, state="failed", attempts=attempt, cause=cause)
+        lack = failures.not_imported(error)
+        cause = lack or f"its worker process died ({failures.last_words(error)})"
+        outcome = Outcome(step=p.step.name, state="failed", attempts=attempt, cause=cause)
+        return replace(outcome, refused=True, final=True) if lack else outcome
 
 
 def _folders(planned: Sequence[Planned]) -> dict[str, Path]:

@@ -26,6 +26,7 @@ from core.parts.registry import installed_version
 from core.request import Emit, Machine, Note, Progress, silent
 from core.storage import files
 from core.training.stopping import Stopped
+from pipelines.cluster.failures import without_colours
 from pipelines.job.plan import Planned
 from pipelines.job.verbs import Runnable, load
 from pipelines.run.names import traceback_without_names, without_names
@@ -148,7 +149,7 @@ def _message(error: Exception) -> str:
     """A refusal's words; of another error its kind and first line."""
     if isinstance(error, InputError):
         return str(error)
-    lines = str(error).strip().splitlines()
+    lines = without_colours(str(error)).strip().splitlines()
     return cut_lines(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__)
 
 

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from core.errors import InputError
+from core.errors import InputError, brief
 from core.storage import files, json_file
 from core.training.stopping import FILE as STOP
 
@@ -310,13 +310,13 @@ def result_path(folder: Path, field: str) -> Path:
     """
     result = read_json(folder / RESULT) or {}
     if not isinstance(result.get(field), str):
-        raise InputError(f"{folder.name}: its result has no file or folder {field!r}")
+        raise InputError(f"{folder.name}: its result has no file or folder {brief(field)}")
     if result[field] == ".":  # the whole folder
         return folder
     try:
         return files.inside(folder, result[field])
     except InputError as error:
-        raise InputError(f"{folder.name}: its result {field!r}: {error}") from error
+        raise InputError(f"{folder.name}: its result {brief(field)}: {error}") from error
 
 
 # --- one at a time ---------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from core.errors import InputError
+from core.errors import InputError, cut_lines
 from core.parts.config import bind, plain
 from core.request import Emit, Note, Progress, TrainRequest, TrainResult
 from core.storage import files, json_file
@@ -104,7 +104,7 @@ def _cause(error: Exception, out: Path) -> str:
     """An error's first line, without names of files that the request in `out` names."""
     first = next(iter(str(error).strip().splitlines()), "")
     first = without_names(first, places([out]), error)
-    return first if isinstance(error, InputError) else f"{type(error).__name__}: {first}"
+    return first if isinstance(error, InputError) else cut_lines(f"{type(error).__name__}: {first}")
 
 
 def points_in(log: Tail, metric: str) -> list[Point]:

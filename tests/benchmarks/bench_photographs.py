@@ -47,7 +47,6 @@ from core.results.distances import frechet, kernel_distance
 from core.results.metrics import psnr, ssim
 from plugins.image2image.evaluation.features import Extractor, learned, load, patches
 from plugins.image2image.io.pictures import SUFFIXES
-from plugins.image2image.io.reading import read_picture
 from plugins.image2image.operators.bicubic import Bicubic
 from plugins.image2image.request import CompareRequest
 from plugins.image2image.tasks.restoration import to_levels
@@ -216,7 +215,8 @@ def distances(method: list[Tensor], real: list[Tensor]) -> tuple[float, float]:
         for found in (method, real)
     )
     ways = [(here[0], there[1]), (here[1], there[0])]
-    return tuple(statistics.mean(of(a, b) for a, b in ways) for of in (frechet, kernel_distance))
+    fid, kid = (statistics.mean(of(a, b) for a, b in ways) for of in (frechet, kernel_distance))
+    return fid, kid
 
 
 def features_of(extractor: Extractor, image: Photograph) -> Float[Tensor, " rows columns d"]:

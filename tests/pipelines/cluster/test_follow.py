@@ -1,5 +1,6 @@
 """A submitted job's log, followed: each piece once, whole, until the job has ended."""
 
+import io
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -7,6 +8,7 @@ import pytest
 
 from core.errors import InputError
 from pipelines.cluster import submit
+from pipelines.run.display import Display
 
 
 def job_that_writes(monkeypatch, texts):
@@ -54,3 +56,18 @@ def test_a_job_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(submit, "_find", none)
     with pytest.raises(InputError, match="no job 'x'"):
         next(submit.follow("head:1", "x"))
+
+
+def test_every_step_is_found_in_what_a_job_prints_however_long_its_name(monkeypatch):
+    printed = io.StringIO()
+    display = Display(["train", "sample-of-many"], stream=printed)
+    display.started("train", 1)
+    display.say("made whole", step="train")
+    display.ended("train", "done", "31s")
+    display.started("sample-of-many", 1)
+    job = SimpleNamespace(
+        submission_id="tiny-1", metadata={submit.JOB: "tiny", "out": "/runs"}, status="RUNNING",
+        start_time=None, message="",
+    )  # fmt: skip
+    found = submit._submitted(SimpleNamespace(get_job_logs=lambda _: printed.getvalue()), job)
+    assert found.steps == {"train": "done", "sample-of-many": "started"}

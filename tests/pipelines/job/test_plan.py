@@ -107,6 +107,16 @@ def test_reasons_do_not_run_on(root):
     assert "; and " in planned(root, steps)["a"].why
 
 
+def test_long_values_of_an_earlier_request_are_cut_in_reasons(tmp_path):
+    (p,) = planned(tmp_path, {"a": {"run": "make"}}).values()
+    before = {**p.identity, "run": "x" * 10**6, "request": {"number": [7] * 10**6}}
+    results.begin(p.folder.with_name("a-" + "0" * 16), "0" * 64, before, "a")
+    (p,) = planned(tmp_path, {"a": {"run": "make"}}).values()
+    assert len(p.why) < 1000
+    assert "run xxx" in p.why
+    assert "characters ..." in p.why
+
+
 def test_a_part_anywhere_counts_with_its_version_and_its_defaults(tmp_path):
     steps = {"a": {"run": "learn", "request": {"network": {"name": "toy/net"}}}}
     for p in planned(tmp_path, steps).values():

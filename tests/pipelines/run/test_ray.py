@@ -1,5 +1,6 @@
 """The same steps on Ray: same files, private, and nothing left.  One cluster for all tests."""
 
+import importlib
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import toy_verbs
 from processes import started_by
 from toy_jobs import POLYMODE, STEPS, planned
 from toy_verbs import TOYS
@@ -68,6 +70,22 @@ def test_a_failed_branch_a_dead_worker_and_retries(ray_here, tmp_path, display):
     assert "its worker process died" in outcomes["dies"].cause
     assert outcomes["refuses"].refused
     assert outcomes["refuses"].cause == "number: 13 is unlucky"
+
+
+def test_a_step_whose_code_a_worker_cannot_import_is_refused_with_its_module(
+    ray_here, tmp_path, monkeypatch
+):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "only_here.py").write_text(Path(toy_verbs.__file__).read_text())
+    monkeypatch.syspath_prepend(tmp_path / "here")  # of this process alone
+    only_here = importlib.import_module("only_here")
+    steps = {"a": {"run": "make", "retries": 2}, "b": {"run": "add", "inputs": {"left": "a.made"}}}
+    verbs = {**TOYS, "make": only_here.TOYS["make"]}
+    with Display([*steps], stream=open(os.devnull, "w")) as shown:
+        outcome = on_ray(planned(tmp_path, steps), shown, verbs=verbs)["a"]
+    assert (outcome.state, outcome.attempts, outcome.refused) == ("failed", 1, True)
+    assert "cannot import the code of this step (No module named 'only_here')" in outcome.cause
+    assert "\x1b" not in outcome.cause
 
 
 def test_ray_listens_on_loopback_alone(ray_here):
