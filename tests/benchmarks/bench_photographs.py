@@ -46,7 +46,6 @@ from core.request import Machine
 from core.results.distances import frechet, kernel_distance
 from core.results.metrics import psnr, ssim
 from plugins.image2image.evaluation.features import Extractor, learned, load, patches
-from plugins.image2image.io.pictures import SUFFIXES
 from plugins.image2image.operators.bicubic import Bicubic
 from plugins.image2image.request import CompareRequest
 from plugins.image2image.tasks.restoration import to_levels
@@ -58,6 +57,7 @@ AROUND = 10  # pixels of the file's edge that are repeated for the peer
 PIECE = 160  # side of a crop that is written to look at, in pixels of the result
 TRUTH, JPEG = "photograph (floor)", "photograph as JPEG 95"
 BICUBIC, PROJECTED = "bicubic", "bicubic + ten back-projections"
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 FIGURES = {"psnr": 2, "ssim": 3, "consistency": 3}  # with digits in tables
 EXPECTED, DEFAULT, DRAW = "expected, `--detail 0`", "default", "one draw, `--detail 1`"
 
