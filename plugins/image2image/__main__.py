@@ -9,14 +9,15 @@ from plugins.image2image.commands import (
     purify,
     repaint,
     restore,
+    score,
     upscale,
 )
 
 app = domain(
     "Super-resolution, restoration, editing and purification of your own images.",
     choose.choose, restore.colourise, compare.compare, edit.edit, guide.guide, restore.inpaint,
-    purify.purify, repaint.repaint, restore.restore, restore.restore_jpeg, restore.uncrop,
-    upscale.upscale,
+    purify.purify, repaint.repaint, restore.restore, restore.restore_jpeg, score.score,
+    restore.uncrop, upscale.upscale,
 )  # fmt: skip
 app.command("colorize", hidden=True)(with_options(restore.colourise))
 

@@ -129,6 +129,23 @@ class EditOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScoreOptions:
+    """Which figures of results and their truth are taken, and of which pixels.
+
+    Args:
+        luma: score luma alone, Y of BT.601 in studio range; else R, G and B.
+        border: pixels left out at each border; papers leave out as many as the scale.
+        low: folder of the low-resolution inputs, for consistency.
+        scale: upscaling factor of the results; the truth is cut to multiples of it, as results are.
+    """
+
+    luma: bool = False
+    border: Annotated[int, Ge(0)] = 0
+    low: Path | None = None
+    scale: Annotated[int, Ge(2)] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClassifierRequest:
     """Train a small classifier of images.
 

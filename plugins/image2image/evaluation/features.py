@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -32,6 +33,16 @@ from plugins.image2image.request import ClassifierRequest
 VERSION = 1  # of what is learned from the same options
 OWN = ("mean", "deviation", "data", "labelled")  # stored beside the classifier's weights
 BATCH = 256
+
+
+@runtime_checkable
+class Features(Protocol):
+    """Features of images in [-1, 1], and their name in figures."""
+
+    @property
+    def name(self) -> str: ...
+
+    def features(self, pictures: Float[Tensor, " n c h w"]) -> Float[Tensor, " n d"]: ...
 
 
 @dataclass(frozen=True)
