@@ -26,7 +26,7 @@ from core.request import Emit, silent
 from core.results.distances import frechet, kernel_distance
 from core.results.metrics import psnr, ssim
 from plugins.image2image.evaluation.features import Features, learned, load, patches
-from plugins.image2image.io.pictures import SUFFIXES
+from plugins.image2image.io.formats import READ
 from plugins.image2image.io.reading import read_picture
 from plugins.image2image.operators.bicubic import Bicubic
 from plugins.image2image.request import CompareRequest, ScoreOptions
@@ -177,11 +177,11 @@ def _images(place: Path, option: str) -> dict[str, Path]:
     for at, folders, names in os.walk(place):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+            if Path(name).suffix.lower() in READ and not name.startswith("."):
                 path = Path(at, name)
                 found[path.relative_to(place).as_posix()] = path
     if not found:
-        raise InputError(f"{option}: {place}: no image in it ({', '.join(SUFFIXES)})")
+        raise InputError(f"{option}: {place}: no image in it ({', '.join(READ)})")
     return found
 
 

@@ -104,14 +104,14 @@ def mask_for(mask: Path | None, image: Path) -> Path | None:
     """
     if mask is None or not mask.is_dir():
         return mask
-    from plugins.image2image.io.formats import SUFFIXES
+    from plugins.image2image.io.formats import READ
 
     parents = image.absolute().parent.parts[1:]
     for depth in range(len(parents), -1, -1):  # the deepest folder of such names first
         folder = mask.joinpath(*parents[len(parents) - depth :])
         if depth and not folder.is_dir():
             continue
-        files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+        files = sorted(file for file in folder.iterdir() if file.suffix.lower() in READ)
         for named in (
             [file for file in files if file.name == image.name],
             [file for file in files if file.stem == image.name],
