@@ -60,12 +60,14 @@ def joined(address: str, out: Path | None = None) -> Iterator[list[Resources]]:
                 environment = {}
             elif "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # else it came with `submit`
                 environment["py_modules"] = [str(path) for path in unpack(code)]
-            _connect(address, environment)
-            if out is not None:
-                _check_shared(out)
-            yield [_resources(node) for node in alive()]
+            try:
+                _connect(address, environment)
+                if out is not None:
+                    _check_shared(out)
+                yield [_resources(node) for node in alive()]
+            finally:
+                connection.disconnect()  # a Ray of the caller's own outlives a refusal before this
         finally:
-            connection.disconnect()
             os.environ.clear()
             os.environ.update(before)
 

@@ -188,7 +188,9 @@ def test_the_head_listens_on_loopback_alone(head):
 
 
 def test_joining_leaves_the_environment_as_it_was(monkeypatch, tmp_path):
+    """And a Ray that this process is part of already, which other tests of this process may be."""
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
+    monkeypatch.setattr(joined.connection, "disconnect", lambda: pytest.fail("was disconnected"))
     before = dict(os.environ)
     with pytest.raises(InputError), joined.joined("127.0.0.1:1", tmp_path):
         pass
