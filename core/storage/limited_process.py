@@ -38,12 +38,14 @@ class Limits:
         seconds: of processor time.
         written: bytes of a file that it writes.
         wait: seconds that it may last in all, its imports included; a disk may be slow.
+        threads: whether it may start threads; the system counts them as processes.
     """
 
     memory: int
     seconds: int
     written: int
     wait: float
+    threads: bool = False
 
 
 class NoAnswer(Exception):
@@ -130,7 +132,7 @@ def begin(limits: Limits) -> None:
         (resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + limits.seconds),
         (resource.RLIMIT_FSIZE, max(limits.written, LONGEST_ANSWER)),
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NPROC, 0),
+        *(() if limits.threads else ((resource.RLIMIT_NPROC, 0),)),
     ):
         hard = resource.getrlimit(what)[1]
         bound = most if hard == resource.RLIM_INFINITY else min(most, hard)

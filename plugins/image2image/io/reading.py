@@ -1,12 +1,14 @@
 """Image files read exactly: depth, alpha, colour profile and EXIF survive.
 
-Reads PNG, JPEG, TIFF, WebP and BMP; the content decides, not the name.  Not kept: XMP, PNG's gAMA
-and cHRM, and the EXIF and GPS folders in a 16-bit colour TIFF (its profile and descriptive tags
-are).  16-bit colour is decoded by imagecodecs, since Pillow would silently return 8 bits.
+Reads PNG, JPEG, TIFF, WebP, BMP, HEIC and AVIF; the content decides, not the name.  Not kept: XMP,
+thumbnails, PNG's gAMA and cHRM, and the EXIF and GPS folders in a 16-bit colour TIFF (its profile
+and descriptive tags are).  16-bit colour is decoded by imagecodecs, since Pillow would silently
+return 8 bits.
 """
 
 import io
 import math
+import os
 import re
 import stat
 import struct
@@ -17,14 +19,14 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 from torch import Tensor
 
 from core.errors import InputError
 from core.storage import jpeg_scans, memory
-from plugins.image2image.io import exif
+from plugins.image2image.io import exif, heif
 from plugins.image2image.io.exif import ORIENTATION
-from plugins.image2image.io.formats import FORMATS
+from plugins.image2image.io.formats import DEVELOP, FORMATS, READ_ONLY, UNREAD
 from plugins.image2image.io.pictures import DESCRIPTIVE, Picture, reason, upright
 
 # Where Pillow begins to warn of decompression bombs; as float32 RGB this is 1 GiB.
@@ -63,6 +65,10 @@ def _read(file: BinaryIO, path: Path) -> Picture:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            head = file.read(_HEAD)
+            file.seek(0)
+            if kind := heif.kind_of(head):
+                return _boxed(file, path, kind)
             with Image.open(file, formats=list(FORMATS)) as image:
                 _refuse(image, path)
                 _refuse_scans(image, file, path)
@@ -72,9 +78,11 @@ def _read(file: BinaryIO, path: Path) -> Picture:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: {_TOO_LARGE}") from error
     except Image.UnidentifiedImageError as error:
+        suffix = path.suffix.lower()
+        known = UNREAD.get(suffix, "not an image that can be read")
         raise InputError(
-            f"{path}: not an image that can be read; give a {', '.join(FORMATS)} file"
-            " with 8 or 16 bits per channel"
+            f"{path}: {known}; give a {', '.join((*FORMATS, *READ_ONLY))} file with 8 or 16 bits "
+            "per channel"
         ) from error
     except Exception as error:  # decoders raise any exception on hostile bytes
         raise InputError(
@@ -82,6 +90,43 @@ def _read(file: BinaryIO, path: Path) -> Picture:
         ) from error
 
 
+def _boxed(file: BinaryIO, path: Path, kind: str) -> Picture:
+    """The image in a HEIC or AVIF file."""
+    size = os.fstat(file.fileno()).st_size
+    most = min(MAX_PIXELS, max(0, memory.free() - 3 * size) // heif.BYTES_PER_PIXEL)
+    try:
+        found = heif.decode(file.read(), kind, most)
+    except heif.Refused as error:
+        raise InputError(f"{path}: {error}") from error
+    if math.prod(found.size) > MAX_PIXELS:
+        raise InputError(f"{path}: {_TOO_LARGE}")
+    if kind == "AVIF" and found.images > 1:
+        raise InputError(_several(path, found.images))
+    _check_memory(path, found.size, heif.BYTES_PER_PIXEL)
+    assert found.values is not None, "it fits into memory"
+    notes = [f"the file holds {found.images} images; the first was read"] * (found.images > 1)
+    orientation, entries = _upright_exif(found.exif, notes)
+    # In HEIC the decoder has turned it, whatever EXIF says; in AVIF Pillow has made EXIF say it.
+    orientation = orientation if kind == "AVIF" else 1
+    values = upright(found.values, orientation)
+    colours = 1 if values.shape[-1] < 3 else 3
+    pixels = _scaled(values[..., :colours], found.bits)
+    alpha = _scaled(values[..., colours:], found.bits) if found.alpha else None
+    if alpha is not None and found.premultiplied:
+        pixels = pixels.div_(alpha.clamp(min=1 / 65535)).clamp_(0, 1)
+    return Picture(
+        pixels=pixels.mul_(2).sub_(1),
+        alpha=alpha,
+        depth=8 if found.bits == 8 else 16,
+        icc=found.icc or None,
+        exif=entries,
+        format=kind,
+        orientation=orientation,
+        notes=tuple(notes),
+    )
+
+
+_HEAD = 256  # bytes of a file by which it is told what it is
 _TOO_LARGE = f"has more than {MAX_PIXELS / 1e6:.0f} million pixels; cut it into smaller images"
 # None, LZW, deflate, PackBits, LZMA and Zstandard: streams of bytes, without a size of their own.
 _TIFF_STREAMS = (1, 5, 8, 32773, 32946, 34925, 50000)
@@ -95,7 +140,9 @@ def _refuse(image: Image.Image, path: Path) -> None:
         raise InputError(f"{path}: {_TOO_LARGE}")
     pages = getattr(image, "n_frames", 1)
     if pages > 1 and image.format != "MPO":
-        raise InputError(f"{path}: holds {pages} images; save the one you want as its own file")
+        raise InputError(_several(path, pages))
+    if image.format == "TIFF":
+        _refuse_raw(image, path)
     bits = _tiff_bits(image)
     if image.mode not in (*_KNOWN_MODES, "I;16", "I;16B", "I;16L") or bits not in (1, 2, 4, 8, 16):
         raise InputError(
@@ -105,14 +152,57 @@ def _refuse(image: Image.Image, path: Path) -> None:
 
     # Integers of the file and of Pillow's image, copies of them, and float32.
     channels = 4 if image.mode in ("P", "PA") else len(image.getbands())
-    needed = image.width * image.height * (8 + (bits > 8) * 8 + 5 * channels)
-    size = f"{image.width} x {image.height} pixels"
+    _check_memory(path, image.size, 8 + (bits > 8) * 8 + 5 * channels)
+
+
+def _several(path: Path, images: int) -> str:
+    return f"{path}: holds {images} images; save the one you want as its own file"
+
+
+def _check_memory(path: Path, size: tuple[int, int], each: int) -> None:
+    needed = math.prod(size) * each
     memory.check(
         needed,
-        f"{path}: has {size}, {needed / 2**30:.1f} GiB in memory",
+        f"{path}: has {size[0]} x {size[1]} pixels, {needed / 2**30:.1f} GiB in memory",
         "cut it into smaller images, or use a machine with more memory",
         free=memory.free(),
     )
+
+
+def _refuse_raw(image: Any, path: Path) -> None:
+    """Refuse a TIFF whose first image is the preview of another, as in cameras' raw files.
+
+    Source: TIFF 6.0, NewSubfileType and SubfileType; Adobe DNG 1.7, DNGVersion.
+    """
+    tags, size = image.tag_v2, f"{image.width} x {image.height}"
+    larger = any(math.prod(inner) > math.prod(image.size) for inner in _inner_sizes(image))
+    if larger or _DNG_VERSION in tags or tags.get(262) in (_COLOUR_FILTER, _LINEAR_RAW):
+        raise InputError(f"{path}: {DEVELOP}; its first image, {size}, is a preview")
+    if int(tags.get(_NEW_SUBFILE, 0)) & 1 or tags.get(_OLD_SUBFILE) == 2:
+        raise InputError(
+            f"{path}: its first image, {size}, is marked as a reduced copy of another; save that "
+            "one as its own file"
+        )
+
+
+def _inner_sizes(image: Any) -> list[tuple[int, int]]:
+    """Sizes of the images inside the first one; cameras' and pyramids' are few."""
+    offsets, found = image.tag_v2.get(_SUB_IFDS, ()), []
+    image.fp.seek(0)
+    head = image.fp.read(16)
+    head = head[: 16 if head[2] == 43 else 8]  # of BigTIFF it is longer
+    for offset in (offsets if isinstance(offsets, tuple) else (offsets,))[:_MOST_INNER]:
+        inner = TiffImagePlugin.ImageFileDirectory_v2(head)
+        image.fp.seek(offset)
+        inner.load(image.fp)
+        found.append((int(inner.get(256, 0)), int(inner.get(257, 0))))
+    return found
+
+
+# Tags of TIFF, and photometric interpretations of raw files.
+_NEW_SUBFILE, _OLD_SUBFILE, _SUB_IFDS, _DNG_VERSION = 254, 255, 330, 50706
+_COLOUR_FILTER, _LINEAR_RAW = 32803, 34892
+_MOST_INNER = 16
 
 
 def _refuse_scans(image: Image.Image, file: BinaryIO, path: Path) -> None:
@@ -156,11 +246,11 @@ def _decode(image: Image.Image, file: BinaryIO, path: Path) -> Picture:
     if form == "TIFF" and not (deep and values.ndim == 3):
         orientation = 1  # Pillow has turned it
     values = upright(values[..., None] if values.ndim == 2 else values, orientation)
-    colours = 1 if values.shape[-1] < 3 else 3
+    colours, bits = 1 if values.shape[-1] < 3 else 3, 16 if deep else 8
     return Picture(
-        pixels=_scaled(values[..., :colours], deep).mul_(2).sub_(1),
-        alpha=_scaled(values[..., colours:], deep) if values.shape[-1] > colours else None,
-        depth=16 if deep else 8,
+        pixels=_scaled(values[..., :colours], bits).mul_(2).sub_(1),
+        alpha=_scaled(values[..., colours:], bits) if values.shape[-1] > colours else None,
+        depth=bits,
         icc=icc,
         exif=entries,
         dpi=dpi,
@@ -171,11 +261,11 @@ def _decode(image: Image.Image, file: BinaryIO, path: Path) -> Picture:
     )
 
 
-def _scaled(values: np.ndarray, deep: bool) -> Float[Tensor, " c h w"]:
-    """Integers (h, w, c) as float32 in [0, 1]; nothing else of their size is made."""
+def _scaled(values: np.ndarray, bits: int) -> Float[Tensor, " c h w"]:
+    """Integers (h, w, c) of so many bits as float32 in [0, 1]; nothing else so large is made."""
     planes = np.empty((values.shape[-1], *values.shape[:-1]), np.float32)
     planes[...] = np.moveaxis(values, -1, 0)
-    return torch.from_numpy(planes).div_(65535 if deep else 255)
+    return torch.from_numpy(planes).div_(2**bits - 1)
 
 
 def _exif_of(image: Image.Image, notes: list[str]) -> tuple[int, bytes | None]:
@@ -193,14 +283,33 @@ def _exif_of(image: Image.Image, notes: list[str]) -> tuple[int, bytes | None]:
                 if entries := found.get_ifd(folder):
                     kept.get_ifd(folder).update(entries)
             raw = kept.tobytes() if len(kept) or kept.get_ifd(0x8769) else None
-        if not raw:
-            return orientation, None
-        entries = exif.of_file(raw.removeprefix(b"Exif\0\0"))
-        exif.of_result(entries, (1, 1), without_place=True)  # what writing may do to them
-        return orientation, entries
+        return orientation, _entries(raw)
     except Exception:  # noqa: BLE001  (an image is worth more than its damaged EXIF)
-        notes.append("the EXIF entries are damaged and were discarded")
+        notes.append(_DAMAGED_EXIF)
         return 1, None
+
+
+def _upright_exif(raw: bytes, notes: list[str]) -> tuple[int, bytes | None]:
+    """The orientation in EXIF entries, and the entries of the upright image."""
+    try:
+        found = Image.Exif()
+        found.load(raw)
+        return int(found.get(ORIENTATION, 1)), _entries(raw)
+    except Exception:  # noqa: BLE001  (as above)
+        notes.append(_DAMAGED_EXIF)
+        return 1, None
+
+
+def _entries(raw: bytes | None) -> bytes | None:
+    """The EXIF entries of the upright image, all others byte for byte."""
+    if not raw:
+        return None
+    found = exif.of_file(raw.removeprefix(b"Exif\0\0"))
+    exif.of_result(found, (1, 1), without_place=True)  # what writing may do to them
+    return found
+
+
+_DAMAGED_EXIF = "the EXIF entries are damaged and were discarded"
 
 
 def _dpi(said: Any) -> tuple[float, float] | None:
