@@ -242,6 +242,26 @@ def _sentence(meaning: str) -> str:
     return plain if meaning.startswith("`") else plain[:1].upper() + plain[1:]
 
 
+# --- what a stop leaves --------------------------------------------------------------------------
+
+_AFTER_STOP = ["run the same command again to resume"]  # of the command that runs, last
+
+
+def keeps_nothing(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, whose stop keeps finished files and nothing of an unfinished one, and says so.
+
+    Others resume: the same command goes on where it stopped.
+    """
+
+    @wraps(command)
+    def called(*given: Any, **chosen: Any) -> None:
+        _AFTER_STOP.append("files that are written are whole; nothing of others is kept")
+        command(*given, **chosen)
+        _AFTER_STOP.pop()  # not where it is stopped: the message comes later
+
+    return called
+
+
 # --- running -------------------------------------------------------------------------------------
 
 
@@ -283,7 +303,7 @@ def format_warning(
 
 def _end(code: int) -> NoReturn:
     if code in STATUSES:  # typer turns an interruption into the first
-        print("stopped; run the same command again to resume", file=sys.stderr)
+        print(f"stopped; {_AFTER_STOP[-1]}", file=sys.stderr)
     sys.exit(code)
 
 

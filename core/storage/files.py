@@ -63,6 +63,17 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def name_problem(name: str) -> str:
+    """The clause that says why a record cannot hold a file's name; empty where it can."""
+    if any(unicodedata.category(c) == "Cs" for c in name):
+        return "its name is not UTF-8"
+    if any(c in "\n\r" for c in name):
+        return "its name holds a line break"
+    if any(unicodedata.category(c) == "Cc" for c in name):
+        return "its name holds a control character"
+    return "its name holds a mark that reorders text" if set(name) & set(BIDIRECTIONAL) else ""
+
+
 def inside(folder: Path, name: str) -> Path:
     """The path below `folder` of a name that was read from a file; it need not exist.
 
@@ -70,8 +81,7 @@ def inside(folder: Path, name: str) -> Path:
         InputError: it leads out of the folder, also by a link, or is not a valid file name.
     """
     relative = PurePosixPath(name)
-    invalid = any(unicodedata.category(c) in ("Cc", "Cs") or c in BIDIRECTIONAL for c in name)
-    if invalid or not relative.parts or relative.is_absolute() or ".." in relative.parts:
+    if name_problem(name) or not relative.parts or relative.is_absolute() or ".." in relative.parts:
         raise InputError(
             f"{brief(name)}: expected the name of a file below {folder}, relative to it"
         )

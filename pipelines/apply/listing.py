@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -12,7 +13,7 @@ from core.errors import InputError
 from core.parts.config import ConfigError, plain, resolve
 from core.parts.registry import Registry, installed
 from core.parts.signature import options_of
-from core.predictor import files_of, folders_of, names_of
+from core.predictor import files_of, folders_of, names_of, unread_of
 from core.request import Emit, Machine, Note, Progress, silent
 from core.results.record import digest_of
 from core.storage import files
@@ -96,7 +97,7 @@ def prepared(
     """
     _check_places(request.folder, out)
     order = _order(request, out, machine, registry or installed())
-    names, refused = find(order.folder, order.build)
+    names, refused, others = find(order.folder, order.build)
     _check_names(order, request.predictor.name, names, refused)
     try:
         files.create_folder(order.out / RESULTS)
@@ -105,8 +106,13 @@ def prepared(
     with files.hold(order.out):
         book = Ledger(order.out)
         before = book.open()
+        if others:
+            emit(Note(text=_not_read(request.predictor.name, others)))
         settled, todo = _compared(order, book, names, before, retry, emit)
         settled |= {r.name: replace(r, key=order.key).line() for r in refused}
+        other = sum(_is_of_other_settings(order, before.get(name)) for name in todo)
+        if other:
+            emit(Note(text=f"results of other settings: {other} are replaced"))
         gone = len(before.keys() - set(names) - settled.keys())
         if gone:
             emit(Note(text=f"results of {gone} files that are gone now are left where they are"))
@@ -152,15 +158,18 @@ def _order(request: ApplyRequest, out: Path, machine: Machine, registry: Registr
     )
 
 
-def find(folder: Path, build: Any) -> tuple[list[str], list[Record]]:
-    """Names below `folder` of the inputs of a predictor's class, sorted; and what is not entered.
+def find(folder: Path, build: Any) -> tuple[list[str], list[Record], list[str]]:
+    """Names below `folder` of the inputs of a predictor's class, sorted; and of other files.
+
+    The second value are records of what cannot be used: links, files that the class names as not
+    read, and names that no record can hold.  The third are names of files that it does not know.
 
     An input is a file with one of its suffixes, or a folder inside that has files of one input.
     Hidden files and folders are passed over, and so is what is read with another file.  No input is
     opened: what lies behind a name is seen when its turn comes.
     """
-    root, names, refused = os.fspath(folder), [], []
-    together, apart = folders_of(build), tuple(build.suffixes)
+    root, names, refused, unknown = os.fspath(folder), [], [], []
+    together, apart, unread = folders_of(build), tuple(build.suffixes), unread_of(build)
 
     def unreadable(error: OSError) -> None:
         name = os.path.relpath(error.filename, root)
@@ -179,15 +188,35 @@ def find(folder: Path, build: Any) -> tuple[list[str], list[Record]]:
         seen = [name for name in found if not name.startswith(".")]
         slices = [name for name in seen if below and name.lower().endswith(together)]
         names += [below[:-1]] if slices else []
-        names += [
-            below + name for name in seen if name not in slices and name.lower().endswith(apart)
-        ]
+        for name in seen:
+            if name in slices:
+                continue
+            if name.lower().endswith(apart):
+                names.append(below + name)
+            elif reason := unread.get(os.path.splitext(name)[1].lower()):
+                refused.append(Record(name=below + name, state="bad", cause=reason))
+            else:
+                unknown.append(below + name)
+    for name in names:
+        if problem := files.name_problem(name):
+            refused.append(Record(name=name, state="bad", cause=f"{problem}; rename it"))
+    names = [name for name in names if not files.name_problem(name)]
     paths = {name: folder / name for name in names}
     others = {
         file for path in paths.values() if not path.is_dir()
         for file in files_of(build, path) if file != path
     }  # fmt: skip
-    return sorted(name for name, path in paths.items() if path not in others), refused
+    found = sorted(name for name, path in paths.items() if path not in others)
+    return found, refused, [name for name in unknown if folder / name not in others]
+
+
+def _not_read(predictor: str, names: Sequence[str]) -> str:
+    """The note that counts files by their suffixes; names of files may be names of people."""
+    suffixes = Counter(os.path.splitext(name)[1].lower() or "no suffix" for name in names)
+    listed = ", ".join(f"{shown(suffix)} ({n})" for suffix, n in suffixes.most_common(8))
+    more = f" and {len(suffixes) - 8} more" if len(suffixes) > 8 else ""
+    count = f"{len(names)} file{'s are' if len(names) > 1 else ' is'}"
+    return f"{count} not read by {predictor}: {listed}{more}"
 
 
 def _check_names(order: Order, predictor: str, names: list[str], refused: list[Record]) -> None:
@@ -238,6 +267,11 @@ def _compared(
     suspects = book.begun()
     todo.sort(key=lambda name: book.mark(name) in suspects)
     return settled, tuple(todo)
+
+
+def _is_of_other_settings(order: Order, line: str | None) -> bool:
+    record = None if line is None else ledger.read(line)
+    return record is not None and record.state == "done" and record.key != order.key
 
 
 def _holds(order: Order, record: Record, retry: bool) -> bool:

@@ -14,7 +14,7 @@ class ApplyRequest:
     Args:
         predictor: what makes one file of another.
         checkpoint: the model's folder or file.
-        folder: the files; those that the predictor does not read are passed over.
+        folder: the files; those that the predictor does not read are named or counted.
     """
 
     predictor: Annotated[Spec, "predictor"]

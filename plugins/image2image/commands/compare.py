@@ -6,11 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
+from core.commands import keeps_nothing
 from core.errors import InputError
 from core.parts.config import bind, override
 from plugins.image2image.request import CompareRequest
 
 
+@keeps_nothing
 def compare(
     folders: Annotated[
         list[str], typer.Argument(help="Folders of samples (`polymode sample`), or NAME=FOLDER.")

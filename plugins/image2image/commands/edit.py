@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from core.commands import DryRun, OnMachine
+from core.commands import DryRun, OnMachine, keeps_nothing
 from plugins.image2image.commands.editing import EditRun
 from plugins.image2image.commands.options import (
     ImageFile,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from plugins.image2image.inference.editing import Edit
 
 
+@keeps_nothing
 def edit(
     file: ImageFile,
     checkpoint: UnconditionalCheckpoint,

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.errors import printable
 from core.request import Machine
 from plugins.image2image.commands.images import (
     check_new,
@@ -15,6 +14,7 @@ from plugins.image2image.commands.images import (
     is_folder,
     lossy,
     made,
+    one_line,
     output_paths,
     print_cost,
     print_path,
@@ -83,7 +83,7 @@ class EditRun:
         from plugins.image2image.inference.colours import shown_colours
         from plugins.image2image.inference.purify import load_prior
 
-        paths, name = sample_paths(self.target, self.samples), printable(self.file.name)
+        paths, name = sample_paths(self.target, self.samples), one_line(self.file.name)
         self._check_outputs(picture, paths)
         notes = [] if fill is None else lossy(self.target, self.output.quality)
         for note in (*picture.notes, *notes):

@@ -99,7 +99,7 @@ class RestoreRun:
                     image = self._prepare(predictor, file, target)
                 notes = lossy(target, options.get("quality")) if exact else []
                 for note in (*image.picture.notes, *notes):
-                    print(f"{printable(file.name)}: {note}", file=sys.stderr)
+                    print(f"{one_line(file.name)}: {note}", file=sys.stderr)
                 if self.dry_run:
                     draws = self._draws(predictor)
                     for cost in predictor.costs(image, draws):
@@ -162,7 +162,7 @@ class RestoreRun:
         from plugins.image2image.io.writing import write_picture
 
         paths, views = sample_paths(target, self.samples), {"given": thumbnail(image.preview)}
-        with listener(f"{self.command} {printable(file.name)}") as emit:
+        with listener(f"{self.command} {one_line(file.name)}") as emit:
             draws = predictor.draws(image, self._draws(predictor), emit=emit)
             if self.samples > 1:
                 draws = self._write_each(draws, image, paths, views)
@@ -404,14 +404,19 @@ def std_map(found: "Summary") -> "Picture":
 
 def print_path(path: Path) -> None:
     """Print the path of a result, one line whatever its name holds."""
-    print(printable(str(path)).replace("\n", "\\n"))
+    print(one_line(path))
+
+
+def one_line(path: Path | str) -> str:
+    """A path or a name for messages, one line whatever it holds."""
+    return printable(f"{path}").replace("\n", "\\n").replace("\t", "\\t")
 
 
 def print_cost(cost: "Cost", draws: int, file: Path) -> None:
     """Print what a run on a file would cost, in three lines."""
     from core.progress import duration
 
-    (height, width), tile, tiles, name = cost.size, cost.tile, cost.tiles, printable(file.name)
+    (height, width), tile, tiles, name = cost.size, cost.tile, cost.tiles, one_line(file.name)
     print(
         f"{name}: {width}x{height} pixels: {tiles} tiles of {tile}x{tile}, overlap {cost.overlap}"
     )

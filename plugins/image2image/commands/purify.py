@@ -4,8 +4,8 @@ import os
 import sys
 from typing import Annotated
 
-from core.commands import OnMachine
-from core.errors import InputError, printable
+from core.commands import OnMachine, keeps_nothing
+from core.errors import InputError
 from core.parts.registry import Spec
 from plugins.image2image.commands.images import (
     check_new,
@@ -14,6 +14,7 @@ from plugins.image2image.commands.images import (
     folder_sentence,
     is_folder,
     made,
+    one_line,
     output_paths,
     print_path,
 )
@@ -26,6 +27,7 @@ from plugins.image2image.commands.options import (
 from plugins.image2image.io.formats import check_options
 
 
+@keeps_nothing
 def purify(
     file: ImageFile,
     checkpoint: UnconditionalCheckpoint,
@@ -59,7 +61,7 @@ def purify(
     check(target, alpha=picture.alpha is not None, depth=picture.depth, size=size)
     purifier = configure("predictor", predictor)(machine, checkpoint)
     for note in picture.notes:
-        print(f"{printable(file.name)}: {note}", file=sys.stderr)
+        print(f"{one_line(file.name)}: {note}", file=sys.stderr)
     with made(target.parent, out):
         written = {name: predictor.options[name] for name in ("quality", "strip")}
         write_picture(target, purifier.purify(picture), **written)

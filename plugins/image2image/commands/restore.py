@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from core.commands import DryRun, OnMachine, specialised
+from core.commands import DryRun, OnMachine, keeps_nothing, specialised
 from core.parts.config import configure, plain
 from core.parts.registry import Spec
 from plugins.image2image.commands.images import RestoreRun, drawing_samples
@@ -21,6 +21,7 @@ from plugins.image2image.inference.region import Region, mask_for
 from plugins.image2image.request import RestorationTask
 
 
+@keeps_nothing
 def restore(
     files: ImageFiles,
     checkpoint: Annotated[

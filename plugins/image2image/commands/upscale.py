@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from core.commands import DryRun, OnMachine
+from core.commands import DryRun, OnMachine, keeps_nothing
 from core.parts.config import configure
 from core.parts.registry import Spec
 from plugins.image2image.commands.images import RestoreRun, drawing_samples
@@ -19,6 +19,7 @@ from plugins.image2image.commands.options import (
 )
 
 
+@keeps_nothing
 def upscale(
     files: ImageFiles,
     checkpoint: Annotated[Path, typer.Option(help="Folder of a super-resolution model (SR3).")],

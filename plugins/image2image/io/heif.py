@@ -154,7 +154,7 @@ def _limit_by_header(pixels: int, data: int) -> None:
 
 
 def _heic(begin: Callable[[], None], most: int) -> dict[str, Any]:
-    import pillow_heif
+    import pillow_heif  # pyright: ignore[reportMissingImports]  (of an extra)
 
     pillow_heif.options.DECODE_THREADS = 1
     begin()

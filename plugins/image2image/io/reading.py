@@ -78,11 +78,11 @@ def _read(file: BinaryIO, path: Path) -> Picture:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: {_TOO_LARGE}") from error
     except Image.UnidentifiedImageError as error:
-        suffix = path.suffix.lower()
-        known = UNREAD.get(suffix, "not an image that can be read")
+        if known := UNREAD.get(path.suffix.lower()):
+            raise InputError(f"{path}: {known}") from error
         raise InputError(
-            f"{path}: {known}; give a {', '.join((*FORMATS, *READ_ONLY))} file with 8 or 16 bits "
-            "per channel"
+            f"{path}: not an image that can be read; give a {', '.join((*FORMATS, *READ_ONLY))} "
+            "file with 8 or 16 bits per channel"
         ) from error
     except Exception as error:  # decoders raise any exception on hostile bytes
         raise InputError(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from core.commands import OnMachine
+from core.commands import OnMachine, keeps_nothing
 from core.parts.registry import Spec
 from core.request import Machine
 from plugins.medical.commands.options import Place, print_notes
@@ -30,6 +30,7 @@ Keep = Annotated[
 ]
 
 
+@keeps_nothing
 def reconstruct_ct(
     place: Place,
     checkpoint: Checkpoint,
@@ -49,6 +50,7 @@ def reconstruct_ct(
     _reconstruct(place, checkpoint, out, deviation, keep, predictor, machine)
 
 
+@keeps_nothing
 def reconstruct_mri(
     place: Place,
     checkpoint: Checkpoint,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from core.commands import OnMachine, Seed
+from core.commands import OnMachine, Seed, keeps_nothing
 from plugins.medical.commands.options import Kind, Place, print_notes
 from plugins.medical.request import CtOptions, MriOptions, ScanOptions
 
@@ -90,6 +90,7 @@ def train_prior(
     print(result.checkpoint)
 
 
+@keeps_nothing
 def simulate(
     place: Place,
     kind: Kind,
@@ -117,6 +118,7 @@ def simulate(
     print(out)
 
 
+@keeps_nothing
 def evaluate(
     samples: Annotated[Path, typer.Argument(help="Samples of the verb medical/reconstruct.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of metrics and images.")],

@@ -91,9 +91,10 @@ def test_the_toy_keeps_the_contract():
 
 def test_a_folder_of_slices_is_one_input_and_what_is_read_with_a_file_none(place):
     """In the user's folder itself a slice is an input of its own."""
-    names, refused = find(place / "files", Join)
+    names, refused, unknown = find(place / "files", Join)
     assert names == ["alone.part", "p", "q/in", "t.txt.up"]
     assert not refused
+    assert not {"t.txt.part", "q/in/c.part"} & set(unknown)
 
 
 def test_results_lie_with_what_belongs_to_them(place):
@@ -163,6 +164,7 @@ def test_a_step_names_no_file_in_its_notes_nor_in_tracebacks(place, capsys):
         apply(request, place / "out", emit=told.append, registry=registry())
     notes = [event.text for event in told if isinstance(event, Note)]
     assert notes == [
+        "1 file is not read by toy/join: .md (1)",
         "failed: file 1 of request.folder: RuntimeError: it broke at file 1 of request.folder and "
         "file 1 of request.folder",
         "bad: folder of file 6 of request.folder: a part is empty",
