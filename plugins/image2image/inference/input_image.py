@@ -15,6 +15,7 @@ from plugins.image2image.inference.masks import around, feathered
 from plugins.image2image.io.pictures import Picture, as_stored, turned
 from plugins.image2image.io.writing import check_writable
 from plugins.image2image.operators import jpeg
+from plugins.image2image.operators.jpeg_decoding import smoothest
 from plugins.image2image.operators.luma import levels_luma, luma, to_integers
 from plugins.image2image.tasks.colourise import Colourise
 from plugins.image2image.tasks.inpaint import Inpaint
@@ -58,11 +59,15 @@ def _batch(item: Batch) -> Batch:
     return {name: value[None] for name, value in item.items()}
 
 
-def for_upscaling(tasks: list[SR3], picture: Picture) -> InputImage:
+def for_upscaling(tasks: list[SR3], picture: Picture, path: Path) -> InputImage:
     """An image for one or more super-resolution models in turn; alpha is upscaled bicubically.
 
     Grey images are given as three equal channels and returned as their mean; transparent pixels
-    have the colours of visible ones around.
+    have the colours of visible ones around.  A JPEG file for a model that learned from clean images
+    is decoded smoothly first: its reduction is known only to the file's quantisation.
+
+    Raises:
+        InputError: the file has changed since it was read.
     """
     height, width = picture.pixels.shape[1:]
     size = (height, width)
@@ -76,8 +81,14 @@ def for_upscaling(tasks: list[SR3], picture: Picture) -> InputImage:
                 alpha = task.operator.up(alpha[None])[0].clamp(0, 1)
         return replace(picture, pixels=with_colours_of(picture.pixels, pixels), alpha=alpha)
 
-    given = {"low": shown_colours(picture).expand(3, -1, -1)[None]}
-    return InputImage(picture, given, size, size, picture.pixels, lambda draw: draw, finish)
+    low, kept = shown_colours(picture).expand(3, -1, -1), picture
+    if picture.format == "JPEG" and tasks[0].degradation.jpeg == 100:
+        file, stored = _coefficients(path, as_stored(picture)), as_stored(picture).shape
+        low = turned(smoothest(file)[:, : stored[1], : stored[2]], picture.orientation)
+        note = "a JPEG file, and the model learned from clean images: its ringing was smoothed"
+        kept = replace(picture, notes=(*picture.notes, *(file.notes or (note,))))
+    given = {"low": low[None]}
+    return InputImage(kept, given, size, size, picture.pixels, lambda draw: draw, finish)
 
 
 def for_colourisation(task: Colourise, picture: Picture) -> InputImage:
@@ -158,10 +169,7 @@ def for_jpeg(task: JPEG, picture: Picture, path: Path) -> InputImage:
             "file; give the JPEG itself"
         )
     stored = as_stored(picture)
-    try:
-        file = jpeg.understood(path.read_bytes(), stored.expand(3, -1, -1))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    file = _coefficients(path, stored)
     height, width = stored.shape[1:]
 
     def paste(draw: Tensor) -> Tensor:
@@ -177,3 +185,15 @@ def for_jpeg(task: JPEG, picture: Picture, path: Path) -> InputImage:
     size = (file.decoded.shape[1], file.decoded.shape[2])
     result = (picture.pixels.shape[1], picture.pixels.shape[2])
     return InputImage(kept, given, size, result, picture.pixels, paste, finish)
+
+
+def _coefficients(path: Path, stored: Float[Tensor, " c h w"]) -> jpeg.File:
+    """What a JPEG file says, beside the pixels as they lie in it.
+
+    Raises:
+        InputError: it has changed since it was read.
+    """
+    try:
+        return jpeg.understood(path.read_bytes(), stored.expand(3, -1, -1))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error

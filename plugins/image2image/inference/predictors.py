@@ -154,7 +154,7 @@ class Upscale(_MeanOfDraws):
 
     def prepare(self, path: Path, picture: Picture) -> InputImage:
         """The image file as the model's input."""
-        return for_upscaling([_sr3(stage) for stage, _ in self.stages], picture)
+        return for_upscaling([_sr3(stage) for stage, _ in self.stages], picture, path)
 
     def draws(
         self, image: InputImage, count: int, *, emit: Emit = silent

@@ -121,6 +121,20 @@ def test_grey_stored_as_colour_stays_grey(model, tmp_path):
     assert np.ptp(found, axis=-1).max() == 0
 
 
+def test_a_jpeg_file_is_enlarged_from_its_smoothest_decoding_and_a_note_says_so(model, tmp_path):
+    """However it is turned; the reduction of the result is in the file's quantisation cells."""
+    source = tmp_path / "in.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(photographs.coffee()[60:93, 100:150]).save(source, quality=50, exif=exif)
+    out = tmp_path / "out.png"
+    done = upscale(source, "--checkpoint", model, "--steps", 2, "-o", out)
+    assert done.returncode == 0, done.stderr
+    assert "a JPEG file, and the model learned from clean images" in done.stderr
+    with Image.open(out) as result:
+        assert result.size == (66, 100)
+
+
 def test_bad_input_is_one_sentence_and_exit_code_2(model, tmp_path):
     good, out = tmp_path / "good.png", tmp_path / "out.png"
     Image.fromarray(photographs.coffee()[:20, :20]).save(good)
