@@ -13,7 +13,7 @@ from plugins.image2image.operators import jpeg
 STEPS = 20
 STEP, SHRINKS = 0.01, 0.98  # of the first step, in units of [-1, 1]; each is shorter
 EDGE = 0.02  # gradients well below this are smoothed evenly, those above keep their edge
-BAND, MARGIN = 1024, 64  # rows at a time, and rows around them, from which a step takes a block each
+BAND, MARGIN = 1024, 64  # rows at a time, and those around that they see
 
 
 def smoothest(file: jpeg.File) -> Float[Tensor, " 3 h w"]:
