@@ -15,8 +15,10 @@ from plugins.image2image.inference.masks import around, feathered
 from plugins.image2image.io.pictures import Picture, as_stored, turned
 from plugins.image2image.io.writing import check_writable
 from plugins.image2image.operators import jpeg
+from plugins.image2image.operators.bicubic import back_projected, resized
 from plugins.image2image.operators.jpeg_decoding import smoothest
 from plugins.image2image.operators.luma import levels_luma, luma, to_integers
+from plugins.image2image.request import Degradation
 from plugins.image2image.tasks.colourise import Colourise
 from plugins.image2image.tasks.inpaint import Inpaint
 from plugins.image2image.tasks.jpeg import JPEG
@@ -59,26 +61,38 @@ def _batch(item: Batch) -> Batch:
     return {name: value[None] for name, value in item.items()}
 
 
-def for_upscaling(tasks: list[SR3], picture: Picture, path: Path) -> InputImage:
+ROUNDS = 10  # of back-projection at a size that is not the model's
+
+
+def for_upscaling(
+    tasks: list[SR3], picture: Picture, path: Path, result: tuple[int, int] | None = None
+) -> InputImage:
     """An image for one or more super-resolution models in turn; alpha is upscaled bicubically.
 
     Grey images are given as three equal channels and returned as their mean; transparent pixels
     have the colours of visible ones around.  A JPEG file for a model that learned from clean images
     is decoded smoothly first: its reduction is known only to the file's quantisation.
 
+    Args:
+        tasks: tasks of the models.
+        picture: the image file.
+        path: its path.
+        result: height and width of the result, to which the models' is resized so that its
+            reduction is the image; by default what the models make.
+
     Raises:
         InputError: the file has changed since it was read.
     """
     height, width = picture.pixels.shape[1:]
-    size = (height, width)
+    model = (height, width)
     for task in tasks:
-        size = (size[0] * task.scale, size[1] * task.scale)
+        model = (model[0] * task.scale, model[1] * task.scale)
+    size = result or model
 
     def finish(pixels: Tensor) -> Picture:
         alpha = picture.alpha
         if alpha is not None:
-            for task in tasks:
-                alpha = task.operator.up(alpha[None])[0].clamp(0, 1)
+            alpha = resized(alpha[None], *size)[0].clamp(0, 1)
         return replace(picture, pixels=with_colours_of(picture.pixels, pixels), alpha=alpha)
 
     low, kept = shown_colours(picture).expand(3, -1, -1), picture
@@ -87,8 +101,14 @@ def for_upscaling(tasks: list[SR3], picture: Picture, path: Path) -> InputImage:
         low = turned(smoothest(file)[:, : stored[1], : stored[2]], picture.orientation)
         note = "a JPEG file, and the model learned from clean images: its ringing was smoothed"
         kept = replace(picture, notes=(*picture.notes, *(file.notes or (note,))))
-    given = {"low": low[None]}
-    return InputImage(kept, given, size, size, picture.pixels, lambda draw: draw, finish)
+    rounds = 0 if tasks[0].degradation != Degradation() else ROUNDS
+
+    def paste(draw: Tensor) -> Tensor:
+        if size == model:
+            return draw
+        return back_projected(resized(draw[None], *size), low[None], rounds)[0].clamp(-1, 1)
+
+    return InputImage(kept, {"low": low[None]}, model, size, picture.pixels, paste, finish)
 
 
 def for_colourisation(task: Colourise, picture: Picture) -> InputImage:

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from core.parts.config import configure, plain
 from core.parts.registry import Spec
 from core.process.noise import Noise
 from core.progress import print_note
-from core.request import Emit, Machine, silent
+from core.request import Count, Emit, Machine, silent
 from core.sampler.draws import summary
 from core.task import Task
 from plugins.image2image.inference.colours import shown_colours, with_colours_of
@@ -97,7 +97,11 @@ class Upscale(_MeanOfDraws):
     Any size; RGB or grey; alpha, 16 bits, colour profile and EXIF are kept.
 
     Args:
-        scale: upscaling factor; must be the one of training, which is the default.
+        scale: upscaling factor, above 1; by default the model's.  Another is reached by the model,
+            as often as needed, and an antialiased reduction whose result is consistent with the
+            image.
+        width: width of the result in pixels, instead of a factor.
+        height: height of the result in pixels; with `width` alone the proportions are kept.
         drawing: a group of options.
         output: a group of options.
         then: checkpoint of a second model, which upscales the output of the first: a cascade.
@@ -110,7 +114,9 @@ class Upscale(_MeanOfDraws):
         machine: Machine,
         checkpoint: Path,
         *,
-        scale: Annotated[int, Ge(2)] | None = None,
+        scale: Annotated[float, Gt(1)] | None = None,
+        width: Count | None = None,
+        height: Count | None = None,
         drawing: DrawOptions = DrawOptions(),
         output: OutputOptions = OutputOptions(),
         then: Path | None = None,
@@ -120,18 +126,18 @@ class Upscale(_MeanOfDraws):
         folders = [(checkpoint, 0.0), *([] if then is None else [(then, level)])]
         self.stages = [(_load_sr3(folder, machine), noise) for folder, noise in folders]
         model = self.stages[0][0]
-        trained = math.prod(_sr3(stage).scale for stage, _ in self.stages)
-        if scale is not None and scale != trained:
-            raise InputError(
-                f"scale: expected {trained}, the model's factor, got {scale}; leave it out or "
-                f"train with task.scale={scale}"
-            )
+        if scale is not None and (width or height):
+            raise InputError("scale: excludes width and height; leave one of them out")
+        self._scale, self._width, self._height = scale, width, height
+        trained = self._trained = math.prod(_sr3(stage).scale for stage, _ in self.stages)
         if level and then is None:
             raise InputError("level: applies to the input of a second model; name one with then")
         self._sampling, self._output = _sampling(model, drawing), output
         self.checkpoint = model.checkpoint
         self.about = {
-            "scale": trained,
+            "scale": scale or trained,
+            "width": width,
+            "height": height,
             **plain(drawing),
             **plain(drawing.drawing(default_drawing(model))),
             **plain(output),
@@ -154,7 +160,35 @@ class Upscale(_MeanOfDraws):
 
     def prepare(self, path: Path, picture: Picture) -> InputImage:
         """The image file as the model's input."""
-        return for_upscaling([_sr3(stage) for stage, _ in self.stages], picture, path)
+        size = picture.pixels.shape[1:]
+        result = self._result_size(size[0], size[1])
+        tasks = [_sr3(stage) for stage, _ in self._stages(size, result)]
+        return for_upscaling(tasks, picture, path, result)
+
+    def _result_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the result.
+
+        Raises:
+            InputError: it would be smaller than the image.
+        """
+        across = self._width and self._width / width
+        down = self._height and self._height / height
+        scale = self._scale or across or down or self._trained
+        found = self._height or round((across or scale) * height)
+        wide = self._width or round((down or scale) * width)
+        if found < height or wide < width:
+            raise InputError(
+                f"width, height: expected at least {width}x{height}, the image's, got "
+                f"{wide}x{found}; reduce it with an image editor instead"
+            )
+        return found, wide
+
+    def _stages(self, given: Sequence[int], result: Sequence[int]) -> list[tuple[Model, float]]:
+        """The models in turn, repeated until they reach the result's size."""
+        count, factor = 1, max(b / a for a, b in zip(given, result, strict=True))
+        while self._trained**count < factor - 1 / min(given):  # sides are rounded
+            count += 1
+        return self.stages * count
 
     def draws(
         self, image: InputImage, count: int, *, emit: Emit = silent
@@ -165,8 +199,9 @@ class Upscale(_MeanOfDraws):
             InputError: the result would not fit into memory.
         """
         low = image.batch["low"].to(self.stages[0][0].device)
-        for draw in draw_cascade(self.stages, low, replace(self._sampling, draws=count), emit=emit):
-            yield draw[0].cpu()
+        stages = self._stages(low.shape[-2:], image.result_size)
+        for draw in draw_cascade(stages, low, replace(self._sampling, draws=count), emit=emit):
+            yield image.paste(draw[0].cpu())
 
     def costs(self, image: InputImage, count: int) -> list[Cost]:
         """Cost of `count` draws, for each stage.
@@ -176,7 +211,7 @@ class Upscale(_MeanOfDraws):
         """
         sampling = replace(self._sampling, draws=count)
         found, (height, width) = [], image.batch["low"].shape[-2:]
-        for stage, _ in self.stages:
+        for stage, _ in self._stages((height, width), image.result_size):
             height, width = height * _sr3(stage).scale, width * _sr3(stage).scale
             found.append(estimate_cost(stage, (height, width), sampling))
         return found

@@ -8,6 +8,25 @@ from torch.nn import functional as F
 from core.errors import InputError
 
 
+def resized(x: Float[Tensor, " b c h w"], height: int, width: int) -> Float[Tensor, " b c y x"]:
+    """The image at another size, antialiased where it is reduced; any factor."""
+    return F.interpolate(
+        x, size=(height, width), mode="bicubic", antialias=True, align_corners=False
+    )
+
+
+def back_projected(
+    x: Float[Tensor, " b c h w"], low: Float[Tensor, " b c y x"], rounds: int
+) -> Float[Tensor, " b c h w"]:
+    """`x` after rounds of x <- x + up(low - down(x)): its reduction approaches `low`.
+
+    Source: Irani and Peleg 1991, doi:10.1016/1049-9652(91)90045-L.
+    """
+    for _ in range(rounds):
+        x = x + resized(low - resized(x, *low.shape[-2:]), *x.shape[-2:])
+    return x
+
+
 class Bicubic:
     """Antialiased bicubic reduction by a whole factor; `up` enlarges by the same convention.
 
@@ -36,7 +55,7 @@ class Bicubic:
                 f"an image of {width}x{height} pixels has no {self.factor}-fold reduction; "
                 "crop its sides to multiples of it"
             )
-        return self._resize(x, height // self.factor, width // self.factor)
+        return resized(x, height // self.factor, width // self.factor)
 
     def adjoint(self, y: Float[Tensor, " b c y x"]) -> Float[Tensor, " b c h w"]:
         """A* y, with <A x, y> = <x, A* y>."""
@@ -48,10 +67,4 @@ class Bicubic:
 
     def up(self, y: Float[Tensor, " b c y x"]) -> Float[Tensor, " b c h w"]:
         """The bicubic enlargement: what SR3 starts from, not the adjoint."""
-        return self._resize(y, y.shape[-2] * self.factor, y.shape[-1] * self.factor)
-
-    @staticmethod
-    def _resize(x: Tensor, height: int, width: int) -> Tensor:
-        return F.interpolate(
-            x, size=(height, width), mode="bicubic", antialias=True, align_corners=False
-        )
+        return resized(y, y.shape[-2] * self.factor, y.shape[-1] * self.factor)
