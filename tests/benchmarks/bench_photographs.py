@@ -73,7 +73,8 @@ net.opt.num_threads = int(threads)
 net.load_param(network + ".param")
 net.load_model(network + ".bin")
 extractor = net.create_extractor()
-extractor.input(net.input_names()[0], ncnn.Mat(np.ascontiguousarray(np.load(source))))
+values = np.ascontiguousarray(np.load(source), dtype=np.float32)
+extractor.input(net.input_names()[0], ncnn.Mat(values).clone())  # a Mat owns no memory of numpy's
 status, result = extractor.extract(net.output_names()[0])
 np.save(target, np.array(result))
 sys.exit(status)
@@ -168,10 +169,7 @@ def read_file(path: Path) -> Photograph:
 
 
 def peer(network: Path, python: str) -> dict[str, Method]:
-    """A network of ncnn's format; the edges are repeated around the file, as its own program does.
-
-    Without that it has marks at the corners.
-    """
+    """A network of ncnn's format; the edges are repeated around the file, as its own program does."""
 
     def upscaled(low: Path) -> Photograph:
         with tempfile.TemporaryDirectory() as folder:
