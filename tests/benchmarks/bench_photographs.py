@@ -169,7 +169,7 @@ def read_file(path: Path) -> Photograph:
 
 
 def peer(network: Path, python: str) -> dict[str, Method]:
-    """A network of ncnn's format; the edges are repeated around the file, as its own program does."""
+    """A network of ncnn's format; edges are repeated around the file, as its own program does."""
 
     def upscaled(low: Path) -> Photograph:
         with tempfile.TemporaryDirectory() as folder:
