@@ -36,7 +36,9 @@ def ramp(length: int, overlap: int) -> Float[Tensor, " length"]:
     return (nearest / max(1, overlap)).clamp(max=1)
 
 
-def tiled(denoise: Denoiser, *, tile: Sides, overlap: Sides) -> Denoiser:
+def tiled(
+    denoise: Denoiser, *, tile: Sides, overlap: Sides, first: Sequence[int] | None = None
+) -> Denoiser:
     """A denoiser that evaluates `denoise` tile by tile and averages x0 by overlapping windows.
 
     The noise is one field for the whole sample and the average is taken at every step, so tiles
@@ -48,6 +50,8 @@ def tiled(denoise: Denoiser, *, tile: Sides, overlap: Sides) -> Denoiser:
             as the sample are cut with it, others given whole.
         tile: tile side in elements.
         overlap: overlap of neighbouring tiles in elements, less than `tile`.
+        first: where tiles begin along the first axis, for a part of a larger sample; x0 is 0 where
+            there is none.
 
     Raises:
         InputError: an overlap that leaves no step.
@@ -59,10 +63,12 @@ def tiled(denoise: Denoiser, *, tile: Sides, overlap: Sides) -> Denoiser:
     def ask(x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
         shape = x.shape[2:]
         sides, shared = _each(tile, len(shape)), _each(overlap, len(shape))
-        if all(length <= side for length, side in zip(shape, sides, strict=True)):
+        if first is None and all(n <= side for n, side in zip(shape, sides, strict=True)):
             return denoise(x, t, condition)
         total, weights = torch.zeros_like(x), torch.zeros_like(x[:1, :1])
-        for corner in itertools.product(*map(starts, shape, sides, shared)):
+        at = list(map(starts, shape, sides, shared))
+        at = at if first is None else [list(first), *at[1:]]
+        for corner in itertools.product(*at):
             part = zip(corner, sides, strict=True)
             window = (..., *(slice(start, start + side) for start, side in part))
             inside = {
@@ -73,6 +79,8 @@ def tiled(denoise: Denoiser, *, tile: Sides, overlap: Sides) -> Denoiser:
             weight = _window(x0.shape[2:], shared).to(x)
             total[window] += weight * x0
             weights[window] += weight
+        if first is not None:
+            weights[weights == 0] = 1
         return Prediction(total / weights)
 
     return FunctionDenoiser(denoise.process, ask)

@@ -37,7 +37,7 @@ PLUGIN = Plugin(
         ),
         predictor(
             "purify",
-            "plugins.image2image.inference.predictors:Purify",
+            "plugins.image2image.inference.purify_files:Purify",
             "Adversarial purification (DiffPure)",
         ),
         predictor(

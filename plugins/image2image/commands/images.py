@@ -47,6 +47,8 @@ class ImagePredictor(Protocol):
 
     def costs(self, image: "InputImage", count: int) -> "list[Cost]": ...
 
+    def write_in_stripes(self, image: "InputImage", target: Path, *, emit: "Emit") -> bool: ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class RestoreRun:
@@ -161,6 +163,8 @@ class RestoreRun:
         from core.sampler.draws import summary
         from plugins.image2image.io.writing import write_picture
 
+        if self._written_in_stripes(predictor, image, file, target):
+            return
         paths, views = sample_paths(target, self.samples), {"given": thumbnail(image.preview)}
         with listener(f"{self.command} {one_line(file.name)}") as emit:
             draws = predictor.draws(image, self._draws(predictor), emit=emit)
@@ -178,6 +182,22 @@ class RestoreRun:
             print_path(self.deviation)
         if self.record:
             self._write_record(predictor, file, target)
+
+    def _written_in_stripes(
+        self, predictor: ImagePredictor, image: "InputImage", file: Path, target: Path
+    ) -> bool:
+        """Whether the result does not fit into memory and is there, written in stripes."""
+        from core.progress import listener
+
+        if self.samples > 1 or self.deviation is not None:
+            return False
+        with listener(f"{self.command} {printable(file.name)}") as emit:
+            if not predictor.write_in_stripes(image, target, emit=emit):
+                return False
+        print_path(target)
+        if self.record:
+            self._write_record(predictor, file, target)
+        return True
 
     def _write_each(
         self,

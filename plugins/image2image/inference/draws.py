@@ -19,6 +19,7 @@ from core.sampler.draws import each
 from core.sampler.sample import Watch, prior, sample
 from core.sampler.solver import Solver
 from core.task import Batch
+from plugins.image2image.inference.row_noise import RowNoise
 from plugins.image2image.request import Drawing
 from plugins.image2image.tasks.restoration import Restoration
 from plugins.image2image.tasks.super_resolution import SR3
@@ -26,6 +27,21 @@ from plugins.image2image.tasks.super_resolution import SR3
 # float32 fields of the result's size that live at once: x, x0, its history, condition, noise,
 # the sums over draws and what the arithmetic in between needs.
 FIELDS = 12
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where an image's rows lie in a larger one, of which they are a part.
+
+    Args:
+        top: the first row.
+        height: rows of the larger one.
+        tiles: first rows of its tiles, from `top`; rows beside them are not drawn.
+    """
+
+    top: int
+    height: int
+    tiles: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +57,7 @@ class Sampling:
         first: index of the first of them.
         tile: side of a tile of the result, in pixels.
         overlap: overlap of neighbouring tiles, in pixels.
+        rows: which of a larger image's rows are drawn; by default it is the whole.
     """
 
     solver: Solver
@@ -51,6 +68,12 @@ class Sampling:
     first: int = 0
     tile: int = 512
     overlap: int = 64
+    rows: Rows | None = None
+
+    def noise(self, name: str, draw: int, height: int) -> RowNoise:
+        """The noise of a draw, by the place in the whole image."""
+        top, height = (0, height) if self.rows is None else (self.rows.top, self.rows.height)
+        return RowNoise(self.seed, name, draw=draw, height=height, top=top)
 
     def tiles(self, height: int, width: int) -> int:
         """Number of tiles of a result."""
@@ -104,7 +127,7 @@ def draw_restorations(
     def draw(number: int, watch: Watch) -> Tensor:
         if mean is not None and detail == 0:
             return task.finish(mean, batch)
-        noise = Noise.of(sampling.seed, "upscale", each=[number])
+        noise = sampling.noise("upscale", number, base.shape[-2])
         x = prior(model.process, sampling.grid, base, noise)
         x0 = sample(denoise, sampling.grid, sampling.solver, x, noise, condition, watch=watch)
         if mean is not None and detail < 1:
@@ -117,14 +140,16 @@ def draw_restorations(
 
 def _in_tiles(denoise: Denoiser, sampling: Sampling) -> Denoiser:
     """The denoiser on images of any size."""
-    return tiled(padded_to_least(denoise), tile=sampling.tile, overlap=sampling.overlap)
+    first = None if sampling.rows is None else sampling.rows.tiles
+    whole = padded_to_least(denoise)
+    return tiled(whole, tile=sampling.tile, overlap=sampling.overlap, first=first)
 
 
 def _expected(
     model: Model, condition: Condition, like: Float[Tensor, " 1 3 h w"], sampling: Sampling
 ) -> Float[Tensor, " 1 3 h w"]:
     """E[x0 | condition], by one call of `_by_condition_alone`."""
-    x = prior(model.process, sampling.grid, like, Noise.of(sampling.seed, "expected", each=[0]))
+    x = prior(model.process, sampling.grid, like, sampling.noise("expected", 0, like.shape[-2]))
     with torch.no_grad():
         denoise = _in_tiles(_by_condition_alone(model), sampling)
         return denoise(x, model.process.t_max, condition).x0

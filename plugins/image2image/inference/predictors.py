@@ -12,18 +12,17 @@ from annotated_types import Ge, Gt
 from jaxtyping import Float
 from torch import Tensor
 
-from core.denoiser.tiles import Cost, check_memory, continued, tiled
+from core.denoiser.tiles import Cost, free_memory, tiled
 from core.errors import InputError
 from core.model import Model, for_task, guided_by_default, load_model
 from core.parts.config import configure, plain
 from core.parts.registry import Spec
-from core.process.noise import Noise
 from core.progress import print_note
 from core.request import Count, Emit, Machine, silent
 from core.sampler.draws import summary
 from core.task import Task
-from plugins.image2image.inference.colours import shown_colours, with_colours_of
 from plugins.image2image.inference.draws import (
+    FIELDS,
     Sampling,
     default_drawing,
     draw_cascade,
@@ -37,12 +36,18 @@ from plugins.image2image.inference.input_image import (
     for_jpeg,
     for_upscaling,
 )
-from plugins.image2image.inference.purify import check_level, load_prior, purify
 from plugins.image2image.inference.region import Region
+from plugins.image2image.inference.stripes import (
+    draw_stripes,
+    finished_rows,
+    parse_size,
+    planned,
+)
 from plugins.image2image.io import formats
 from plugins.image2image.io.pictures import Picture
 from plugins.image2image.io.reading import read_picture
-from plugins.image2image.io.writing import check_writable, write_picture
+from plugins.image2image.io.stripes import check_striped, write_stripes
+from plugins.image2image.io.writing import write_picture
 from plugins.image2image.request import DrawOptions, OutputOptions, RestorationTask
 from plugins.image2image.tasks.colourise import Colourise
 from plugins.image2image.tasks.inpaint import Inpaint, Uncrop
@@ -74,6 +79,10 @@ class _MeanOfDraws(ABC):
     ) -> Iterator[Float[Tensor, " 3 h w"]]:
         """Posterior draws of the result."""
 
+    def write_in_stripes(self, image: InputImage, target: Path, *, emit: Emit = silent) -> bool:
+        """Whether the result does not fit into memory and was written from the top in stripes."""
+        return False
+
     def __call__(self, source: Path, target: Path) -> Mapping[str, Any]:
         """Write the mean of some draws for one image file.
 
@@ -86,6 +95,8 @@ class _MeanOfDraws(ABC):
         picture = read_picture(source)
         image = self.prepare(source, picture)
         image.check_writable(target)
+        if self.write_in_stripes(image, target):
+            return {"size": list(image.result_size[::-1]), "notes": list(image.picture.notes)}
         result = image.finish(summary(self.draws(image, self._sampling.draws)).mean)
         write_picture(target, result, quality=self._output.quality, strip=self._output.strip)
         return {"size": list(result.pixels.shape[:0:-1]), "notes": list(image.picture.notes)}
@@ -107,6 +118,9 @@ class Upscale(_MeanOfDraws):
         then: checkpoint of a second model, which upscales the output of the first: a cascade.
         level: standard deviation of the noise added before the second model (conditioning
             augmentation), at most its ``augment``.
+        memory: memory for the result's fields, such as ``2GiB``; a larger result at the model's
+            factor is written in stripes, as PNG.  By default what is free, and half of it where
+            that does not suffice.
     """
 
     def __init__(
@@ -121,8 +135,10 @@ class Upscale(_MeanOfDraws):
         output: OutputOptions = OutputOptions(),
         then: Path | None = None,
         level: Annotated[float, Ge(0)] = 0.0,
+        memory: str | None = None,
     ) -> None:
         formats.check_options(vars(output))
+        self._memory = None if memory is None else parse_size(memory)
         folders = [(checkpoint, 0.0), *([] if then is None else [(then, level)])]
         self.stages = [(_load_sr3(folder, machine), noise) for folder, noise in folders]
         model = self.stages[0][0]
@@ -202,6 +218,26 @@ class Upscale(_MeanOfDraws):
         stages = self._stages(low.shape[-2:], image.result_size)
         for draw in draw_cascade(stages, low, replace(self._sampling, draws=count), emit=emit):
             yield image.paste(draw[0].cpu())
+
+    def write_in_stripes(self, image: InputImage, target: Path, *, emit: Emit = silent) -> bool:
+        """Whether the result does not fit into memory and was written from the top in stripes.
+
+        Raises:
+            InputError: no stripe fits, or the format is not written in stripes.
+        """
+        model, low = self.stages[0][0], image.batch["low"]
+        free = free_memory(model.device)
+        needed = FIELDS * 3 * 4 * math.prod(image.model_size)
+        once = len(self._stages(low.shape[-2:], image.result_size)) == 1
+        if needed <= (self._memory or free) or not once or image.model_size != image.result_size:
+            return False
+        check_striped(target)
+        stripes = planned(model, low.shape[-2:], self._sampling, self._memory or free // 2)
+        drawn = draw_stripes(model, low, self._sampling, stripes, emit=emit)
+        pictures = (finished_rows(image.picture, stripe, rows) for stripe, rows in drawn)
+        strip = self._output.strip
+        write_stripes(target, image.picture, image.result_size, pictures, strip=strip)
+        return True
 
     def costs(self, image: InputImage, count: int) -> list[Cost]:
         """Cost of `count` draws, for each stage.
@@ -377,96 +413,3 @@ def _load_sr3(checkpoint: Path, machine: Machine) -> Model:
 def _sr3(model: Model) -> SR3:
     assert isinstance(model.task, SR3), "load_model was asked for it"
     return model.task
-
-
-TILE, SHARED = 512, 64  # side of a tile, and what tiles share, in pixels
-FIELDS = 12  # float32 fields of an image's size that live at once
-
-
-class Purify:
-    """Purification of an image file by an unconditional model; the output has the same name.
-
-    Any size, in tiles of 512 pixels; alpha, 16 bits, colour profile and EXIF are kept.  A
-    colour model is given a grey image as three equal channels and returns their mean; a colour
-    image requires a colour model.
-
-    Args:
-        level: diffusion time t* of the model's process; larger removes more of a perturbation and
-            of the image.
-        steps: sampler steps; more is slower.
-        seed: random seed; the same seed repeats the output.
-        sampler: a stochastic sampler.
-        output: a group of options.
-    """
-
-    suffixes: ClassVar[tuple[str, ...]] = formats.READ
-    unread: ClassVar[Mapping[str, str]] = formats.UNREAD
-
-    def __init__(
-        self,
-        machine: Machine,
-        checkpoint: Path,
-        *,
-        level: Annotated[float, Gt(0)] = 0.1,
-        steps: Annotated[int, Ge(1)] = 20,
-        seed: Annotated[int, Ge(0)] = 0,
-        sampler: Annotated[Spec, "sampler"] = Spec("core/euler_maruyama"),
-        output: OutputOptions = OutputOptions(),
-    ) -> None:
-        formats.check_options(vars(output))
-        self._output = output
-        solver = configure("sampler", sampler)()
-        self._model, self._seed = load_prior(checkpoint, machine, emit=print_note), seed
-        check_level(self._model.process, level)
-        self._options: dict[str, Any] = {"level": level, "steps": steps, "solver": solver}
-
-    @staticmethod
-    def result_name(name: str) -> str:
-        """The same name, and so the same format; ``.png`` is appended where it is not written."""
-        return formats.output_name(name, {})
-
-    @staticmethod
-    def result_names(options: Mapping[str, Any]) -> Callable[[str], str]:
-        """The function from the name of a file to that of its result."""
-        return partial(formats.output_name, options=options)
-
-    def __call__(self, source: Path, target: Path) -> Mapping[str, Any]:
-        """Write one purified image file.
-
-        Returns:
-            ``changed``, the root mean square change of a pixel in [-1, 1], and ``notes``.
-
-        Raises:
-            InputError: `source` cannot be used, or the format of `target` cannot hold the result.
-        """
-        picture = read_picture(source)
-        size = picture.pixels.shape[1:]
-        check_writable(target, alpha=picture.alpha is not None, depth=picture.depth, size=size)
-        result = self.purify(picture)
-        write_picture(target, result, quality=self._output.quality, strip=self._output.strip)
-        change = (result.pixels - picture.pixels).square().mean().sqrt()
-        return {"changed": round(float(change), 6), "notes": list(picture.notes)}
-
-    def purify(self, picture: Picture) -> Picture:
-        """The image, purified.
-
-        Raises:
-            InputError: a colour image for a grey model, or one too large for the memory.
-        """
-        x, channels = shown_colours(picture)[None], self._model.task.channels
-        if x.shape[1] not in (1, channels):
-            raise InputError(
-                f"the image has {x.shape[1]} channels, the model {channels}; give a grey image or "
-                "use a colour model"
-            )
-        height, width = x.shape[-2:]
-        # The coarsest level of a network needs more than one cell: one alone has no variance.
-        least = 2 * max(getattr(self._model.network, "multiples", (1,)))
-        sides, device = [max(side, least) for side in (height, width)], self._model.device
-        check_memory(FIELDS, channels, *sides, device=device)  # before any of it is moved there
-        wide = continued(x.expand(-1, channels, -1, -1).to(device), sides)
-        denoise = tiled(self._model.denoise, tile=TILE, overlap=SHARED)
-        noise = Noise.of(self._seed, "purify", each=[0])
-        found = purify(denoise, wide, noise, **self._options)
-        pixels = found[0, :, :height, :width].clamp(-1, 1).cpu()
-        return replace(picture, pixels=with_colours_of(picture.pixels, pixels))

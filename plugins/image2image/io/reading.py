@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import struct
+import threading
 import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,8 +30,10 @@ from plugins.image2image.io.exif import ORIENTATION
 from plugins.image2image.io.formats import DEVELOP, FORMATS, READ_ONLY, UNREAD
 from plugins.image2image.io.pictures import DESCRIPTIVE, Picture, reason, upright
 
-# Where Pillow begins to warn of decompression bombs; as float32 RGB this is 1 GiB.
-MAX_PIXELS = 89_478_485
+# Of an image of any size that the free memory holds: 3 GiB as float32 RGB, and a four-fold
+# enlargement of a camera's 16 megapixels.
+MAX_PIXELS = 2**28
+_HEADER = threading.Lock()  # Pillow's own limit is a global variable
 
 
 def read_picture(path: Path) -> Picture:
@@ -69,7 +72,7 @@ def _read(file: BinaryIO, path: Path) -> Picture:
             file.seek(0)
             if kind := heif.kind_of(head):
                 return _boxed(file, path, kind)
-            with Image.open(file, formats=list(FORMATS)) as image:
+            with _opened(file) as image:
                 _refuse(image, path)
                 _refuse_scans(image, file, path)
                 return _decode(image, file, path)
@@ -88,6 +91,16 @@ def _read(file: BinaryIO, path: Path) -> Picture:
         raise InputError(
             f"{path}: damaged or cut off ({reason(error)}); copy or export the image again"
         ) from error
+
+
+def _opened(file: BinaryIO) -> Image.Image:
+    """The image with its header read, up to our limit instead of Pillow's of 89 million pixels."""
+    with _HEADER:
+        kept, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS
+        try:
+            return Image.open(file, formats=list(FORMATS))
+        finally:
+            Image.MAX_IMAGE_PIXELS = kept
 
 
 def _boxed(file: BinaryIO, path: Path, kind: str) -> Picture:

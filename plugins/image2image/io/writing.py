@@ -110,7 +110,7 @@ def write_picture(
     )
     if not picture.pixels.isfinite().all():
         raise InputError(f"{path}: not written; some pixels are NaN or infinite")
-    picture = _with_metadata(picture, strip)
+    picture = with_metadata(picture, strip)
     graded = FORMATS[form].graded and quality is not None
     saving = _SAVE[form] | (_GRADED[form] | {"quality": quality} if graded else {})
     try:
@@ -120,7 +120,7 @@ def write_picture(
         raise InputError(f"{path}: cannot be written: {reason(error)}") from error
 
 
-def _integers(picture: Picture) -> np.ndarray:
+def integers(picture: Picture) -> np.ndarray:
     """(h, w, c) in the image's depth, alpha last."""
     top = 2**picture.depth - 1
     planes = [picture.pixels.clamp(-1, 1).add(1).mul(top / 2)]
@@ -152,7 +152,7 @@ def _metadata(form: str, picture: Picture) -> dict[str, Any]:
     return found
 
 
-def _with_metadata(picture: Picture, strip: str | None) -> Picture:
+def with_metadata(picture: Picture, strip: str | None) -> Picture:
     """The image with the EXIF entries and texts of its result."""
     if strip == "all":
         return replace(picture, exif=None, text=())
@@ -174,7 +174,7 @@ _SAVE: dict[str, dict[str, Any]] = {
 def _encode(
     file: BinaryIO, form: str, picture: Picture, path: Path, saving: dict[str, Any]
 ) -> None:
-    values, metadata = _integers(picture), _metadata(form, picture)
+    values, metadata = integers(picture), _metadata(form, picture)
     if form == "BMP" and (picture.icc or picture.exif):
         warnings.warn(f"{path}: BMP holds no colour profile or EXIF; discarded", stacklevel=3)
     if picture.depth == 8:
@@ -191,18 +191,27 @@ def _encode(
 def _encode_deep_png(file: BinaryIO, values: np.ndarray, metadata: dict[str, Any]) -> None:
     import imagecodecs
 
-    planes, marked = values.shape[-1], io.BytesIO()
+    planes = values.shape[-1]
     plain = imagecodecs.png_encode(
         np.ascontiguousarray(values[..., 0] if planes == 1 else values),
         level=2,  # on a photograph 1 % larger than level 6, in half the time
         filter=imagecodecs.PNG.FILTER.PAETH,
     )
-    # Pillow writes the metadata, onto one pixel of the same kind: a profile must fit the colours.
-    Image.new("L" if planes < 3 else "RGB", (1, 1)).save(marked, "PNG", **metadata)
     signature, header, *pixels = _chunks(bytes(plain))
+    file.writelines([signature, header, *_metadata_chunks(planes, metadata), *pixels])
+
+
+def png_chunks_of(picture: Picture, planes: int) -> list[bytes]:
+    """PNG's chunks of an image's metadata, for a file of so many channels."""
+    return _metadata_chunks(planes, _metadata("PNG", picture))
+
+
+def _metadata_chunks(planes: int, metadata: dict[str, Any]) -> list[bytes]:
+    # Pillow writes the metadata, onto one pixel of the same kind: a profile must fit the colours.
+    marked = io.BytesIO()
+    Image.new("L" if planes < 3 else "RGB", (1, 1)).save(marked, "PNG", **metadata)
     own = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
-    extra = [chunk for chunk in _chunks(marked.getvalue())[1:] if chunk[4:8] not in own]
-    file.writelines([signature, header, *extra, *pixels])
+    return [chunk for chunk in _chunks(marked.getvalue())[1:] if chunk[4:8] not in own]
 
 
 def _chunks(data: bytes) -> list[bytes]:

@@ -14,7 +14,7 @@ from core.denoiser.parameterization import FunctionDenoiser
 from core.errors import InputError
 from core.parts.registry import Spec
 from core.request import Machine, TrainRequest
-from plugins.image2image.inference.predictors import Purify
+from plugins.image2image.inference.purify_files import Purify
 from plugins.image2image.io.pictures import Picture
 
 

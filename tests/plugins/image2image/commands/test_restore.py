@@ -270,7 +270,7 @@ def test_bad_requests_are_one_sentence(several, colours, tmp_path):
     (tmp_path / "cut.jpg").write_bytes(as_jpeg(pixels(60, 60), quality=50)[:900])
     (tmp_path / "empty.png").touch()
     large = tmp_path / "large.png"
-    Image.new("L", (20000, 5000)).save(large)  # more pixels than are read
+    Image.new("L", (20000, 14000)).save(large)  # more pixels than are read
     start, fill = ["restore", good, "-o", out], ["--task", "inpaint"]
     cases = [
         (start, "choose one of colourise, inpaint, uncrop, jpeg"),

@@ -157,6 +157,23 @@ def test_any_size_is_reached_and_reduces_to_the_image(model, tmp_path, words, si
     assert np.square((back - given) / 255).mean() <= 1e-5
 
 
+def test_little_memory_writes_the_same_file_in_stripes(model, tmp_path):
+    """Within a level, by rounding; tiles that are smaller than a stripe, and an odd alpha."""
+    given = np.dstack([photographs.coffee()[:200, 100:140], np.full((200, 40), 99, np.uint8)])
+    Image.fromarray(given).save(tmp_path / "in.png")
+    words = ["--checkpoint", model, "--detail", 0, "--tile", 64, "--overlap", 16]
+    for name, more in (("whole", []), ("stripes", ["--memory", "3MiB"])):
+        done = upscale(tmp_path / "in.png", *words, "-o", tmp_path / f"{name}.png", *more)
+        assert done.returncode == 0, done.stderr
+    assert "stripe" in done.stderr
+    one, other = (np.asarray(Image.open(tmp_path / f"{n}.png")) for n in ("whole", "stripes"))
+    assert one.shape == other.shape == (400, 80, 4)
+    assert np.abs(one.astype(int) - other).max() <= 1
+    done = upscale(tmp_path / "in.png", *words, "-o", tmp_path / "a.tif", "--memory", "3MiB")
+    assert done.returncode == 2
+    assert "only PNG is written in stripes" in done.stderr
+
+
 def test_bad_input_is_one_sentence_and_exit_code_2(model, tmp_path):
     good, out = tmp_path / "good.png", tmp_path / "out.png"
     Image.fromarray(photographs.coffee()[:20, :20]).save(good)

@@ -7,7 +7,8 @@ from core.model import load_model
 from core.parts.registry import Spec
 from core.request import Machine, TrainRequest
 from core.runs import train
-from plugins.image2image.inference.predictors import Purify, Restore, Upscale
+from plugins.image2image.inference.predictors import Restore, Upscale
+from plugins.image2image.inference.purify_files import Purify
 
 MACHINE = Machine(threads=1)
 CLIP = Spec("core/clip")
