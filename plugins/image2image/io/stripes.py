@@ -61,7 +61,8 @@ def write_stripes(
     check_striped(path)
     check_writable(path, alpha=like.alpha is not None, depth=like.depth, size=size)
     nothing = torch.zeros(1, 1, 1).expand(len(like.pixels), *size)  # takes no memory
-    like = with_metadata(replace(like, pixels=nothing), strip)
+    clear = None if like.alpha is None else nothing[:1]
+    like = with_metadata(replace(like, pixels=nothing, alpha=clear), strip)
     try:
         with files.replaced(behind_links(path)) as waiting, waiting.open("xb") as file:
             file.write(b"\x89PNG\r\n\x1a\n")

@@ -287,7 +287,7 @@ def header_only_png(side, depth=8):
     )
 
 
-@pytest.mark.parametrize("side", [30_000, 13_000, 9_500])
+@pytest.mark.parametrize("side", [30_000, 20_000, 16_500])
 @pytest.mark.parametrize("depth", [8, 16])
 def test_a_picture_that_claims_too_much_is_refused_from_its_header(tmp_path, side, depth):
     path = tmp_path / "bomb.png"
@@ -300,7 +300,7 @@ def test_a_picture_that_claims_too_much_is_refused_from_its_header(tmp_path, sid
 
 def test_the_limit_does_not_hang_on_pillows_own(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    (tmp_path / "bomb.png").write_bytes(header_only_png(9_500))
+    (tmp_path / "bomb.png").write_bytes(header_only_png(16_500))
     assert "million pixels" in refusal(tmp_path / "bomb.png")
 
 
