@@ -56,6 +56,8 @@ class Part:
             version are made again by pipelines.
         inputs: parameters that only a program can supply, such as a classifier; a request cannot
             name a part that has some.
+        command: of a task, the command that applies its model to a user's own file, with
+            ``{checkpoint}``; shown by reports.
     """
 
     kind: Kind
@@ -65,6 +67,7 @@ class Part:
     needs: tuple[str, ...] = ()
     version: str = "1"
     inputs: tuple[str, ...] = ()
+    command: str = ""
 
 
 dataset, grid, metric = partial(Part, "dataset"), partial(Part, "grid"), partial(Part, "metric")

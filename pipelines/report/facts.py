@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import InputError, brief
+from core.parts.registry import RegistryError, installed
 from core.results.evaluation import read_evaluation
 from core.storage import json_file
 from pipelines.report.panels import read_charts
@@ -75,15 +76,33 @@ def _step(label: str, folder: Path) -> Facts:
     }
     if metrics := results.read_json(folder / "metrics.json"):
         found = read_evaluation(metrics, folder / "metrics.json")
-        facts["evaluation"] = evaluation(found)
+        facts["evaluation"] = {**evaluation(found), "about": _part_of(found.task)["summary"]}
         if charts := list(read_charts(found.charts)):
             facts["charts"] = charts
+    if identity["run"] == "train" and isinstance(result.get("checkpoint"), str):
+        facts["own"] = _own(folder, str(options.get("task.name", "")), result["checkpoint"])
     if search := _search(folder, named):
         facts["search"] = search
     rows = _rows(folder / "metrics.jsonl")
     if losses := _losses(rows):
         facts["training"], facts["validation"] = losses, _validations(rows)
     return facts
+
+
+def _own(folder: Path, task: str, checkpoint: str) -> Facts:
+    """Where a trained model is, below the folder of results, and the command that applies it."""
+    path = f"{folder.parent.name}/{folder.name}/{_no_absolute(checkpoint)}"
+    command = _part_of(task)["command"]
+    return {"checkpoint": path, "command": command.replace("{checkpoint}", path)}
+
+
+def _part_of(task: str) -> dict[str, str]:
+    """Summary and command of a task; of one that is not installed here, its name and none."""
+    try:
+        part = installed().find("task", task)
+    except RegistryError:
+        return {"summary": "", "command": ""}
+    return {"summary": part.summary, "command": part.command}
 
 
 def _search(folder: Path, named: Mapping[str, str]) -> Facts | None:

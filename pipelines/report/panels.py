@@ -14,6 +14,7 @@ from typing import Any
 PNG = b"\x89PNG\r\n\x1a\n"
 SIDE = 1 << 15  # more pixels along a side are shown by no browser
 MAX_POINTS = 20_000
+TRUTH = "truth"  # label of the image that stays in view beside the others
 MAX_SERIES, MAX_ROWS = 20, 500  # of a chart
 COUNTS = {
     "images": ("width", "height"),
@@ -46,7 +47,9 @@ def read_panels(folder: Path, panels: Any, reference: str = "") -> Iterator[Fact
             read[kind] = [view for view in views if view is not None]
             read["lost"] += len(views) - len(read[kind])
         if any(read[kind] for kind in COUNTS):
-            yield {**read, **_compared([view["label"] for view in read["images"]], reference)}
+            labels = [view["label"] for view in read["images"]]
+            truth = labels.index(TRUTH) if TRUTH in labels else None
+            yield {**read, "truth": truth, **_compared(labels, reference)}
 
 
 def read_charts(charts: Any) -> Iterator[Facts]:

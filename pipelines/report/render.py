@@ -22,7 +22,7 @@ from pipelines.store import results
 
 MAX_BYTES = 20 << 20
 PAGE = Path(__file__).with_name("page")
-SCRIPTS = ("theme", "steps", "pictures", "viewer", "clip", "volume", "cloud")
+SCRIPTS = ("theme", "steps", "pictures", "viewer", "clip", "volume", "cloud", "wide")
 
 
 def report(

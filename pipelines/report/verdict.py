@@ -37,15 +37,42 @@ def evaluation(found: Evaluation) -> Facts:
         method: {name: {**plain(cell), **_figure(cell)} for name, cell in row.figures.items()}
         for method, row in found.methods.items()
     }
+    lead = max(leading, key=lambda v: v["gain"], default=None)
     return {
         **{name: getattr(found, name) for name in keep},
         "metrics": plain(found.figures),
         "methods": figures,
         "best": best,
-        "lead": max(leading, key=lambda v: v["gain"], default=None),
+        "lead": lead,
+        "classical": _against_classical(found, lead["method"]) if lead else "",
         "verdicts": verdicts,
         "panels": found.panels,
     }
+
+
+def _against_classical(found: Evaluation, method: str) -> str:
+    """How far a method is from the best baseline in the first figure; nothing of the reference.
+
+    Differences to other methods than the reference are of means: they have no interval.
+    """
+    name, figure = next(iter(found.figures.items()))
+    means = {
+        baseline: row.figures[name].mean
+        for baseline, row in found.methods.items()
+        if row.kind == "baseline" and name in row.figures and baseline != method
+    }
+    if not means or name not in found.methods[method].figures:
+        return ""
+    best = (max if figure.better == "higher" else min)(means, key=lambda one: means[one])
+    if best == found.reference:
+        return f"{best} is the best classical method"
+    gain = found.methods[method].figures[name].mean - means[best]
+    ahead = (gain > 0) == (figure.better == "higher")
+    unit = f" {figure.unit}" if figure.unit and not figure.unit[:1].isdigit() else ""
+    return (
+        f"Against {best}, the best classical method, it is {abs(gain):.2g}{unit} {figure.label} "
+        f"{'better' if ahead else 'worse'} in the mean"
+    )
 
 
 def _verdict(found: Evaluation, method: str, name: str, difference: Interval) -> Facts:

@@ -2,6 +2,8 @@
 
 from core.parts.registry import Plugin, Verb, dataset, operator, predictor, task
 
+IMAGES = "polymode image2image "
+
 PLUGIN = Plugin(
     name="image2image",
     summary="Super-resolution, restoration, editing and purification of images (SR3, Palette).",
@@ -56,6 +58,7 @@ PLUGIN = Plugin(
             "Colourisation, luma kept exactly",
             needs=("kornia",),
             version="2",
+            command=IMAGES + "colourise grey.png --checkpoint {checkpoint} -o colour.png",
         ),
         task(
             "inpaint",
@@ -63,12 +66,15 @@ PLUGIN = Plugin(
             "Inpainting, known pixels kept exactly",
             needs=("skimage", "scipy", "kornia"),
             version="2",
+            command=IMAGES
+            + "inpaint photo.png --mask mask.png --checkpoint {checkpoint} -o filled.png",
         ),
         task(
             "jpeg",
             "plugins.image2image.tasks.jpeg:JPEG",
             "JPEG restoration",
             needs=("jpeglib", "kornia"),
+            command=IMAGES + "restore-jpeg old.jpg --checkpoint {checkpoint} -o new.png",
         ),
         task(
             "multitask",
@@ -76,12 +82,14 @@ PLUGIN = Plugin(
             "Palette's four tasks by one network, to train",
             needs=("skimage", "scipy", "jpeglib", "kornia"),
             version="2",
+            command=IMAGES + "restore photo.jpg --task jpeg --checkpoint {checkpoint} -o new.png",
         ),
         task(
             "sr3",
             "plugins.image2image.tasks.super_resolution:SR3",
             "Super-resolution by refinement (SR3)",
             needs=("kornia",),
+            command=IMAGES + "upscale photo.png --checkpoint {checkpoint} -o large.png",
         ),
         task(
             "uncrop",
@@ -89,6 +97,8 @@ PLUGIN = Plugin(
             "Uncropping: images extended beyond their edges",
             needs=("skimage", "scipy", "kornia"),
             version="2",
+            command=IMAGES
+            + "uncrop photo.png --extend right=50% --checkpoint {checkpoint} -o wide.png",
         ),
     ),
     verbs=(

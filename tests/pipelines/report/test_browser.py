@@ -348,3 +348,47 @@ def test_a_cloud_tilted_to_the_viewer_shows_its_top(browser, shown):
             for extent in (seen[tilt]["high"], seen[tilt]["wide"]):
                 assert extent == pytest.approx(2 * 0.37 * 720 * reach.max() + 12, abs=6)
         assert seen[90]["red"] > 1.5 * seen[-90]["red"]  # high points are yellow, low ones violet
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_overflows_with_long_names_and_many_methods(browser, tmp_path, width):
+    """Two choices of long labels side by side were 609 pixels wide on a page of 375."""
+    run = three_steps(tmp_path)
+    names = [f"mean of 8 after {k} back-projections" for k in range(9)]
+    panels = with_panels(run["evaluate"], 3)
+    for panel in panels:
+        panel["images"] = [
+            {**panel["images"][0], "label": label} for label in ("low-res", *names, "truth")
+        ]
+    files.write_json(run["evaluate"] / "metrics.json", metrics(panels=panels))
+    (tmp_path / "out").mkdir()
+    path = render.report(ReportRequest(), run, tmp_path / "out").report
+    with opened(browser, path, width) as tab:
+        tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        for choice in tab.locator(".pickers select").all():
+            box = choice.bounding_box()
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= width
+        row = tab.locator(".panel > .images").first
+        for at in (0, 1):  # first and last of the row: the truth is beside them
+            row.evaluate("(r, at) => { r.scrollLeft = at * r.scrollWidth; }", at)
+            place, edge = row.locator(".truth").bounding_box(), row.bounding_box()
+            assert edge["x"] <= place["x"]
+            assert place["x"] + place["width"] <= edge["x"] + edge["width"] + 1
+
+
+def test_what_is_wider_than_the_page_says_so(browser, shown):
+    for width in WIDTHS:
+        with opened(browser, shown, width) as tab:
+            for wide in tab.locator(".wide").all():
+                over = wide.evaluate("w => w.clientWidth > 0 && w.scrollWidth > w.clientWidth + 1")
+                hint = wide.evaluate("w => !w.previousElementSibling.hidden")
+                assert hint == over
+
+
+def test_comparisons_in_words_are_folded(browser, shown):
+    with opened(browser, shown) as tab:
+        assert not tab.locator("ul.sentences").first.is_visible()
+        tab.locator("details.verdicts summary").first.click()
+        assert tab.locator("ul.sentences li").first.is_visible()

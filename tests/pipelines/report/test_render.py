@@ -439,3 +439,19 @@ def test_folders_of_relative_paths_are_not_told_either(run, tmp_path):
     assert options["more"] == ["here"]
     assert options["space.dataset.root"] == ["…/ct", "…/ct"]
     assert options["ratio"] == "a/b"
+
+
+def test_the_page_names_the_task_and_ends_with_the_command_for_ones_own_file(run, tmp_path):
+    request = results.read_json(run["train"] / "request.json")
+    request["identity"]["request"]["task"] = {"name": "image2image/sr3", "scale": 4}
+    files.write_json(run["train"] / "request.json", request)
+    files.write_json(run["train"] / "result.json", {"checkpoint": "checkpoints", "seconds": 1.0})
+    reader, page, facts = written("", run, tmp_path / "out")
+    assert "Super-resolution by refinement (SR3)" in reader.shown
+    train = facts["steps"][0]
+    path = train["own"]["checkpoint"]
+    assert path == f"{run['train'].parent.name}/{run['train'].name}/{train['result']['checkpoint']}"
+    command = f"polymode image2image upscale photo.png --checkpoint {path} -o large.png"
+    assert train["own"]["command"] == command
+    assert command in reader.shown
+    assert page.index('id="own"') > page.index('id="made-with"')

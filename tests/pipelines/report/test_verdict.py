@@ -55,3 +55,40 @@ def test_intervals_are_drawn_in_proportion_on_one_scale_with_zero(order):
     ]
     for key, value in {"low": -0.0095, "mean": -0.008, "high": -0.0065, "zero": 0.0}.items():
         assert drawn[key] == pytest.approx(8 + 134 * (value + 0.0105) / 0.0105, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("tv", "better", "expected"),
+    [
+        (
+            2.0,
+            "higher",
+            "Against TV, the best classical method, it is 1 dB PSNR better in the mean",
+        ),
+        (
+            4.5,
+            "higher",
+            "Against TV, the best classical method, it is 1.5 dB PSNR worse in the mean",
+        ),
+        (2.0, "lower", "FBP is the best classical method"),
+        (
+            0.5,
+            "lower",
+            "Against TV, the best classical method, it is 2.5 dB PSNR worse in the mean",
+        ),
+    ],
+)
+def test_the_headline_has_the_best_classical_method_too(tv, better, expected):
+    """A reference that is easily beaten says little of a model."""
+
+    def cell(mean):
+        return {"mean": mean, "low": None, "high": None, "n": 3}
+
+    said = metrics(
+        reference="FBP",
+        methods={name: {"psnr": cell(x)} for name, x in (("FBP", 1.0), ("TV", tv), ("mean", 3.0))},
+        kinds={"FBP": "baseline", "TV": "baseline", "mean": "mean"},
+        differences={"TV": {"psnr": cell(tv - 1)}, "mean": {"psnr": cell(2.0)}},
+        metrics={"psnr": {"label": "PSNR", "unit": "dB", "better": better}},
+    )
+    assert evaluation(read_evaluation({**said, "format": 2}, "x"))["classical"] == expected
