@@ -243,10 +243,9 @@ def drawing_samples(predictor: Spec, samples: int) -> Spec:
 
 def folder_sentence(folder: Path, part: Spec, checkpoint: Path, out: str | Path) -> str:
     """The message for a folder in the place of an image: the command that takes one."""
-    from core.parts.config import plain
-    from core.parts.signature import part_options
+    from core.parts.config import plain, resolve
 
-    defaults = {option.name: option.default for option in part_options("predictor", part.name)}
+    defaults = resolve("predictor", Spec(part.name), "predictor")[0].options
     changed = {name: v for name, v in part.options.items() if v != defaults.get(name)}
     settings = [f"checkpoint={checkpoint}"]
     settings += [f"predictor.{name}={json.dumps(plain(v))}" for name, v in changed.items()]

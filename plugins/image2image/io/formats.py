@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from core.errors import InputError, printable
+from core.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def check_template(template: str | None) -> None:
             f"name: {template!r}: expected the fields {{stem}} and {{name}} only; write {_EXAMPLE}"
         )
     filled = template.format(stem="a", name="a.png")
-    if "/" in filled or filled != printable(filled) or not filled.strip() or filled[0] == ".":
+    if "/" in filled or not filled.isprintable() or not filled.strip() or filled[0] == ".":
         raise InputError(
             f"name: {template!r}: expected a visible file name without folders; write {_EXAMPLE}"
         )
