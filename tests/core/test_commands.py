@@ -1,7 +1,10 @@
 """Commands made from signatures: what a user may type, and what the function is called with."""
 
 import importlib
+import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -248,3 +251,29 @@ def test_the_usage_of_a_command_brackets_each_argument_once():
     assert usages[1, "restore"] == "[OPTIONS] {IMAGE}..."
     for name, usage in usages.items():
         assert not re.search(r"\[\[|\.\.\.\}", usage), (name, usage)
+
+
+@pytest.mark.parametrize(
+    ("marked", "says"), [(True, "nothing of others is kept"), (False, "resume")]
+)
+def test_a_stop_promises_what_is_kept(tmp_path, marked, says):
+    """Interrupted as by Ctrl-C, in a process of its own."""
+    mark = "@keeps_nothing\n" if marked else ""
+    (tmp_path / "script.py").write_text(
+        "import os, signal, time\n"
+        "from core.commands import domain, keeps_nothing, run_app\n"
+        f"{mark}def long() -> None:\n"
+        '    """Long work."""\n'
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(9)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "run_app(domain('Work', long))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py"), "long"],
+        capture_output=True, text=True, check=False, timeout=60,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert done.returncode == 130
+    assert done.stderr.startswith("stopped; ")
+    assert says in done.stderr

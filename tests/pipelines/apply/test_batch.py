@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from skimage.data import coffee
-from toy_predictor import toys
+from toy_predictor import Shout, toys
 
 from core.errors import InputError, StorageError
 from core.parts.registry import Spec
@@ -239,6 +239,30 @@ def test_names_that_are_no_text_are_refused_and_shown_safely(place):
     assert "\\x1b" in said
     assert "\x1b" not in said
     said.encode()
+
+
+def test_names_say_why_they_are_refused_and_files_of_other_kinds_are_told(place):
+    put(place, "two\nlines.txt", "five")
+    with open(os.fsencode(place / "texts") + b"/caf\xe9.txt", "w") as file:
+        file.write("six")
+    for name in ("a.pdf", "b.PDF", "no suffix"):
+        put(place, name, "seven")
+    result, told, _ = run(place)
+    said = "\n".join(notes(told))
+    assert "its name holds a line break; rename it" in said
+    assert "its name is not UTF-8; rename it" in said
+    assert "files are not read by toy/shout" in said
+    assert ".pdf (2)" in said
+    assert "no suffix (1)" in said
+    assert result.bad == 2
+
+
+def test_files_that_a_predictor_names_as_not_read_are_bad(place, monkeypatch):
+    monkeypatch.setattr(Shout, "unread", {".gif": "a moving image"}, raising=False)
+    put(place, "a.GIF", "five")
+    result, told, _ = run(place)
+    assert (result.done, result.bad) == (4, 1)
+    assert "bad: a.GIF: a moving image" in "\n".join(notes(told))
 
 
 def test_what_may_not_be_read_is_tried_again(place, humbly):
