@@ -39,6 +39,9 @@ class Doubled:
 
         return InputImage(picture, {}, size, size, picture.pixels, lambda drawn: drawn, finish)
 
+    def write_in_stripes(self, image, target, *, emit):
+        return False
+
     def draws(self, image, count, *, emit):
         for _ in range(count):
             self.drawn += 1
