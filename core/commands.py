@@ -247,19 +247,26 @@ def _sentence(meaning: str) -> str:
 _AFTER_STOP = ["run the same command again to resume"]  # of the command that runs, last
 
 
-def keeps_nothing(command: Callable[..., None]) -> Callable[..., None]:
-    """The command, whose stop keeps finished files and nothing of an unfinished one, and says so.
+def after_stop(text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator of a command whose stop leaves something else than a run to resume.
 
-    Others resume: the same command goes on where it stopped.
+    Args:
+        text: what is printed after "stopped; " where a signal ends the command.
     """
 
-    @wraps(command)
-    def called(*given: Any, **chosen: Any) -> None:
-        _AFTER_STOP.append("files that are written are whole; nothing of others is kept")
-        command(*given, **chosen)
-        _AFTER_STOP.pop()  # not where it is stopped: the message comes later
+    def decorated(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def called(*given: Any, **chosen: Any) -> None:
+            _AFTER_STOP.append(text)
+            command(*given, **chosen)
+            _AFTER_STOP.pop()  # not where it is stopped: the message comes later
 
-    return called
+        return called
+
+    return decorated
+
+
+keeps_nothing = after_stop("files that are written are whole; nothing of others is kept")
 
 
 # --- running -------------------------------------------------------------------------------------

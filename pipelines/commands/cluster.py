@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from core.commands import Settings
+from core.commands import Settings, after_stop
 from core.errors import cut_lines, printable
 from pipelines.commands.options import JobFile
 
@@ -51,6 +51,7 @@ def show_submitted(address: Dashboard = HERE) -> None:
         print(cut_lines(line))
 
 
+@after_stop("the job goes on; `polymode stop` ends it")
 def show_log(
     job: Submitted,
     step: Annotated[str, typer.Argument(help="One step's.")] = "",

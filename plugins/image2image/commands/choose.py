@@ -5,11 +5,12 @@ from typing import Annotated
 
 import typer
 
-from core.commands import OnMachine
+from core.commands import OnMachine, keeps_nothing
 from core.parts.config import bind, override
 from plugins.image2image.request import ChooseRequest
 
 
+@keeps_nothing
 def choose(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a restoration model.")],
     out: Annotated[

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from core.commands import keeps_nothing
 from core.errors import InputError
 from plugins.image2image.request import ScoreOptions
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from plugins.image2image.evaluation.score import Scores
 
 
+@keeps_nothing
 def score(
     results: Annotated[Path, typer.Argument(help="Folder of results, or one image.")],
     truth: Annotated[Path, typer.Argument(help="Folder of the true images, or one image.")],

@@ -48,6 +48,7 @@ def one(tmp_path, result, truth=TRUTH, **options):
 # --- figures -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("border", [0, 4])
 def test_colours_are_scored_as_scikit_image_does(tmp_path, border):
     result = noisy(TRUTH, 9)
