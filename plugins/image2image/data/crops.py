@@ -89,6 +89,28 @@ def cut(pixels: np.ndarray, crop: Crop, size: int) -> Float[Tensor, " 3 size siz
     return torch.from_numpy(patch).mul_(2 / np.iinfo(pixels.dtype).max).sub_(1)
 
 
+def recoloured(
+    x: Float[Tensor, " 3 h w"], most: float, random: np.random.Generator
+) -> Float[Tensor, " 3 h w"]:
+    """The crop with another contrast, white balance and order of channels; grey stays grey.
+
+    u <- g u^gamma of brightness u in [0, 1], log gamma and the channels' log g even in
+    [-most, most]; g at most 1 / max(u), so that nothing is clipped that was not.
+
+    Args:
+        x: in [-1, 1].
+        most: largest change, as a logarithm; 0.2 is a fifth.
+        random: of the item.
+    """
+    gamma, order = math.exp(random.uniform(-most, most)), random.permutation(3)
+    gains = torch.from_numpy(np.exp(random.uniform(-most, most, 3))).to(x)[:, None, None]
+    u = ((x + 1) / 2).clamp(min=0) ** gamma
+    if not bool((x[0] == x[1]).all() and (x[1] == x[2]).all()):
+        u = u[torch.from_numpy(order)] * gains
+        u = u / u.amax((1, 2), keepdim=True).clamp(min=1)
+    return u * 2 - 1
+
+
 def check_options(split: str, **ranges: tuple[float | int, float | int, float | int]) -> None:
     """Refuse values outside their ranges, each given as (value, least, most)."""
     problems = problems_of_split(split)

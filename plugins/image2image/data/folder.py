@@ -16,9 +16,10 @@ from torch.utils.data import Dataset
 
 from core.data import Cache, place_of, split_of
 from core.errors import InputError, printable
+from core.process.noise import derive, generator
 from core.storage import memory
 from core.storage.folders import files_in
-from plugins.image2image.data.crops import FAR, Plan, check_options, cut
+from plugins.image2image.data.crops import FAR, Plan, check_options, cut, recoloured
 from plugins.image2image.io.formats import FORMATS, READ, UNREAD
 from plugins.image2image.io.reading import read_picture
 
@@ -50,6 +51,8 @@ class Folder(Dataset[dict[str, Tensor]]):
         test_fraction: fraction of the images kept for testing, approximate since the content
             decides; 0 for a folder of training images only, 1 for one of test images.
         corrupt: whether an image that cannot be read is skipped or stops the run (refuse).
+        colour: largest change of contrast and white balance of training crops, as a logarithm, with
+            a random order of the channels; 0 for none.  Not for colourisation.
         seed: random seed of the crops; the split and the test set do not depend on it.
         cache_gib: memory for decoded images in GiB, in each process; images of a larger set are
             decoded repeatedly, which is slow.
@@ -65,6 +68,7 @@ class Folder(Dataset[dict[str, Tensor]]):
         per_photo: int = 4,
         test_fraction: float = 0.1,
         corrupt: Literal["skip", "refuse"] = "skip",
+        colour: float = 0.0,
         seed: int = 0,
         cache_gib: float = 1.0,
     ) -> None:
@@ -74,10 +78,12 @@ class Folder(Dataset[dict[str, Tensor]]):
             patches=(patches, 1, FAR),
             per_photo=(per_photo, 1, 1024),
             test_fraction=(test_fraction, 0.0, 1.0),
+            colour=(colour, 0.0, 1.0),
             seed=(seed, 0, FAR),
             cache_gib=(cache_gib, 0, FAR),
         )
-        self.root = root
+        self.root, self._seed = root, seed
+        self._colour = colour if split == "train" else 0.0
         self._cache = Cache[np.ndarray](int(cache_gib * 2**30))
         self.skipped: tuple[tuple[Path, str], ...] = ()
         usable = self._usable(size, corrupt)
@@ -96,7 +102,11 @@ class Folder(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, i: int) -> dict[str, Float[Tensor, " 3 size size"]]:
         crop = self._plan[i]
-        return {"image": cut(self.pixels(crop.photo), crop, self._plan.size)}
+        image = cut(self.pixels(crop.photo), crop, self._plan.size)
+        if self._colour:
+            random = generator(derive("colour", self._seed), i)
+            image = recoloured(image, self._colour, random)
+        return {"image": image}
 
     def source(self, i: int) -> str:
         """The image that item i is cut from: items of one image are not independent."""
@@ -195,7 +205,8 @@ class Folder(Dataset[dict[str, Tensor]]):
 
     def digest(self) -> str:
         """SHA-256 of the items, from the files' bytes and the crops."""
-        return self._plan.digest([photo.digest for photo in self._photos])
+        changed = [f"colour {self._colour!r}"] if self._colour else []
+        return self._plan.digest([*(photo.digest for photo in self._photos), *changed])
 
 
 def find(root: Path) -> tuple[list[Path], list[tuple[Path, str]]]:

@@ -2,9 +2,12 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
+import torch
 
-from plugins.image2image.data.crops import Plan, draw, lay_out, probabilities
+from core.process.noise import generator
+from plugins.image2image.data.crops import Plan, draw, lay_out, probabilities, recoloured
 
 
 def test_positions_reach_every_edge():
@@ -41,3 +44,32 @@ def test_a_picture_as_small_as_a_crop_gives_it_once():
         "a, patch 1",
         *(f"b, patch {k}" for k in (1, 2, 3, 4)),
     ]
+
+
+def test_colours_change_by_a_gain_and_an_exponent_of_each_channel():
+    """log u' = log g + gamma log u of some channel, so that points of a channel lie on a line."""
+    x = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0)) * 1.2 - 0.9
+    found = recoloured(x, 0.2, generator(3, 7))
+    before, after = ((np.log((v.double().numpy() + 1) / 2)).reshape(3, -1) for v in (x, found))
+    slopes, taken = set(), set()
+    for line in after:
+        fits = [np.polyfit(channel, line, 1, full=True) for channel in before]
+        k = int(np.argmin([fit[1][0] for fit in fits]))
+        (slope, offset), (rest,) = fits[k][0], fits[k][1]
+        assert rest < 1e-4
+        assert abs(offset) <= 0.2 + 1e-4
+        slopes.add(round(float(slope), 3))
+        taken.add(k)
+    assert taken == {0, 1, 2}
+    (gamma,) = slopes
+    assert np.exp(-0.2) <= gamma <= np.exp(0.2)
+
+
+def test_grey_stays_grey_and_nothing_leaves_the_range():
+    grey = torch.linspace(-1, 1, 64).view(1, 8, 8).expand(3, -1, -1)
+    white = torch.ones(3, 4, 4)
+    white[0] = -1
+    for index in range(20):
+        found = recoloured(grey, 0.5, generator(0, index))
+        assert (found == found[:1]).all()
+        assert recoloured(white, 0.5, generator(0, index)).abs().max() <= 1

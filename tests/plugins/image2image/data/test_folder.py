@@ -222,3 +222,14 @@ def test_what_the_memory_of_now_does_not_hold_is_not_skipped(folder, monkeypatch
     monkeypatch.setattr(memory, "free", lambda: 1000)
     with pytest.raises(memory.NotEnough, match="cut it into smaller images"):
         Folder("train", root=folder, test_fraction=0.4)
+
+
+def test_recoloured_crops_are_those_crops_and_are_another_dataset(folder):
+    plain, changed = Folder("train", root=folder), Folder("train", root=folder, colour=0.2)
+    assert plain.digest() != changed.digest()
+    assert Folder("test", root=folder, colour=0.2).digest() == Folder("test", root=folder).digest()
+    assert torch.equal(changed[3]["image"], changed[3]["image"])
+    one, other = plain[3]["image"], changed[3]["image"]
+    ranks = [sorted(range(64), key=v[k, :, 0].tolist().__getitem__) for v in (one, other) for k in
+             range(3)]  # fmt: skip
+    assert sorted(ranks[:3]) == sorted(ranks[3:])  # monotonic, each channel of one

@@ -106,7 +106,7 @@ def test_a_series_is_one_input_and_a_mask_none(tmp_path):
     (tmp_path / "patient" / "ct" / "IM0001").write_bytes(b"\0" * 128 + b"DICM")
     kspace(tmp_path / "raw", mask=np.arange(16) % 2)
     volume(tmp_path / "a.nii.gz", head())
-    names, refused = find(tmp_path, ReconstructMri)
+    names, refused, _ = find(tmp_path, ReconstructMri)
     assert (names, refused) == (["a.nii.gz", "patient/ct", "raw/k.npy"], [])
     read = {path.name for path in ReconstructMri.reads(tmp_path / "raw" / "k.npy")}
     assert read == {"k.npy", "k.json", "lines.npy"}
