@@ -38,10 +38,12 @@ from plugins.image2image.inference.input_image import (
 )
 from plugins.image2image.inference.region import Region
 from plugins.image2image.inference.stripes import (
+    Stripe,
     draw_stripes,
     finished_rows,
     parse_size,
     planned,
+    striped_cost,
 )
 from plugins.image2image.io import formats
 from plugins.image2image.io.pictures import Picture
@@ -225,27 +227,40 @@ class Upscale(_MeanOfDraws):
         Raises:
             InputError: no stripe fits, or the format is not written in stripes.
         """
-        model, low = self.stages[0][0], image.batch["low"]
-        free = free_memory(model.device)
-        needed = FIELDS * 3 * 4 * math.prod(image.model_size)
-        once = len(self._stages(low.shape[-2:], image.result_size)) == 1
-        if needed <= (self._memory or free) or not once or image.model_size != image.result_size:
+        stripes = self._stripes(image)
+        if not stripes:
             return False
         check_striped(target)
-        stripes = planned(model, low.shape[-2:], self._sampling, self._memory or free // 2)
+        model, low = self.stages[0][0], image.batch["low"]
         drawn = draw_stripes(model, low, self._sampling, stripes, emit=emit)
         pictures = (finished_rows(image.picture, stripe, rows) for stripe, rows in drawn)
         strip = self._output.strip
         write_stripes(target, image.picture, image.result_size, pictures, strip=strip)
         return True
 
+    def _stripes(self, image: InputImage) -> list[Stripe]:
+        """The stripes of a result that does not fit into memory; none of one that does.
+
+        Raises:
+            InputError: no stripe fits.
+        """
+        model, low = self.stages[0][0], image.batch["low"]
+        free = free_memory(model.device)
+        needed = FIELDS * 3 * 4 * math.prod(image.model_size)
+        once = len(self._stages(low.shape[-2:], image.result_size)) == 1
+        if needed <= (self._memory or free) or not once or image.model_size != image.result_size:
+            return []
+        return planned(model, low.shape[-2:], self._sampling, self._memory or free // 2)
+
     def costs(self, image: InputImage, count: int) -> list[Cost]:
-        """Cost of `count` draws, for each stage.
+        """Cost of `count` draws, for each stage; of a result in stripes, their memory.
 
         Raises:
             InputError: as `draws`.
         """
         sampling = replace(self._sampling, draws=count)
+        if count == self._sampling.draws and (stripes := self._stripes(image)):
+            return [striped_cost(self.stages[0][0], image.result_size, sampling, stripes)]
         found, (height, width) = [], image.batch["low"].shape[-2:]
         for stage, _ in self._stages((height, width), image.result_size):
             height, width = height * _sr3(stage).scale, width * _sr3(stage).scale

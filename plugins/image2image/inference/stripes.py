@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core.denoiser.tiles import starts
+from core.denoiser.tiles import Cost, starts
 from core.errors import InputError
 from core.model import Model
 from core.progress import counter
@@ -16,7 +16,13 @@ from core.request import Emit, silent
 from core.sampler.draws import summary
 from core.storage.memory import NotEnough
 from plugins.image2image.inference.colours import with_colours_of
-from plugins.image2image.inference.draws import FIELDS, Rows, Sampling, draw_restorations
+from plugins.image2image.inference.draws import (
+    FIELDS,
+    Rows,
+    Sampling,
+    draw_restorations,
+    estimate_cost,
+)
 from plugins.image2image.io.pictures import Picture
 from plugins.image2image.operators.bicubic import resized
 from plugins.image2image.tasks.super_resolution import SR3
@@ -103,6 +109,23 @@ def planned(model: Model, low: Sequence[int], sampling: Sampling, memory: int) -
     halo += sampling.tile // 2 if sampling.detail > 0 else 0
     most = memory // (FIELDS * 3 * 4 * low[1] * scale)
     return plan(low[0] * scale, scale=scale, sampling=sampling, halo=halo, most=most)
+
+
+def striped_cost(
+    model: Model, size: tuple[int, int], sampling: Sampling, stripes: Sequence[Stripe]
+) -> Cost:
+    """What `draw_stripes` will take for a result of a size, from one evaluation of one tile.
+
+    Raises:
+        InputError: the largest stripe would not fit into memory.
+    """
+    assert isinstance(model.task, SR3), "load_model was asked for it"
+    most = max(stripe.low[1] - stripe.low[0] for stripe in stripes)
+    largest = estimate_cost(model, (most * model.task.scale, size[1]), sampling)
+    across = len(starts(size[1], sampling.tile, sampling.overlap))
+    tiles = sum(len(stripe.rows.tiles) * across for stripe in stripes)
+    seconds = largest.seconds * tiles / largest.tiles
+    return largest._replace(size=size, tiles=tiles, seconds=seconds)
 
 
 def parse_size(text: str) -> int:

@@ -14,7 +14,13 @@ from core.process.noise import Noise
 from plugins import image2image
 from plugins.image2image.inference.draws import Sampling, draw_restorations
 from plugins.image2image.inference.row_noise import RowNoise
-from plugins.image2image.inference.stripes import draw_stripes, parse_size, plan, planned
+from plugins.image2image.inference.stripes import (
+    draw_stripes,
+    parse_size,
+    plan,
+    planned,
+    striped_cost,
+)
 from plugins.image2image.operators.bicubic import Bicubic
 
 WEIGHTS = Path(image2image.__file__).parent / "weights" / "x4"
@@ -77,6 +83,21 @@ def test_a_plan_keeps_every_row_once_and_fits(height):
         assert all((start + top) % 48 == 0 for start in stripe.rows.tiles[:-1])
     with pytest.raises(InputError, match="memory: a stripe needs"):
         plan(3000, scale=4, sampling=replace(how, tile=512), halo=48, most=500)
+
+
+@pytest.mark.slow
+def test_the_cost_of_stripes_is_of_their_tiles_and_of_the_largest_one(monkeypatch):
+    model = load_model(WEIGHTS)
+    how, calls, memory = sampling(model.process, detail=0.0), [], 12 * 3 * 4 * 96 * 400
+    stripes = planned(model, (250, 24), how, memory)
+    cost = striped_cost(model, (1000, 96), how, stripes)
+    estimate = model.network.estimate
+    monkeypatch.setattr(model.network, "estimate", lambda given: calls.append(1) or estimate(given))
+    for _ in draw_stripes(model, torch.zeros(1, 3, 250, 24), how, stripes):
+        pass
+    assert cost.tiles * cost.calls == len(calls)
+    assert len(stripes) >= 3
+    assert memory // 2 < cost.memory <= memory
 
 
 def test_sizes_of_memory():
