@@ -214,6 +214,7 @@ def test_a_linear_reward_on_a_gaussian_shifts_the_mean_by_its_variance(path):
     assert (found - (mean + known * 1.7 * slope)).abs().max() < 1e-10
 
 
+@pytest.mark.slow
 def test_a_reward_that_looks_at_nothing_changes_nothing():
     model = constant([0.1, 0.2], [0.3, 0.4])
     guided = guidance.reward(model, lambda x0, condition: x0.square().sum(1))
@@ -247,6 +248,7 @@ def test_clipping_is_to_the_range_given():
     assert guided(torch.zeros(1, 3).double(), torch.ones(1).double()).x0.tolist() == [[0, 0.2, 2]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [DDIM(), Heun()], ids=str)
 def test_guided_samples_can_be_differentiated(solver):
     """gradcheck compares with finite differences, through second derivatives of the denoiser."""

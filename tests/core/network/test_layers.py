@@ -139,6 +139,7 @@ def test_a_network_whose_weights_are_frozen_still_has_gradients_of_its_input():
     assert found[0].any()
 
 
+@pytest.mark.slow
 def test_whatever_is_recomputed_the_gradients_are_the_same():
     found = []
     for recompute in ("nothing", "norms", "blocks"):

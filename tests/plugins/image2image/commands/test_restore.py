@@ -259,6 +259,7 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(colours, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"in.png"}
 
 
+@pytest.mark.slow
 def test_bad_requests_are_one_sentence(several, colours, tmp_path):
     good, out = save(tmp_path / "good.png", pixels(20, 30)), tmp_path / "out.png"
     small = save(tmp_path / "small.png", pixels(20, 20)[..., 0])

@@ -64,6 +64,7 @@ def test_the_choice_is_kept_and_read_by_whoever_loads(plain, tmp_path):
     assert default_drawing(load_model(plain)) == Drawing(mean_of=8)  # where nothing was chosen
 
 
+@pytest.mark.slow
 def test_the_table_holds_every_combination_and_the_highest_is_chosen(plain, tmp_path):
     found = choose(request(plain), {}, tmp_path, machine=Machine(threads=1))
     table = json.loads(found.metrics.read_text())
@@ -76,6 +77,7 @@ def test_the_table_holds_every_combination_and_the_highest_is_chosen(plain, tmp_
     assert found.psnr >= figures[0] - NEAR
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_predictors_draws(refined, tmp_path):
     """PSNR of one combination, from the same draws made by hand."""
     from core.data import collate
