@@ -118,7 +118,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def specialised(
-    command: Callable[..., None], name: str, text: str, **fixed: Spec
+    command: Callable[..., None], name: str, text: str, fixed: Mapping[str, Spec]
 ) -> Callable[..., None]:
     """The same command by another name and help, some options of its parts fixed and not offered.
 

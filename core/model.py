@@ -206,14 +206,12 @@ def load_model(
     network.to(device).eval().requires_grad_(False)
     if machine is not None and machine.compile:
         compile_network(network, device)
-    count = sum(p.numel() for p in network.parameters())
-    parts = [configure(k, getattr(request, k))() for k in ("process", "parameterization")]
-    denoise = NetworkDenoiser(network, *parts)
+    kinds = ("process", "parameterization")
+    denoise = NetworkDenoiser(network, *(configure(k, getattr(request, k))() for k in kinds))
     shape = None if (stored := saved.state.get("shape")) is None else tuple(stored)
-    sampling = saved.state.get("sampling") or {}
+    count, drawn = sum(p.numel() for p in network.parameters()), saved.state.get("sampling", {})
     return Model(
-        denoise, network, built, request, device, notes, count, saved.path, saved.step, shape,
-        sampling,
+        denoise, network, built, request, device, notes, count, saved.path, saved.step, shape, drawn
     )  # fmt: skip
 
 

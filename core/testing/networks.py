@@ -34,7 +34,9 @@ def check_network(
         for name, number in numbers.items()
         if not _refuses(build, channels, {name: number}, options)
     }
-    network: nn.Module = build(channels, channels, conditions, **options)
+    with torch.random.fork_rng(devices=[]):  # the same weights whatever ran before
+        torch.default_generator.manual_seed(0)
+        network: nn.Module = build(channels, channels, conditions, **options)
     with torch.no_grad():  # layers that begin at zero would hide what lies behind them
         generator = torch.Generator().manual_seed(0)
         for p in network.parameters():

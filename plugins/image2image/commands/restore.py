@@ -67,7 +67,7 @@ def _verb(name: str, task: RestorationTask, text: str, *, region: tuple[str, ...
     """`restore` with its task fixed; of a region's options it has those that `region` names."""
     unused = {option: value for option, value in plain(Region()).items() if option not in region}
     fixed = Spec("image2image/restore", {"task": task, **unused})
-    return specialised(restore, name, text, predictor=fixed)
+    return specialised(restore, name, text, {"predictor": fixed})
 
 
 colourise = _verb(
