@@ -45,6 +45,11 @@ FAULTS = (
            "math.cos(angle) * down + math.sin(angle) * right",
            "operators/test_degradation", "turned"),
     # Plug-ins: data and tasks.
+    image("crops: colours without a change of white balance", "data/crops",
+           "u[torch.from_numpy(order)] * gains", "u[torch.from_numpy(order)]",
+           "data/test_crops", "gain"),
+    image("crops: the order of the channels kept", "data/crops",
+           "u[torch.from_numpy(order)] * gains", "u * gains", "data/test_crops", "gain"),
     image("crops: never the last position", "data/crops",
            "random.integers(wide - size + 1)", "random.integers(wide - size)",
            "data/test_crops", "positions"),

@@ -65,11 +65,14 @@ def choose(
         emit: called with the number of images drawn.
 
     Raises:
-        InputError: a model of no restoration task, or images that do not fit.
+        InputError: nothing to try, a model of no restoration task, or images that do not fit.
         StorageError: the disk is full or not writable.
     """
     start = time.perf_counter()
     request = bind(ChooseRequest, plain(request))
+    for name in ("steps", "draws", "details"):
+        if not getattr(request, name):
+            raise InputError(f"{name}: expected at least one value to try, got none")
     model = guided_by_default(load_model(request.checkpoint, machine=machine, emit=emit), emit=emit)
     make_folder(out)
     items = [(each, item) for each in _of_each_task(model) for item in _items(request, each)]

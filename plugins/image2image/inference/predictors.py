@@ -2,11 +2,10 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, get_args
+from typing import Annotated, Any, get_args
 
 from annotated_types import Ge, Gt
 from jaxtyping import Float
@@ -29,6 +28,7 @@ from plugins.image2image.inference.draws import (
     draw_restorations,
     estimate_cost,
 )
+from plugins.image2image.inference.image_files import ImageFiles
 from plugins.image2image.inference.input_image import (
     InputImage,
     for_colourisation,
@@ -58,11 +58,9 @@ from plugins.image2image.tasks.multitask import MultiTask
 from plugins.image2image.tasks.super_resolution import SR3
 
 
-class _MeanOfDraws(ABC):
+class _MeanOfDraws(ImageFiles, ABC):
     """Predictors that sample: the output file is the mean of some draws."""
 
-    suffixes: ClassVar[tuple[str, ...]] = formats.READ
-    unread: ClassVar[Mapping[str, str]] = formats.UNREAD
     _sampling: Sampling
     _output: OutputOptions
 
@@ -165,16 +163,6 @@ class Upscale(_MeanOfDraws):
         if then is not None:
             second = self.stages[1][0]
             self.about |= {"then": second.checkpoint.name, "second": plain(second.request)}
-
-    @staticmethod
-    def result_name(name: str) -> str:
-        """The same name, and so the same format; ``.png`` is appended where it is not written."""
-        return formats.output_name(name, {})
-
-    @staticmethod
-    def result_names(options: Mapping[str, Any]) -> Callable[[str], str]:
-        """The function from the name of a file to that of its result."""
-        return partial(formats.output_name, options=options)
 
     def prepare(self, path: Path, picture: Picture) -> InputImage:
         """The image file as the model's input."""
@@ -282,6 +270,8 @@ class Restore(_MeanOfDraws):
         region: a group of options.
     """
 
+    lossless = True
+
     def __init__(
         self,
         machine: Machine,
@@ -306,16 +296,6 @@ class Restore(_MeanOfDraws):
             **plain(output),
             "model": plain(model.request),
         }
-
-    @staticmethod
-    def result_name(name: str) -> str:
-        """The same name for lossless formats; ``.png`` is appended to others."""
-        return formats.output_name(name, {}, lossless=True)
-
-    @staticmethod
-    def result_names(options: Mapping[str, Any]) -> Callable[[str], str]:
-        """The function from the name of a file to that of its result."""
-        return partial(formats.output_name, options=options, lossless=True)
 
     def prepare(self, path: Path, picture: Picture) -> InputImage:
         """The image file as the model's input.

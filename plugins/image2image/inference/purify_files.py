@@ -1,10 +1,9 @@
 """The predictor that purifies an image file."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from annotated_types import Ge, Gt
 
@@ -16,6 +15,7 @@ from core.process.noise import Noise
 from core.progress import print_note
 from core.request import Machine
 from plugins.image2image.inference.colours import shown_colours, with_colours_of
+from plugins.image2image.inference.image_files import ImageFiles
 from plugins.image2image.inference.purify import check_level, load_prior, purify
 from plugins.image2image.io import formats
 from plugins.image2image.io.pictures import Picture
@@ -27,7 +27,7 @@ TILE, SHARED = 512, 64  # side of a tile, and what tiles share, in pixels
 FIELDS = 12  # float32 fields of an image's size that live at once
 
 
-class Purify:
+class Purify(ImageFiles):
     """Purification of an image file by an unconditional model; the output has the same name.
 
     Any size, in tiles of 512 pixels; alpha, 16 bits, colour profile and EXIF are kept.  A
@@ -42,9 +42,6 @@ class Purify:
         sampler: a stochastic sampler.
         output: a group of options.
     """
-
-    suffixes: ClassVar[tuple[str, ...]] = formats.READ
-    unread: ClassVar[Mapping[str, str]] = formats.UNREAD
 
     def __init__(
         self,
@@ -63,16 +60,6 @@ class Purify:
         self._model, self._seed = load_prior(checkpoint, machine, emit=print_note), seed
         check_level(self._model.process, level)
         self._options: dict[str, Any] = {"level": level, "steps": steps, "solver": solver}
-
-    @staticmethod
-    def result_name(name: str) -> str:
-        """The same name, and so the same format; ``.png`` is appended where it is not written."""
-        return formats.output_name(name, {})
-
-    @staticmethod
-    def result_names(options: Mapping[str, Any]) -> Callable[[str], str]:
-        """The function from the name of a file to that of its result."""
-        return partial(formats.output_name, options=options)
 
     def __call__(self, source: Path, target: Path) -> Mapping[str, Any]:
         """Write one purified image file.

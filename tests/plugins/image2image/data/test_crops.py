@@ -51,7 +51,7 @@ def test_colours_change_by_a_gain_and_an_exponent_of_each_channel():
     x = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0)) * 1.2 - 0.9
     found = recoloured(x, 0.2, generator(3, 7))
     before, after = ((np.log((v.double().numpy() + 1) / 2)).reshape(3, -1) for v in (x, found))
-    slopes, taken = set(), set()
+    slopes, gains, taken = set(), set(), []
     for line in after:
         fits = [np.polyfit(channel, line, 1, full=True) for channel in before]
         k = int(np.argmin([fit[1][0] for fit in fits]))
@@ -59,8 +59,11 @@ def test_colours_change_by_a_gain_and_an_exponent_of_each_channel():
         assert rest < 1e-4
         assert abs(offset) <= 0.2 + 1e-4
         slopes.add(round(float(slope), 3))
-        taken.add(k)
-    assert taken == {0, 1, 2}
+        gains.add(round(float(offset), 3))
+        taken.append(k)
+    assert sorted(taken) == [0, 1, 2]
+    assert taken != [0, 1, 2]  # of this item
+    assert len(gains) == 3
     (gamma,) = slopes
     assert np.exp(-0.2) <= gamma <= np.exp(0.2)
 

@@ -164,3 +164,10 @@ def test_a_model_of_several_tasks_is_chosen_for_by_the_mean_over_them(tmp_path):
         }
         assert row["psnr"] == pytest.approx(sum(row["tasks"].values()) / 4)
     assert table["images"] == 4
+
+
+@pytest.mark.parametrize("name", ["steps", "draws", "details"])
+def test_nothing_to_try_is_refused_before_the_model_is_read(tmp_path, name):
+    with pytest.raises(InputError, match=f"{name}: expected at least one value to try"):
+        choose(ChooseRequest(checkpoint=tmp_path / "none", **{name: ()}), {}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
