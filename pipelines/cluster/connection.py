@@ -5,16 +5,18 @@ Source of the settings: Ray 2.60, `ray/_private/services.py` and `ray/_private/w
 
 import importlib
 import logging
+import os
 import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from core.errors import InputError
 from core.training.stopping import stop_signals
 
 QUIET = {
@@ -49,6 +51,20 @@ def load() -> None:
     """Import Ray; signals act afterwards, since an import that is cut short cannot be repeated."""
     with signals_later():
         importlib.import_module("ray")
+
+
+def check_unconnected() -> None:
+    """Refuse to be part of two Rays: their settings and token are one for the whole process.
+
+    A Ray that asks with another's token ends the process.
+
+    Raises:
+        InputError: this process is part of a Ray already.
+    """
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        raise InputError(
+            "this process is connected to a Ray already; disconnect it by ray.shutdown() first"
+        )
 
 
 def disconnect() -> None:
@@ -105,6 +121,18 @@ def signals_later() -> Iterator[None]:
             signal.signal(number, handler)
     for number in came:
         signal.raise_signal(number)
+
+
+@contextmanager
+def environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """Set these variables while the block lasts; afterwards all are as they were before."""
+    before = dict(os.environ)
+    try:
+        os.environ.update(settings)
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @contextmanager

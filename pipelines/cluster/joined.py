@@ -44,32 +44,28 @@ def joined(address: str, out: Path | None = None) -> Iterator[list[Resources]]:
 
     Raises:
         InputError: nobody listens there, the token is not its own, its versions are others, or one
-            of its machines does not see `out`.
+            of its machines does not see `out`; or this process is part of another Ray.
     """
-    before = dict(os.environ)
+    connection.check_unconnected()
     temporary = connection.temporary_folder()
-    with guard.temporary(CODE, temporary) as code:
+    settings = {**connection.QUIET, **check_answers(address)}
+    settings["RAY_TMPDIR"] = str(temporary)  # TMPDIR may be relative or not in ASCII
+    with guard.temporary(CODE, temporary) as code, connection.environment(settings):
+        environment: dict[str, Any] = {
+            "env_vars": {FOLDER: os.getcwd()},
+            "worker_process_setup_hook": "pipelines.cluster.joined.enter",
+        }
+        if out is None:
+            environment = {}
+        elif "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # else it came with `submit`
+            environment["py_modules"] = [str(path) for path in unpack(code)]
         try:
-            os.environ.update({**connection.QUIET, **check_answers(address)})
-            os.environ["RAY_TMPDIR"] = str(temporary)  # TMPDIR may be relative or not in ASCII
-            environment: dict[str, Any] = {
-                "env_vars": {FOLDER: os.getcwd()},
-                "worker_process_setup_hook": "pipelines.cluster.joined.enter",
-            }
-            if out is None:
-                environment = {}
-            elif "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # else it came with `submit`
-                environment["py_modules"] = [str(path) for path in unpack(code)]
-            try:
-                _connect(address, environment)
-                if out is not None:
-                    _check_shared(out)
-                yield [_resources(node) for node in alive()]
-            finally:
-                connection.disconnect()  # a Ray of the caller's own outlives a refusal before this
+            _connect(address, environment)
+            if out is not None:
+                _check_shared(out)
+            yield [_resources(node) for node in alive()]
         finally:
-            os.environ.clear()
-            os.environ.update(before)
+            connection.disconnect()
 
 
 @contextmanager

@@ -18,8 +18,10 @@ from pipelines.cluster.connection import (
     ON_LOOPBACK,
     QUIET,
     bare,
+    check_unconnected,
     connect,
     disconnect,
+    environment,
     import_path,
     load,
     patient,
@@ -54,9 +56,10 @@ def private_ray(
         tell: called with a sentence when it is tried again, with a longer limit.
 
     Raises:
-        InputError: no folder suits Ray.
+        InputError: no folder suits Ray, or this process is part of another.
         NotStarted: it did not start within the longest limit.
     """
+    check_unconnected()
     parent = _suitable(place)
     _sweep(parent)
     with ExitStack() as stack:
@@ -86,20 +89,17 @@ def _started(parent: Path, cpus: int, gpus: int, seconds: float) -> Iterator[Non
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))  # mode 0700
     with (folder / "alive").open("w") as alive:
         fcntl.flock(alive, fcntl.LOCK_EX)
-        before = dict(os.environ)
-        os.environ.update(_environment(folder, _token(folder), seconds))
-        watching = guard.start(folder)
-        try:
-            load()
-            with patient(seconds), bare():
-                _connect_here(folder, cpus, gpus)
-            yield
-        finally:
-            disconnect()
-            os.environ.clear()
-            os.environ.update(before)
-            guard.dismiss(watching)
-            shutil.rmtree(folder, ignore_errors=True)
+        with environment(_environment(folder, _token(folder), seconds)):
+            watching = guard.start(folder)
+            try:
+                load()
+                with patient(seconds), bare():
+                    _connect_here(folder, cpus, gpus)
+                yield
+            finally:
+                disconnect()
+                guard.dismiss(watching)
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _connect_here(folder: Path, cpus: int, gpus: int) -> None:

@@ -27,7 +27,7 @@ from pipelines.cluster import connection, deadlines, failures, guard, joined
 from pipelines.cluster.code import unpack
 from pipelines.store import results
 
-AWAKE_SECONDS = 60  # that a head which has just started may take until it accepts jobs
+AWAKE_SECONDS = 120  # that a head which has just started may take until it accepts jobs
 FOLLOW_SECONDS = 1.0  # between two looks at a log that is followed
 ANSWER_SECONDS = 15.0  # that a dashboard has for its first answer
 PROGRAM = "from pipelines.cli import main; main()"
@@ -216,27 +216,25 @@ def _client(address: str) -> Iterator[Any]:
     """A connection to the cluster's jobs; its refusals become one sentence."""
     from ray.exceptions import RayError
 
-    before = dict(os.environ)
+    connection.check_unconnected()
     try:
         from ray.job_submission import JobSubmissionClient
 
-        os.environ.update({**connection.QUIET, **joined.credentials()})
-        for overrides in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
-            os.environ.pop(overrides, None)
-        connection.heed_environment()
-        url = address if "://" in address else f"http://{address}"
-        joined.check_listens(re.sub(r"^https?://", "", url).rstrip("/"), "its dashboard")
-        _check_answers_http(url)
-        logging.disable(logging.INFO)  # each file that is sent would be a line
-        yield JobSubmissionClient(url)
+        with connection.environment({**connection.QUIET, **joined.credentials()}):
+            for overrides in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+                os.environ.pop(overrides, None)
+            connection.heed_environment()
+            url = address if "://" in address else f"http://{address}"
+            joined.check_listens(re.sub(r"^https?://", "", url).rstrip("/"), "its dashboard")
+            _check_answers_http(url)
+            logging.disable(logging.INFO)  # each file that is sent would be a line
+            yield JobSubmissionClient(url)
     except InputError:
         raise
     except (RayError, RuntimeError, ConnectionError, ImportError) as error:
         raise InputError(f"address: the cluster at {address} {_why(error)}") from error
     finally:
         logging.disable(logging.NOTSET)
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def _check_answers_http(url: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 HERE = str(Path(__file__).parent)
 sys.path.insert(0, HERE)
 
-from processes import started_by  # noqa: E402
+from processes import started_with_token  # noqa: E402
 from ray_head import head  # noqa: E402, F401  (a fixture)
 
 
@@ -24,7 +24,7 @@ def _toys_on_the_path(monkeypatch):
 @pytest.fixture(scope="session")
 def ray_here(tmp_path_factory):
     """A private Ray of two cores; afterwards neither processes nor files of it are left."""
-    before, environment = started_by(os.getpid()), dict(os.environ)
+    environment = dict(os.environ)
     os.environ["PYTHONPATH"] = os.pathsep.join([HERE, os.environ.get("PYTHONPATH", "")])
     environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
     handler = signal.getsignal(signal.SIGTERM)
@@ -32,11 +32,11 @@ def ray_here(tmp_path_factory):
 
     with private_ray(tmp_path_factory.mktemp("ray"), cpus=2, gpus=0):
         assert signal.getsignal(signal.SIGTERM) is handler
-        folder = Path(os.environ["RAY_AUTH_TOKEN_PATH"]).parent
+        token = os.environ["RAY_AUTH_TOKEN_PATH"]
         yield
     assert os.environ == environment
-    assert not folder.exists()
+    assert not Path(token).parent.exists()
     deadline = time.monotonic() + 15
-    while (left := set(started_by(os.getpid())) - set(before)) and time.monotonic() < deadline:
+    while (left := started_with_token(os.getpid(), token)) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not left

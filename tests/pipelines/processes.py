@@ -18,6 +18,16 @@ def started_by(pid: int) -> list[psutil.Process]:
     return alive
 
 
+def started_with_token(pid: int, token: str) -> list[psutil.Process]:
+    """Those of them that belong to the Ray whose token is in that file, not to another."""
+    found: list[psutil.Process] = []
+    for process in started_by(pid):
+        with suppress(psutil.NoSuchProcess):  # an idle worker may end meanwhile
+            if process.environ().get("RAY_AUTH_TOKEN_PATH") == token:
+                found.append(process)
+    return found
+
+
 def check_gone(processes: list[psutil.Process]) -> None:
     """Fail if any of them is alive after ten seconds."""
     _, alive = psutil.wait_procs(processes, timeout=GONE_WITHIN)

@@ -14,9 +14,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from processes import started_by
+from processes import started_with_token
 
-from pipelines.cluster import guard
+from core.errors import InputError
+from pipelines.cluster import guard, submit
+from pipelines.cluster.joined import joined
+from pipelines.cluster.private import private_ray
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 
@@ -34,6 +37,14 @@ def folder(ray_here):
     return Path(os.environ["RAY_AUTH_TOKEN_PATH"]).parent
 
 
+@pytest.fixture
+def processes(folder):
+    """Those of this Ray; others of this process may run at the same time."""
+    found = started_with_token(os.getpid(), str(folder / "token"))
+    assert len(found) >= 3
+    return found
+
+
 def test_no_usage_statistics_leave(folder):
     from ray._common.usage import usage_lib
 
@@ -42,20 +53,20 @@ def test_no_usage_statistics_leave(folder):
     assert reports == []
 
 
-def test_there_is_no_dashboard_and_no_process_that_serves_none():
+def test_there_is_no_dashboard_and_no_process_that_serves_none(processes):
     import ray
 
     assert not ray._private.worker._global_node.webui_url
-    for process in started_by(os.getpid()):
+    for process in processes:
         words = " ".join(process.cmdline())
         assert not re.search(r"dashboard/dashboard\.py|monitor\.py", words), words
 
 
 @pytest.mark.slow
-def test_every_port_requires_the_token_and_none_serves_metrics():
+def test_every_port_requires_the_token_and_none_serves_metrics(processes):
     """By HTTP, and by calls of Ray's services, each of which some port has; without a token."""
     called: dict[tuple[str, int], set[str]] = {}
-    for process in (psutil.Process(), *started_by(os.getpid())):
+    for process in (psutil.Process(), *processes):
         with suppress(psutil.NoSuchProcess):  # an idle worker may end meanwhile
             for port in _ports(process):
                 called[process.name(), port] = {_get(port), *map(partial(_call, port), CALLS)}
@@ -92,7 +103,7 @@ def _call(port, method):
     return "answered"
 
 
-def test_everything_it_writes_lies_in_a_folder_that_only_this_user_may_enter(folder):
+def test_everything_it_writes_lies_in_a_folder_that_only_this_user_may_enter(folder, processes):
     import ray
 
     session = Path(ray._private.worker._global_node.get_session_dir_path())
@@ -101,7 +112,7 @@ def test_everything_it_writes_lies_in_a_folder_that_only_this_user_may_enter(fol
     assert folder.stat().st_uid == os.getuid()
     open_files = {
         Path(file.path)
-        for process in started_by(os.getpid())
+        for process in processes
         if "ray" in " ".join(process.cmdline())
         for file in process.open_files()
     }
@@ -140,3 +151,17 @@ def test_who_looks_whether_a_folder_is_left_over_is_no_user_of_it(tmp_path):
         for process in started:
             process.kill()
             process.wait()
+
+
+@pytest.mark.parametrize("other", ["private", "joined", "asked"])
+def test_another_ray_is_refused_and_the_first_goes_on(tmp_path, other):
+    import ray
+
+    blocks = {
+        "private": partial(private_ray, tmp_path, cpus=1, gpus=0),
+        "joined": partial(joined, "auto"),
+        "asked": partial(submit._client, "127.0.0.1:1"),
+    }
+    with pytest.raises(InputError, match="connected to a Ray already"), blocks[other]():
+        pass
+    assert ray.get(ray.put(4)) == 4

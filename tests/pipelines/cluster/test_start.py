@@ -32,6 +32,7 @@ def starts(monkeypatch, tmp_path):
 
     limits, folders = [], []
     monkeypatch.setattr(private, "_connect_here", start)
+    monkeypatch.setattr(private, "check_unconnected", lambda: None)
     monkeypatch.setattr(private, "disconnect", lambda: None)  # that of other tests stays
     due_and = due, limits, folders
     yield due_and

@@ -1,14 +1,16 @@
 """Submitting to a running Ray: jobs go on without us, stop with a checkpoint, go on again."""
 
+import itertools
+import re
 import time
 
 import pytest
 from ray_head import call
 
-from pipelines.cluster import deadlines, submit
+from pipelines.cluster import deadlines
 
 pytestmark = pytest.mark.torture  # a head of Ray's own, started and ended: minutes
-
+INDENTED = re.compile(" ").match
 
 TINY = """
 name: tiny
@@ -26,16 +28,23 @@ steps:
 """
 
 
-def _until(head, job, states):
-    """Wait for an end; what `status` says of the job."""
-    address = head["dashboard"]
+def _until(head, job, ends):
+    """Wait for one of these states; what `status` prints of the job."""
     deadline = time.monotonic() + 150
     while True:
-        (found,) = [other for other in submit.jobs(address) if other.id == job]
-        if found.state in states:
-            return found
-        assert time.monotonic() < deadline, submit.log(address, job)
+        lines = _ask(head, "status").splitlines()
+        begins = next(i for i, line in enumerate(lines) if line.startswith(job))
+        its = [lines[begins], *itertools.takewhile(INDENTED, lines[begins + 1 :])]
+        if its[0].split()[1] in ends:
+            return its
+        assert time.monotonic() < deadline, _ask(head, "logs", job)
         time.sleep(1)
+
+
+def _ask(head, *words):
+    done = call(head, *words, "--address", head["dashboard"])
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
 
 
 def _submit(head, file, out, *settings):
@@ -67,31 +76,28 @@ def test_a_job_without_a_token_or_with_another_is_refused(head, tmp_path):
 
 
 def test_a_submitted_job_is_stopped_with_a_checkpoint_and_goes_on_with_the_same_bits(
-    head, tmp_path, monkeypatch
+    head, tmp_path
 ):
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
-        monkeypatch.setenv(name, head["environment"][name])
-    file, out, address = tmp_path / "tiny.yaml", tmp_path / "runs", head["dashboard"]
+    file, out = tmp_path / "tiny.yaml", tmp_path / "runs"
     file.write_text(TINY)
-    job = submit.submit(file, [], address=address, out=out)
+    job = _submit(head, file, out)
     deadline = time.monotonic() + 120
     while not list(out.glob("store/train-*/metrics.jsonl")):
-        assert time.monotonic() < deadline, submit.log(address, job)
+        assert time.monotonic() < deadline, _ask(head, "logs", job)
         time.sleep(0.1)
     began = time.monotonic()
-    assert submit.stop(address, job).state == "STOPPED"
+    assert "stopped" in _ask(head, "stop", job)
     assert time.monotonic() - began < deadlines.CLUSTER  # it has obeyed, not been waited for
     (folder,) = out.glob("store/train-*")
     assert not (folder / "MANIFEST.json").exists()
     assert not (folder / "STOP").exists()
-    assert list(folder.glob("checkpoints/*")), submit.log(address, job)
+    assert list(folder.glob("checkpoints/*")), _ask(head, "logs", job)
     again = _submit(head, file, out)  # by the command
     assert again != job
-    ended = _until(head, again, {"SUCCEEDED", "FAILED"})
-    assert (ended.state, ended.steps) == ("SUCCEEDED", {"train": "done"}), ended
-    assert f"{again}  succeeded" in call(head, "status", "--address", address).stdout
-    log = call(head, "logs", again, "train", "--address", address)
-    assert (log.returncode, log.stderr) == (0, "")
+    ended = _until(head, again, {"succeeded", "failed"})
+    assert ended[0].startswith(f"{again}  succeeded"), ended
+    assert ended[1:] == ["    train  done"]
+    _ask(head, "logs", again, "train")
     whole = tmp_path / "whole"
     words = ["run", file, "--local", "--out", whole]
     assert call(head, *words).returncode == 0
