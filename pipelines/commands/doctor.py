@@ -10,16 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.version import InvalidVersion, Version
 
 from core.errors import InputError, brief
 from core.parts.registry import installed_version
 from core.progress import columns
 from pipelines.commands.options import Out
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 GIB = 1 << 30
 ROOM_NEEDED, ROOM_WANTED = 1 * GIB, 10 * GIB  # the embedded job writes less than the first
@@ -162,7 +163,9 @@ def _lacking(
             yield f"{requirement.name}{requirement.specifier}", had
 
 
-def _parse(text: str) -> Requirement:
+def _parse(text: str) -> "Requirement":
+    from packaging.requirements import InvalidRequirement, Requirement
+
     try:
         return Requirement(text)
     except InvalidRequirement as error:
@@ -171,13 +174,15 @@ def _parse(text: str) -> Requirement:
         ) from error
 
 
-def _applies(requirement: Requirement, extra: str) -> bool:
+def _applies(requirement: "Requirement", extra: str) -> bool:
     """Whether its marker holds on this machine where `extra` is requested."""
     return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
-def _meets(version: str, requirement: Requirement) -> bool:
+def _meets(version: str, requirement: "Requirement") -> bool:
     """Whether an installed version satisfies a requirement; a build such as `+cpu` is ignored."""
+    from packaging.version import InvalidVersion, Version
+
     try:
         return requirement.specifier.contains(Version(version), prereleases=True)
     except InvalidVersion:
