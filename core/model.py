@@ -159,7 +159,7 @@ def load_model(
     machine: Machine | None = None,
     ema: bool = True,
     ema_width: float | None = None,
-    task: str | None = None,
+    task: str | tuple[str, ...] | None = None,
     emit: Emit = silent,
 ) -> Model:
     """The model in a checkpoint folder.
@@ -170,7 +170,7 @@ def load_model(
         ema: the averaged weights rather than the last ones.
         ema_width: relative width of the power-function average to use instead, made from the
             snapshots beside the checkpoints.
-        task: full name of the task it must have been trained for.
+        task: full name of the task it must have been trained for, or of each that it may have.
         emit: called with the notes on what was read.
 
     Raises:
@@ -184,9 +184,11 @@ def load_model(
     group = "ema" if ema else "model"
     saved = upgraded(checkpoint.load(Path(path), groups=(group,)))
     request = bind(TrainRequest, saved.request, at="checkpoint.request")
-    if task is not None and request.task.name != task:
+    tasks = (task,) if isinstance(task, str) else task
+    if tasks is not None and request.task.name not in tasks:
+        expected = " or ".join(map(repr, tasks))
         raise CheckpointError(
-            f"{path}: expected a model trained for {task!r}, got one for {request.task.name!r}"
+            f"{path}: expected a model trained for {expected}, got one for {request.task.name!r}"
         )
     built: Task = configure("task", request.task)()
     network = network_of(request, built, objective_of(request).outputs)

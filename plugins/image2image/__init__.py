@@ -77,6 +77,13 @@ PLUGIN = Plugin(
             command=IMAGES + "restore-jpeg old.jpg --checkpoint {checkpoint} -o new.png",
         ),
         task(
+            "multiscale",
+            "plugins.image2image.tasks.multiscale:MultiScale",
+            "Super-resolution by any factor, one network, to train",
+            needs=("kornia",),
+            command=IMAGES + "upscale photo.png --scale 2.7 --checkpoint {checkpoint} -o large.png",
+        ),
+        task(
             "multitask",
             "plugins.image2image.tasks.multitask:MultiTask",
             "Palette's four tasks by one network, to train",

@@ -24,6 +24,7 @@ from core.storage.files import make_folder, write_json
 from core.task import Batch
 from plugins.image2image.inference.draws import Sampling, draw_restorations
 from plugins.image2image.request import ChooseRequest, ChooseResult, Drawing
+from plugins.image2image.tasks.multiscale import MultiScale
 from plugins.image2image.tasks.multitask import MultiTask
 from plugins.image2image.tasks.restoration import MOST, Restoration
 
@@ -75,13 +76,15 @@ def choose(
             raise InputError(f"{name}: expected at least one value to try, got none")
     model = guided_by_default(load_model(request.checkpoint, machine=machine, emit=emit), emit=emit)
     make_folder(out)
-    items = [(each, item) for each in _of_each_task(model) for item in _items(request, each)]
+    each_task = _of_each_task(model)
+    items = [(name, item) for name, each in each_task.items() for item in _items(request, each)]
     found: dict[Drawing | None, dict[str, list[float]]] = {}
     count = counter(emit, len(items), "image")
-    for done, (each, item) in enumerate(items, start=1):
+    for done, (task, item) in enumerate(items, start=1):
+        each = each_task[task]
         batch = {name: value.to(model.device) for name, value in item.items()}
         for drawing, result in _results(request, each, batch):
-            of = found.setdefault(drawing, {}).setdefault(each.request.task.name, [])
+            of = found.setdefault(drawing, {}).setdefault(task, [])
             of.append(_psnr(each, result, batch))
         count(done)
     reference = {task: float(np.mean(of)) for task, of in found.pop(None).items()}
@@ -110,21 +113,20 @@ def best(choices: Sequence[Choice]) -> Choice:
     return min(near, key=lambda choice: (choice.calls, -choice.psnr))
 
 
-def _of_each_task(model: Model) -> list[Model]:
-    """The model for its task, or for each of the tasks that it was trained for.
+def _of_each_task(model: Model) -> dict[str, Model]:
+    """The model for its task, or for each of those that it was trained for, by name.
 
     Raises:
         InputError: it was trained for another kind of task.
     """
-    if isinstance(model.task, MultiTask):
-        options = {"target": model.task.target}
-        return [for_task(model, Spec(name, options)) for name in model.task.names]
+    if isinstance(model.task, MultiTask | MultiScale):
+        return {name: for_task(model, spec) for name, spec in model.task.specs.items()}
     if not isinstance(model.task, Restoration):
         raise InputError(
             f"{model.checkpoint}: trained for {model.request.task.name}; expected a model of a "
             "restoration task, such as image2image/sr3"
         )
-    return [model]
+    return {model.request.task.name: model}
 
 
 def _mean(of: Mapping[str, float]) -> float:

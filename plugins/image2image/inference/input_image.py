@@ -86,7 +86,7 @@ def for_upscaling(
     height, width = picture.pixels.shape[1:]
     model = (height, width)
     for task in tasks:
-        model = (model[0] * task.scale, model[1] * task.scale)
+        model = task.operator.enlarged(model)
     size = result or model
 
     def finish(pixels: Tensor) -> Picture:

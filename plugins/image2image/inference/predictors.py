@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -54,6 +54,7 @@ from plugins.image2image.request import DrawOptions, OutputOptions, RestorationT
 from plugins.image2image.tasks.colourise import Colourise
 from plugins.image2image.tasks.inpaint import Inpaint, Uncrop
 from plugins.image2image.tasks.jpeg import JPEG
+from plugins.image2image.tasks.multiscale import MultiScale
 from plugins.image2image.tasks.multitask import MultiTask
 from plugins.image2image.tasks.super_resolution import SR3
 
@@ -108,9 +109,10 @@ class Upscale(_MeanOfDraws):
     Any size; RGB or grey; alpha, 16 bits, colour profile and EXIF are kept.
 
     Args:
-        scale: upscaling factor, above 1; by default the model's.  Another is reached by the model,
-            as often as needed, and an antialiased reduction whose result is consistent with the
-            image.
+        scale: upscaling factor, above 1; by default the model's, or the largest of a model of
+            ``image2image/multiscale``, which draws at the others too.  Another is reached by the
+            model, as often as needed, and an antialiased reduction whose result is consistent with
+            the image.
         width: width of the result in pixels, instead of a factor.
         height: height of the result in pixels; with `width` alone the proportions are kept.
         drawing: a group of options.
@@ -142,10 +144,12 @@ class Upscale(_MeanOfDraws):
         folders = [(checkpoint, 0.0), *([] if then is None else [(then, level)])]
         self.stages = [(_load_sr3(folder, machine), noise) for folder, noise in folders]
         model = self.stages[0][0]
+        if then is not None and any(isinstance(m.task, MultiScale) for m, _ in self.stages):
+            raise InputError("then: expected two models of one factor each; leave it out")
         if scale is not None and (width or height):
             raise InputError("scale: excludes width and height; leave one of them out")
         self._scale, self._width, self._height = scale, width, height
-        trained = self._trained = math.prod(_sr3(stage).scale for stage, _ in self.stages)
+        trained = self._trained = math.prod(_largest_scale(stage) for stage, _ in self.stages)
         if level and then is None:
             raise InputError("level: applies to the input of a second model; name one with then")
         self._sampling, self._output = _sampling(model, drawing), output
@@ -166,10 +170,16 @@ class Upscale(_MeanOfDraws):
 
     def prepare(self, path: Path, picture: Picture) -> InputImage:
         """The image file as the model's input."""
-        size = picture.pixels.shape[1:]
-        result = self._result_size(size[0], size[1])
-        tasks = [_sr3(stage) for stage, _ in self._stages(size, result)]
-        return for_upscaling(tasks, picture, path, result)
+        height, width = picture.pixels.shape[1:]
+        tasks = [_sr3(stage) for stage, _ in self._stages(height, width)]
+        return for_upscaling(tasks, picture, path, self._result_size(height, width))
+
+    def _factors(self, height: int, width: int) -> tuple[int | float, int | float]:
+        """Those of height and width, as they were stated."""
+        across = self._width and self._width / width
+        down = self._height and self._height / height
+        scale = self._scale or across or down or self._trained
+        return down or across or scale, across or down or scale
 
     def _result_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the result.
@@ -177,11 +187,8 @@ class Upscale(_MeanOfDraws):
         Raises:
             InputError: it would be smaller than the image.
         """
-        across = self._width and self._width / width
-        down = self._height and self._height / height
-        scale = self._scale or across or down or self._trained
-        found = self._height or round((across or scale) * height)
-        wide = self._width or round((down or scale) * width)
+        down, across = self._factors(height, width)
+        found, wide = round(down * height), round(across * width)
         if found < height or wide < width:
             raise InputError(
                 f"width, height: expected at least {width}x{height}, the image's, got "
@@ -189,11 +196,15 @@ class Upscale(_MeanOfDraws):
             )
         return found, wide
 
-    def _stages(self, given: Sequence[int], result: Sequence[int]) -> list[tuple[Model, float]]:
+    def _stages(self, height: int, width: int) -> list[tuple[Model, float]]:
         """The models in turn, repeated until they reach the result's size."""
-        count, factor = 1, max(b / a for a, b in zip(given, result, strict=True))
-        while self._trained**count < factor - 1 / min(given):  # sides are rounded
+        factor, count = max(self._factors(height, width)), 1
+        while self._trained**count < factor - 1 / min(height, width):  # sides are rounded
             count += 1
+        model = self.stages[0][0]
+        if isinstance(model.task, MultiScale):
+            each = min(max(factor ** (1 / count), model.task.least), model.task.most)
+            return [(for_task(model, model.task.spec(each)), 0.0)] * count
         return self.stages * count
 
     def draws(
@@ -205,7 +216,7 @@ class Upscale(_MeanOfDraws):
             InputError: the result would not fit into memory.
         """
         low = image.batch["low"].to(self.stages[0][0].device)
-        stages = self._stages(low.shape[-2:], image.result_size)
+        stages = self._stages(*low.shape[-2:])
         for draw in draw_cascade(stages, low, replace(self._sampling, draws=count), emit=emit):
             yield image.paste(draw[0].cpu())
 
@@ -219,7 +230,8 @@ class Upscale(_MeanOfDraws):
         if not stripes:
             return False
         check_striped(target)
-        model, low = self.stages[0][0], image.batch["low"]
+        low = image.batch["low"]
+        model, _ = self._stages(*low.shape[-2:])[0]
         drawn = draw_stripes(model, low, self._sampling, stripes, emit=emit)
         pictures = (finished_rows(image.picture, stripe, rows) for stripe, rows in drawn)
         strip = self._output.strip
@@ -232,11 +244,12 @@ class Upscale(_MeanOfDraws):
         Raises:
             InputError: no stripe fits.
         """
-        model, low = self.stages[0][0], image.batch["low"]
+        low = image.batch["low"]
+        (model, _), *more = self._stages(*low.shape[-2:])
         free = free_memory(model.device)
         needed = FIELDS * 3 * 4 * math.prod(image.model_size)
-        once = len(self._stages(low.shape[-2:], image.result_size)) == 1
-        if needed <= (self._memory or free) or not once or image.model_size != image.result_size:
+        striped = not more and _sr3(model).scale % 1 == 0 and image.model_size == image.result_size
+        if needed <= (self._memory or free) or not striped:
             return []
         return planned(model, low.shape[-2:], self._sampling, self._memory or free // 2)
 
@@ -248,11 +261,12 @@ class Upscale(_MeanOfDraws):
         """
         sampling = replace(self._sampling, draws=count)
         if count == self._sampling.draws and (stripes := self._stripes(image)):
-            return [striped_cost(self.stages[0][0], image.result_size, sampling, stripes)]
-        found, (height, width) = [], image.batch["low"].shape[-2:]
-        for stage, _ in self._stages((height, width), image.result_size):
-            height, width = height * _sr3(stage).scale, width * _sr3(stage).scale
-            found.append(estimate_cost(stage, (height, width), sampling))
+            model, _ = self._stages(*image.batch["low"].shape[-2:])[0]
+            return [striped_cost(model, image.result_size, sampling, stripes)]
+        found, size = [], (image.batch["low"].shape[-2], image.batch["low"].shape[-1])
+        for stage, _ in self._stages(*size):
+            size = _sr3(stage).operator.enlarged(size)
+            found.append(estimate_cost(stage, size, sampling))
         return found
 
 
@@ -401,8 +415,14 @@ def _check_region(region: Region, task: Task) -> None:
 
 def _load_sr3(checkpoint: Path, machine: Machine) -> Model:
     """The super-resolution model of a checkpoint; prints its notes."""
-    model = load_model(checkpoint, machine=machine, task="image2image/sr3", emit=print_note)
+    tasks = ("image2image/sr3", "image2image/multiscale")
+    model = load_model(checkpoint, machine=machine, task=tasks, emit=print_note)
     return guided_by_default(model, emit=print_note)
+
+
+def _largest_scale(model: Model) -> int | float:
+    """The factor of a model, or the largest of those that it draws at."""
+    return model.task.most if isinstance(model.task, MultiScale) else _sr3(model).scale
 
 
 def _sr3(model: Model) -> SR3:

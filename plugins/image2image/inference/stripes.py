@@ -93,7 +93,7 @@ def planned(model: Model, low: Sequence[int], sampling: Sampling, memory: int) -
     """Stripes of a result whose float32 fields take at most `memory` bytes.
 
     Args:
-        model: trained for `SR3`.
+        model: for `SR3` at a whole factor.
         low: height and width of the low-resolution image.
         sampling: how it is drawn.
         memory: in bytes.
@@ -102,7 +102,7 @@ def planned(model: Model, low: Sequence[int], sampling: Sampling, memory: int) -
         NotEnough: as `plan`.
     """
     assert isinstance(model.task, SR3), "load_model was asked for it"
-    scale = model.task.scale
+    scale = int(model.task.scale)
     # A round of back-projection reaches four low-resolution pixels; a sampler step what the
     # network sees, of which half a tile is left.
     halo = scale * 4 * (model.task.back_projections + 1)
@@ -121,7 +121,7 @@ def striped_cost(
     """
     assert isinstance(model.task, SR3), "load_model was asked for it"
     most = max(stripe.low[1] - stripe.low[0] for stripe in stripes)
-    largest = estimate_cost(model, (most * model.task.scale, size[1]), sampling)
+    largest = estimate_cost(model, (most * int(model.task.scale), size[1]), sampling)
     across = len(starts(size[1], sampling.tile, sampling.overlap))
     tiles = sum(len(stripe.rows.tiles) * across for stripe in stripes)
     seconds = largest.seconds * tiles / largest.tiles
@@ -155,7 +155,7 @@ def draw_stripes(
     a tile.
 
     Args:
-        model: trained for `SR3`.
+        model: for `SR3` at a whole factor.
         low: the low-resolution image, in [-1, 1].
         sampling: how it is drawn.
         stripes: of `planned`.

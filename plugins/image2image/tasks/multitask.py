@@ -3,9 +3,12 @@
 Source: Saharia et al. 2022 (Palette), arXiv:2111.05826, section 4.3.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
+from core.parts.registry import Spec
 from core.process.noise import derive
 from core.task import Batch
 from plugins.image2image.tasks.colourise import Colourise
@@ -39,6 +42,11 @@ class MultiTask(Restoration):
             Uncrop(target=target, seed=seed),
             JPEG(target=target, seed=seed),
         )
+
+    @property
+    def specs(self) -> Mapping[str, Spec]:
+        """The tasks to draw for, by name."""
+        return {name: Spec(name, {"target": self.target}) for name in self.names}
 
     def degrade(self, item: Batch, index: int) -> Batch:
         """The item degraded by one of the tasks: the fields that all have."""

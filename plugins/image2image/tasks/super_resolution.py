@@ -3,6 +3,8 @@
 Source: Saharia et al. 2021 (SR3), arXiv:2104.07636.
 """
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -12,7 +14,7 @@ from torch.nn import functional as F
 from core.errors import InputError
 from core.process.noise import derive, generator
 from core.task import Batch, Figure
-from plugins.image2image.operators.bicubic import Bicubic
+from plugins.image2image.operators.bicubic import Bicubic, back_projected, resized
 from plugins.image2image.operators.degradation import degraded
 from plugins.image2image.request import Degradation
 from plugins.image2image.tasks.restoration import (
@@ -43,9 +45,10 @@ class SR3(Restoration):
     deviation.
 
     Args:
-        scale: upscaling factor, at least 2.
+        scale: upscaling factor, above 1; sides of images learned from are multiples of a whole one.
         target: the diffused x0: the image itself, as in SR3, or the residual of bicubic upsampling
             in units of its expected standard deviation, which trains far faster.
+        unit: factor of that standard deviation, which is fitted at a scale of 4.
         back_projections: rounds of x <- x + up(low - down(x)) on each estimate and each result;
             each brings its reduction closer to the input.
         augment: conditioning augmentation (Ho et al. 2022, JMLR 23, section 4), for the second
@@ -65,8 +68,9 @@ class SR3(Restoration):
     def __init__(
         self,
         *,
-        scale: int = 4,
+        scale: int | float = 4,
         target: Target = "residual",
+        unit: float = 1.0,
         back_projections: int = 0,
         augment: float = 0.0,
         level: float | None = None,
@@ -76,12 +80,16 @@ class SR3(Restoration):
     ) -> None:
         if reduce < 1:
             raise InputError(f"reduce: expected at least 1, got {reduce}")
+        if not 0 < unit < math.inf:
+            raise InputError(f"unit: expected above 0, got {unit:g}")
         if back_projections < 0:
             raise InputError(f"back_projections: expected at least 0, got {back_projections}")
         if augment < 0:
             raise InputError(f"augment: expected at least 0, got {augment:g}")
         if level is not None and not 0 <= level <= augment:
             raise InputError(f"level: expected 0 to augment, which is {augment:g}, got {level:g}")
+        if degradation != Degradation() and scale % 1:
+            raise InputError(f"scale: expected a whole number with degradations, got {scale:g}")
         if degradation != Degradation() and back_projections:
             raise InputError(
                 "back_projections: expected 0 for a task with degradations: its input is not the "
@@ -93,7 +101,7 @@ class SR3(Restoration):
         if augment:
             self.conditions = {"image": self.conditions["image"] + 1}
         self.operator = Bicubic(factor=scale)
-        self.scale = scale
+        self.scale, self.unit = self.operator.factor, unit
         self.back_projections = back_projections
         self.figures = {
             **self.figures,
@@ -121,7 +129,7 @@ class SR3(Restoration):
             image = Bicubic(factor=self.reduce).forward(item["image"][None])[0]
             item = {**item, "image": to_levels(image)}
         if self.degradation != Degradation():
-            low = degraded(item["image"], self.scale, self.degradation, self.seed, index)
+            low = degraded(item["image"], int(self.scale), self.degradation, self.seed, index)
             item = {**item, "low": low}
         if not self.augment:
             return item
@@ -143,7 +151,14 @@ class SR3(Restoration):
 
     def base(self, batch: Batch) -> Float[Tensor, " b 3 h w"]:
         """The bicubic upsampling."""
-        return self.operator.up(self.noisy_low(batch))
+        return resized(self.noisy_low(batch), *self.size(batch))
+
+    def size(self, batch: Batch) -> tuple[int, int]:
+        """Height and width of the result: the image's where there is one."""
+        image = batch.get("image")
+        low = self.low(batch) if image is None else image
+        size = (low.shape[-2], low.shape[-1])
+        return self.operator.enlarged(size) if image is None else size
 
     def condition(self, batch: Batch) -> dict[str, Tensor]:
         """The first estimate, its residual's scale and, with augmentation, the noise level."""
@@ -156,19 +171,14 @@ class SR3(Restoration):
 
     def residual_std(self, batch: Batch) -> Float[Tensor, " b 1 h w"]:
         """`expected_residual_std` at the size of the result."""
-        low = self.noisy_low(batch)
-        size = (low.shape[-2] * self.scale, low.shape[-1] * self.scale)
-        return F.interpolate(expected_residual_std(low), size, mode="bilinear", align_corners=False)
+        std = self.unit * expected_residual_std(self.noisy_low(batch))
+        return F.interpolate(std, self.size(batch), mode="bilinear", align_corners=False)
 
     def make_consistent(
         self, image: Float[Tensor, " b 3 h w"], batch: Batch
     ) -> Float[Tensor, " b 3 h w"]:
         """The image after the rounds of back-projection."""
-        if self.back_projections:
-            low = self.low(batch)
-            for _ in range(self.back_projections):
-                image = image + self.operator.up(low - self.operator.forward(image))
-        return image
+        return back_projected(image, self.low(batch), self.back_projections)
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """The low-resolution image, with its augmentation noise."""
@@ -177,14 +187,13 @@ class SR3(Restoration):
     def baselines(self, batch: Batch) -> dict[str, Tensor]:
         """Bicubic upsampling of the image without noise, and that after ten back-projections."""
         low = self.low(batch)
-        image = up = self.operator.up(low)
-        for _ in range(10):
-            image = image + self.operator.up(low - self.operator.forward(image))
-        return {self.reference: up, "bicubic + back-projection": image}
+        up = resized(low, *self.size(batch))
+        return {self.reference: up, "bicubic + back-projection": back_projected(up, low, 10)}
 
     def further_figures(
         self, written: Float[Tensor, " b 3 h w"], batch: Batch
     ) -> dict[str, Tensor]:
         """Consistency: the MSE of the reduction, in [0, 1] units as in SR3's table 1."""
-        error = (self.operator.forward(written) - self.low(batch)).double() / 2
+        low = self.low(batch)
+        error = (resized(written, *low.shape[-2:]) - low).double() / 2
         return {"consistency": error.square().flatten(1).mean(1) * 1e5}

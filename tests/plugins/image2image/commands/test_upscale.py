@@ -16,6 +16,7 @@ from core.errors import InputError
 from core.parts.config import configure
 from core.parts.registry import Spec
 from core.request import TrainRequest
+from core.runs import train
 from plugins.image2image.__main__ import app
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -155,6 +156,34 @@ def test_any_size_is_reached_and_reduces_to_the_image(model, tmp_path, words, si
         assert result.size == size
         back = np.asarray(result.resize((30, 24), Image.Resampling.BICUBIC)).astype(float)
     assert np.square((back - given) / 255).mean() <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [([], (120, 96)), (["--scale", 2.7], (81, 65)), (["--width", 50], (50, 40))],
+)
+def test_a_model_of_several_factors_draws_at_each(tmp_path, words, size):
+    """Untrained and without back-projection it draws Pillow's enlargement, and nothing between."""
+    request = TrainRequest(
+        task=Spec("image2image/multiscale", {"back_projections": 0}),
+        dataset=Spec("image2image/photos", {"size": 32, "patches": 64}),
+        network=Spec("core/predict_refine", {"width": 4, "blocks": 1, "refiner": NETWORK}),
+        objective=Spec("core/predict_refine"), steps=1, batch=2, lr=1e-12,
+    )  # fmt: skip
+    train(request, tmp_path / "run")
+    given = Image.fromarray(photographs.coffee()[100:124, 100:130])
+    given.save(tmp_path / "in.png")
+    out, model = tmp_path / "out.png", ["--checkpoint", tmp_path / "run", "--detail", 0]
+    done = upscale(tmp_path / "in.png", *model, "-o", out, *words)
+    assert done.returncode == 0, done.stderr
+    with Image.open(out) as result:
+        assert result.size == size
+        apart = np.abs(np.asarray(result, int) - given.resize(size, Image.Resampling.BICUBIC))
+    assert apart.max() <= 1
+    then = ["--then", tmp_path / "run", "-o", tmp_path / "other.png"]
+    done = upscale(tmp_path / "in.png", *model, *then)
+    assert done.returncode == 2
+    assert "then: expected two models of one factor each" in done.stderr
 
 
 def test_little_memory_writes_the_same_file_in_stripes(model, tmp_path):
