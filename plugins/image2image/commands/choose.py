@@ -7,6 +7,8 @@ import typer
 
 from core.commands import OnMachine, keeps_nothing
 from core.parts.config import bind, override
+from plugins.image2image.commands.images import check_new
+from plugins.image2image.commands.options import Overwrite
 from plugins.image2image.request import ChooseRequest
 
 
@@ -22,6 +24,7 @@ def choose(
             "--set", help="NAME=VALUE, such as dataset.root=held-out, count=32; repeatable."
         ),
     ] = None,
+    overwrite: Overwrite = False,
     *,
     machine: OnMachine,
 ) -> None:
@@ -37,6 +40,8 @@ def choose(
     from core.storage import json_file
     from plugins.image2image.evaluation import choose as choosing
 
+    # A checkpoint that is written beside another run's replaces that of its step, and older ones.
+    check_new([out / name for name in ("checkpoints", "choices.json")], overwrite=overwrite)
     given = override({"checkpoint": str(checkpoint)}, settings or [])
     with listener("choose") as emit:
         result = choosing.choose(bind(ChooseRequest, given), {}, out, machine=machine, emit=emit)

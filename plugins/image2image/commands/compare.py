@@ -9,6 +9,8 @@ import typer
 from core.commands import keeps_nothing
 from core.errors import InputError
 from core.parts.config import bind, override
+from plugins.image2image.commands.images import check_new
+from plugins.image2image.commands.options import Overwrite
 from plugins.image2image.request import CompareRequest
 
 
@@ -25,6 +27,7 @@ def compare(
         ),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """FID, KID, precision, recall and diversity of samples, on features trained here.
 
@@ -37,6 +40,8 @@ def compare(
     inputs = dict(_labelled(text) for text in folders)
     if len(inputs) < len(folders):
         raise InputError("compare: two folders have the same name; name them, such as one=runs/a")
+    written = [out / name for name in ("metrics.json", "features.safetensors")]
+    check_new(written, overwrite=overwrite)
     from core.progress import listener
     from core.request import Machine
     from plugins.image2image.evaluation import compare as comparison

@@ -10,6 +10,8 @@ import typer
 
 from core.commands import keeps_nothing
 from core.errors import InputError
+from plugins.image2image.commands.images import check_new
+from plugins.image2image.commands.options import Overwrite
 from plugins.image2image.request import ScoreOptions
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ def score(
         ),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")] = None,
+    overwrite: Overwrite = False,
     *,
     options: ScoreOptions,
 ) -> None:
@@ -52,6 +55,7 @@ def score(
     """
     if out is not None and out.suffix.lower() not in (".csv", ".json"):
         raise InputError(f"out: {out}: expected a file that ends in .csv or .json")
+    check_new([out] if out else [], overwrite=overwrite)
     if extractor is not None and not distances:
         raise InputError("extractor: features of distances, which were not asked; add --distances")
     from core.model import device_of

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from core.errors import InputError
 
@@ -48,6 +49,28 @@ def test_what_is_there_is_replaced_only_when_asked(tmp_path):
         run(predictor, [good], tmp_path / "new.png", record=True)
     run(predictor, [good], out, overwrite=True)
     assert Image.open(out).size == (10, 8)
+
+
+@pytest.mark.parametrize(
+    ("words", "file"),
+    [
+        (("score", "none", "none", "-o", "kept.csv"), "kept.csv"),
+        (("compare", "none", "-o", "kept"), "kept/metrics.json"),
+        (("choose", "none", "-o", "kept"), "kept/checkpoints/step-00000002/state.json"),
+    ],
+)
+def test_figures_and_checkpoints_are_replaced_only_when_asked(tmp_path, monkeypatch, words, file):
+    """Before anything is read: the inputs do not exist."""
+    from plugins.image2image.__main__ import app
+
+    monkeypatch.chdir(tmp_path)
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    Path(file).write_text("hours of work")
+    with pytest.raises(InputError, match=r"^kept.*already there; .* --overwrite"):
+        CliRunner().invoke(app, [*words], catch_exceptions=False)
+    assert Path(file).read_text() == "hours of work"
+    with pytest.raises(InputError, match="none"):
+        CliRunner().invoke(app, [*words, "--overwrite"], catch_exceptions=False)
 
 
 def test_a_link_is_written_through(tmp_path):
