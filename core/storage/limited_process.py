@@ -3,8 +3,9 @@
 Some decoders end their process or write past their tables on some bytes, and an unpickler may have
 a hole.  `call` starts this file as ``python -I limited_process.py ORDER``.  It loads the script by
 its path, so that no package of ours is imported, and calls its ``work(begin, *arguments)``;
-``begin()`` sets the limits once ``work`` has imported what it needs.  The answer is plain values as
-JSON.  There is no environment and no output: messages of decoders quote their files.
+``begin()`` sets the limits once ``work`` has imported what it needs, and ``begin(memory=...)``
+lowers that of memory once it knows what the file needs.  The answer is plain values as JSON.  There
+is no environment and no output: messages of decoders quote their files.
 """
 
 import importlib.util
@@ -25,8 +26,10 @@ ANSWER = "answer"  # file that the process writes
 LONGEST_ANSWER = 1 << 16  # bytes of it that are read
 # Where the loader finds libraries of packages; nothing else of the environment is passed on.
 KEPT = ("LD_LIBRARY_PATH",)
+BYTES_PER_PIXEL = 40  # of a decoder at most: four channels of two bytes, five times
+PIXELS_PER_SECOND = 1_000_000
 
-Begin = Callable[[], None]
+Begin = Callable[..., None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,27 @@ class Limits:
     written: int
     wait: float
     threads: bool = False
+
+    @classmethod
+    def of_image(
+        cls, size: int, pixels: int, *, memory: int, seconds: int, threads: bool = False
+    ) -> "Limits":
+        """Limits of a process that decodes an image, by what its header states.
+
+        Args:
+            size: of the file in bytes; the process may write it once more.
+            pixels: of the image, each of up to eight bytes when it is written.
+            memory: bytes of the decoder beside those.
+            seconds: of processor time beside that of the pixels.
+            threads: whether the decoder may start threads.
+        """
+        return cls(
+            memory=memory + BYTES_PER_PIXEL * pixels + 4 * size,
+            seconds=seconds + pixels // PIXELS_PER_SECOND,
+            written=size + 8 * pixels + (1 << 20),
+            wait=120 + 2 * pixels / PIXELS_PER_SECOND,
+            threads=threads,
+        )
 
 
 class NoAnswer(Exception):
@@ -123,12 +147,18 @@ def _answer(path: Path) -> Any:
 # --- the process -----------------------------------------------------------------------------
 
 
-def begin(limits: Limits) -> None:
-    """Limit this process from here on; nothing raises the limits again."""
+def begin(limits: Limits, *, memory: int | None = None) -> None:
+    """Limit this process from here on; nothing raises the limits again.
+
+    Args:
+        limits: of the process.
+        memory: bytes beside what it has now, in place of theirs.
+    """
+    memory = limits.memory if memory is None else memory
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     used = resource.getrusage(resource.RUSAGE_SELF)
     for what, most in (
-        (resource.RLIMIT_AS, pages * resource.getpagesize() + limits.memory),
+        (resource.RLIMIT_AS, pages * resource.getpagesize() + memory),
         (resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + limits.seconds),
         (resource.RLIMIT_FSIZE, max(limits.written, LONGEST_ANSWER)),
         (resource.RLIMIT_CORE, 0),

@@ -18,11 +18,11 @@ BRANDS = {
     "HEIC": (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1",
              b"msf1"),
 }  # fmt: skip
+Begin = Callable[..., None]
 PACKAGE, EXTRA = "pillow-heif", "polymode[heic]"
 SOURCE, PIXELS, PROFILE, ENTRIES = "source", "pixels", "profile", "entries"  # files of the process
 MEMORY = 768 << 20  # bytes beside what the pixels take; arenas of threads count in full
-BYTES_PER_PIXEL = 40  # at most: planes, four interleaved channels of two bytes, and copies
-SECONDS, PIXELS_PER_SECOND = 30, 1_000_000
+SECONDS = 30  # of processor time beside that of the pixels
 
 
 class Refused(ValueError):
@@ -77,22 +77,21 @@ def decode(data: bytes, kind: str, most: int) -> Decoded:
     Raises:
         Refused: a damaged file, or a package that is not installed.
     """
-    from core.storage.limited_process import Limits, NoAnswer, call
+    from core.storage.limited_process import BYTES_PER_PIXEL, Limits, NoAnswer, call
 
     if kind == "HEIC":
         _require_package()
-    limits = Limits(
-        memory=MEMORY + BYTES_PER_PIXEL * most + 4 * len(data),
-        seconds=SECONDS + most // PIXELS_PER_SECOND,
-        written=len(data) + 8 * most + (1 << 20),
-        wait=120 + 2 * most / PIXELS_PER_SECOND,
-        threads=True,  # of libde265, which starts one even for a single image
-    )
+    # Threads are of libde265, which starts one even for a single image.
+    limits = Limits.of_image(len(data), most, memory=MEMORY, seconds=SECONDS, threads=True)
+    beside = limits.memory - BYTES_PER_PIXEL * most
     with tempfile.TemporaryDirectory(prefix="polymode-image-") as name:
         folder = Path(name)
         (folder / SOURCE).write_bytes(data)
         try:
-            header = call(Path(__file__), kind, most, folder=folder, limits=limits)
+            header = call(
+                Path(__file__), kind, most, beside, BYTES_PER_PIXEL,
+                folder=folder, limits=limits,
+            )  # fmt: skip
         except NoAnswer as none:
             slow = "it took too long to decode"
             raise Refused(slow if none.slow else "its decoder does not read it") from none
@@ -125,9 +124,21 @@ def _require_package() -> None:
 # --- the process -----------------------------------------------------------------------------
 
 
-def work(begin: Callable[[], None], kind: str, most: int) -> dict[str, Any]:
-    """Write pixels, profile and EXIF entries; what they are."""
-    return (_heic if kind == "HEIC" else _avif)(begin, most)
+def work(begin: Begin, kind: str, most: int, beside: int, each: int) -> dict[str, Any]:
+    """Write pixels, profile and EXIF entries; what they are.
+
+    Args:
+        begin: sets the limits of an image of `most` pixels, or of less memory.
+        kind: as `kind_of` gives it.
+        most: pixels; a larger image is not decoded.
+        beside: bytes of memory that the decoder takes beside the pixels'.
+        each: bytes that a pixel takes.
+    """
+
+    def limit(pixels: int) -> None:
+        begin(memory=beside + each * pixels)  # a stream may hold more than its header states
+
+    return (_heic if kind == "HEIC" else _avif)(begin, limit, most)
 
 
 def _answer(size: tuple[int, int], images: int, bits: int, mode: str) -> dict[str, Any]:
@@ -141,19 +152,7 @@ def _answer(size: tuple[int, int], images: int, bits: int, mode: str) -> dict[st
     }
 
 
-def _limit_by_header(pixels: int, data: int) -> None:
-    """Lower the memory's limit to what the header's pixels take: a stream may hold more."""
-    import resource
-
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    needed = MEMORY + BYTES_PER_PIXEL * pixels + 4 * data
-    most = pages * resource.getpagesize() + needed
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
-
-
-def _heic(begin: Callable[[], None], most: int) -> dict[str, Any]:
+def _heic(begin: Begin, limit: Callable[[int], None], most: int) -> dict[str, Any]:
     import pillow_heif  # pyright: ignore[reportMissingImports]  (of an extra)
 
     pillow_heif.options.DECODE_THREADS = 1
@@ -165,7 +164,7 @@ def _heic(begin: Callable[[], None], most: int) -> dict[str, Any]:
     answer = _answer((width, height), len(file), 8 if depth <= 8 else depth, mode)
     if width * height > most:
         return answer
-    _limit_by_header(width * height, Path(SOURCE).stat().st_size)
+    limit(width * height)
     data = image.data
     if image.size != (width, height):
         raise ValueError("its header contradicts itself")
@@ -176,7 +175,7 @@ def _heic(begin: Callable[[], None], most: int) -> dict[str, Any]:
     return answer | {"channels": values.size // (width * height)}
 
 
-def _avif(begin: Callable[[], None], most: int) -> dict[str, Any]:
+def _avif(begin: Begin, limit: Callable[[int], None], most: int) -> dict[str, Any]:
     import imagecodecs
     from PIL import AvifImagePlugin, Image
 
@@ -189,7 +188,7 @@ def _avif(begin: Callable[[], None], most: int) -> dict[str, Any]:
         answer = _answer(image.size, frames, bits, image.mode)
         if pixels > most or frames > 1:
             return answer
-        _limit_by_header(pixels, len(data))
+        limit(pixels)
         # Of more bits Pillow would return 8.
         deep = bits > 8
         values = imagecodecs.avif_decode(data, numthreads=1) if deep else np.asarray(image)

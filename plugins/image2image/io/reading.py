@@ -25,6 +25,7 @@ from torch import Tensor
 
 from core.errors import InputError
 from core.storage import jpeg_scans, memory
+from core.storage.limited_process import BYTES_PER_PIXEL
 from plugins.image2image.io import exif, heif
 from plugins.image2image.io.exif import ORIENTATION
 from plugins.image2image.io.formats import DEVELOP, FORMATS, READ_ONLY, UNREAD
@@ -106,7 +107,7 @@ def _opened(file: BinaryIO) -> Image.Image:
 def _boxed(file: BinaryIO, path: Path, kind: str) -> Picture:
     """The image in a HEIC or AVIF file."""
     size = os.fstat(file.fileno()).st_size
-    most = min(MAX_PIXELS, max(0, memory.free() - 3 * size) // heif.BYTES_PER_PIXEL)
+    most = min(MAX_PIXELS, max(0, memory.free() - 3 * size) // BYTES_PER_PIXEL)
     try:
         found = heif.decode(file.read(), kind, most)
     except heif.Refused as error:
@@ -115,7 +116,7 @@ def _boxed(file: BinaryIO, path: Path, kind: str) -> Picture:
         raise InputError(f"{path}: {_TOO_LARGE}")
     if kind == "AVIF" and found.images > 1:
         raise InputError(_several(path, found.images))
-    _check_memory(path, found.size, heif.BYTES_PER_PIXEL)
+    _check_memory(path, found.size, BYTES_PER_PIXEL)
     assert found.values is not None, "it fits into memory"
     notes = [f"the file holds {found.images} images; the first was read"] * (found.images > 1)
     orientation, entries = _upright_exif(found.exif, notes)

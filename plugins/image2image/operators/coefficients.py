@@ -16,9 +16,7 @@ from typing import Any
 import numpy as np
 
 BLOCK = 8
-MEMORY = 256 << 20  # bytes beside what the pixels take
-BYTES_PER_PIXEL = 40  # at most: four components of two bytes, five times
-SECONDS, PIXELS_PER_SECOND = 20, 1_000_000
+MEMORY, SECONDS = 256 << 20, 20  # bytes and processor time beside what the pixels take
 SOURCE, NUMBERS = "source.jpg", "numbers"  # files of the process
 ONE = threading.Lock()  # jpeglib keeps markers in global variables
 
@@ -77,12 +75,7 @@ def read(data: bytes, pixels: int) -> Stored:
     """
     from core.storage.limited_process import Limits, NoAnswer, call
 
-    limits = Limits(
-        memory=MEMORY + BYTES_PER_PIXEL * pixels + 4 * len(data),
-        seconds=SECONDS + pixels // PIXELS_PER_SECOND,
-        written=len(data) + 8 * pixels + (1 << 20),
-        wait=120 + 2 * pixels / PIXELS_PER_SECOND,
-    )
+    limits = Limits.of_image(len(data), pixels, memory=MEMORY, seconds=SECONDS)
     with tempfile.TemporaryDirectory(prefix="polymode-jpeg-") as name:
         folder = Path(name)
         (folder / SOURCE).write_bytes(data)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from core.storage.limited_process import Limits, NoAnswer, call
+from core.storage.limited_process import BYTES_PER_PIXEL, Limits, NoAnswer, call
 
 LIMITS = Limits(memory=256 << 20, seconds=20, written=1 << 20, wait=60.0)
 SCRIPT = """
@@ -72,3 +72,20 @@ def test_within_the_limits_it_does_what_it_does_without(do):
     assert do("return len(bytearray(200 << 20))") == 200 << 20
     assert do("return open('made', 'wb').write(bytes(1 << 19))") == 1 << 19
     assert json.dumps(do("return [1, 2.5, None, 'x']")) == '[1, 2.5, null, "x"]'
+
+
+def test_memory_is_lowered_to_what_a_file_needs_and_not_raised_again(do):
+    """`bytearray` of 100 MiB fits into 256 MiB, and neither into 50 nor after them into 256."""
+    take = "return len(bytearray(100 << 20))"
+    assert do(take) == 100 << 20
+    for lowered in ("begin(memory=50 << 20)", "begin(memory=50 << 20); begin()"):
+        with pytest.raises(NoAnswer):
+            do(f"{lowered}; {take}")
+
+
+def test_limits_of_an_image_grow_with_its_pixels_and_its_file():
+    small, large = (Limits.of_image(s, n, memory=1 << 20, seconds=20) for s, n in ((0, 0), (5, 9)))
+    assert (small.memory, small.seconds, small.written, small.wait) == (1 << 20, 20, 1 << 20, 120)
+    assert large.memory - small.memory == 9 * BYTES_PER_PIXEL + 4 * 5
+    assert large.written - small.written == 5 + 9 * 4 * 2  # four channels of two bytes
+    assert Limits.of_image(0, 10**7, memory=0, seconds=20).seconds == 30
