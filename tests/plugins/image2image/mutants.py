@@ -1,7 +1,7 @@
 """Damaged images by the thousand, read in one process of bounded memory, and what came of them.
 
 The last line has how many were refused and how many gave an image; lines before it what else
-happened, with the seed that makes it again.  ``python mutants.py COUNT FOLDER``
+happened, with the seed that makes it again.  ``python mutants.py COUNT FOLDER [boxed]``
 """
 
 import io as memory
@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,35 @@ def seeds():
     return found
 
 
+def boxed():
+    """The same of HEIC and AVIF, decoded in a process each; HEIC where there is an encoder."""
+    draw = np.random.Generator(np.random.PCG64(0))
+    smooth = Image.fromarray(draw.integers(0, 256, (5, 7, 4), dtype=np.uint8))
+    picture = smooth.resize((61, 47), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    found = {}
+    for name, image, options in (
+        ("j.avif", picture.convert("RGB"), {"quality": 60, "exif": exif}),
+        ("k.avif", picture, {"quality": 90, "subsampling": "4:4:4"}),
+    ):
+        buffer = memory.BytesIO()
+        image.save(buffer, "AVIF", **options)
+        found[name] = buffer.getvalue()
+    import imagecodecs
+
+    deep = draw.integers(0, 1024, (23, 19, 3), dtype=np.uint16)
+    found["l.avif"] = imagecodecs.avif_encode(deep, level=90, bitspersample=10)
+    if find_spec("pillow_heif"):
+        import pillow_heif
+
+        for name, image in (("m.heic", picture.convert("RGB")), ("n.heic", picture)):
+            buffer = memory.BytesIO()
+            pillow_heif.from_pillow(image).save(buffer, quality=60, exif=exif.tobytes())
+            found[name] = buffer.getvalue()
+    return found
+
+
 def tried(place, *, coefficients=True):
     """``refused``, or ``read`` where all that is promised of an image, or of its file, holds."""
     try:
@@ -91,10 +121,10 @@ def slow(*_):
     raise TimeoutError(f"more than {LIMIT} seconds")
 
 
-def main(count, folder):
+def main(count, folder, kinds="seeds"):
     """Try so many files, evenly of each kind."""
     warnings.simplefilter("ignore")
-    whole = seeds()
+    whole = {"seeds": seeds, "boxed": boxed}[kinds]()
     for name, data in whole.items():
         (folder / name).write_bytes(data)
         print(name, "whole", tried(folder / name))
@@ -107,7 +137,10 @@ def main(count, folder):
     for seed in range(count):
         name = names[seed % len(names)]
         place = folder / name
-        place.write_bytes(mutated(whole[name], seed))
+        data = whole[name]
+        # Half of those in boxes keep them and are damaged in the stream: else few are decoded.
+        kept = data.find(b"mdat") + 4 if kinds == "boxed" and seed % 2 else 0
+        place.write_bytes(data[:kept] + mutated(data[kept:], seed))
         signal.setitimer(signal.ITIMER_REAL, LIMIT)
         try:
             counts[tried(place, coefficients=seed % 5 == 0)] += 1  # a process each
@@ -121,4 +154,4 @@ def main(count, folder):
 
 
 if __name__ == "__main__":
-    sys.exit(min(1, main(int(sys.argv[1]), Path(sys.argv[2]))))
+    sys.exit(min(1, main(int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])))
