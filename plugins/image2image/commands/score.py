@@ -25,6 +25,21 @@ def score(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Also write the figures: .json or .csv.")
     ] = None,
+    lpips: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Also measure LPIPS, with your weights: safetensors of AlexNet or VGG16 with "
+            "torchvision's names and of its heads (lin0.model.1.weight), in one file, or give the "
+            "option twice."
+        ),
+    ] = None,
+    dino: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also measure cosine distance, FID and KID in features of your DINO or DINOv2 "
+            "ViT: its safetensors, or the folder of a Hugging Face model."
+        ),
+    ] = None,
     distances: Annotated[
         bool, typer.Option(help="Also measure FID, KID and the distance to the truth in features.")
     ] = False,
@@ -40,18 +55,22 @@ def score(
     *,
     options: ScoreOptions,
 ) -> None:
-    """PSNR, SSIM and consistency of your own results, image by image, and distances of the sets.
+    """PSNR, SSIM, LPIPS and consistency of your own results, image by image; distances of sets.
 
     Names are matched by their beginning: baby_x4.png, baby-model.png and baby.jpg.png belong to
     baby.png; images without a partner and sizes that differ are named.  PSNR and SSIM are those of
     papers: peak 255, Gaussian window of 11x11 with sigma 1.5, valid part; with --luma of Y alone,
     BT.601, 16 to 235.  Super-resolution papers report --luma --border 4 for four-fold.
 
-    Distances are on features of a small classifier, not Inception's: compare them with others on
-    features of the same name.  Ends with 1 where a result could not be scored.
+    Those of --distances are on features of a small classifier, not Inception's.  LPIPS and DINO
+    are measured with weights that you bring; nothing is fetched, and pickles (.pth) are not read.
+    LPIPS sees texture and sharpness, DINO what is shown.  Names of networks end with digits of
+    their weights' SHA-256: compare figures of the same name.  Ends with 1 where a result could not
+    be scored.
 
     Examples: polymode image2image score enlarged/ truth/ --luma --border 4; with the consistency
-    of the reduction and a file: add --low small/ --scale 4 -o scores.csv
+    of the reduction and a file: add --low small/ --scale 4 -o scores.csv; with networks of yours:
+    add --lpips alexnet.safetensors --lpips heads.safetensors --dino dinov2-small/
     """
     if out is not None and out.suffix.lower() not in (".csv", ".json"):
         raise InputError(f"out: {out}: expected a file that ends in .csv or .json")
@@ -66,8 +85,10 @@ def score(
 
     device_of(Machine(device="cpu", threads=threads))
     with listener("score") as emit:
-        features = scoring.features_of(extractor) if distances else None
-        scores = scoring.score(results, truth, options, extractor=features, emit=emit)
+        measured = scoring.distances_of(
+            patches=distances, extractor=extractor, lpips_files=lpips or (), dino_file=dino
+        )
+        scores = scoring.score(results, truth, options, distances=measured, emit=emit)
     for line in scoring.lines(scores):
         typer.echo(line)
     _print_notes(scores)

@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from torch import Tensor
 from core.errors import InputError
 from core.progress import counter
 from core.request import Emit, silent
-from core.results.distances import frechet, kernel_distance
 from core.results.metrics import psnr, ssim
-from plugins.image2image.evaluation.features import Features, learned, load, patches
+from plugins.image2image.evaluation import dino, lpips
+from plugins.image2image.evaluation.distances import Distances
+from plugins.image2image.evaluation.features import Features, learned, load
 from plugins.image2image.io.formats import READ
 from plugins.image2image.io.reading import read_picture
 from plugins.image2image.operators.bicubic import Bicubic
@@ -33,7 +34,6 @@ from plugins.image2image.request import CompareRequest, ScoreOptions
 
 STUDIO = (65.481, 128.553, 24.966)  # of red, green and blue in [0, 1], above an offset of 16
 WINDOW = 11  # pixels, of SSIM
-PATCH = 32  # pixels, of features
 # What names of one picture differ in: a resolution, or a method after a separator.
 KIND = re.compile(r"(?:[_-]?(?:hr|lr|sr|gt|srf_\d+|x\d+))+$", re.IGNORECASE)
 SEPARATORS = "_-. "
@@ -64,7 +64,8 @@ class Scores:
         convention: what the figures are of, in words, by figure.
         pictures: of each result.
         means: over pictures; of PSNR, over those that are finite.
-        sets: distances between the sets of all patches, by figure, with the truth's own as floor.
+        sets: distances between the sets of all patches, and of all images, by figure, with the
+            truth's own as floor.
         refused: name of a result and why it has no figures.
         unmatched: names of results without a truth, and of truths without a result.
     """
@@ -101,7 +102,7 @@ def score(
     truth: Path,
     options: ScoreOptions,
     *,
-    extractor: Features | None = None,
+    distances: Distances | None = None,
     emit: Emit = silent,
 ) -> Scores:
     """Score every result that has a truth.
@@ -110,7 +111,7 @@ def score(
         results: a folder of images, or one image.
         truth: likewise; its names, without suffix, begin those of the results.
         options: of the figures.
-        extractor: features; without, no distances are measured.
+        distances: by which networks, new for each call; by default none are measured.
         emit: called with the number of results scored.
 
     Raises:
@@ -129,7 +130,7 @@ def score(
         )
     inputs = {name: found for name, found in _matched(low, theirs).items() if found is not None}
     low_of = {found: low[name] for name, found in inputs.items()}
-    scorer, done, refused = _Scorer(options, extractor), [], {}
+    scorer, done, refused = _Scorer(options, distances or Distances()), [], {}
     count = counter(emit, len(pairs), "image")
     for number, (name, found) in enumerate(pairs.items(), start=1):
         try:
@@ -142,7 +143,7 @@ def score(
         convention=scorer.convention(),
         pictures=done,
         means=_means(done),
-        sets=scorer.sets(),
+        sets=scorer.distances.sets(),
         refused=refused,
         unmatched={
             "results": [name for name, found in matched.items() if found is None],
@@ -152,12 +153,28 @@ def score(
     )
 
 
-def features_of(file: Path | None) -> Features:
-    """The features in a file, or those that `compare` trains by default.
+def distances_of(
+    *, patches: bool, extractor: Path | None, lpips_files: Sequence[Path], dino_file: Path | None
+) -> Distances:
+    """The distances by a user's files.
+
+    Args:
+        patches: whether those of patches are measured.
+        extractor: file of the patches' features; by default those that `compare` trains.
+        lpips_files: weights of LPIPS, in one file or two; without, it is not measured.
+        dino_file: weights of DINO or DINOv2; without, they are not measured.
 
     Raises:
         InputError: a file that cannot be read, or holds something else.
     """
+    return Distances(
+        lpips=lpips.load(lpips_files) if lpips_files else None,
+        dino=None if dino_file is None else dino.load(dino_file),
+        patches=_features(extractor) if patches else None,
+    )
+
+
+def _features(file: Path | None) -> Features:
     default = CompareRequest()
     if file is not None:
         return load(file)
@@ -216,13 +233,12 @@ def _stem(name: str) -> str:
 # --- figures -----------------------------------------------------------------------------------
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Scorer:
-    """Figures of pairs; keeps features of patches for distances between the sets."""
+    """Figures of pairs."""
 
     options: ScoreOptions
-    extractor: Features | None
-    halves: dict[str, list[Tensor]] = field(default_factory=dict)
+    distances: Distances
 
     def figures(
         self, result: Path, truth: Path, low: Path | None
@@ -253,8 +269,7 @@ class _Scorer:
         found = {"psnr": float(psnr(*measured)), "ssim": float(ssim(*measured))}
         if low is not None and scale is not None:
             found["consistency"] = _consistency(ours, _pixels(low, notes), scale, low)
-        if self.extractor is not None:
-            found["distance"] = self._distance(*shown)
+        found |= self.distances.of_pair(shown[0], shown[1], notes)
         return found, tuple(dict.fromkeys(notes))
 
     def convention(self) -> dict[str, str]:
@@ -272,42 +287,7 @@ class _Scorer:
                 f"1e-5, MSE in [0, 1] of the {self.options.scale}-fold reduction (bicubic, "
                 "antialiased, a = -0.5) and the input, RGB, whole image"
             )
-        if self.extractor is not None:
-            features = f"{self.extractor.name}, of patches of {PATCH} pixels"
-            words["distance"] = f"mean distance to the truth in {features}"
-            words["fid"] = words["kid"] = (
-                f"of all {features}, every half of them against the other half of the truth's; "
-                "floors are the truth's own"
-            )
-        return words
-
-    def sets(self) -> dict[str, float]:
-        """FID and KID of all patches, each half of the results with the truth's other half."""
-        whole = {name: torch.cat(x) for name, x in self.halves.items()}
-        if not whole or min(map(len, whole.values())) < 2:
-            return {}
-        found = {}
-        for name, measure in (("fid", frechet), ("kid", kernel_distance)):
-            for kind, label in (("result", name), ("truth", f"{name} floor")):
-                ways = [(f"{kind} {half}", f"truth {1 - half}") for half in (0, 1)]
-                found[label] = float(np.mean([measure(whole[a], whole[b]) for a, b in ways]))
-        return found
-
-    def _distance(self, ours: Tensor, theirs: Tensor) -> float:
-        """The mean feature distance of the patches of a pair, which are kept for the sets."""
-        assert self.extractor is not None, "asked by the caller"
-        found = []
-        for kind, x in (("result", ours), ("truth", theirs)):
-            if min(x.shape[-2:]) < PATCH:
-                return math.nan
-            cut = patches(x.float(), PATCH)
-            features = self.extractor.features(cut.flatten(0, 2)).unflatten(0, cut.shape[1:3])
-            row, column = (torch.arange(n) for n in features.shape[:2])
-            colour = (row[:, None] + column) % 2  # of a chessboard
-            for half in (0, 1):
-                self.halves.setdefault(f"{kind} {half}", []).append(features[colour == half])
-            found.append(features.double())
-        return float((found[0] - found[1]).norm(dim=-1).mean())
+        return words | self.distances.convention(border)
 
 
 def studio_luma(image: Float[Tensor, " b 3 h w"]) -> Float[Tensor, " b 1 h w"]:
@@ -361,19 +341,29 @@ def lines(scores: Scores) -> Iterator[str]:
     if not scores.pictures:
         return
     figures = list(dict.fromkeys(name for one in scores.pictures for name in one.figures))
-    titles = {"psnr": "PSNR, dB", "ssim": "SSIM", "consistency": "consist., 1e-5"}
-    digits = {"psnr": 2, "ssim": 4, "consistency": 3, "distance": 3}
+    titles = {
+        "psnr": "PSNR, dB",
+        "ssim": "SSIM",
+        "consistency": "consist., 1e-5",
+        "lpips": "LPIPS",
+        "dino": "DINO",
+    }
+    digits = {"psnr": 2, "consistency": 3, "distance": 3}
     longest = max((len(one.name) for one in scores.pictures), default=4)
 
     def row(name: str, cells: Sequence[str]) -> str:
         return "  ".join([name.ljust(longest), *(cell.rjust(14) for cell in cells)])
 
     def shown(known: Mapping[str, float]) -> list[str]:
-        return [f"{known[f]:.{digits[f]}f}" if f in known else "" for f in figures]
+        return [f"{known[f]:.{digits.get(f, 4)}f}" if f in known else "" for f in figures]
 
     yield row("", [titles.get(figure, figure) for figure in figures])
     for one in scores.pictures:
         yield row(one.name, shown(one.figures))
     yield row("mean", shown(scores.means))
-    if scores.sets:
-        yield "all patches: " + ", ".join(f"{name} {x:.3g}" for name, x in scores.sets.items())
+    for of, names in (
+        ("patches", [name for name in scores.sets if not name.startswith("dino")]),
+        ("images", [name for name in scores.sets if name.startswith("dino")]),
+    ):
+        if names:
+            yield f"all {of}: " + ", ".join(f"{name} {scores.sets[name]:.3g}" for name in names)

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from core.errors import InputError
 from core.results.distances import frechet, kernel_distance
-from plugins.image2image.evaluation.score import PATCH, score, studio_luma
+from plugins.image2image.evaluation.distances import PATCH, Distances
+from plugins.image2image.evaluation.score import score, studio_luma
 from plugins.image2image.operators.bicubic import Bicubic
 from plugins.image2image.request import ScoreOptions
 
@@ -150,7 +151,7 @@ def test_distances_are_of_patches_and_their_other_half(tmp_path):
         written(tmp_path / "r", a=result),
         written(tmp_path / "t", a=truth),
         ScoreOptions(),
-        extractor=Means(),
+        distances=Distances(patches=Means()),
     )
 
     def features(pixels):
