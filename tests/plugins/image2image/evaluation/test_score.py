@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from skimage import data as photographs
 from skimage import metrics
 from typer.testing import CliRunner
 
 from core.errors import InputError
 from core.results.distances import frechet, kernel_distance
+from plugins.image2image.evaluation import lpips
 from plugins.image2image.evaluation.distances import PATCH, Distances
 from plugins.image2image.evaluation.score import score, studio_luma
+from plugins.image2image.evaluation.vit import Sizes, VisionTransformer
 from plugins.image2image.operators.bicubic import Bicubic
 from plugins.image2image.request import ScoreOptions
 
@@ -174,6 +177,40 @@ def test_distances_are_of_patches_and_their_other_half(tmp_path):
         assert found.sets[f"{name} floor"] == pytest.approx(floor, rel=1e-3, abs=1e-5)
 
 
+def test_features_of_whole_images_are_compared_with_the_other_half_of_the_truth(tmp_path):
+    class Means:
+        name = "means"
+
+        def features(self, x):
+            return torch.cat([x.mean((2, 3)), x.std((2, 3))], 1)
+
+    truths = {f"i{k}": TRUTH[k : k + 64, 8 * k : 8 * k + 64] for k in range(5)}
+    results = {name: noisy(x, 20) for name, x in truths.items()}
+    found = score(
+        written(tmp_path / "r", **results),
+        written(tmp_path / "t", **truths),
+        ScoreOptions(),
+        distances=Distances(dino=Means()),
+    )
+    ours, theirs = (
+        [Means().features(torch.from_numpy(x.copy()).movedim(-1, 0)[None] / 127.5 - 1)[0]
+         for x in images.values()]
+        for images in (results, truths)
+    )  # fmt: skip
+    for one, a, b in zip(found.pictures, ours, theirs, strict=True):
+        cosine = float(a @ b / (a.norm() * b.norm()))
+        assert one.figures["dino"] == pytest.approx(1 - cosine, abs=1e-6)
+    a, b = ([torch.stack(x[half::2]) for half in (0, 1)] for x in (ours, theirs))
+    for name, measure in (("dino_fid", frechet), ("dino_kid", kernel_distance)):
+        crossed = np.mean([measure(a[k], b[1 - k]) for k in (0, 1)])
+        assert found.sets[name] == pytest.approx(crossed, rel=1e-4, abs=1e-6)
+        floor = np.mean([measure(b[k], b[1 - k]) for k in (0, 1)])
+        assert found.sets[f"{name} floor"] == pytest.approx(floor, rel=1e-4, abs=1e-6)
+    few = score(tmp_path / "r" / "i0.png", tmp_path / "t" / "i0.png", ScoreOptions(),
+                distances=Distances(dino=Means()))  # fmt: skip
+    assert few.sets == {}
+
+
 # --- names and the command -----------------------------------------------------------------------
 
 
@@ -211,6 +248,33 @@ def test_the_command_prints_a_table_and_writes_csv_and_json(tmp_path):
     assert "R, G and B, whole image" in document["convention"]["psnr"]
 
 
+def test_the_command_measures_lpips_and_dino_by_files(tmp_path):
+    draw = torch.Generator().manual_seed(0)
+    shapes = lpips._shapes("alex")
+    weights = {name: torch.rand(shape, generator=draw) / 99 for name, shape in shapes.items()}
+    save_file({n: x for n, x in weights.items() if "lin" not in n}, tmp_path / "net.safetensors")
+    save_file({n: x for n, x in weights.items() if "lin" in n}, tmp_path / "heads.safetensors")
+    network = VisionTransformer(Sizes(patch=56, width=64, depth=1, heads=1, hidden=8, grid=4))
+    vit = {n: 0.1 * torch.randn(x.shape, generator=draw) for n, x in network.state_dict().items()}
+    save_file(vit, tmp_path / "vit.safetensors")
+    long = np.repeat(TRUTH[:20, :1], 90, 1)  # too small for one, too long for the other
+    results = written(tmp_path / "r", a_x4=noisy(TRUTH, 30), b=TRUTH, c=long)
+    truth = written(tmp_path / "t", a=TRUTH, b=TRUTH, c=long)
+    files = ["--lpips", tmp_path / "net.safetensors", "--lpips", tmp_path / "heads.safetensors",
+             "--dino", tmp_path / "vit.safetensors"]  # fmt: skip
+    ended = run(results, truth, *files, "-o", tmp_path / "s.json")
+    assert ended.exit_code == 0
+    document = json.loads((tmp_path / "s.json").read_text())
+    noise, same, line = document["pictures"]
+    assert noise["lpips"] > 0 < noise["dino"]
+    assert same["lpips"] == same["dino"] == 0
+    assert line["lpips"] is None is line["dino"]
+    assert "no lpips: 90x20 pixels are too few" in ended.output
+    assert "no dino: 90x20 pixels are more than 4 times as long as wide" in ended.output
+    assert "LPIPS alex " in document["convention"]["lpips"]
+    assert "DINO ViT 64/56 " in document["convention"]["dino"]
+
+
 def test_bad_requests_are_one_sentence(tmp_path):
     results = written(tmp_path / "r", z=TRUTH, y=TRUTH)
     truth = written(tmp_path / "t", a=TRUTH, b=TRUTH)
@@ -222,6 +286,8 @@ def test_bad_requests_are_one_sentence(tmp_path):
         ([truth, truth, "--low", results], "give --scale"),
         ([truth, truth, "-o", tmp_path / "s.txt"], r"ends in \.csv or \.json"),
         ([truth, truth, "--extractor", tmp_path / "f"], "add --distances"),
+        ([truth, truth, "--lpips", truth / "a.png"], "not a safetensors file"),
+        ([truth, truth, "--dino", tmp_path / "none"], "none: cannot be read: No such file"),
     ):
         with pytest.raises(InputError, match=message):
             run(*words)
