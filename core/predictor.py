@@ -1,6 +1,6 @@
 """Predictors: a trained model applied to one file after another."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -12,7 +12,7 @@ class Predictor(Protocol):
     options are keyword-only.  Its constructor raises `InputError` for what no file could be done
     with.  The checkpoint is not an option, since in a job it is another step's result.
 
-    Five more class attributes are optional; they too are known unloaded:
+    Six more class attributes are optional; they too are known unloaded:
 
     - ``folders``: suffixes of files of which a folder inside the user's is one input, such as the
       slices of a scan; `source` is then the folder.
@@ -21,6 +21,8 @@ class Predictor(Protocol):
     - ``beside(name)``, static: names of files that may be written beside a result of that name.
     - ``result_names(options)``, static: the function that takes the place of `result_name` under
       options of the predictor.
+    - ``show(source, target, facts)``, static: a `core.task.Panel` of an input and its result, for
+      reports; None where there is nothing to see.  `facts` are those of the record.
     - ``unread``: suffixes of files that somebody might expect it to read, each with the reason why
       it does not.
     """
@@ -63,6 +65,11 @@ def files_of(build: Any, source: Path) -> Sequence[Path]:
 def unread_of(build: Any) -> Mapping[str, str]:
     """Suffixes of files that a predictor's class names as not read, with the reasons."""
     return getattr(build, "unread", {})
+
+
+def shows_of(build: Any) -> Callable[..., Any] | None:
+    """The function of a predictor's class that shows an input and its result, if it has one."""
+    return getattr(build, "show", None)
 
 
 def names_of(build: Any, name: str, options: Mapping[str, Any] | None = None) -> tuple[str, ...]:

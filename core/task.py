@@ -101,6 +101,8 @@ class Panel:
     Args:
         title: of the row.
         images: label -> uint8 (h, w, 3) or (h, w).
+        whole: label -> the whole image of which `images` are crops, of the same type; reports show
+            it reduced, and the crops beside it at one pixel each.
         clips: label -> frames.
         volumes: label -> slices.
         clouds: label -> points.
@@ -108,6 +110,7 @@ class Panel:
 
     title: str
     images: Mapping[str, np.ndarray] = field(default_factory=dict)
+    whole: Mapping[str, np.ndarray] = field(default_factory=dict)
     clips: Mapping[str, Clip] = field(default_factory=dict)
     volumes: Mapping[str, Volume] = field(default_factory=dict)
     clouds: Mapping[str, Cloud] = field(default_factory=dict)

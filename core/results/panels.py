@@ -1,8 +1,8 @@
 """Panels of a task as files and plain values, for reports.
 
-Images are PNG.  A clip is one PNG with its frames in rows from the top left; a volume likewise
-with its slices, 16-bit values as red x 256 + green.  A cloud is n x 3 little-endian uint16
-coordinates of one cube and then n x 3 uint8 colours.
+Images are PNG, and whole images of which they are crops JPEG.  A clip is one PNG with its frames in
+rows from the top left; a volume likewise with its slices, 16-bit values as red x 256 + green.  A
+cloud is n x 3 little-endian uint16 coordinates of one cube and then n x 3 uint8 colours.
 """
 
 import math
@@ -15,6 +15,7 @@ import numpy as np
 from core.task import Clip, Cloud, Panel, Volume
 
 PIXELS = 4 << 20  # of a clip or a volume; with more, every second or third along each axis is shown
+SIDE, QUALITY = 1280, 88  # of a whole image: pixels of its longer side at most, and its JPEG
 POINTS = 20_000  # of a cloud; of more, some spread evenly over their order are shown
 STOPS = ((53, 48, 110), (49, 104, 142), (38, 150, 139), (94, 190, 103), (240, 214, 72))
 
@@ -36,7 +37,7 @@ def write_panels(panels: Sequence[Panel], folder: Path) -> list[dict[str, Any]]:
         for kind, write in WRITERS.items():
             named: Mapping[str, Any] = getattr(panel, kind)
             for label, view in named.items():
-                path = folder / f"{number:03d}-{place}.{'points' if kind == 'clouds' else 'png'}"
+                path = folder / f"{number:03d}-{place}.{SUFFIXES.get(kind, 'png')}"
                 view_facts = {
                     "label": label,
                     "file": f"{folder.name}/{path.name}",
@@ -85,6 +86,19 @@ def _image(pixels: np.ndarray, path: Path) -> dict[str, Any]:
     _check_image(pixels)
     _save(pixels.squeeze(-1) if pixels.shape[2:] == (1,) else pixels, path)
     return {"width": pixels.shape[1], "height": pixels.shape[0]}
+
+
+def _whole(pixels: np.ndarray, path: Path) -> dict[str, Any]:
+    """A photograph has megapixels, of which a page shows fewer: reduced, with its own size."""
+    from PIL import Image
+
+    _check_image(pixels)
+    height, width = pixels.shape[:2]
+    image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[2:] == (1,) else pixels)
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    image.save(path, "JPEG", quality=QUALITY)
+    return {"width": image.width, "height": image.height,
+            "full_width": width, "full_height": height}  # fmt: skip
 
 
 def _clip(clip: Clip, path: Path) -> dict[str, Any]:
@@ -175,6 +189,10 @@ def _check(array: np.ndarray, what: str, types: Sequence[str], shapes: Sequence[
 
 
 CHECKS: Mapping[str, Callable[[Any], None]] = {
-    "images": _check_image, "clips": _check_clip, "volumes": _check_volume, "clouds": _check_cloud,
+    "images": _check_image, "whole": _check_image, "clips": _check_clip, "volumes": _check_volume,
+    "clouds": _check_cloud,
 }  # fmt: skip
-WRITERS = {"images": _image, "clips": _clip, "volumes": _volume, "clouds": _cloud}
+WRITERS = {
+    "images": _image, "whole": _whole, "clips": _clip, "volumes": _volume, "clouds": _cloud,
+}  # fmt: skip
+SUFFIXES = {"whole": "jpg", "clouds": "points"}

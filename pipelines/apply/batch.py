@@ -26,6 +26,7 @@ from core.training.stopping import NO_SIGNAL, Stopped
 from pipelines.apply import ledger
 from pipelines.apply.ledger import Ledger, Record, shown
 from pipelines.apply.listing import RESULTS, Batch, Order, prepared
+from pipelines.apply.pictures import write_pictures
 from pipelines.apply.request import ApplyRequest, ApplyResult
 from pipelines.apply.worker import Worker, first_line
 from pipelines.job.verbs import load
@@ -60,7 +61,8 @@ def apply(
 
     Args:
         request: what is done with which files.
-        out: ``results/`` and ``files.jsonl`` go there; what an earlier call left is gone on with.
+        out: ``results/``, ``files.jsonl`` and views for reports go there; what an earlier call left
+            is gone on with.
         machine: where to run.
         emit: hears of progress.
         stop: asked before every file whether to stop.
@@ -73,7 +75,8 @@ def apply(
     """
     given = machine or Machine()
     with prepared(request, out, machine=given, emit=emit, registry=registry) as batch:
-        return _demanded(finish(batch, lambda batch: here(batch, stop), _by_number(emit, request)))
+        share = lambda batch: here(batch, stop)  # noqa: E731
+        return _demanded(finish(batch, share, _by_number(emit, request)), batch)
 
 
 def apply_together(
@@ -103,7 +106,7 @@ def apply_together(
     """
     with prepared(request, out, machine=machine, emit=emit, registry=registry) as batch:
         share = lambda batch: on_ray(batch, workers=workers, gpus=gpus)  # noqa: E731
-        return _demanded(finish(batch, share, _by_number(emit, request)))
+        return _demanded(finish(batch, share, _by_number(emit, request)), batch)
 
 
 def _by_number(emit: Emit, request: ApplyRequest) -> Emit:
@@ -117,8 +120,8 @@ def _by_number(emit: Emit, request: ApplyRequest) -> Emit:
     return numbered
 
 
-def _demanded(result: ApplyResult) -> ApplyResult:
-    """The result, if what needs it can be done with it."""
+def _demanded(result: ApplyResult, batch: Batch) -> ApplyResult:
+    """The result, if what needs it can be done with it; some files are shown beside it."""
     records = [r for line in result.files.open(encoding="utf-8") if (r := ledger.read(line))]
     wrong = next((f"{shown(r.name)}: {r.cause}" for r in records if r.state == "failed"), "")
     if result.failed:
@@ -130,6 +133,7 @@ def _demanded(result: ApplyResult) -> ApplyResult:
             f"none of {result.bad} files could be used; the first: "
             f"{shown(first.name)}: {first.cause}"
         )
+    write_pictures(batch.order, records)
     return result
 
 

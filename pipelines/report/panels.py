@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-PNG = b"\x89PNG\r\n\x1a\n"
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 SIDE = 1 << 15  # more pixels along a side are shown by no browser
 MAX_POINTS = 20_000
 TRUTH = "truth"  # label of the image that stays in view beside the others
 MAX_SERIES, MAX_ROWS = 20, 500  # of a chart
 COUNTS = {
     "images": ("width", "height"),
+    "whole": ("width", "height", "full_width", "full_height"),
     "clips": ("width", "height", "frames", "across"),
     "volumes": ("width", "height", "depth", "across", "bits"),
     "clouds": ("points",),
@@ -47,9 +48,10 @@ def read_panels(folder: Path, panels: Any, reference: str = "") -> Iterator[Fact
             read[kind] = [view for view in views if view is not None]
             read["lost"] += len(views) - len(read[kind])
         if any(read[kind] for kind in COUNTS):
-            labels = [view["label"] for view in read["images"]]
+            labels, wholes = ([v["label"] for v in read[kind]] for kind in ("images", "whole"))
             truth = labels.index(TRUTH) if TRUTH in labels else None
-            yield {**read, "truth": truth, **_compared(labels, reference)}
+            compared = _compared(wholes, reference) if _one_size(read["whole"]) else {}
+            yield {**read, "truth": truth, **_compared(labels, reference), "wholes": compared}
 
 
 def read_charts(charts: Any) -> Iterator[Facts]:
@@ -124,6 +126,11 @@ def _compared(labels: list[str], reference: str) -> Facts:
     return {"before": before, "after": after if after != before else (before + 1) % len(labels)}
 
 
+def _one_size(views: list[Facts]) -> bool:
+    """Whether there are two views or more, all of one size: a slider would stretch others."""
+    return len(views) > 1 and len({(v["full_width"], v["full_height"]) for v in views}) == 1
+
+
 def _view(folder: Path, kind: str, view: Any) -> Facts | None:
     if not isinstance(view, Mapping) or not isinstance(view.get("file"), str):
         return None
@@ -142,7 +149,9 @@ def _view(folder: Path, kind: str, view: Any) -> Facts | None:
     if held is None or not FITS[kind](read, view, held):
         return None
     text = base64.b64encode(held).decode()
-    return {**read, "source": text if kind == "clouds" else f"data:image/png;base64,{text}"}
+    if kind == "clouds":
+        return {**read, "source": text}
+    return {**read, "source": f"data:image/{'jpeg' if kind == 'whole' else 'png'};base64,{text}"}
 
 
 def _held(folder: Path, name: str) -> bytes | None:
@@ -156,6 +165,10 @@ def _held(folder: Path, name: str) -> bytes | None:
 
 def _picture(read: Facts, view: Any, held: bytes) -> bool:
     return held.startswith(PNG)
+
+
+def _whole(read: Facts, view: Any, held: bytes) -> bool:
+    return held.startswith(JPEG)
 
 
 def _clip(read: Facts, view: Any, held: bytes) -> bool:
@@ -184,4 +197,4 @@ def _sprite(read: Facts, held: bytes, count: int) -> bool:
     return held.startswith(PNG) and across <= count and stated == size and max(size) <= SIDE
 
 
-FITS = {"images": _picture, "clips": _clip, "volumes": _volume, "clouds": _cloud}
+FITS = {"images": _picture, "whole": _whole, "clips": _clip, "volumes": _volume, "clouds": _cloud}

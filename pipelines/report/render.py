@@ -108,7 +108,7 @@ def render(facts: Facts, panels: Sequence[Facts], *, left_out: int = 0) -> str:
     style = (PAGE / "style.css").read_text(encoding="utf-8")
     parts = [(PAGE / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
     script = "\n".join(['"use strict";', *parts])
-    alone = [p for p in panels if len(p["images"]) == 1 and not _moving(p)]
+    alone = [p for p in panels if len(p["images"]) == 1 and not _with_more(p)]
     return environment.get_template("report.html.jinja").render(
         facts=facts,
         panels=[panel for panel in panels if panel not in alone] if len(alone) > 1 else panels,
@@ -149,8 +149,8 @@ def render(facts: Facts, panels: Sequence[Facts], *, left_out: int = 0) -> str:
     )
 
 
-def _moving(panel: Facts) -> bool:
-    return any(panel[kind] for kind in ("clips", "volumes", "clouds"))
+def _with_more(panel: Facts) -> bool:
+    return any(panel[kind] for kind in ("whole", "clips", "volumes", "clouds"))
 
 
 def _digest(text: str) -> str:

@@ -156,6 +156,8 @@ FAULTS = (
     image("score: its table replaces a file unasked", "commands/score",
            "    check_new([out] if out else [], overwrite=overwrite)\n", "",
            "commands/test_outputs", "figures_and_checkpoints"),
+    image("report: the crop where little differs", "inference/shown",
+           "int(squares.argmax())", "int(squares.argmin())", "inference/test_shown", "crop"),
     image("score: luma of the full range", "evaluation/score",
            "STUDIO = (65.481, 128.553, 24.966)", "STUDIO = (76.245, 149.685, 29.07)",
            "evaluation/test_score", "luma"),

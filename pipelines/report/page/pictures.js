@@ -7,6 +7,7 @@ function enlarge(place) {
   const from = row[at].querySelector("img"), to = dialog.querySelector("img");
   to.src = from.src;
   to.alt = from.alt;
+  to.className = from.closest(".whole") ? "smooth" : "";
   document.getElementById("enlarged-name").textContent = from.alt;
 }
 
@@ -28,7 +29,7 @@ dialog.addEventListener("keydown", (event) => {
 
 for (const compare of document.querySelectorAll(".compare")) {
   const pair = compare.querySelector(".pair"), slider = pair.querySelector("input");
-  const pictures = compare.closest(".panel").querySelectorAll(".zoom img");
+  const pictures = compare.closest(".view, .panel").querySelectorAll(".zoom img");
   for (const side of ["before", "after"]) {
     const image = document.createElement("img"), choice = compare.querySelector(`.${side}`);
     image.className = side;
@@ -39,6 +40,7 @@ for (const compare of document.querySelectorAll(".compare")) {
       const largest = Math.max(...[...compare.querySelectorAll("select")].map((s) => pictures[s.value].width));
       const shape = [...compare.querySelectorAll("select")].map((s) => pictures[s.value]).find((p) => p.width === largest);
       pair.style.aspectRatio = `${shape.width} / ${shape.height}`;
+      if (compare.closest(".crop")) compare.style.maxWidth = `${shape.getAttribute("width")}px`; // at 1:1
     };
     choice.addEventListener("change", show);
     show();

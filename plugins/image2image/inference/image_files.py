@@ -2,9 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from plugins.image2image.io import formats
+
+if TYPE_CHECKING:
+    from core.task import Panel
 
 
 class ImageFiles:
@@ -23,3 +27,10 @@ class ImageFiles:
     def result_names(cls, options: Mapping[str, Any]) -> Callable[[str], str]:
         """The function from the name of a file to that of its result."""
         return partial(formats.output_name, options=options, lossless=cls.lossless)
+
+    @staticmethod
+    def show(source: Path, target: Path, facts: Mapping[str, Any]) -> "Panel | None":
+        """An input beside its result, for reports."""
+        from plugins.image2image.inference.shown import before_and_after
+
+        return before_and_after(source, target, facts)

@@ -38,6 +38,22 @@ def test_pictures(tmp_path):
     ]
 
 
+def test_whole_images_are_reduced_and_say_so(tmp_path):
+    """A ramp is a ramp at any size; JPEG of quality 88 is within a few levels of it."""
+    ramp = np.broadcast_to(np.linspace(0, 255, 2000), (1000, 2000)).astype(np.uint8)
+    small = np.stack([ramp[:30, ::50]] * 3, -1)
+    said, _ = written(tmp_path, whole={"large": ramp, "small": small})
+    for view, (width, height), full in zip(
+        said, [(1280, 640), (40, 30)], [(2000, 1000), (40, 30)], strict=True
+    ):
+        assert (view["width"], view["height"]) == (width, height)
+        assert (view["full_width"], view["full_height"]) == full
+        with Image.open(tmp_path / view["file"]) as image:
+            assert (image.format, image.size) == ("JPEG", (width, height))
+            across = np.asarray(image.convert("L")).astype(float).mean(0)
+        np.testing.assert_allclose(across, np.linspace(0, 255, width), atol=8)
+
+
 @pytest.mark.parametrize("shape", [(1, 4, 6), (7, 4, 6, 3), (12, 30, 5), (3, 2, 40, 3)])
 def test_frames_of_a_clip(tmp_path, shape):
     frames = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)

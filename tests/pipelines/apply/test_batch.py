@@ -490,11 +490,11 @@ def test_a_job_trains_and_applies(ray_here, tmp_path):
 
     alone, shared = steps(tmp_path / "a"), steps(tmp_path / "b", "steps.enlarge.workers=2")
     states, said = done(locally, alone)
-    assert states == ["done", "done"], said
+    assert states == ["done", "done", "done"], said
     assert "bad: file 4 of request.folder: not an image" in said
     shutil.copytree(alone[0].folder, shared[0].folder)
     states, said = done(on_ray, steps(tmp_path / "b", "steps.enlarge.workers=2"))
-    assert states == ["hit", "done"], said
+    assert states == ["hit", "done", "done"], said
     assert "bad: file 4 of request.folder: not an image" in said
     told = results.read_json(shared[1].folder / results.RESULT)
     assert told == {
@@ -505,7 +505,11 @@ def test_a_job_trains_and_applies(ray_here, tmp_path):
         assert one.read_bytes() == two.read_bytes()
         with Image.open(one) as result:
             assert result.size == (40, 32)
+    facts = json.loads((shared[2].folder / "report.json").read_text())
+    (shown,) = (step["panels"] for step in facts["steps"] if step["label"] == "enlarge")
+    assert [panel["title"] for panel in shown] == ["0.png", "1.png", "2.png"]
+    assert [view["label"] for view in shown[0]["whole"]] == ["input, enlarged", "result"]
     (photos / "bad.png").unlink()
     again = steps(tmp_path / "b", "steps.enlarge.workers=2")
-    assert [p.state for p in again] == ["hit", "run"]
+    assert [p.state for p in again] == ["hit", "run", "run"]
     assert again[1].why == f"file {photos} changed"

@@ -3,6 +3,7 @@
 Chromium is found by `tests/conftest.py`; `make browser` says how it comes.
 """
 
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -10,9 +11,12 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from made_runs import XSS, ball, clip, metrics, three_steps, with_panels, with_viewers
+from made_runs import XSS, ball, clip, finished, metrics, three_steps, with_panels, with_viewers
+from PIL import Image
 
+from core.results.panels import write_panels
 from core.storage import files
+from core.task import Panel
 from pipelines.report import render
 from pipelines.report.request import ReportRequest
 from pipelines.store import results
@@ -376,6 +380,41 @@ def test_nothing_overflows_with_long_names_and_many_methods(browser, tmp_path, w
             place, edge = row.locator(".truth").bounding_box(), row.bounding_box()
             assert edge["x"] <= place["x"]
             assert place["x"] + place["width"] <= edge["x"] + edge["width"] + 1
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_photograph_is_shown_whole_beside_a_crop_at_its_own_size(browser, tmp_path, width):
+    """Both under sliders: at the left end all is the result, at the right end the input."""
+    step = finished(tmp_path, "enlarge", "apply", {})
+    colours = {"input, enlarged": (200, 40, 40), "result": (40, 40, 200)}
+    whole, crop = (
+        {label: np.full((*size, 3), rgb, np.uint8) for label, rgb in colours.items()}
+        for size in ((900, 1600), (288, 288))
+    )
+    (step / "pictures").mkdir()
+    views = write_panels([Panel("a.png", images=crop, whole=whole)], step / "pictures")
+    files.write_json(step / "panels.json", {"panels": views})
+    (tmp_path / "out").mkdir()
+    path = render.report(ReportRequest(), {"enlarge": step}, tmp_path / "out").report
+    with opened(browser, path, width) as tab:
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        boxes = {kind: tab.locator(f".{kind} .pair").bounding_box() for kind in ("whole", "crop")}
+        assert boxes["crop"]["width"] == boxes["crop"]["height"] == 288
+        assert boxes["whole"]["width"] / boxes["whole"]["height"] == pytest.approx(16 / 9, abs=0.02)
+        beside = boxes["whole"]["x"] + boxes["whole"]["width"] <= boxes["crop"]["x"]
+        assert beside == (width == 1280)
+        assert "1600×900 pixels; it is reduced here" in tab.locator(".whole > p").inner_text()
+        for kind in boxes:
+            pair = tab.locator(f".{kind} .pair")
+            for at, rgb in ((0, colours["result"]), (100, colours["input, enlarged"])):
+                pair.locator("input").evaluate(
+                    "(s, at) => { s.value = at; s.dispatchEvent(new Event('input')); }", at
+                )
+                shot = Image.open(io.BytesIO(pair.screenshot())).convert("RGB")
+                assert np.abs(np.subtract(shot.getpixel((60, 30)), rgb)).max() < 6
+            assert not pair.locator("xpath=..").locator("select").first.is_visible()
+        tab.locator(".whole .zoom").last.click()
+        assert tab.locator("#enlarged-name").inner_text() == "a.png, whole, result"
 
 
 def test_what_is_wider_than_the_page_says_so(browser, shown):

@@ -1,4 +1,4 @@
-"""Which two images of a panel the slider stands between at first."""
+"""Which two images of a panel the slider stands between at first, and whole images beside crops."""
 
 import pytest
 from PIL import Image
@@ -30,3 +30,25 @@ def test_the_slider_compares_the_reference_with_the_last_before_the_truth(
         images.append({"label": label, "file": f"{number}.png", "width": 4, "height": 4})
     (read,) = read_panels(tmp_path, [{"title": "x", "images": images}], reference)
     assert (labels[read["before"]], labels[read["after"]]) == pair
+
+
+def whole(folder, label, size, kind="JPEG"):
+    Image.new("L", size, 90).save(folder / f"{label}.jpg", kind)
+    return {"label": label, "file": f"{label}.jpg", "width": size[0], "height": size[1],
+            "full_width": 2 * size[0], "full_height": 2 * size[1]}  # fmt: skip
+
+
+def test_whole_images_are_compared_if_they_have_one_size(tmp_path):
+    same = [whole(tmp_path, name, (12, 8)) for name in ("input", "result")]
+    wider = whole(tmp_path, "wider", (16, 8))
+    panels = [{"title": "x", "whole": same}, {"title": "y", "whole": [same[0], wider]}]
+    one, other = read_panels(tmp_path, panels)
+    assert one["wholes"] == {"before": 0, "after": 1}
+    assert other["wholes"] == {}
+    assert all(view["source"].startswith("data:image/jpeg;base64,") for view in one["whole"])
+
+
+def test_a_whole_image_that_is_no_jpeg_is_left_out(tmp_path):
+    views = [whole(tmp_path, "a", (4, 4)), whole(tmp_path, "b", (4, 4), "PNG")]
+    (read,) = read_panels(tmp_path, [{"title": "x", "whole": views}])
+    assert ([view["label"] for view in read["whole"]], read["lost"]) == (["a"], 1)
