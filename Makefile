@@ -40,7 +40,7 @@ torture: $(VENV)/.ready
 # and not all of those have a CPU build.
 parity: $(VENV)/.ready
 	$(PIP) install --no-compile -c $(VENV)/constraints.txt -e '.[image2image,medical,cluster,dev,parity]'
-	$(PIP) install --no-compile --no-deps k-diffusion==0.1.1.post1
+	$(PIP) install --no-compile --no-deps k-diffusion==0.1.1.post1 lpips==0.1.4
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/parity -m parity
 
 # Scripts of tests/benchmarks/gpu in the order of their worth; each writes one JSON, and weights of at

@@ -24,6 +24,7 @@ from plugins.image2image.evaluation.vit import Sizes, VisionTransformer
 SIDE = 224  # pixels of the shorter side, as both were evaluated
 LONGEST = 4  # times the shorter side
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, in [0, 1]
+LEAST_PATCH = 4  # pixels; the published have 8 to 16
 BATCH = 16
 HEAD = 64  # channels of a head in all published DINO and DINOv2 networks
 CONFIGS = 2**20  # bytes; the published have a thousandth of it
@@ -183,7 +184,8 @@ def _sizes(
         x[1] for name in found if (x := re.match(r"(?:blocks|encoder\.layer)\.(\d+)\.", name))
     }
     heads = config.get("num_attention_heads", width // HEAD)
-    if min(width, patch, grid) < 1 or not 0 < heads <= width or width % heads:
+    known = min(width, grid) > 0 and LEAST_PATCH <= patch <= SIDE  # which bounds the tokens
+    if not known or not 0 < heads <= width or width % heads:
         raise InputError(
             f"{file}: {width} channels, patches of {patch} pixels, a grid of {grid} and {heads} "
             f"heads are no ViT's; {'correct' if config else 'give'} its config.json beside it"

@@ -20,7 +20,8 @@ SHOWN = 2  # names of each kind in a message
 CONVERT = (
     "convert it on a machine where you trust it: "
     'python -c "import torch; from safetensors.torch import save_file; '
-    "save_file(torch.load('{name}', weights_only=True), '{stem}.safetensors')\""
+    "save_file(torch.load('{name}', map_location='cpu', weights_only=True), "
+    "'{stem}.safetensors')\""
 )
 
 

@@ -168,6 +168,7 @@ def test_other_files_are_refused_in_a_sentence_that_names_the_tensors(tmp_path):
          r"of another shape: pos_embed \(1, 12, 64\), expected \(1, 10, 64\)"),
         (w | {"patch_embed.proj.weight": torch.zeros(60, 3, 8, 8)}, None,
          "no ViT's; give its config"),
+        (w | {"patch_embed.proj.weight": torch.zeros(64, 3, 1, 1)}, None, "patches of 1 pixels"),
         (hub(w, second=False), {"num_attention_heads": 5}, "and 5 heads are no ViT's"),
         (hub(w, second=False), {"num_attention_heads": 1e9}, "a whole number"),
         (hub(w, second=False), {"hidden_act": "relu"}, "hidden_act: expected 'gelu', got 'relu'"),
