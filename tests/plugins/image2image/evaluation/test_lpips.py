@@ -130,7 +130,9 @@ def test_other_files_are_refused_in_a_sentence_that_names_the_tensors(tmp_path):
 
 def test_nothing_is_read_of_a_pickle_or_beyond_the_memory(tmp_path, monkeypatch):
     torch.save(weights(), tmp_path / "alex.pth")
-    with pytest.raises(InputError, match=r"save_file\(torch\.load\('alex\.pth', map_location='cpu'"):
+    with pytest.raises(
+        InputError, match=r"save_file\(torch\.load\('alex\.pth', map_location='cpu'"
+    ):
         lpips.load([tmp_path / "alex.pth"])
     whole = stored(tmp_path, weights())
     cut = tmp_path / "cut.safetensors"
