@@ -173,7 +173,7 @@ def _sizes(
 
     def shape(ours: str, axes: int) -> tuple[int, ...]:
         name = ours if naming is None else _names(ours, naming)[0]
-        if len(found.get(name, ())) != axes:
+        if len(found.get(name, ())) != axes or 0 in found[name]:
             raise InputError(f"{file}: has no {name} of {axes} axes, as a ViT has; {REMEDY}")
         return found[name]
 
@@ -212,19 +212,13 @@ def _config(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it is not one, or is of a network that differs from DINO's.
     """
-    if not path.exists():
+    found = _options(path)
+    if found is None:
         return {}
-    try:
-        found = json_file.read(path, largest=CONFIGS)
-    except (OSError, json_file.NotJson) as error:
-        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: expected a mapping of options, got {type(found).__name__}")
-    for option, expected in (("hidden_act", "gelu"), ("qkv_bias", True), ("use_swiglu_ffn", False)):
-        if (given := found.get(option, expected)) != expected:
-            raise InputError(
-                f"{path}: {option}: expected {expected!r}, got {brief(given)}; use another network"
-            )
+    _expect(path, found, {"hidden_act": "gelu", "qkv_bias": True, "use_swiglu_ffn": False})
+    images = path.with_name("preprocessor_config.json")  # other ViTs are normalised otherwise
+    normalised = {"image_mean": list(MEAN), "image_std": list(DEVIATION)}
+    _expect(images, _options(images) or {}, normalised)
     heads, eps = found.get("num_attention_heads"), found.get("layer_norm_eps", 1e-6)
     if type(heads) is not int or type(eps) not in (int, float) or not 0 <= eps < 1:
         raise InputError(
@@ -232,3 +226,29 @@ def _config(path: Path) -> dict[str, Any]:
             f"1, got {brief(heads)} and {brief(eps)}; get it again from where it came from"
         )
     return {"num_attention_heads": heads, "layer_norm_eps": eps}
+
+
+def _options(path: Path) -> dict[str, Any] | None:
+    """The options in a JSON file; None where there is no file.
+
+    Raises:
+        InputError: it is not a mapping in JSON.
+    """
+    if not path.exists():
+        return None
+    try:
+        found = json_file.read(path, largest=CONFIGS)
+    except (OSError, json_file.NotJson) as error:
+        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: expected a mapping of options, got {type(found).__name__}")
+    return found
+
+
+def _expect(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    for option, value in expected.items():
+        if (given := found.get(option, value)) != value:
+            raise InputError(
+                f"{path}: {option}: expected {value!r}, got {brief(given)}, so the network is not "
+                "DINO's; use another one"
+            )

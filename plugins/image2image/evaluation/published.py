@@ -4,6 +4,7 @@ The header of such a file states names and shapes.  They are held against the ne
 is said to be of, and its size against the free memory, before a tensor is read.
 """
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from core.storage import files, memory, tensor_file
 
 Shapes = Mapping[str, tuple[int, ...]]
 SHOWN = 2  # names of each kind in a message
+MOST = 4096  # tensors of a file; the largest networks that are read have some 900
+TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 CONVERT = (
     "convert it on a machine where you trust it: "
     'python -c "import torch; from safetensors.torch import save_file; '
@@ -37,20 +40,28 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     if start[8:9] != b"{":
-        name = path.name.replace("'", "")
-        remedy = CONVERT.format(name=name, stem=name.split(".")[0] or "weights")
+        # The command is copied into a shell, which would obey what a name may hold.
+        name = path.name if re.fullmatch(r"\w[\w.-]*", path.name) else "weights.pth"
+        remedy = CONVERT.format(name=name, stem=name.split(".")[0])
         raise InputError(
             f"{path}: not a safetensors file; others, such as the pickles .pth and .pt, are not "
             f"read, since reading them can run code; {remedy}"
         )
     try:
         with safe_open(path, "pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            names = list(file.keys())
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in names[: MOST + 1]}
     except tensor_file.UNREADABLE as error:
         raise InputError(
             f"{path}: not a whole safetensors file ({str(error).splitlines()[0]}); "
             "get it again from where it came from"
         ) from error
+    if len(names) > MOST:
+        raise InputError(
+            f"{path}: has {len(names):,} tensors, expected {MOST:,} or fewer; give the file of the "
+            "network alone"
+        )
+    return found
 
 
 def check(found: Shapes, expected: Shapes, title: str, remedy: str) -> None:
@@ -85,7 +96,7 @@ def read(path: Path, names: Collection[str]) -> dict[str, Float[Tensor, "..."]]:
     """Tensors of a file in float32.
 
     Raises:
-        InputError: they do not fit into memory, are not numbers with a fraction, or are not finite.
+        InputError: they do not fit into memory, are of another type, or are not finite.
     """
     with safe_open(path, "pt") as file:
         count = sum(torch.Size(file.get_slice(name).get_shape()).numel() for name in names)
@@ -97,12 +108,12 @@ def read(path: Path, names: Collection[str]) -> dict[str, Float[Tensor, "..."]]:
             free=memory.free(),
         )
         stored = {name: file.get_tensor(name) for name in names}
-    whole = [name for name, value in stored.items() if not value.is_floating_point()]
-    if whole:
-        raise InputError(
-            f"{path}: {whole[0]} has the type {stored[whole[0]].dtype}; expected float32, float16 "
-            "or bfloat16"
-        )
+    for name, value in stored.items():
+        if value.dtype not in TYPES:
+            raise InputError(
+                f"{path}: {name} has the type {value.dtype}; expected float32, float16 or "
+                "bfloat16: get the file that was published"
+            )
     if problem := tensor_file.not_finite(stored):
         raise InputError(f"{path}: {problem}; get it again from where it came from")
     return {name: value.float() for name, value in stored.items()}

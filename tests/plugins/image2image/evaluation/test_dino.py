@@ -161,6 +161,8 @@ def test_other_files_are_refused_in_a_sentence_that_names_the_tensors(tmp_path):
     lacking = {name: x for name, x in w.items() if not name.startswith("blocks.1.mlp")}
     for tensors, config, message in (
         ({"a": torch.zeros(1)}, None, "has no patch_embed.proj.weight of 4 axes"),
+        (w | {"patch_embed.proj.weight": torch.zeros(10**12, 0, 8, 8)}, None,
+         "has no patch_embed.proj.weight of 4 axes"),
         (lacking, None, "missing: blocks.1.mlp.fc1.weight, blocks.1.mlp.fc1.bias and 2 more"),
         (w | {"blocks.0.mlp.w12.weight": torch.zeros(1)}, None,
          "2 blocks of 64 channels: surplus: blocks.0.mlp.w12.weight"),
@@ -178,6 +180,10 @@ def test_other_files_are_refused_in_a_sentence_that_names_the_tensors(tmp_path):
             dino.load(stored(tmp_path, tensors, config))
         assert "\n" not in str(caught.value)
         (tmp_path / "config.json").unlink(missing_ok=True)
+    stored(tmp_path, hub(w, second=False), {"num_attention_heads": 1})
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5]}')
+    with pytest.raises(InputError, match=r"image_mean: expected \[0.485, .*got \[0.5"):
+        dino.load(tmp_path)
     torch.save(w, tmp_path / "dino.pth")
     with pytest.raises(InputError, match="not read, since reading them can run code"):
         dino.load(tmp_path / "dino.pth")

@@ -134,6 +134,12 @@ def test_nothing_is_read_of_a_pickle_or_beyond_the_memory(tmp_path, monkeypatch)
         InputError, match=r"save_file\(torch\.load\('alex\.pth', map_location='cpu'"
     ):
         lpips.load([tmp_path / "alex.pth"])
+    (tmp_path / "$(reboot).pth").write_bytes((tmp_path / "alex.pth").read_bytes())
+    with pytest.raises(InputError, match=r"torch\.load\('weights\.pth'"):  # safe in a shell
+        lpips.load([tmp_path / "$(reboot).pth"])
+    many = {f"blocks.{i}.x": torch.zeros(1) for i in range(4097)}
+    with pytest.raises(InputError, match="has 4,097 tensors, expected 4,096 or fewer"):
+        lpips.load([stored(tmp_path, many)])
     whole = stored(tmp_path, weights())
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(whole.read_bytes()[:-4])
