@@ -28,16 +28,18 @@ def score(
     lpips: Annotated[
         list[Path] | None,
         typer.Option(
+            metavar="FILE",
             help="Also measure LPIPS, with your weights: safetensors of AlexNet or VGG16 with "
             "torchvision's names and of its heads (lin0.model.1.weight), in one file, or give the "
-            "option twice."
+            "option twice.",
         ),
     ] = None,
     dino: Annotated[
         Path | None,
         typer.Option(
+            metavar="PATH",
             help="Also measure cosine distance, FID and KID in features of your DINO or DINOv2 "
-            "ViT: its safetensors, or the folder of a Hugging Face model."
+            "ViT: its safetensors, or the folder of a Hugging Face model.",
         ),
     ] = None,
     distances: Annotated[
