@@ -165,15 +165,24 @@ def bare() -> Iterator[None]:
     """While the block lasts, a Ray that starts has no autoscaler, API server and log monitor.
 
     Each is a process that takes seconds to start, even without a dashboard; the first two serve
-    metrics by HTTP to whoever asks, without a token.
+    metrics by HTTP to whoever asks, without a token.  Its agent listens on a port that is free, and
+    not on Ray's one for all (52365), without which a head on this machine takes no jobs.
     """
     node: Any = importlib.import_module("ray._private.node").Node
-    kept = {name: getattr(node, name) for name in UNUSED}
+    parameters: Any = importlib.import_module("ray._private.parameter").RayParams
+    kept, make = {name: getattr(node, name) for name in UNUSED}, parameters.__init__
+
+    def made(self: Any, *given: Any, **settings: Any) -> None:
+        make(self, *given, **settings)
+        self.dashboard_agent_listen_port = 0
+
     for name in UNUSED:
         setattr(node, name, lambda self, **settings: None)
+    parameters.__init__ = made
     try:
         yield
     finally:
+        parameters.__init__ = make
         for name, method in kept.items():
             setattr(node, name, method)
 

@@ -19,13 +19,16 @@ def started_by(pid: int) -> list[psutil.Process]:
 
 
 def started_with_token(pid: int, token: str) -> list[psutil.Process]:
-    """Those of them that belong to the Ray whose token is in that file, not to another."""
-    found: list[psutil.Process] = []
+    """Those of them that belong to the Ray whose token is in that file, not to another.
+
+    Ray's agents write their titles over their environment, so they are found by who started them.
+    """
+    found: set[psutil.Process] = set()
     for process in started_by(pid):
         with suppress(psutil.NoSuchProcess):  # an idle worker may end meanwhile
             if process.environ().get("RAY_AUTH_TOKEN_PATH") == token:
-                found.append(process)
-    return found
+                found |= {process, *started_by(process.pid)}
+    return list(found)
 
 
 def check_gone(processes: list[psutil.Process]) -> None:

@@ -73,6 +73,7 @@ def _start_head(place, environment):
     command = [str(PYTHON.with_name("ray")), "start", "--head", "--block", "--num-cpus=2"]
     command += ["--node-ip-address=127.0.0.1", f"--port={gcs}", "--dashboard-host=127.0.0.1"]
     command += [f"--dashboard-port={dashboard}", f"--temp-dir={place}/r", "--disable-usage-stats"]
+    command += [f"--dashboard-agent-listen-port={_free_port()}"]  # another Ray may have the usual
     command += [f"--object-store-memory={OBJECT_STORE_BYTES}"]
     with (place / "said.txt").open("w") as said:
         process = subprocess.Popen(

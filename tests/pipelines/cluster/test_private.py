@@ -6,6 +6,7 @@ import re
 import stat
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from contextlib import suppress
@@ -41,7 +42,7 @@ def folder(ray_here):
 def processes(folder):
     """Those of this Ray; others of this process may run at the same time."""
     found = started_with_token(os.getpid(), str(folder / "token"))
-    assert len(found) >= 3
+    assert {"raylet", "gcs_server", "ray::DashboardAgent"} <= {p.name() for p in found}
     return found
 
 
@@ -101,6 +102,16 @@ def _call(port, method):
             code = error.code().name
             return "UNIMPLEMENTED" if code == "UNAVAILABLE" else code  # HTTP alone
     return "answered"
+
+
+def test_rays_port_of_agents_is_left_to_a_head_on_this_machine(processes):
+    """Without an agent at 52365, or at the port that it was told, a head takes no jobs."""
+    (agent,) = (p for p in processes if p.name() == "ray::DashboardAgent")
+    deadline = time.monotonic() + 30
+    while len(_ports(agent)) < 2 and time.monotonic() < deadline:  # of Ray's services, and of HTTP
+        time.sleep(0.1)
+    assert len(_ports(agent)) == 2
+    assert 52365 not in _ports(agent)
 
 
 def test_everything_it_writes_lies_in_a_folder_that_only_this_user_may_enter(folder, processes):
