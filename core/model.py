@@ -184,12 +184,8 @@ def load_model(
     group = "ema" if ema else "model"
     saved = upgraded(checkpoint.load(Path(path), groups=(group,)))
     request = bind(TrainRequest, saved.request, at="checkpoint.request")
-    tasks = (task,) if isinstance(task, str) else task
-    if tasks is not None and request.task.name not in tasks:
-        expected = " or ".join(map(repr, tasks))
-        raise CheckpointError(
-            f"{path}: expected a model trained for {expected}, got one for {request.task.name!r}"
-        )
+    if task is not None:
+        _check_task(path, request.task.name, (task,) if isinstance(task, str) else task)
     built: Task = configure("task", request.task)()
     network = network_of(request, built, objective_of(request).outputs)
     weights, notes = saved.tensors[group], _passed_over(saved)
@@ -231,6 +227,14 @@ def _average(
     if last < saved.step:
         return weights, (f"the average is of step {last}, the newest snapshot before {saved.step}",)
     return weights, ()
+
+
+def _check_task(path: str | Path, trained: str, tasks: tuple[str, ...]) -> None:
+    if trained not in tasks:
+        raise CheckpointError(
+            f"{path}: expected a model trained for {' or '.join(map(repr, tasks))}, got one for "
+            f"{trained!r}"
+        )
 
 
 def for_task(model: Model, spec: Spec) -> Model:
