@@ -7,12 +7,14 @@ device or a pipe in the place of a file never ends.  Here both are refused as an
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from core.errors import InputError
 from core.storage import files
 
 DEEPEST = 100  # levels of lists and mappings; documents of ours have some ten
 LARGEST = 2**26  # bytes of a document, unless its reader expects more
+LARGEST_OPTIONS = 2**20
 _NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
 
 
@@ -64,3 +66,18 @@ def read(path: Path, *, largest: int = LARGEST) -> Any:
     if len(data) > largest:
         raise NotJson(f"more than {largest} bytes")
     return parse(data)
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """The options in a user's JSON file.
+
+    Raises:
+        InputError: it cannot be read, is too large, or is not a mapping.
+    """
+    try:
+        found = read(path, largest=LARGEST_OPTIONS)
+    except (OSError, NotJson) as error:
+        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: expected a mapping of options, got {type(found).__name__}")
+    return cast("dict[str, Any]", found)

@@ -19,11 +19,9 @@ from torch import Tensor
 
 from core.errors import InputError
 from core.parts.registry import Spec
-from core.storage import json_file
 from core.weights.translation import Described, Weights, ratio
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-LARGEST = 2**20  # bytes of a config that is read
 
 # UNet2DModel's options, with its defaults.
 MODEL: dict[str, Any] = {
@@ -114,21 +112,6 @@ FORMER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.
 def is_folder(place: Path) -> bool:
     """Whether a folder looks like one of diffusers'."""
     return any((place / name).is_file() for name in ("config.json", "unet/config.json"))
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """A JSON file of options.
-
-    Raises:
-        InputError: it cannot be read, is far too large, or is not a mapping.
-    """
-    try:
-        found = json_file.read(path, largest=LARGEST)
-    except (OSError, json_file.NotJson) as error:
-        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: expected a mapping of options, got {type(found).__name__}")
-    return found
 
 
 def files_of(place: Path) -> tuple[Path, Path, Path | None]:

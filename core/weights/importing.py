@@ -12,7 +12,7 @@ from core.errors import InputError, brief, shortened
 from core.parts.config import plain
 from core.parts.registry import nearest
 from core.request import TrainRequest
-from core.storage import checkpoint, tensor_file
+from core.storage import checkpoint, json_file, tensor_file
 from core.weights import diffusers, openai
 from core.weights.flags import GUIDED, flags_of, parse_flags
 from core.weights.published import PUBLISHED
@@ -113,8 +113,8 @@ Made = tuple[Described, dict[str, Tensor], dict[str, Any]]
 
 def _of_diffusers(source: Path, entry: str) -> Made:
     config_file, weights, scheduler_file = diffusers.files_of(source)
-    config = diffusers.read_config(config_file)
-    scheduler = diffusers.read_config(scheduler_file) if scheduler_file else None
+    config = json_file.read_options(config_file)
+    scheduler = json_file.read_options(scheduler_file) if scheduler_file else None
     described = diffusers.describe(config, scheduler)
     found = read_weights(weights, entry=entry)
     tensors = translated(

@@ -27,7 +27,6 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, i
 LEAST_PATCH = 4  # pixels; the published have 8 to 16
 BATCH = 16
 HEAD = 64  # channels of a head in all published DINO and DINOv2 networks
-CONFIGS = 2**20  # bytes; the published have a thousandth of it
 REMEDY = (
     "give the file of a ViT as DINO, DINOv2 or Hugging Face's ViTModel, Dinov2Model and "
     "Dinov2WithRegistersModel name its tensors"
@@ -212,13 +211,13 @@ def _config(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it is not one, or is of a network that differs from DINO's.
     """
-    found = _options(path)
-    if found is None:
+    if not path.exists():
         return {}
+    found = json_file.read_options(path)
     _expect(path, found, {"hidden_act": "gelu", "qkv_bias": True, "use_swiglu_ffn": False})
     images = path.with_name("preprocessor_config.json")  # other ViTs are normalised otherwise
     normalised = {"image_mean": list(MEAN), "image_std": list(DEVIATION)}
-    _expect(images, _options(images) or {}, normalised)
+    _expect(images, json_file.read_options(images) if images.exists() else {}, normalised)
     heads, eps = found.get("num_attention_heads"), found.get("layer_norm_eps", 1e-6)
     if type(heads) is not int or type(eps) not in (int, float) or not 0 <= eps < 1:
         raise InputError(
@@ -226,23 +225,6 @@ def _config(path: Path) -> dict[str, Any]:
             f"1, got {brief(heads)} and {brief(eps)}; get it again from where it came from"
         )
     return {"num_attention_heads": heads, "layer_norm_eps": eps}
-
-
-def _options(path: Path) -> dict[str, Any] | None:
-    """The options in a JSON file; None where there is no file.
-
-    Raises:
-        InputError: it is not a mapping in JSON.
-    """
-    if not path.exists():
-        return None
-    try:
-        found = json_file.read(path, largest=CONFIGS)
-    except (OSError, json_file.NotJson) as error:
-        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: expected a mapping of options, got {type(found).__name__}")
-    return found
 
 
 def _expect(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
