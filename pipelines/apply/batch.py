@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def apply(
     """
     given = machine or Machine()
     with prepared(request, out, machine=given, emit=emit, registry=registry) as batch:
-        share = lambda batch: here(batch, stop)  # noqa: E731
+        share = partial(here, stop=stop)
         return _demanded(finish(batch, share, _by_number(emit, request)), batch)
 
 
@@ -105,7 +106,7 @@ def apply_together(
         Incomplete: as `apply`.
     """
     with prepared(request, out, machine=machine, emit=emit, registry=registry) as batch:
-        share = lambda batch: on_ray(batch, workers=workers, gpus=gpus)  # noqa: E731
+        share = partial(on_ray, workers=workers, gpus=gpus)
         return _demanded(finish(batch, share, _by_number(emit, request)), batch)
 
 
