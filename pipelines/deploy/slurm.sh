@@ -32,15 +32,17 @@ trap 'rm -rf "$SECRETS"' EXIT
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$SECRETS/token"
 export RAY_USAGE_STATS_ENABLED=0 RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
 
+# Slurm sends TERM to this script alone (B:).  Handed on, each step writes a checkpoint and ends.
+stopped=0 RUN=
+trap 'stopped=1; [ -z "$RUN" ] || kill -TERM "$RUN" 2>/dev/null || true' TERM
+
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --kill-on-bad-exit=1 \
     ray symmetric-run --address "$HEAD:$PORT" --min-nodes "$SLURM_JOB_NUM_NODES" \
     --num-cpus "${SLURM_CPUS_PER_TASK:-1}" -- \
     polymode run --address auto "$@" &
 RUN=$!
+[ "$stopped" = 0 ] || kill -TERM "$RUN"
 
-# Slurm sends TERM to this script alone (B:).  Handed on, each step writes a checkpoint and ends.
-stopped=0
-trap 'stopped=1; kill -TERM "$RUN" 2>/dev/null || true' TERM
 status=0
 wait "$RUN" || status=$?
 if [ "$stopped" = 1 ]; then

@@ -126,14 +126,19 @@ def test_the_image_has_no_data_and_no_root():
 
 # --- Slurm: the script with stand-ins for its commands ---------------------------------------
 
+# One function, which bash reads whole before a signal can come: a trap that runs while
+# bash 5.2 reads a `$(` fails with a syntax error of its own.
 SRUN = """#!/bin/bash
+step() {
 echo "$@" > "$PLACE/called"
 stat -c %a "$RAY_AUTH_TOKEN_PATH" "$(dirname "$RAY_AUTH_TOKEN_PATH")" > "$PLACE/modes"
 cp "$RAY_AUTH_TOKEN_PATH" "$PLACE/token"
 trap 'echo told > "$PLACE/told"; exit 143' TERM
 touch "$PLACE/ready"
-for i in $(seq "$TENTHS"); do sleep 0.1; done
+for ((i = 0; i < TENTHS; i++)); do sleep 0.1; done
 exit "$STATUS"
+}
+step "$@"
 """
 
 
