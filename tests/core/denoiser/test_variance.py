@@ -199,6 +199,7 @@ def test_no_other_variance_beats_the_analytic_one_on_a_gaussian(steps):
     assert min(mean(0.9), mean(1.1)) > mean(1.0) + 1e-4
 
 
+@pytest.mark.slow
 def test_the_trace_says_the_variance_of_each_sample_on_average():
     path, n = PATHS["vp_linear"], 1000
     x = torch.randn(1, 6, dtype=torch.float64, generator=generator(3))
@@ -214,6 +215,7 @@ def test_the_trace_says_the_variance_of_each_sample_on_average():
     assert float(found.std()) > 1e-3 * expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
 def test_the_trace_is_exact_on_a_gaussian_and_takes_times_of_elements(path):
     path = PATHS[path]

@@ -49,6 +49,7 @@ def test_a_checkpoint_of_format_1_computes_what_it_did(run):
     assert is_output(load_model(folder, ema=False).network, outputs, "model")
 
 
+@pytest.mark.slow
 def test_a_run_of_format_1_resumes_and_its_averages_span_both_formats(run):
     """Also the optimizer's state, by the order of weights, and snapshots of both kinds of names."""
     folder, outputs = run

@@ -363,6 +363,7 @@ UNET = Spec("core/unet", {"width": 8, "multipliers": [1], "blocks": 1, "attentio
                           "dropout": 0.5})  # fmt: skip
 
 
+@pytest.mark.slow
 def test_training_is_the_same_with_a_rehearsal_and_without(tmp_path, monkeypatch):
     request = replace(REQUEST, network=UNET)
     train(request, tmp_path / "with")
@@ -388,6 +389,7 @@ def test_a_wrong_task_is_refused_before_the_first_step(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_evaluation_refuses_figures_that_are_not_described(tmp_path, monkeypatch):
     from core.generate import Generate
     from core.request import EvaluateRequest, SampleRequest

@@ -143,6 +143,7 @@ def small_state():
     return state_dict(about), about["flags"]
 
 
+@pytest.mark.slow
 def test_every_tensor_is_accounted_for(tmp_path):
     state, flags = small_state()
     del state["input_blocks.3.0.op.weight"], state["middle_block.1.proj_out.bias"]

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from core.results.metrics import psnr
@@ -30,6 +31,7 @@ def test_it_has_the_stored_coefficients_less_variation_and_less_error():
         assert psnr(found[None], truth[None]) > psnr(file.decoded[None], truth[None]) + 0.05
 
 
+@pytest.mark.slow
 def test_bands_are_parts_of_the_whole(monkeypatch):
     file = jpeg.encode(picture(224, top=60, left=100), 30)
     whole = smoothest(file)
