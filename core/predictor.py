@@ -12,12 +12,15 @@ class Predictor(Protocol):
     options are keyword-only.  Its constructor raises `InputError` for what no file could be done
     with.  The checkpoint is not an option, since in a job it is another step's result.
 
-    Six more class attributes are optional; they too are known unloaded:
+    Seven more class attributes are optional; they too are known unloaded:
 
     - ``folders``: suffixes of files of which a folder inside the user's is one input, such as the
       slices of a scan; `source` is then the folder.
     - ``reads(source)``, static: every file that is read for an input, where it is not `source`
       alone.  None of the others is an input of its own.
+    - ``reads_by_option``: for options that name a file or a folder of files, one for each input,
+      the function from the option's value and the input to its file, or None.  Such a file is
+      read with its input, and is no input of its own.
     - ``beside(name)``, static: names of files that may be written beside a result of that name.
     - ``result_names(options)``, static: the function that takes the place of `result_name` under
       options of the predictor.
@@ -56,10 +59,20 @@ def folders_of(build: Any) -> tuple[str, ...]:
     return getattr(build, "folders", ())
 
 
-def files_of(build: Any, source: Path) -> Sequence[Path]:
-    """Every file that a predictor's class reads for an input."""
+def files_of(build: Any, source: Path, options: Mapping[str, Any] | None = None) -> Sequence[Path]:
+    """Every file that a predictor's class reads for an input, under resolved options."""
     reads = getattr(build, "reads", None)
-    return (source,) if reads is None else reads(source)
+    found = [source] if reads is None else list(reads(source))
+    for name, file_for in reads_by_option(build).items():
+        value = (options or {}).get(name)
+        if value is not None and (file := file_for(value, source)) is not None:
+            found.append(file)
+    return tuple(dict.fromkeys(found))
+
+
+def reads_by_option(build: Any) -> Mapping[str, Callable[[Any, Path], Path | None]]:
+    """Options of a predictor's class that name a file for each input, and how it is found."""
+    return getattr(build, "reads_by_option", {})
 
 
 def unread_of(build: Any) -> Mapping[str, str]:

@@ -13,7 +13,7 @@ from core.errors import InputError
 from core.parts.config import ConfigError, plain, resolve
 from core.parts.registry import Registry, installed
 from core.parts.signature import options_of
-from core.predictor import files_of, folders_of, names_of, unread_of
+from core.predictor import files_of, folders_of, names_of, reads_by_option, unread_of
 from core.request import Emit, Machine, Note, Progress, silent
 from core.results.record import digest_of
 from core.storage import files
@@ -97,7 +97,7 @@ def prepared(
     """
     _check_places(request.folder, out)
     order = _order(request, out, machine, registry or installed())
-    names, refused, others = find(order.folder, order.build)
+    names, refused, others = find(order.folder, order.build, order.options)
     _check_names(order, request.predictor.name, names, refused)
     try:
         files.create_folder(order.out / RESULTS)
@@ -145,9 +145,12 @@ def _order(request: ApplyRequest, out: Path, machine: Machine, registry: Registr
     contents, parts, problems = what_decides(options, values, registry, "")
     if problems:
         raise InputError("\n".join(problems))
+    build = registry.load("predictor", spec.name)
+    for name in reads_by_option(build):  # each input's record has its own
+        contents.pop(f"predictor.{name}", None)
     decides = {"predictor": plain(spec), "files": contents, "parts": parts}
     return Order(
-        build=registry.load("predictor", spec.name),
+        build=build,
         options=spec.options,
         machine=machine,
         checkpoint=request.checkpoint.absolute(),
@@ -158,7 +161,9 @@ def _order(request: ApplyRequest, out: Path, machine: Machine, registry: Registr
     )
 
 
-def find(folder: Path, build: Any) -> tuple[list[str], list[Record], list[str]]:
+def find(
+    folder: Path, build: Any, options: Mapping[str, Any]
+) -> tuple[list[str], list[Record], list[str]]:
     """Names below `folder` of the inputs of a predictor's class, sorted; and of other files.
 
     The second value are records of what cannot be used: links, files that the class names as not
@@ -204,7 +209,7 @@ def find(folder: Path, build: Any) -> tuple[list[str], list[Record], list[str]]:
     paths = {name: folder / name for name in names}
     others = {
         file for path in paths.values() if not path.is_dir()
-        for file in files_of(build, path) if file != path
+        for file in files_of(build, path, options) if file != path
     }  # fmt: skip
     found = sorted(name for name, path in paths.items() if path not in others)
     return found, refused, [name for name in unknown if folder / name not in others]
@@ -242,7 +247,7 @@ def results_of(order: Order, name: str) -> list[str]:
 
 def source_digest(order: Order, path: Path) -> str:
     """sha256 of an input: of the file, or of all files that are read for it."""
-    return digest_of(files_of(order.build, path))
+    return digest_of(files_of(order.build, path, order.options))
 
 
 def _compared(

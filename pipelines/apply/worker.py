@@ -136,7 +136,7 @@ class Worker:
     def _digest(self, path: Path) -> str:
         """The digest of an input, which need not be a file."""
         try:
-            for file in files_of(self._order.build, path):
+            for file in files_of(self._order.build, path, self._order.options):
                 if not stat.S_ISREG(file.stat().st_mode):
                     raise _Trouble("bad", "not a file that holds anything")
             return source_digest(self._order, path)
@@ -145,8 +145,9 @@ class Worker:
 
     def _stamp(self, path: Path) -> list[tuple[int, int, int]]:
         """What changes when somebody writes to an input."""
+        order = self._order
         try:
-            return [_stamp(file) for file in files_of(self._order.build, path)]
+            return [_stamp(file) for file in files_of(order.build, path, order.options)]
         except OSError:
             return []
 

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
 from annotated_types import Ge, Gt
 from jaxtyping import Float
@@ -36,7 +36,7 @@ from plugins.image2image.inference.input_image import (
     for_jpeg,
     for_upscaling,
 )
-from plugins.image2image.inference.region import Region
+from plugins.image2image.inference.region import Region, mask_beside
 from plugins.image2image.inference.stripes import (
     Stripe,
     draw_stripes,
@@ -285,6 +285,7 @@ class Restore(_MeanOfDraws):
     """
 
     lossless = True
+    reads_by_option: ClassVar = {"mask": mask_beside}
 
     def __init__(
         self,

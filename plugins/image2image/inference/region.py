@@ -1,6 +1,7 @@
 """The region of an image that may change, from the options of a command."""
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -104,18 +105,16 @@ def mask_for(mask: Path | None, image: Path) -> Path | None:
     """
     if mask is None or not mask.is_dir():
         return mask
-    from plugins.image2image.io.formats import READ
-
     parents = image.absolute().parent.parts[1:]
     for depth in range(len(parents), -1, -1):  # the deepest folder of such names first
         folder = mask.joinpath(*parents[len(parents) - depth :])
         if depth and not folder.is_dir():
             continue
-        files = sorted(file for file in folder.iterdir() if file.suffix.lower() in READ)
+        names, stems = _images_in(folder, folder.stat().st_mtime_ns)
         for named in (
-            [file for file in files if file.name == image.name],
-            [file for file in files if file.stem == image.name],
-            [file for file in files if file.stem == image.stem],
+            [folder / image.name] if image.name in names else [],
+            stems.get(image.name, []),
+            stems.get(image.stem, []),
         ):
             if len(named) > 1:
                 both = " and ".join(file.name for file in named)
@@ -126,3 +125,23 @@ def mask_for(mask: Path | None, image: Path) -> Path | None:
         f"{image}: no mask in the folder {mask}; expected an image named {image.stem}.png or with "
         "another suffix, or leave this image out"
     )
+
+
+def mask_beside(mask: Path, image: Path) -> Path | None:
+    """`mask_for`, or None where there is no such mask."""
+    try:
+        return mask_for(mask, image)
+    except (InputError, OSError):
+        return None
+
+
+@lru_cache(maxsize=64)
+def _images_in(folder: Path, changed: int) -> tuple[frozenset[str], dict[str, list[Path]]]:
+    """Names of the images in a folder that last `changed` then, and the images by stem."""
+    from plugins.image2image.io.formats import READ
+
+    stems: dict[str, list[Path]] = {}
+    for file in sorted(folder.iterdir()):
+        if file.suffix.lower() in READ:
+            stems.setdefault(file.stem, []).append(file)
+    return frozenset(file.name for files in stems.values() for file in files), stems

@@ -1,6 +1,8 @@
 """Inputs of several files: folders as one input, files read beside one, results beside one."""
 
 import json
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -14,18 +16,34 @@ from pipelines.apply.listing import find, prepared
 from pipelines.apply.request import ApplyRequest
 
 
+def ending_of(folder: Path, source: Path) -> Path | None:
+    file = folder / source.name
+    return file if file.is_file() else None
+
+
 class Join:
     """The texts of a folder or file, with a count beside them; ``.part`` files are slices.
 
     Args:
         count: whether it is written.
+        endings: a folder of texts that follow those of the inputs of their names.
+        busy: somebody else writes to an ending when it has been read.
     """
 
     suffixes = (".part", ".txt.up")
     folders = (".part",)
+    reads_by_option: ClassVar = {"endings": ending_of}
 
-    def __init__(self, machine, checkpoint, *, count: bool = True) -> None:
-        self.count = count
+    def __init__(
+        self,
+        machine,
+        checkpoint,
+        *,
+        count: bool = True,
+        endings: Path | None = None,
+        busy: bool = False,
+    ) -> None:
+        self.count, self.endings, self.busy = count, endings, busy
 
     @staticmethod
     def result_name(name):
@@ -48,6 +66,10 @@ class Join:
             raise RuntimeError(f"it broke at {source} and {target}")
         if "" in texts:
             raise InputError(f"{source}: a part is empty")
+        if self.endings and (ending := ending_of(self.endings, source)):
+            texts.append(ending.read_text())
+            if self.busy:
+                ending.write_text("changed")
         target.write_text("".join(texts))
         if self.count:
             target.with_name(f"{target.name}.count").write_text(str(len(texts)))
@@ -91,7 +113,7 @@ def test_the_toy_keeps_the_contract():
 
 def test_a_folder_of_slices_is_one_input_and_what_is_read_with_a_file_none(place):
     """In the user's folder itself a slice is an input of its own."""
-    names, refused, unknown = find(place / "files", Join)
+    names, refused, unknown = find(place / "files", Join, {})
     assert names == ["alone.part", "p", "q/in", "t.txt.up"]
     assert not refused
     assert not {"t.txt.part", "q/in/c.part"} & set(unknown)
@@ -125,6 +147,39 @@ def test_an_input_is_done_again_when_any_file_of_it_changes(place, change, again
     change(place)
     todo, _ = run(place)
     assert list(todo) == again
+
+
+@pytest.fixture
+def endings(place):
+    """Inside the user's folder, and yet none of them an input."""
+    folder = place / "files" / "endings"
+    folder.mkdir()
+    for name in ("p", "t.txt.up"):
+        (folder / name).write_text(name)
+    return folder
+
+
+def test_a_file_that_an_option_names_counts_for_its_own_input(place, endings):
+    todo, _ = run(place, endings=endings)
+    assert sorted(todo) == ["alone.part", "p", "q/in", "t.txt.up"]
+    assert written(place)["p.joined"] == "abp"
+    (endings / "p").write_text("P")
+    assert list(run(place, endings=endings)[0]) == ["p"]
+    assert written(place)["p.joined"] == "abP"
+    (endings / "in").write_text("new")
+    assert list(run(place, endings=endings)[0]) == ["q/in"]
+    assert list(run(place, endings=endings)[0]) == []
+
+
+def test_a_file_that_an_option_names_does_not_change_unnoticed(place, endings):
+    _, result = run(place, endings=endings, busy=True)
+    assert (result.done, result.failed) == (2, 2)
+    assert set(written(place)) == {
+        "alone.part.joined", "alone.part.joined.count", "q/in.joined", "q/in.joined.count"
+    }  # fmt: skip
+    lines = (place / "out" / "files.jsonl").read_text().splitlines()
+    causes = {record["cause"] for record in map(json.loads, lines) if record["state"] == "failed"}
+    assert causes == {"it changed while it was read"}
 
 
 def test_what_an_earlier_call_wrote_beside_a_result_does_not_stay(place):

@@ -36,6 +36,8 @@ def test_regions_add_up_where_the_picture_is_and_become_opaque(tmp_path):
 
 
 def test_a_folder_of_masks_is_searched_by_the_names_of_the_images(tmp_path):
+    from core.predictor import files_of
+    from plugins.image2image.inference.predictors import Restore
     from plugins.image2image.inference.region import mask_for
 
     masks, photos = tmp_path / "masks", tmp_path / "photos"
@@ -55,6 +57,10 @@ def test_a_folder_of_masks_is_searched_by_the_names_of_the_images(tmp_path):
     assert mask_for(None, photos / "d.jpg") is None
     with pytest.raises(InputError, match=r"d\.jpg: no mask in the folder .*named d\.png"):
         mask_for(masks, photos / "d.jpg")
+    assert files_of(Restore, photos / "c.webp", {"mask": masks}) == (
+        photos / "c.webp", masks / "c.tif"
+    )  # fmt: skip
+    assert files_of(Restore, photos / "d.jpg", {"mask": masks}) == (photos / "d.jpg",)
     (masks / "a.tif").touch()
     with pytest.raises(InputError, match=r"a\.png and a\.tif are both masks of a\.jpg"):
         mask_for(masks, photos / "a.jpg")
