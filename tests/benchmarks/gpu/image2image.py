@@ -4,9 +4,9 @@ python tests/benchmarks/gpu/image2image.py --photos train --held-out test [--min
 python tests/benchmarks/gpu/image2image.py --cifar cifar-10-batches-bin
 
 The minutes are divided evenly among the models of `MODELS`, or given to those that `--only` names;
-`degraded` and `multiscale` go on from the weights of plugins/image2image/weights/x4.  Each model's
-default of steps, draws and detail is chosen on the held-out crops, and the figures are of every
-choice.  The weights, in half precision, take 7 to 13 MiB.
+those of `FROM_X4` go on from the weights of plugins/image2image/weights/x4.  Each model's default
+of steps, draws and detail is chosen on the held-out crops, and the figures are of every choice.
+The weights, in half precision, take 7 to 13 MiB.
 Without --photos the photographs in scikit-image are learned from, and figures are of its held-out
 crops.  With --cifar the models are those of 32x32 pictures with DDPM's network (Ho et al. 2020,
 arXiv:2006.11239, appendix B), whose weights are too large to be written.
@@ -43,11 +43,8 @@ REFINED = {
 X4 = Path(__file__).parents[3] / "plugins" / "image2image" / "weights" / "x4"
 DDPM = {"width": 128, "multipliers": (1, 2, 2, 2), "blocks": 2, "attention": (2,)}
 DEGRADED = {"scale": 4, "blur": 3.0, "noise": 0.06, "jpeg": 30, "filters": True, "twice": 0.3}
-NETWORKS = {
-    "x4": REFINED, "degraded": REFINED, "multiscale": REFINED,
-    "restoration": {**REFINED, "width": 96},
-}  # fmt: skip
-FROM_X4 = ("degraded", "multiscale")
+FROM_X4 = ("degraded", "multiscale", "restoration")
+NETWORKS = dict.fromkeys(("x4", *FROM_X4), REFINED)
 MODELS = {
     "x4": SR3,
     "degraded": Spec("image2image/sr3", DEGRADED),
