@@ -7,11 +7,12 @@ millimetres.  At angle 0 a parallel beam's lines run along y and its detectors a
 
 import math
 from collections.abc import Callable
+from copy import copy
 from functools import cached_property
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -64,6 +65,25 @@ class Radon:
         across = math.hypot(height, width) * pixel
         self.detectors = detectors or math.ceil(across / self.spacing)
         self.angles = start + arc * torch.arange(views, dtype=torch.float64) / views
+        self._shares: Tensor | None = None  # of the arc, for each view; even where None
+
+    def of_views(self, chosen: Bool[Tensor, " v"]) -> "Radon":
+        """The same operator of some views alone.
+
+        Filtered back-projection divides the part of the arc of a view that is left out between the
+        nearest ones of both sides.
+        """
+        made = copy(self)
+        for name in ("lines", "_stored", "_gathered"):  # made of the angles
+            made.__dict__.pop(name, None)
+        shares, kept = torch.zeros(len(chosen)), chosen.nonzero().flatten()
+        for view in range(len(chosen)):
+            after = int(torch.searchsorted(kept, view)) % len(kept)
+            before = after if bool(chosen[view]) else after - 1
+            shares[kept[before]] += 0.5
+            shares[kept[after]] += 0.5
+        made.angles, made._shares = self.angles[chosen], shares[chosen] * len(kept) / len(chosen)
+        return made
 
     @property
     def positions(self) -> Float[Tensor, " detectors"]:
@@ -136,7 +156,7 @@ class Radon:
             InputError: a sinogram of another size than the geometry's.
         """
         self._check_sinogram(y)
-        filtered = ramp_filtered(y, self.spacing, window)
+        filtered = self._shared(ramp_filtered(y, self.spacing, window))
         # Every line is measured once in 180 degrees, twice in 360.
         weight = math.radians(self.arc) / len(self.angles) * min(1.0, 180 / self.arc)
         x, up = self._centres(y)
@@ -145,6 +165,9 @@ class Radon:
             at = (x * math.cos(angle) + up * math.sin(angle)) / self.spacing
             total += interpolated(filtered[..., view, :], at + (self.detectors - 1) / 2)
         return total * weight
+
+    def _shared(self, filtered: Tensor) -> Tensor:
+        return filtered if self._shares is None else filtered * self._shares.to(filtered)[:, None]
 
     def _centres(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Where columns are along x and rows (h, 1) along y, in millimetres."""
@@ -240,7 +263,7 @@ class FanBeam(Radon):
         scale = self.source / (self.source + self.detector)  # the detector moved to the middle
         positions = (self.positions * scale).to(y)
         cosine = self.source / torch.hypot(positions, positions.new_tensor(self.source))
-        filtered = ramp_filtered(y * cosine, self.spacing * scale, window)
+        filtered = self._shared(ramp_filtered(y * cosine, self.spacing * scale, window))
         x, up = self._centres(y)
         total = y.new_zeros(*y.shape[:2], *self.shape)
         for view, angle in enumerate(torch.deg2rad(self.angles).tolist()):
