@@ -1,27 +1,31 @@
 """DICOM series read as scans with their geometry, CT in Hounsfield units."""
 
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 from core.errors import InputError
-from core.storage import files
+from core.storage.folders import files_in
 from plugins.medical.io import dicom_pixels
 from plugins.medical.io.claims import check_claim, reason
+from plugins.medical.io.dicom_file import (
+    SUFFIXES,
+    File,
+    file_of,
+    is_dicom,
+    modality_of,
+    unquoted,
+    whose,
+)
+from plugins.medical.io.dicom_geometry import Frame, frames_of, ordered
 from plugins.medical.io.identity import pseudonym
-from plugins.medical.io.scan import Scan
+from plugins.medical.io.scan import TILT, Modality, Scan
 
 AIR, PADDING = -1000.0, -1500.0  # Hounsfield units; at or below the second there is no tissue
-EVEN = 0.02  # of the slice spacing: largest difference between two gaps
-STRAIGHT = 0.25  # of a voxel's side: largest distance of a slice from the line through all
-SQUARE = 1e-3  # tolerance of a direction cosine's length, and of the product of two
-FAR, SMALL = 1e6, 1e-4  # millimetres: largest position, smallest pixel
-TILT = 0.5  # degrees: largest angle between the slices' step and their normal
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Origin:
         series: SeriesInstanceUID.
         sources: SOPClassUID and SOPInstanceUID of each slice, in order.
         header: a file of the series, for attributes to copy by name.
+        patient_position: PatientPosition, such as HFS; empty where it is unknown.
     """
 
     study: str
@@ -41,32 +46,29 @@ class Origin:
     series: str
     sources: tuple[tuple[str, str], ...]
     header: Path
+    patient_position: str = ""
 
 
 @dataclass(frozen=True, eq=False)
-class _Frame:
-    """One slice: its geometry, and the rescaling of its stored values."""
+class Series:
+    """The images of a series, which form a volume as far as their headers tell.
 
-    path: Path
-    number: int
-    position: np.ndarray
-    directions: np.ndarray  # direction cosines of a row and of a column
-    spacing: tuple[float, float]  # between rows and between columns, in millimetres
-    thickness: float  # SliceThickness in millimetres; 0 where it is missing
-    slope: float
-    intercept: float
-    source: tuple[str, str]
+    Args:
+        files: of the series.
+        frames: its slices, in the order of their positions.
+        step: from one slice to the next, in millimetres.
+        modality: CT, MR or other.
+    """
 
+    files: tuple[File, ...]
+    frames: tuple[Frame, ...]
+    step: Float64[np.ndarray, "3"]
+    modality: Modality
 
-@dataclass(frozen=True, eq=False)
-class _File:
-    """An image file: its header, and its sizes as integers."""
-
-    path: Path
-    header: Any
-    size: tuple[int, int]  # rows and columns
-    frames: int
-    samples: int  # SamplesPerPixel
+    @property
+    def header(self) -> Any:
+        """The attributes that all files have in common, of the first."""
+        return self.files[0].header
 
 
 def read(place: Path, *, series: int | None = None) -> Scan:
@@ -83,167 +85,132 @@ def read(place: Path, *, series: int | None = None) -> Scan:
         InputError: no readable image, several series, or slices that do not form a volume.
     """
     with dicom_pixels.quiet():
-        return _read(place, series)
+        found: dict[str, list[File]] = {}
+        paths, others = _files(place)
+        for path in paths:
+            file = file_of(path)
+            if file is not None:
+                uid = str(file.header.get("SeriesInstanceUID", ""))
+                found.setdefault(uid, []).append(file)
+        if not found:
+            raise InputError(f"{place}: contains no DICOM image")
+        scan = _scan(_examined(_chosen(place, found, series)))
+    if others:
+        files = "1 file whose name ends" if others == 1 else f"{others} files whose names end"
+        note = f"{files} as DICOM's {'is' if others == 1 else 'are'} not DICOM: not read"
+        scan = replace(scan, notes=(*scan.notes, note))
+    return scan
 
 
-def _read(place: Path, series: int | None) -> Scan:
-    found: dict[str, list[_File]] = {}
-    for path in _files(place):
-        file = _file(path)
-        if file is not None:
-            uid = str(file.header.get("SeriesInstanceUID", ""))
-            found.setdefault(uid, []).append(file)
-    if not found:
-        raise InputError(f"{place}: contains no DICOM image")
-    chosen = _chosen(place, found, series)
+def read_series(paths: Sequence[Path]) -> Scan:
+    """The scan of the files of one series.
+
+    Raises:
+        InputError: slices that do not form a volume, or pixels that cannot be decoded.
+    """
+    with dicom_pixels.quiet():
+        return _scan(_examined(_images(paths)))
+
+
+def examined(paths: Sequence[Path]) -> Series:
+    """A series checked by the headers of its files, without its pixels.
+
+    Raises:
+        InputError: slices that do not form a volume, or more of them than the memory holds.
+    """
+    with dicom_pixels.quiet():
+        return _examined(_images(paths))
+
+
+def _images(paths: Sequence[Path]) -> list[File]:
+    return [file for file in map(file_of, paths) if file is not None]
+
+
+def _examined(chosen: Sequence[File]) -> Series:
     first = chosen[0]
     _check_alike(chosen)
-    frames, step = _ordered([frame for file in chosen for frame in _frames(file)])
+    frames, step = ordered([frame for file in chosen for frame in frames_of(file)])
     check_claim(first.path, (len(frames), *first.size), 8)
     for file in chosen:
         _check_length(file)
     stated = first.header.get("Modality")
     modality = stated if stated in ("CT", "MR") else "other"
-    voxels, notes = _voxels(frames, first.size, modality)
+    return Series(tuple(chosen), tuple(frames), step, modality)
+
+
+def _scan(series: Series) -> Scan:
+    frames, header = series.frames, series.header
+    voxels, notes = _voxels(frames, series.files[0].size, series.modality)
     row, column = frames[0].spacing
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = frames[0].directions[0] * column, frames[0].directions[1] * row
-    affine[:3, 2], affine[:3, 3] = step, frames[0].position
+    affine[:3, 2], affine[:3, 3] = series.step, frames[0].position
     if len(frames) == 1:
         known = frames[0].thickness > 0
         spacing = "SliceThickness" if known else "1 mm, since SliceThickness is missing"
         notes = (*notes, f"a single slice: its spacing was set to {spacing}")
+    elif abs(tilt := _stated_tilt(header)) > TILT:
+        notes = (*notes, f"GantryDetectorTilt is {tilt:g} degrees, but the slices are not sheared")
     return Scan(
         voxels,
         affine,
-        modality,
-        pseudonym(_whose(first.header)),
+        series.modality,
+        pseudonym(whose(header)),
         notes,
         Origin(
-            str(first.header.get("StudyInstanceUID", "")),
-            str(first.header.get("FrameOfReferenceUID", "")),
-            str(first.header.get("SeriesInstanceUID", "")),
+            str(header.get("StudyInstanceUID", "")),
+            str(header.get("FrameOfReferenceUID", "")),
+            str(header.get("SeriesInstanceUID", "")),
             tuple(frame.source for frame in frames),
-            first.path,
+            series.files[0].path,
+            str(header.get("PatientPosition") or ""),
         ),
         tuple(dict.fromkeys(frame.path for frame in frames)),
     )
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether a file has DICOM's preamble and prefix."""
+def _stated_tilt(header: Any) -> float:
+    """GantryDetectorTilt in degrees; 0 where it is missing or no number."""
     try:
-        with files.open_regular(path) as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
+        return float(header.get("GantryDetectorTilt") or 0)
+    except (TypeError, ValueError):
+        return 0.0
 
 
-def patient_of(path: Path) -> str:
-    """PatientID and PatientName of a file; empty where they are missing or cannot be read."""
-    with dicom_pixels.quiet():
-        try:
-            return _whose(_header(path))
-        except InputError:
-            return ""
+# --- files ---------------------------------------------------------------------------------------
 
 
-def _whose(header: Any) -> str:
-    identity = (str(header.get(name) or "").strip() for name in ("PatientID", "PatientName"))
-    return " ".join(dict.fromkeys(filter(None, identity)))
-
-
-# --- files and headers ---------------------------------------------------------------------------
-
-
-def _files(place: Path) -> list[Path]:
+def _files(place: Path) -> tuple[list[Path], int]:
+    """DICOM files, and the number of others whose names end as those of DICOM files."""
     try:
         if place.is_file():
-            with place.open("rb") as file:
-                if file.read(132)[128:] == b"DICM":
-                    return [place]
+            if is_dicom(place):
+                return [place], 0
             raise InputError(
-                f"{place}: not a DICOM file: the prefix DICM is missing after the preamble of 128 "
-                "bytes; export it again"
+                f"{place}: not a DICOM file: it has neither a preamble of 128 bytes and the prefix "
+                "DICM, nor begins with a data set; export it again"
             )
         if not place.is_dir():
             raise InputError(f"{place}: no such file or folder")
-        return [path for path in files_below(place) if is_dicom(path)]
+        paths = files_below(place)
+        found = [path for path in paths if is_dicom(path)]
+        named = {path for path in paths if path.suffix.lower() in SUFFIXES}
+        return found, len(named.difference(found))
     except OSError as error:
         raise InputError(f"{place}: cannot be read: {reason(error)}") from error
 
 
 def files_below(folder: Path) -> tuple[Path, ...]:
     """The files in a folder and its subfolders in which `read` looks for images; no links."""
-    within = sorted(x for x in folder.iterdir() if x.is_dir() and not x.is_symlink())
-    paths = [path for place in (folder, *within) for path in sorted(place.iterdir())]
-    return tuple(
-        path
-        for path in paths
-        if path.is_file() and path.name != "DICOMDIR" and not path.is_symlink()
-    )
+    found = files_in(folder, contents="scans").files
+    return tuple(path for path in found if path.name != "DICOMDIR")
 
 
-def _header(path: Path) -> Any:
-    import pydicom
-    from pydicom.filereader import read_file_meta_info
-    from pydicom.uid import DeflatedExplicitVRLittleEndian
-
-    try:
-        syntax = read_file_meta_info(path).get("TransferSyntaxUID")
-        if syntax == DeflatedExplicitVRLittleEndian:  # pydicom would unpack all, however much
-            raise InputError(
-                f"{path.name}: transfer syntax Deflated Explicit VR Little Endian is not read, "
-                "since its decompressed size is unbounded; save it with another one"
-            )
-        header = pydicom.dcmread(path, stop_before_pixels=True)
-        # pydicom parses an element at its first access: damaged ones are found here.
-        for name in _LOOKED_AT:
-            header.get(name)
-        return header
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"{path.name}: cannot be read as DICOM: {_unquoted(error)}") from error
-
-
-def _file(path: Path) -> _File | None:
-    """The file if it holds an image; None for reports, structure sets and the like."""
-    header = _header(path)
-    if "Rows" not in header or "Columns" not in header:
-        return None
-
-    def whole(name: str, otherwise: int | None = None) -> int:
-        value = header.get(name)
-        value = otherwise if value is None else value
-        if not isinstance(value, int) or value < 1:
-            raise InputError(f"{path.name}: {name} is not a positive integer")
-        return int(value)
-
-    size = whole("Rows"), whole("Columns")
-    return _File(path, header, size, whole("NumberOfFrames", 1), whole("SamplesPerPixel", 1))
-
-
-def _unquoted(error: BaseException) -> str:
-    """The reason without quoted values: a patient's name may stand where a number should."""
-    return re.sub(r"(['\"]).*\1", "...", reason(error))
-
-
-_LOOKED_AT = (
-    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "Modality"),
-    *("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID"),
-    *("PatientID", "PatientName", "ImagePositionPatient", "ImageOrientationPatient"),
-    *("PixelSpacing", "SliceThickness", "RescaleSlope", "RescaleIntercept", "GantryDetectorTilt"),
-    *("PhotometricInterpretation", "PixelPaddingValue", "SharedFunctionalGroupsSequence"),
-    *("PerFrameFunctionalGroupsSequence", "ModalityLUTSequence", "SOPClassUID"),
-)
-
-
-def _chosen(place: Path, found: dict[str, list[_File]], series: int | None) -> list[_File]:
+def _chosen(place: Path, found: dict[str, list[File]], series: int | None) -> list[File]:
     listed = [found[uid] for uid in sorted(found)]
     if series is None and len(listed) > 1:
         kinds = "; ".join(
-            f"{number}: {_kind(one[0].header)}, {len(one)} files of "
+            f"{number}: {modality_of(one[0].header)}, {len(one)} files of "
             f"{one[0].size[1]}x{one[0].size[0]}"
             for number, one in enumerate(listed, start=1)
         )
@@ -253,87 +220,10 @@ def _chosen(place: Path, found: dict[str, list[_File]], series: int | None) -> l
     return listed[(series or 1) - 1]
 
 
-def _kind(header: Any) -> str:
-    """Modality; ``?`` where it is not a code, since it may be any text."""
-    modality = str(header.get("Modality") or "")
-    return modality if re.fullmatch("[A-Z]{2,3}|RT[A-Z]{4,6}", modality) else "?"
-
-
-def _frames(file: _File) -> Iterator[_Frame]:
-    """The slices of a file: one, or the frames of an enhanced multi-frame object."""
-    path, header, count = file.path, file.header, file.frames
-    try:
-        own = list(header.get("PerFrameFunctionalGroupsSequence") or [])
-        shared = next(iter(header.get("SharedFunctionalGroupsSequence") or [{}]))
-        if count > 1 and len(own) != count:
-            raise InputError(
-                f"{path.name}: {count} frames without PerFrameFunctionalGroupsSequence for each; "
-                "expected an enhanced multi-frame object, or one file per slice"
-            )
-        for number in range(count):
-            groups = (own[number] if number < len(own) else {}, shared)
-            yield _frame(path, number, header, groups)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"{path.name}: its geometry cannot be read: {_unquoted(error)}") from error
-
-
-def _frame(path: Path, number: int, header: Any, groups: Sequence[Any]) -> _Frame:
-    def value_of(sequence: str, name: str, otherwise: Any = None) -> Any:
-        for group in groups:
-            items = group.get(sequence)
-            if items and items[0].get(name) is not None:
-                return items[0].get(name)
-        value = header.get(name)
-        return otherwise if value is None else value
-
-    def numbers(sequence: str, name: str, count: int) -> np.ndarray:
-        said = value_of(sequence, name)
-        values = np.array([] if said is None else [float(x) for x in said])
-        if values.shape != (count,) or not (np.abs(values) < FAR).all():
-            raise InputError(f"{path.name}: {name} is missing or not {count} finite numbers")
-        return values
-
-    position = numbers("PlanePositionSequence", "ImagePositionPatient", 3)
-    ways = numbers("PlaneOrientationSequence", "ImageOrientationPatient", 6)
-    spacing = numbers("PixelMeasuresSequence", "PixelSpacing", 2)
-    if not (spacing > SMALL).all():
-        raise InputError(
-            f"{path.name}: PixelSpacing is {spacing[0]:g} x {spacing[1]:g} mm; expected positive "
-            "sizes"
-        )
-    directions = ways.reshape(2, 3)
-    lengths = np.linalg.norm(directions, axis=1)
-    if abs(lengths - 1).max() > SQUARE or abs(directions[0] @ directions[1]) > SQUARE:
-        raise InputError(f"{path.name}: ImageOrientationPatient is not two orthogonal unit vectors")
-    values = "PixelValueTransformationSequence"
-    slope, intercept = (
-        float(value_of(values, name, otherwise))
-        for name, otherwise in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
-    )
-    if not (np.isfinite([slope, intercept]).all() and slope):
-        raise InputError(
-            f"{path.name}: RescaleSlope is {slope:g} and RescaleIntercept {intercept:g}; expected "
-            "finite numbers and a slope that is not 0"
-        )
-    if abs(float(header.get("GantryDetectorTilt") or 0)) > TILT:
-        raise InputError(
-            f"{path.name}: GantryDetectorTilt is {float(header.GantryDetectorTilt):g} degrees; the "
-            "volume is sheared, resample it first"
-        )
-    thickness = float(value_of("PixelMeasuresSequence", "SliceThickness") or 0)
-    source = (str(header.get("SOPClassUID", "")), str(header.get("SOPInstanceUID", "")))
-    return _Frame(
-        path, number, position, directions / lengths[:, None],
-        (float(spacing[0]), float(spacing[1])), thickness, slope, intercept, source,
-    )  # fmt: skip
-
-
 # --- a volume of slices --------------------------------------------------------------------------
 
 
-def _check_alike(chosen: Sequence[_File]) -> None:
+def _check_alike(chosen: Sequence[File]) -> None:
     """Refuse a series whose files differ in size, colour images and look-up tables."""
     first = chosen[0]
     for other in chosen:
@@ -353,14 +243,14 @@ def _check_alike(chosen: Sequence[_File]) -> None:
             )
 
 
-def _check_length(file: _File) -> None:
+def _check_length(file: File) -> None:
     """Refuse a file that is shorter than its PixelData, before memory is allocated."""
     try:
         packed = file.header.file_meta.TransferSyntaxUID.is_encapsulated
         bits = int(file.header.get("BitsAllocated") or 0)
         held = file.path.stat().st_size
     except Exception as error:
-        raise InputError(f"{file.path.name}: cannot be read: {_unquoted(error)}") from error
+        raise InputError(f"{file.path.name}: cannot be read: {unquoted(error)}") from error
     wanted = file.frames * file.size[0] * file.size[1] * bits // 8
     if not packed and held < wanted:
         raise InputError(
@@ -369,65 +259,8 @@ def _check_length(file: _File) -> None:
         )
 
 
-def _ordered(frames: list[_Frame]) -> tuple[list[_Frame], np.ndarray]:
-    """Slices in the order of their positions along the normal, and the step between two."""
-    first = frames[0]
-    for frame in frames:
-        if abs(frame.directions - first.directions).max() > SQUARE:
-            raise InputError(
-                f"{frame.path.name}: ImageOrientationPatient differs from {first.path.name} of "
-                "the same series; separate the two"
-            )
-        if np.abs(np.subtract(frame.spacing, first.spacing)).max() > 1e-3 * first.spacing[0]:
-            raise InputError(
-                f"{frame.path.name}: PixelSpacing is {frame.spacing[0]:g} mm, {first.path.name} "
-                f"of the same series has {first.spacing[0]:g} mm; separate the two"
-            )
-    normal = np.cross(*first.directions)
-    frames = sorted(frames, key=lambda frame: float(normal @ frame.position))
-    if len(frames) == 1:
-        return frames, normal * (first.thickness if 0 < first.thickness < 1e3 else 1.0)
-    at = np.array([normal @ frame.position for frame in frames])
-    gaps = np.diff(at)
-    usual = float(np.median(gaps))
-    if gaps.min() <= max(1e-4, EVEN * usual):
-        twice = int(gaps.argmin())
-        raise InputError(
-            f"{frames[twice].path.name} and {frames[twice + 1].path.name} have the same "
-            "ImagePositionPatient; remove one, or choose a series with one image per position"
-        )
-    if np.abs(gaps - usual).max() > EVEN * usual:
-        odd = int(np.abs(gaps - usual).argmax())
-        raise InputError(
-            f"{frames[odd].path.name} and {frames[odd + 1].path.name} are {gaps[odd]:.4g} mm "
-            f"apart, the others {usual:.4g} mm: slices are missing, or belong to another series"
-        )
-    step = (frames[-1].position - frames[0].position) / (len(frames) - 1)
-    cosine = float(normal @ step) / float(np.linalg.norm(step))
-    askew = float(np.degrees(np.arccos(min(1.0, cosine))))
-    if askew > TILT:
-        raise InputError(
-            f"{frames[0].path.name}: slices are sheared as by a gantry tilt of {askew:.1f} "
-            "degrees; resample the volume first"
-        )
-    _check_straight(frames, step)
-    return frames, step
-
-
-def _check_straight(frames: Sequence[_Frame], step: np.ndarray) -> None:
-    """Refuse slices that are not on one line at equal steps."""
-    line = frames[0].position + np.arange(len(frames))[:, None] * step
-    off = np.linalg.norm(np.array([frame.position for frame in frames]) - line, axis=1)
-    side = min(*frames[0].spacing, float(np.linalg.norm(step)))
-    if off.max() > STRAIGHT * side:
-        raise InputError(
-            f"{frames[int(off.argmax())].path.name}: is {off.max():.3g} mm off the line through "
-            "the other slices; resample the volume first"
-        )
-
-
 def _voxels(
-    frames: Sequence[_Frame], size: tuple[int, int], modality: str
+    frames: Sequence[Frame], size: tuple[int, int], modality: str
 ) -> tuple[Float32[np.ndarray, " d h w"], tuple[str, ...]]:
     """The values of all slices, and notes on changes made to them."""
     found = np.empty((len(frames), *size), np.float32)

@@ -57,7 +57,7 @@ def work(begin: Callable[[], None], source: str, target: str) -> dict[str, Any]:
     import pydicom
 
     begin()
-    data = pydicom.dcmread(source)
+    data = pydicom.dcmread(source, force=True)  # checked: some files lack the preamble
     data.pixel_array_options(decoding_plugin="gdcm")
     values = np.ascontiguousarray(data.pixel_array)
     values.tofile(target)

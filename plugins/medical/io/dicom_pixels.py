@@ -13,6 +13,7 @@ from core.errors import InputError
 from core.storage import jpeg_scans
 from plugins.medical.io import dicom_decoding
 from plugins.medical.io.claims import check_claim, reason
+from plugins.medical.io.dicom_file import load
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -51,12 +52,11 @@ def read(path: Path, size: tuple[int, int]) -> Pixels:
     Raises:
         InputError: no decoder, truncated PixelData, or none of integers.
     """
-    import pydicom
     from pydicom.pixels.decoders.base import get_decoder
 
     with quiet():
         try:
-            data = pydicom.dcmread(path)
+            data = load(path, pixels=True)
             syntax = data.file_meta.TransferSyntaxUID
             frames = int(data.get("NumberOfFrames") or 1)
             bits = int(data.get("BitsAllocated") or 0)
@@ -66,6 +66,8 @@ def read(path: Path, size: tuple[int, int]) -> Pixels:
             padding = None if padding is None else float(padding)
             decoders = get_decoder(syntax).available_plugins if compressed else ()
             held = data.get("PixelData")
+        except InputError:
+            raise
         except Exception as error:
             raise InputError(f"{path.name}: cannot be read: {reason(error)}") from error
         check_claim(path, (frames, *size), 8)

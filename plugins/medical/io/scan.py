@@ -16,6 +16,7 @@ from plugins.medical.request import Plane
 
 Modality = Literal["CT", "MR", "other"]
 PLANES = get_args(Plane)
+TILT = 0.5  # degrees: largest angle by which two axes of voxels differ from a right one
 
 # Axis (x, y, z) and sign of slices, rows and columns in the display convention of each plane.
 _WAYS = {

@@ -17,7 +17,9 @@ from mutated import mutated
 from pydicom.data import get_testdata_file
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
     HTJ2KLossless,
+    ImplicitVRLittleEndian,
     JPEGBaseline8Bit,
     ParametricMapStorage,
     RLELossless,
@@ -168,7 +170,6 @@ BAD = {
     "sizes": (only(1, Rows=9, Columns=7), "of the same series has 9x7"),
     "spacings": (only(1, PixelSpacing=[0.8, 0.8]), "of the same series has 0.7 mm"),
     "tilted": (tilted, "a gantry tilt of 15.6 degrees"),
-    "tilted by its header": (every(GantryDetectorTilt=12), "GantryDetectorTilt is 12 degrees"),
     "zero spacing": (every(PixelSpacing=[0, 0.7]), "PixelSpacing is 0 x 0.7 mm"),
     "no orientation": (
         every(ImageOrientationPatient=None),
@@ -361,6 +362,85 @@ def test_a_folder_without_pictures_is_said(tmp_path):
         dicom.read(tmp_path / "in")
     with pytest.raises(InputError, match="no such file or folder"):
         dicom.read(tmp_path / "elsewhere")
+
+
+# --- what is a volume although it looks like none -------------------------------------------------
+
+
+@pytest.mark.parametrize("ways", WAYS)
+def test_positions_that_the_scanner_rounded_are_a_volume(tmp_path, ways):
+    """0.625 mm apart, written with one decimal: gaps of 0.6 and 0.7 mm."""
+    normal = np.cross(*map(np.asarray, WAYS[ways]))
+
+    def rounded(number, data):
+        at = np.array([-10, 20, 30]) + number * 0.625 * normal
+        data.ImagePositionPatient = [f"{x:.1f}" for x in at]
+
+    source = write_series(tmp_path / "in", volume(11), ways=WAYS[ways], change=rounded)
+    found = dicom.read(source)
+    assert np.array_equal(found.voxels, volume(11))
+    # Both ends are rounded, by half a unit in each of three coordinates at most.
+    assert found.spacing[0] == pytest.approx(0.625, abs=0.1 * np.sqrt(3) / 10)
+
+
+@pytest.mark.parametrize("lost", [1, 4, 9])
+@pytest.mark.parametrize("decimals", [0, 1])
+def test_a_slice_is_missed_however_positions_are_rounded(tmp_path, lost, decimals):
+    def rounded(number, data):
+        place = number + (number >= lost)
+        data.ImagePositionPatient = ["0", "0", f"{place * 1.25:.{decimals}f}"]
+
+    with pytest.raises(InputError, match="slices are missing"):
+        dicom.read(write_series(tmp_path / "in", volume(10), change=rounded))
+
+
+def test_positions_decide_of_a_tilt_and_not_the_header(tmp_path):
+    """Exporters keep GantryDetectorTilt in volumes that they resampled."""
+    found = dicom.read(write_series(tmp_path / "in", change=every(GantryDetectorTilt=12)))
+    assert np.array_equal(found.voxels, volume())
+    assert found.notes == ("GantryDetectorTilt is 12 degrees, but the slices are not sheared",)
+
+
+def bare(path, first):
+    """The file without its preamble, from its meta information or its data set on."""
+    held = path.read_bytes()
+    assert held[128:132] == b"DICM"
+    start = 132 if first == "meta" else 132 + 12 + int.from_bytes(held[140:144], "little")
+    path.write_bytes(held[start:])
+
+
+@pytest.mark.parametrize("first", ["meta", "data"])
+def test_files_without_a_preamble_are_read(tmp_path, first):
+    """Two of five; as archives dump them, with their meta information or without."""
+    write_series(tmp_path / "in")
+    for path in sorted((tmp_path / "in").iterdir())[1:3]:
+        bare(path, first)
+        assert dicom.read(path).voxels.shape == (1, 7, 9)
+    assert np.array_equal(dicom.read(tmp_path / "in").voxels, volume())
+
+
+def test_a_bare_data_set_of_implicit_types_is_read_and_a_compressed_one_refused(tmp_path):
+    (path,) = write_series(tmp_path / "in", volume(1)).iterdir()
+    data = pydicom.dcmread(path)
+    data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    data.save_as(path, implicit_vr=True, little_endian=True)
+    bare(path, "data")
+    assert np.array_equal(dicom.read(path).voxels, volume(1))
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.compress(RLELossless)
+    data.save_as(path)
+    bare(path, "data")
+    with pytest.raises(InputError, match="its transfer syntax is missing"):
+        dicom.read(path)
+
+
+def test_files_that_are_named_as_dicom_and_are_none_are_counted(tmp_path):
+    write_series(tmp_path / "in")
+    (tmp_path / "in" / "99.dcm").write_bytes(b"\0" * 300)
+    (tmp_path / "in" / "notes.txt").write_text("of the export")
+    assert dicom.read(tmp_path / "in").notes == (
+        "1 file whose name ends as DICOM's is not DICOM: not read",
+    )
 
 
 def test_mutated_files_give_a_scan_or_one_clear_error(tmp_path):
