@@ -7,17 +7,17 @@ header extensions, which may hold whole DICOM headers, are dropped.
 import os
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 from core.errors import InputError
 from core.storage import files
 from plugins.medical.io.claims import check_claim, reason
-from plugins.medical.io.scan import Scan
+from plugins.medical.io.scan import TILT, Scan
 
 SUFFIXES = (".nii", ".nii.gz")
 RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # NIfTI's world space is RAS, a scan's LPS
@@ -26,7 +26,7 @@ MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}  # of each spatial unit code of xyzt
 AIR = -500.0  # a scan with values below it is taken for CT
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Origin:
     """Header fields that a result takes from its source.
 
@@ -34,22 +34,54 @@ class Origin:
         kind: ``Nifti1Image`` or ``Nifti2Image``.
         codes: qform_code and sform_code.
         units: spatial unit: 1 metres, 2 or 0 millimetres, 3 micrometres.
+        affine: of the source, as of a scan.
+        qform: from the source's (column, row, slice, 1) to RAS, in those units; None without one.
     """
 
     kind: str
     codes: tuple[int, int]
     units: int
+    affine: Float64[np.ndarray, "4 4"]
+    qform: Float64[np.ndarray, "4 4"] | None
 
 
-def read(path: Path, *, volume: int | None = None) -> Scan:
-    """The scan of a file, in the order of its stored voxels.
+@dataclass(frozen=True, eq=False)
+class Header:
+    """The header of a file that holds what it claims.
 
     Args:
-        path: of the file.
-        volume: index of the volume of a 4-D file.
+        kind: nibabel's class of the file.
+        fields: nibabel's header.
+        shape: of the stored array.
+        dtype: of the stored voxels.
+        offset: of the voxels in the decompressed file, in bytes.
+        affine: from (column, row, slice, 1) to millimetres, LPS.
+    """
+
+    kind: Any
+    fields: Any
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    offset: int
+    affine: Float64[np.ndarray, "4 4"]
+
+    @property
+    def volumes(self) -> int:
+        """Number of volumes."""
+        return self.shape[3] if len(self.shape) > 3 else 1
+
+    @property
+    def units(self) -> int:
+        """Spatial unit code of xyzt_units, 0 where it is unknown."""
+        code = int(self.fields["xyzt_units"]) & 7
+        return code if code in MILLIMETRES else 0
+
+
+def header_of(path: Path) -> Header:
+    """The header of a file, its size checked before memory is taken for its voxels.
 
     Raises:
-        InputError: it cannot be read, or its affine is not invertible.
+        InputError: it cannot be read, is truncated, or its affine is singular or sheared.
     """
     import nibabel
 
@@ -60,43 +92,96 @@ def read(path: Path, *, volume: int | None = None) -> Scan:
     if head[4:8] == b"ni2\0" or head[344:348] == b"ni1\0":
         raise InputError(f"{path.name}: is a header of a .hdr and .img pair; save both as one .nii")
     try:
-        header = kind.header_class(head[: kind.header_class.sizeof_hdr], check=True)
-        shape, dtype = tuple(map(int, header.get_data_shape())), header.get_data_dtype()
-        offset = int(header.get_data_offset())
+        fields = kind.header_class(head[: kind.header_class.sizeof_hdr], check=True)
+        shape, dtype = tuple(map(int, fields.get_data_shape())), fields.get_data_dtype()
+        offset = int(fields.get_data_offset())
+        affine = np.asarray(fields.get_best_affine(), np.float64)
     except Exception as error:
         raise InputError(
             f"{path.name}: the NIfTI header cannot be read: {reason(error)}"
         ) from error
     if dtype.names or dtype.kind not in "iuf":
         raise InputError(f"{path.name}: datatype is {dtype}; expected one real number per voxel")
-    _check_volume(path, shape, volume)
+    if len(shape) < 3 or any(size > 1 for size in shape[4:]):
+        raise InputError(
+            f"{path.name}: has shape {_by(shape)}; expected three dimensions, or four for volumes"
+        )
     check_claim(path, shape[:3], 8)
     _check_length(path, offset + int(np.prod(shape, dtype=object)) * dtype.itemsize)
+    _check_affine(path, affine)
+    found = Header(kind, fields, shape, dtype, offset, affine)
+    return replace(found, affine=RAS @ _scaled(MILLIMETRES.get(found.units, 1.0)) @ affine)
+
+
+def read(path: Path, *, volume: int | None = None) -> Scan:
+    """The scan of a file, in the order of its stored voxels.
+
+    Args:
+        path: of the file.
+        volume: index of the volume of a 4-D file.
+
+    Raises:
+        InputError: it cannot be read, or its affine is singular or sheared.
+    """
+    header = header_of(path)
+    shape = header.shape
+    _check_volume(path, header, volume)
     try:
-        image = kind.from_filename(os.fspath(path), mmap=False)
-        inside: Any = image.dataobj
+        inside: Any = header.kind.from_filename(os.fspath(path), mmap=False).dataobj
         chosen = (..., volume or 0, *[0] * len(shape[4:])) if len(shape) > 3 else ...
-        values = inside[chosen]
-        found = np.asarray(values, np.float32).reshape(shape[:3])
-        affine = np.asarray(image.affine, np.float64)
+        found = np.asarray(inside[chosen], np.float32).reshape(shape[:3])
     except Exception as error:
         raise InputError(f"{path.name}: cannot be read: {reason(error)}") from error
-    notes = _check_geometry(path, affine, header)
+    codes = (int(header.fields["qform_code"]), int(header.fields["sform_code"]))
+    notes = (
+        () if any(codes) else ("qform_code and sform_code are 0: only the voxel sizes are known",)
+    )
     if lost := int((~np.isfinite(found)).sum()):
         if lost == found.size:
             raise InputError(f"{path.name}: none of its voxels is finite")
         notes += (f"{lost} non-finite voxels were set to 0",)
         found = np.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0)
-    codes = (int(header["qform_code"]), int(header["sform_code"]))
-    units = int(header["xyzt_units"]) & 7
     return Scan(
         np.ascontiguousarray(found.transpose(2, 1, 0)),
-        RAS @ np.diag([*[MILLIMETRES.get(units, 1.0)] * 3, 1.0]) @ affine,
+        header.affine,
         "CT" if float(found.min()) < AIR else "other",
         notes=notes,
-        origin=Origin(kind.__name__, codes, units if units in MILLIMETRES else 0),
+        origin=Origin(header.kind.__name__, codes, header.units, header.affine, _qform(header)),
         files=(path,),
     )
+
+
+def chunks(path: Path, header: Header) -> Iterator[Float64[np.ndarray, " n"]]:
+    """The values of a file in the order of storage, some at a time, scaled.
+
+    Raises:
+        InputError: it cannot be decompressed.
+    """
+    slope, intercept = (float(header.fields[name]) for name in ("scl_slope", "scl_inter"))
+    if not (np.isfinite([slope, intercept]).all() and slope):
+        slope, intercept = 1.0, 0.0
+    left, size = b"", header.dtype.itemsize
+    skipped = header.offset
+    for piece in _unpacked(path, header.offset + int(np.prod(header.shape, dtype=object)) * size):
+        skip = min(skipped, len(piece))
+        skipped -= skip
+        left += piece[skip:]
+        whole = len(left) // size * size
+        yield np.frombuffer(left[:whole], header.dtype).astype(np.float64) * slope + intercept
+        left = left[whole:]
+
+
+def _qform(header: Header) -> np.ndarray | None:
+    """The matrix of the quaternion, where its code states one."""
+    try:
+        found = header.fields.get_qform(coded=True)[0]
+    except Exception:  # noqa: BLE001  (a damaged quaternion beside a good sform, which is used)
+        return None
+    return None if found is None else np.asarray(found, np.float64)
+
+
+def _scaled(factor: float) -> np.ndarray:
+    return np.diag([factor, factor, factor, 1.0])
 
 
 def _head(path: Path) -> bytes:
@@ -131,28 +216,33 @@ def _unpacked(path: Path, wanted: int) -> Iterator[bytes]:
         raise InputError(f"{path.name}: cannot be read or decompressed: {reason(error)}") from error
 
 
-def _check_volume(path: Path, shape: tuple[int, ...], volume: int | None) -> None:
-    sizes = " x ".join(map(str, shape))
-    if len(shape) < 3 or any(size > 1 for size in shape[4:]):
-        raise InputError(
-            f"{path.name}: has shape {sizes}; expected three dimensions, or four for volumes"
-        )
-    count = shape[3] if len(shape) > 3 else 1
+def _check_volume(path: Path, header: Header, volume: int | None) -> None:
+    count = header.volumes
     if volume is None and count > 1:
         raise InputError(
-            f"{path.name}: has shape {sizes}, {count} volumes; choose one with --volume, from 0 to "
-            f"{count - 1}"
+            f"{path.name}: has shape {_by(header.shape)}, {count} volumes; choose one with "
+            f"--volume, from 0 to {count - 1}"
         )
     if volume is not None and not 0 <= volume < count:
         raise InputError(f"{path.name}: has no volume {volume}; expected 0 to {count - 1}")
 
 
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
 def _check_length(path: Path, wanted: int) -> None:
-    """Refuse a file with fewer bytes than its header claims, counted after decompression."""
-    if path.name.lower().endswith(".gz"):
-        held = sum(map(len, _unpacked(path, wanted)))
-    else:
+    """Refuse a file with fewer bytes than its header claims.
+
+    The last four bytes of gzip state the length.  Where they state another one, such as of members
+    that are joined, bytes are counted.
+    """
+    if not path.name.lower().endswith(".gz"):
         held = path.stat().st_size
+    elif _stated_length(path) == wanted % 2**32:
+        return
+    else:
+        held = sum(map(len, _unpacked(path, wanted)))
     if held < wanted:
         raise InputError(
             f"{path.name}: is truncated: its header claims {wanted:,} bytes, the file has "
@@ -160,7 +250,15 @@ def _check_length(path: Path, wanted: int) -> None:
         )
 
 
-def _check_geometry(path: Path, affine: np.ndarray, header: Any) -> tuple[str, ...]:
+def _stated_length(path: Path) -> int:
+    """ISIZE of a gzip file: the length of what its last member holds, modulo 2^32 (RFC 1952)."""
+    with path.open("rb") as file:
+        file.seek(-4, os.SEEK_END)
+        return int.from_bytes(file.read(4), "little")
+
+
+def _check_affine(path: Path, affine: np.ndarray) -> None:
+    """Refuse voxels without a size, or whose axes are not at right angles."""
     if not np.isfinite(affine).all():
         raise InputError(f"{path.name}: its affine is not finite")
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
@@ -170,9 +268,14 @@ def _check_geometry(path: Path, affine: np.ndarray, header: Any) -> tuple[str, .
             f"{' x '.join(f'{size:g}' for size in sizes)} mm); expected three positive sizes and "
             "three linearly independent axes"
         )
-    if not (header["qform_code"] or header["sform_code"]):
-        return ("qform_code and sform_code are 0: only the voxel sizes are known",)
-    return ()
+    axes = affine[:3, :3] / sizes
+    askew = float(np.degrees(np.arcsin(np.abs(axes.T @ axes - np.eye(3)).max().clip(0, 1))))
+    if askew > TILT:
+        raise InputError(
+            f"{path.name}: its voxels are sheared by {askew:.1f} degrees, as by a gantry tilt or "
+            "an affine registration; resample the volume first, or set sform_code to 0 to use its "
+            "qform"
+        )
 
 
 def write(
@@ -198,16 +301,9 @@ def write(
         raise InputError(f"expected voxels of shape {like.voxels.shape}, got {voxels.shape}")
     if not np.isfinite(voxels).all():
         raise InputError(f"{path}: not written: some voxels are not finite")
-    origin = like.origin if isinstance(like.origin, Origin) else Origin("Nifti1Image", (1, 1), 2)
-    units = origin.units or 2
-    affine = np.diag([*[1 / MILLIMETRES[units]] * 3, 1.0]) @ RAS @ like.affine
-    image = getattr(nibabel, origin.kind)(voxels.transpose(2, 1, 0), affine)
+    image = _image(voxels, like)
     image.set_data_dtype(np.float32)
     image.header["descrip"] = description.encode("ascii", "replace")[:79]
-    image.header.set_xyzt_units(units)
-    qform, sform = origin.codes
-    image.set_qform(affine, code=qform or (0 if sform else 1))
-    image.set_sform(affine, code=sform or (0 if qform else 1))
     end = ".nii.gz" if path.name.lower().endswith(".gz") else ".nii"
     try:
         with files.replaced(path, suffix=end) as waiting:
@@ -215,3 +311,34 @@ def write(
     except OSError as error:
         remains = "an older file is unchanged"
         raise files.not_written(path, error, needed=voxels.nbytes, remains=remains) from error
+
+
+def _image(voxels: np.ndarray, like: Scan) -> Any:
+    """nibabel's image, with the qform and the sform of the source, each under its own code."""
+    import nibabel
+
+    source = like.origin if isinstance(like.origin, Origin) else None
+    units = (source.units if source else 0) or 2
+    affine = _scaled(1 / MILLIMETRES[units]) @ RAS @ like.affine
+    kind = getattr(nibabel, source.kind if source else "Nifti1Image")
+    image = kind(voxels.transpose(2, 1, 0), affine)
+    image.header.set_xyzt_units(units)
+    if source is None:
+        image.set_qform(affine, code=1)
+        image.set_sform(affine, code=1)
+        return image
+    if source.codes == (0, 0):
+        unknown = kind(voxels.transpose(2, 1, 0), None, header=image.header)
+        unknown.set_qform(None, code=0)
+        unknown.set_sform(None, code=0)
+        if np.allclose(unknown.header.get_best_affine(), affine, rtol=1e-5, atol=1e-4):
+            return unknown
+        image.set_qform(None, code=0)  # turned: without a code its axes would be taken for others
+        image.set_sform(affine, code=2)
+        return image
+    qform, sform = source.codes
+    qform = qform if source.qform is not None else 0
+    moved = np.linalg.inv(source.affine) @ like.affine  # from voxels of `like` to the source's
+    image.set_qform(affine if source.qform is None else source.qform @ moved, code=qform)
+    image.set_sform(affine if sform else None, code=sform)
+    return image

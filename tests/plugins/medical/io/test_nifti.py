@@ -11,6 +11,7 @@ import nibabel.testing
 import numpy as np
 import pytest
 from mutated import mutated
+from scipy.spatial.transform import Rotation
 
 from core.errors import InputError
 from plugins.medical.io import nifti, scan
@@ -19,7 +20,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from made_scans import volume
 
 COUNT = 2000 if os.environ.get("POLYMODE_TORTURE") else 80
-OBLIQUE = np.array([[2.0, 0.1, 0.0, -3], [-0.1, 1.9, 0.3, 5], [0.0, -0.3, 2.8, 7], [0, 0, 0, 1]])
+OBLIQUE = np.eye(4)
+OBLIQUE[:3, :3] = Rotation.from_euler("xyz", (6, -3, 8), degrees=True).as_matrix() * (2, 1.9, 2.8)
+OBLIQUE[:3, 3] = (-3, 5, 7)
 
 
 def saved(path, voxels=None, affine=OBLIQUE, kind=nibabel.Nifti1Image, **header):
@@ -71,6 +74,55 @@ def test_a_round_trip_keeps_affine_codes_and_voxels_and_drops_extensions(tmp_pat
     assert np.array_equal(np.asarray(again.dataobj), volume().transpose(2, 1, 0) + 0.25)
     assert secret not in (tmp_path / "out.nii").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.nii", "out.nii"]
+
+
+def of_two_spaces(path):
+    """A qform in the scanner's space, and an sform elsewhere, as after a registration."""
+    image = nibabel.Nifti1Image(volume().transpose(2, 1, 0), OBLIQUE)
+    aligned = np.diag([-2.0, 1.9, 2.8, 1.0])
+    aligned[:3, 3] = (90, -126, -72)
+    image.set_qform(OBLIQUE, code=1)
+    image.set_sform(aligned, code=4)
+    nibabel.save(image, path)
+    return aligned
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_qform_and_sform_keep_their_own_matrices(tmp_path, factor):
+    aligned = of_two_spaces(tmp_path / "in.nii")
+    source = scan.reduced(nifti.read(tmp_path / "in.nii"), factor)
+    nifti.write(tmp_path / "out.nii", source.voxels, source, description="")
+    again = nibabel.load(tmp_path / "out.nii")
+    # A voxel of the result is the mean of a block: its centre lies between the block's corners.
+    block = np.array([[0, 0, 1, 1], [factor - 1, factor - 1, 1, 1]]).mean(0)
+    for matrix, code, known in ((*again.get_qform(coded=True), OBLIQUE),
+                                (*again.get_sform(coded=True), aligned)):  # fmt: skip
+        assert matrix @ [0, 0, 1, 1] == pytest.approx(known @ block, abs=1e-4)
+        assert code == (1 if known is OBLIQUE else 4)
+    assert again.header.get_zooms() == pytest.approx((2 * factor, 1.9 * factor, 2.8))
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_a_file_without_a_space_gets_none(tmp_path, factor):
+    """Both codes stay 0, and nibabel gives both files the same affine: that of their sizes."""
+    saved(tmp_path / "in.nii", np.arange(8 * 6 * 4, dtype=np.float32).reshape(8, 6, 4))
+    patched(tmp_path / "in.nii", 252, struct.pack("<hh", 0, 0))
+    source = scan.reduced(nifti.read(tmp_path / "in.nii"), factor)
+    nifti.write(tmp_path / "out.nii", source.voxels, source, description="")
+    again = nibabel.load(tmp_path / "out.nii")
+    assert (int(again.header["qform_code"]), int(again.header["sform_code"])) == (0, 0)
+    assert again.header.get_zooms() == pytest.approx((2 * factor, 1.9 * factor, 2.8))
+    assert again.affine == pytest.approx(np.diag([-1, -1, 1, 1]) @ source.affine, abs=1e-5)
+
+
+def test_of_a_file_without_a_space_that_was_turned_the_axes_are_stated(tmp_path):
+    saved(tmp_path / "in.nii")
+    patched(tmp_path / "in.nii", 252, struct.pack("<hh", 0, 0))
+    turned = scan.canonical(nifti.read(tmp_path / "in.nii"), "sagittal")
+    nifti.write(tmp_path / "out.nii", turned.voxels, turned, description="")
+    again = nibabel.load(tmp_path / "out.nii")
+    assert (int(again.header["qform_code"]), int(again.header["sform_code"])) == (0, 2)
+    assert again.affine == pytest.approx(np.diag([-1, -1, 1, 1]) @ turned.affine, abs=1e-5)
 
 
 def test_slope_and_intercept_are_applied(tmp_path):
@@ -151,6 +203,10 @@ BAD = {
     "singular": (
         lambda t: saved(t / "a.nii", affine=np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])),  # noqa: E501
         "affine is singular",
+    ),
+    "sheared": (
+        lambda t: saved(t / "a.nii", affine=np.array([[1, 0, 0, 0], [0, 1, 0.2, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])),  # noqa: E501
+        "sheared by 11.3 degrees",
     ),
     "not a number": (
         lambda t: patched(saved(t / "a.nii"), 280, struct.pack("<f", float("nan"))),
