@@ -29,6 +29,14 @@ Keep = Annotated[
     typer.Option(help="DICOM attribute to copy from the source, as PatientName; repeatable."),
 ]
 
+NewUids = Annotated[
+    bool,
+    typer.Option(
+        "--new-uids",
+        help="DICOM: keyed hashes in place of the source's UIDs; viewers overlay the two no more.",
+    ),
+]
+
 
 @keeps_nothing
 def reconstruct_ct(
@@ -37,6 +45,7 @@ def reconstruct_ct(
     out: Out,
     deviation: Deviation = None,
     keep: Keep = None,
+    new_uids: NewUids = False,
     *,
     predictor: Annotated[Spec, "predictor", "medical/reconstruct_ct"],
     machine: OnMachine,
@@ -47,7 +56,7 @@ def reconstruct_ct(
 
     Example: polymode medical reconstruct-ct scans/ct --checkpoint runs/ct -o sparse
     """
-    _reconstruct(place, checkpoint, out, deviation, keep, predictor, machine)
+    _reconstruct(place, checkpoint, out, deviation, keep, new_uids, predictor, machine)
 
 
 @keeps_nothing
@@ -57,6 +66,7 @@ def reconstruct_mri(
     out: Out,
     deviation: Deviation = None,
     keep: Keep = None,
+    new_uids: NewUids = False,
     *,
     predictor: Annotated[Spec, "predictor", "medical/reconstruct_mri"],
     machine: OnMachine,
@@ -67,7 +77,7 @@ def reconstruct_mri(
 
     Example: polymode medical reconstruct-mri brain.h5 --checkpoint runs/mri -o b.nii.gz
     """
-    _reconstruct(place, checkpoint, out, deviation, keep, predictor, machine)
+    _reconstruct(place, checkpoint, out, deviation, keep, new_uids, predictor, machine)
 
 
 def _reconstruct(
@@ -76,6 +86,7 @@ def _reconstruct(
     out: Path,
     deviation: Path | None,
     keep: list[str] | None,
+    new_uids: bool,
     predictor: Spec,
     machine: Machine,
 ) -> None:
@@ -85,7 +96,7 @@ def _reconstruct(
     from plugins.medical.inference.outputs import Outputs
     from plugins.medical.inference.predictors import misfit_of
 
-    outputs = Outputs(out, deviation, tuple(keep or ()))
+    outputs = Outputs(out, deviation, tuple(keep or ()), new_uids)
     outputs.check()
     build = configure("predictor", predictor)
     reconstruction = cast("ReconstructCt | ReconstructMri", build(machine, checkpoint))

@@ -29,11 +29,13 @@ class Outputs:
         deviation: the same for the draws' standard deviation, or a .dcm file for a Parametric Map;
             None for none.
         keep: DICOM attributes to copy.
+        new_uids: whether DICOM has keyed hashes in place of the source's UIDs.
     """
 
     out: Path
     deviation: Path | None = None
     keep: tuple[str, ...] = ()
+    new_uids: bool = False
 
     @property
     def sheet(self) -> Path:
@@ -56,6 +58,8 @@ class Outputs:
             dicom_write.check_keep(self.keep)
             if all(map(_is_nifti, places)):
                 raise InputError("keep: NIfTI has no DICOM attributes; give -o a folder for DICOM")
+        if self.new_uids and all(map(_is_nifti, places)):
+            raise InputError("new_uids: NIfTI has no UIDs; give -o a folder for DICOM")
         if len(places) == 2 and os.path.realpath(places[0]) == os.path.realpath(places[1]):
             raise InputError("out, deviation: expected two different paths, got the same one twice")
         for place in places:
@@ -124,9 +128,11 @@ class Outputs:
         if _is_nifti(place):
             nifti.write(place, voxels, like, description=f"polymode: {what}, not for diagnosis")
         elif _is_map(place):
-            dicom_write.write_map(place, voxels, like, description=what)
+            dicom_write.write_map(place, voxels, like, description=what, new_uids=self.new_uids)
         else:
-            dicom_write.write(place, voxels, like, description=what, keep=self.keep)
+            dicom_write.write(
+                place, voxels, like, description=what, keep=self.keep, new_uids=self.new_uids
+            )
 
 
 def sibling(out: Path, end: str) -> Path:

@@ -1,8 +1,9 @@
 """Results as derived DICOM series with the geometry of their source.
 
-StudyInstanceUID and FrameOfReferenceUID stay those of the source: viewers need both to overlay the
-two series.  Nothing else of its header is written but the UIDs of its slices and attributes that
-are named; the patient is a keyed hash.
+StudyInstanceUID, FrameOfReferenceUID and the UIDs of the source's slices stay, since viewers need
+them to overlay the two series; DeidentificationMethod says so.  With `new_uids` they become keyed
+hashes.  Nothing else of the source's header is written but attributes that are named; the patient
+is a keyed hash.
 """
 
 import os
@@ -11,6 +12,7 @@ import shutil
 import warnings
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,13 +23,19 @@ from jaxtyping import Float32
 from core.errors import InputError
 from core.storage import files
 from plugins.medical.io.dicom import Origin
+from plugins.medical.io.dicom_file import load
 from plugins.medical.io.dicom_pixels import quiet
+from plugins.medical.io.identity import new_uid
 from plugins.medical.io.scan import Scan
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 WARNING = "Not for diagnosis"
+METHOD = "polymode: attributes on an allow list only"  # DeidentificationMethod: at most 64 letters
+RETAINED, REPLACED = "UIDs of the source retained", "UIDs replaced by keyed hashes"
+# PS3.3 C.7.3.1.1.2: of people; other values could be any text.
+POSITIONS = ("HFP", "HFS", "HFDR", "HFDL", "FFDR", "FFDL", "FFP", "FFS")
 CLASSES = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4"}
 OTHER = "1.2.840.10008.5.1.4.1.1.7"  # secondary capture
 
@@ -45,7 +53,7 @@ OWN = (
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
     *("PixelPaddingRangeLimit", "ModalityLUTSequence", "PlanarConfiguration"),
     *("SmallestImagePixelValue", "LargestImagePixelValue", "FloatPixelData"),
-    *("DoubleFloatPixelData", "GantryDetectorTilt"),
+    *("DoubleFloatPixelData", "GantryDetectorTilt", "PatientPosition"),
 )
 
 
@@ -71,6 +79,7 @@ def write(
     *,
     description: str,
     keep: Sequence[str] = (),
+    new_uids: bool = False,
 ) -> None:
     """Write a series of one file per slice, whole or not at all.
 
@@ -85,6 +94,7 @@ def write(
         description: SeriesDescription, up to 40 letters.
         keep: keywords of further attributes to copy from the source, as ``PatientName``;
             PatientIdentityRemoved is then NO.
+        new_uids: replace the UIDs of the source by keyed hashes, the same for all its results.
 
     Raises:
         InputError: a folder that is not empty, voxels of another shape or not finite, or not a
@@ -104,7 +114,7 @@ def write(
         waiting = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         waiting.mkdir()
         try:
-            _write(waiting, voxels, like, description, keep)
+            _write(waiting, voxels, like, description, keep, new_uids)
             waiting.rename(folder)
         except BaseException:
             shutil.rmtree(waiting, ignore_errors=True)
@@ -117,7 +127,12 @@ def write(
 
 
 def write_map(
-    path: Path, voxels: Float32[np.ndarray, " d h w"], like: Scan, *, description: str
+    path: Path,
+    voxels: Float32[np.ndarray, " d h w"],
+    like: Scan,
+    *,
+    description: str,
+    new_uids: bool = False,
 ) -> None:
     """Write float32 values as one DICOM Parametric Map (PS3.3 A.75), with their unit.
 
@@ -129,6 +144,7 @@ def write_map(
         voxels: in the shape, order and units of `like`.
         like: the scan whose geometry they have.
         description: SeriesDescription, up to 40 letters.
+        new_uids: as of `write`.
 
     Raises:
         InputError: voxels of another shape or not finite.
@@ -147,7 +163,8 @@ def write_map(
         raise InputError(f"expected voxels of shape {like.voxels.shape}, got {voxels.shape}")
     if not np.isfinite(voxels).all():
         raise InputError(f"{path}: not written: some voxels are not finite")
-    series = _series(like, description)
+    like = _with_new_uids(like) if new_uids else like
+    series = _series(like, description, new_uids)
     slices = [_source(series, like, number) for number in range(len(voxels))]
     unit = ("[hnsf'U]", "Hounsfield unit") if like.modality == "CT" else ("1", "no units")
     low, high = float(voxels.min()), float(voxels.max())
@@ -173,6 +190,7 @@ def write_map(
             ],
         )  # fmt: skip
     made.SeriesDescription = f"{description[:40]}. {WARNING}"[:64]
+    made.Laterality = ""  # of type 2C: unknown
     with files.replaced(path) as file:
         made.save_as(file, enforce_file_format=True)
 
@@ -186,11 +204,37 @@ def _source(series: "Dataset", like: Scan, number: int) -> "Dataset":
     return data
 
 
+def _with_new_uids(like: Scan) -> Scan:
+    """The scan as one of a series whose UIDs are keyed hashes."""
+    if not isinstance(like.origin, Origin):
+        return like
+    origin = like.origin
+
+    def mapped(uid: str) -> str:
+        return new_uid(uid) if _is_uid(uid) else ""
+
+    return replace(
+        like,
+        origin=replace(
+            origin,
+            study=mapped(origin.study),
+            frame_of_reference=mapped(origin.frame_of_reference),
+            sources=tuple((kind, mapped(instance)) for kind, instance in origin.sources),
+        ),
+    )
+
+
 def _write(
-    folder: Path, voxels: np.ndarray, like: Scan, description: str, keep: Sequence[str]
+    folder: Path,
+    voxels: np.ndarray,
+    like: Scan,
+    description: str,
+    keep: Sequence[str],
+    new_uids: bool,
 ) -> None:
     slope, intercept = _rescale(voxels, whole=like.modality == "CT")
-    series = _series(like, description)
+    like = _with_new_uids(like) if new_uids else like
+    series = _series(like, description, new_uids)
     kept = _kept(like, keep)
     with quiet():  # values are copied unchanged, also where they violate the standard
         for name, value in kept.items():
@@ -210,7 +254,7 @@ def _write(
     files.sync(folder)
 
 
-def _series(like: Scan, description: str) -> "Dataset":
+def _series(like: Scan, description: str, new_uids: bool) -> "Dataset":
     """The attributes that all slices of the series share."""
     from pydicom.dataset import Dataset
     from pydicom.uid import generate_uid
@@ -226,7 +270,8 @@ def _series(like: Scan, description: str) -> "Dataset":
     data.Modality = like.modality if like.modality in CLASSES else "OT"
     data.PatientID = data.PatientName = like.patient
     data.PatientIdentityRemoved = "YES"
-    data.DeidentificationMethod = "polymode: attributes on an allow list only"
+    uids = [REPLACED if new_uids else RETAINED] if origin else []
+    data.DeidentificationMethod = [METHOD, *uids]
     data.PatientBirthDate = data.PatientSex = data.ReferringPhysicianName = ""
     data.StudyDate = data.StudyTime = data.AccessionNumber = data.StudyID = ""
     data.InstanceCreationDate = made.strftime("%Y%m%d")
@@ -240,6 +285,12 @@ def _series(like: Scan, description: str) -> "Dataset":
     data.BitsAllocated, data.BitsStored, data.HighBit = 16, 16, 15
     data.PixelRepresentation = 0
     data.RescaleType = "HU" if like.modality == "CT" else "US"
+    data.Laterality = ""  # of type 2C, as those below: empty where it is unknown
+    if like.modality in CLASSES:
+        known = origin is not None and origin.patient_position in POSITIONS
+        data.PatientPosition = origin.patient_position if origin and known else ""
+    else:
+        data.PatientOrientation = ""
     if like.modality == "CT":  # of type 2: present and empty
         data.KVP = data.AcquisitionNumber = None
     elif like.modality == "MR":
@@ -298,7 +349,7 @@ def _kept(like: Scan, keep: Sequence[str]) -> dict[str, object]:
         return {}
     with quiet():
         header = (
-            pydicom.dcmread(like.origin.header, stop_before_pixels=True)
+            load(like.origin.header, pixels=False)
             if isinstance(like.origin, Origin)
             else pydicom.Dataset()
         )

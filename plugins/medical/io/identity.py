@@ -1,4 +1,4 @@
-"""Pseudonyms of patients.
+"""Pseudonyms of patients, and of the UIDs by which their studies are known.
 
 A patient's name or number becomes a keyed hash (HMAC).  The key belongs to this user: without it
 names cannot be found by trying, and another user's pseudonym of the same patient differs.
@@ -9,6 +9,7 @@ import hmac
 import os
 import re
 import secrets
+import uuid
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +27,16 @@ def pseudonym(text: str) -> str:
     if not identity or MADE.fullmatch(identity):
         return identity or "anonymous"
     return f"patient-{hmac.new(_key(), identity.encode(), hashlib.sha256).hexdigest()[:8]}"
+
+
+def new_uid(uid: str) -> str:
+    """A DICOM UID in place of another: the same of the same, by the user's key.
+
+    Results of one study stay one study, and without the key no UID leads back to the source.
+    Its form is that of a random UUID (PS3.5 B.2).
+    """
+    digest = hmac.new(_key(), b"uid " + uid.encode(), hashlib.sha256).digest()
+    return f"2.25.{uuid.UUID(bytes=digest[:16], version=4).int}"
 
 
 def _key() -> bytes:

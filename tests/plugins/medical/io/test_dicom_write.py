@@ -10,7 +10,9 @@ import pydicom.data
 import pytest
 
 from core.errors import InputError, StorageError
+from plugins.medical.data.survey import Choice, survey
 from plugins.medical.io import dicom, dicom_write
+from plugins.medical.io.identity import VARIABLE
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from made_scans import NAME, NUMBER, WAYS, every, write_series
@@ -95,6 +97,60 @@ def test_fields_that_are_asked_for_are_kept_and_the_patient_no_longer_hidden(tmp
             dicom_write.write(tmp_path / "x", source.voxels, source, description="", keep=(name,))
 
 
+def uids_of(folder):
+    """Study, frame of reference and the source's slices, by the place of a slice."""
+    return {
+        float(data.ImagePositionPatient[2]): (
+            data.StudyInstanceUID, data.FrameOfReferenceUID,
+            data.SourceImageSequence[0].ReferencedSOPInstanceUID,
+        )
+        for data in map(pydicom.dcmread, folder.iterdir())
+    }  # fmt: skip
+
+
+def test_uids_of_the_source_are_stated_or_replaced_by_keyed_hashes(tmp_path, monkeypatch):
+    source = dicom.read(write_series(tmp_path / "in"))
+    assert source.origin is not None
+
+    def write(name, **options):
+        dicom_write.write(tmp_path / name, source.voxels, source, description="", **options)
+        (method,) = {
+            tuple(pydicom.dcmread(path).DeidentificationMethod)
+            for path in (tmp_path / name).iterdir()
+        }
+        assert all(len(text) <= 64 for text in method)  # LO
+        return method[1]
+
+    assert write("same") == "UIDs of the source retained"
+    assert write("new", new_uids=True) == "UIDs replaced by keyed hashes"
+    write("again", new_uids=True)
+    monkeypatch.setenv(VARIABLE, "another key")
+    write("other", new_uids=True)
+    same, new, again, other = (uids_of(tmp_path / n) for n in ("same", "new", "again", "other"))
+    origin = source.origin
+    given = {origin.study, origin.frame_of_reference, *(one for _, one in origin.sources)}
+    assert {uid for uids in same.values() for uid in uids} == given
+    assert len({uid for uids in new.values() for uid in uids}) == len(given)
+    assert new == again
+    for uids in new.values(), other.values():
+        written = {uid for group in uids for uid in group}
+        assert not written & given
+        assert all(uid.is_valid and uid.startswith("2.25.") for uid in written)
+    assert not {uid for u in new.values() for uid in u} & {uid for u in other.values() for uid in u}
+    held = b"".join(path.read_bytes() for path in (tmp_path / "new").iterdir())
+    assert not [uid for uid in (*given, origin.series) if uid.encode() in held]
+
+
+@pytest.mark.filterwarnings("ignore")  # pydicom warns of the value that is none
+@pytest.mark.parametrize(("stated", "written"), [("FFP", "FFP"), (NAME, ""), (None, "")])
+def test_the_patients_position_is_a_known_term_or_empty(tmp_path, stated, written):
+    change = every(PatientPosition=stated) if stated else lambda number, data: None
+    source = dicom.read(write_series(tmp_path / "in", change=change))
+    dicom_write.write(tmp_path / "out", source.voxels, source, description="")
+    found = {pydicom.dcmread(path).PatientPosition for path in (tmp_path / "out").iterdir()}
+    assert found == {written}
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_words_where_a_uid_should_be_are_not_copied_and_not_said(tmp_path):
     """pydicom warns of such a field, with its words."""
@@ -104,7 +160,7 @@ def test_words_where_a_uid_should_be_are_not_copied_and_not_said(tmp_path):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         source = dicom.read(tmp_path / "in")
-        assert dicom.patient_of(tmp_path / "in" / "03.dcm")
+        assert survey(tmp_path, Choice(modality="CT")).entries
         for folder, keep in (("out", ()), ("kept", ("StudyDate",))):
             dicom_write.write(tmp_path / folder, source.voxels, source, description="", keep=keep)
     assert not [str(one.message) for one in said]
