@@ -36,6 +36,21 @@ class Dataset(Protocol):
         ...
 
 
+@runtime_checkable
+class Surveyed(Protocol):
+    """A dataset of the user's files that says what it found there, and what it leaves out."""
+
+    def notes(self) -> Sequence[str]:
+        """A line for each of them, for whoever trains on it."""
+        ...
+
+
+def notes_of(dataset: Dataset) -> Sequence[str]:
+    """What a dataset says of the files it found; nothing of others."""
+    whole = dataset.dataset if isinstance(dataset, _Degraded) else dataset
+    return whole.notes() if isinstance(whole, Surveyed) else ()
+
+
 @dataclass(frozen=True)
 class _Degraded:
     """A dataset whose items its task degrades."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.data import Dataset, open_dataset
+from core.data import Dataset, notes_of, open_dataset
 from core.errors import InputError
 from core.model import GAIN, compile_network, gain_of, network_of, objective_of
 from core.network.conditioning import takes_null
@@ -95,6 +95,8 @@ def prepare_run(
     _note_gain(request, objective.process, emit)
     start = _load_start(request, network, out, emit)
     dataset = open_dataset(request.dataset, "train", task)
+    for line in notes_of(dataset):
+        emit(Note(text=line))
     network.to(device)
     row = configure("parameterization", request.parameterization)()
     parts = Trained(network, objective.process, row)

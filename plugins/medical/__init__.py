@@ -16,6 +16,7 @@ PLUGIN = Plugin(
             "plugins.medical.data.folders:DicomFolder",
             "Slices of your own DICOM series, by patient",
             needs=("pydicom",),
+            version="2",
         ),
         dataset(
             "fastmri",
@@ -28,6 +29,7 @@ PLUGIN = Plugin(
             "plugins.medical.data.folders:Lidc",
             "LIDC-IDRI's chest CT from its folders, by patient",
             needs=("pydicom",),
+            version="2",
         ),
         dataset(
             "lodopab",
@@ -46,6 +48,13 @@ PLUGIN = Plugin(
             "plugins.medical.data.folders:NiftiFolder",
             "Slices of your own NIfTI volumes, by patient",
             needs=("nibabel",),
+            version="2",
+        ),
+        dataset(
+            "scan_folder",
+            "plugins.medical.data.folders:ScanFolder",
+            "Slices of your own DICOM and NIfTI scans, by patient",
+            needs=("pydicom", "nibabel"),
         ),
         dataset(
             "phantoms",

@@ -12,6 +12,7 @@ from core.request import Count
 Modality = Literal["ct", "mri"]
 Plane = Literal["acquired", "axial", "coronal", "sagittal"]
 Beam = Literal["parallel", "fan"]
+Corrupt = Literal["refuse", "skip"]
 SamplingMask = Literal["random", "equispaced", "density", "poisson", "radial"]
 
 RULE = Spec("core/diffpir", {"iterations": 20, "tolerance": 1e-3})

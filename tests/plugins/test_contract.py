@@ -71,6 +71,11 @@ def nifti_volumes(folder):
     return folder
 
 
+def scans_of_both_kinds(folder):
+    nifti_volumes(folder)
+    return dicom_series(folder)
+
+
 def lidc_folders(folder):
     for number, path in enumerate(sorted(dicom_series(folder).iterdir()), start=1):
         study = folder / f"LIDC-IDRI-000{number}" / "1"
@@ -102,6 +107,7 @@ FOLDERS = {  # what makes the files of a dataset, and the options that split the
     "image2image/cifar10": (cifar_files, {}),
     "medical/dicom_folder": (dicom_series, {"size": 16, "count": 5, "test_share": 0.5}),
     "medical/nifti_folder": (nifti_volumes, {"size": 16, "count": 5, "test_share": 0.5}),
+    "medical/scan_folder": (scans_of_both_kinds, {"size": 16, "count": 5, "test_share": 0.5}),
     "medical/lidc": (lidc_folders, {"size": 16, "count": 5, "test_share": 0.5}),
     "medical/fastmri": (fastmri_files, {"size": 16, "count": 5, "test_share": 0.5}),
     "medical/lodopab": (lodopab_files, {"size": 181}),
@@ -136,7 +142,7 @@ def test_part_keeps_its_contract(kind, name, tmp_path):
 
 FINER = {  # datasets whose test items hold an image at twice the resolution
     "medical/dicom_folder", "medical/fastmri", "medical/lidc", "medical/nifti_folder",
-    "medical/phantoms", "medical/samples",
+    "medical/phantoms", "medical/samples", "medical/scan_folder",
 }  # fmt: skip
 
 

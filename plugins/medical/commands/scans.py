@@ -1,16 +1,18 @@
 """Commands on scans: their properties, a prior, simulated measurements, evaluation."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from core.commands import OnMachine, Seed, keeps_nothing
 from plugins.medical.commands.options import Kind, Place, print_notes
-from plugins.medical.request import CtOptions, MriOptions, ScanOptions
+from plugins.medical.request import Corrupt, CtOptions, MriOptions, ScanOptions
 
 Chosen = Annotated[ScanOptions, ("series", "volume")]
 CONFIGS = {"ct": "reference.yaml", "mri": "reference-mri.yaml"}
+MODALITIES: dict[str, Any] = {"ct": "CT", "mri": "MR"}
 
 
 def info(place: Place, *, scan: Chosen) -> None:
@@ -57,10 +59,28 @@ def train_prior(
     test_share: Annotated[
         float, typer.Option(min=0, max=1, help="Fraction of the patients held out for testing.")
     ] = 0.2,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name or path in the folder to leave out, * for any letters; repeatable."
+        ),
+    ] = None,
+    volume: Annotated[
+        int | None, typer.Option(min=0, help="Index of the volume of 4-D NIfTI files, from 0.")
+    ] = None,
+    corrupt: Annotated[
+        Corrupt, typer.Option(help="What to do about scans that cannot be read.")
+    ] = "refuse",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List all scans and what is left out, and end.")
+    ] = False,
     *,
     machine: OnMachine,
 ) -> None:
     """Train a prior on images alone; the same command resumes it.
+
+    Scans of another modality, label maps, localizers and files of several volumes are left out;
+    what is learned from is listed first.
 
     More options: `polymode train plugins/medical/configs/reference.yaml --set ...`.
 
@@ -71,23 +91,39 @@ def train_prior(
     from core.parts.yaml_file import read_yaml
     from core.progress import listener
     from core.request import TrainRequest
-    from plugins.medical.data.folders import inside
-    from plugins.medical.io.nifti import SUFFIXES
 
-    nifti = any(path.name.lower().endswith(SUFFIXES) for path in inside(folder))
     request = dict(read_yaml(Path(__file__).parents[1] / "configs" / CONFIGS[kind]))
     dataset = {
         **request["dataset"],
-        "name": "medical/nifti_folder" if nifti else "medical/dicom_folder",
+        "name": "medical/scan_folder",
         "root": str(folder),
         "test_share": test_share,
-        "modality": {"ct": "CT", "mri": "MR"}[kind],
+        "modality": MODALITIES[kind],
+        "exclude": list(exclude or ()),
+        "volume": volume,
+        "corrupt": corrupt,
     }
+    if dry_run:
+        _list(folder, dataset)
+        return
     request["dataset"] = dataset | ({"pixel": pixel} if pixel is not None else {})
     request |= {"steps": steps} if steps is not None else {}
     with listener("train-prior") as emit:
         result = runs.train(bind(TrainRequest, request), out, machine=machine, emit=emit)
     print(result.checkpoint)
+
+
+def _list(folder: Path, dataset: Mapping[str, Any]) -> None:
+    """Print every scan of a folder and everything that is left out, the bad ones too."""
+    from plugins.medical.data.survey import Choice, survey
+
+    choice = Choice(
+        modality=dataset["modality"],
+        volume=dataset["volume"],
+        exclude=tuple(dataset["exclude"]),
+    )
+    for line in survey(folder, choice).lines(dataset["test_share"], most=None):
+        print(line)
 
 
 @keeps_nothing

@@ -3,11 +3,10 @@
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,8 +15,8 @@ from core.data import problems_of_split, split_of
 from core.errors import InputError
 from core.process.noise import derive
 from core.storage import files
-from core.storage.folders import files_in
 from plugins.medical.data.slices import Pose, Slices
+from plugins.medical.data.survey import Choice, Entry, Refused, Survey, bad, files_of, survey
 from plugins.medical.io import dicom, identity, nifti, raw
 from plugins.medical.io.scan import Scan
 from plugins.medical.operators.fourier import inverse_fourier, root_sum_of_squares
@@ -26,26 +25,6 @@ from plugins.medical.request import Plane
 LIDC = r"LIDC-IDRI-\d{4}"
 SAMPLES = ("CT_small.dcm", "MR_small.dcm")
 Planes = Literal["acquired", "axial", "coronal", "sagittal", "any"]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A scan on disk.
-
-    Args:
-        patient: decides the split and is never shown.
-        files: of the scan.
-        read: reads it.
-    """
-
-    patient: str
-    files: tuple[Path, ...]
-    read: Callable[[], Scan]
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the patient, which decides the split."""
-        return hashlib.sha256(self.patient.encode()).hexdigest()
 
 
 class _Folder(Slices, ABC):
@@ -64,7 +43,12 @@ class _Folder(Slices, ABC):
         low: CT: lower end of the window, in Hounsfield units.
         high: CT: upper end of the window, in Hounsfield units.
         percentile: other scans: intensity that becomes 1; 0 becomes -1.
-        modality: of the scans; ``auto`` takes it from the header, and values below -500 for CT.
+        modality: of the scans; others are left out.  ``auto`` takes CT and MR by the header, and
+            NIfTI with values below -500 for CT.
+        volume: NIfTI: index of the volume of 4-D files, from 0; without it they are left out.
+        exclude: names, or paths below the folder, of files and folders to leave out, with ``*`` for
+            any letters.
+        corrupt: ``refuse`` to start with scans that cannot be read, or ``skip`` them.
         test_share: fraction of the patients held out for testing, approximate, since a hash of the
             patient decides; 0 and 1 for folders of one split alone.
         count: number of training slices.
@@ -91,6 +75,9 @@ class _Folder(Slices, ABC):
         high: float = 1000.0,
         percentile: float = 99.8,
         modality: Literal["auto", "CT", "MR"] = "auto",
+        volume: int | None = None,
+        exclude: tuple[str, ...] = (),
+        corrupt: Literal["refuse", "skip"] = "refuse",
         test_share: float = 0.2,
         count: int = 20000,
         per_scan: int = 8,
@@ -105,15 +92,19 @@ class _Folder(Slices, ABC):
     ) -> None:
         pose = Pose(turn=turn, tilt=tilt, zoom=zoom, shift=shift, mirror=mirror, contrast=contrast)
         _check(split, size, pixel, (low, high), percentile, test_share, count, per_scan, pose)
-        self._entries = side(root, self._found(root, split), split, test_share)
+        if volume is not None and not self._volumes:
+            raise InputError("volume: applies to NIfTI only; leave it out")
+        choice = Choice(modality=modality, volume=volume, exclude=exclude)
+        self._survey, self._share = self._found(root, split, choice), test_share
+        self._entries = side(root, self._survey.usable(corrupt), split, test_share)
         first: Plane = "acquired" if plane == "any" else plane
         every: list[Plane] = ["acquired", "acquired", "acquired", "axial", "coronal", "sagittal"]
         self._options = (
-            2, split, size, pixel, plane, low, high, percentile, modality,
+            3, split, size, pixel, plane, low, high, percentile, modality, volume,
             (count, pose, seed) if split == "train" else per_scan,
         )  # fmt: skip
         super().__init__(
-            [(identity.pseudonym(entry.patient), entry.read) for entry in self._entries],
+            [(identity.pseudonym(entry.patient), entry.scan) for entry in self._entries],
             split=split,
             size=size,
             pixel=pixel,
@@ -134,9 +125,15 @@ class _Folder(Slices, ABC):
                 whole.update(files.digest(path).encode())
         return whole.hexdigest()
 
+    def notes(self) -> list[str]:
+        """Scans, patients, slices and split, and what is left out with the reasons."""
+        return self._survey.lines(self._share)
+
+    _volumes: ClassVar[bool] = False  # whether a file may hold several
+
     @staticmethod
     @abstractmethod
-    def _found(root: Path, split: str) -> list[Entry]:
+    def _found(root: Path, split: str, choice: Choice) -> Survey:
         """The scans of a folder, those of both splits unless they have folders of their own."""
 
 
@@ -181,58 +178,69 @@ def _check(
 
 class NiftiFolder(_Folder):
     __doc__ = _Folder.__doc__
+    _volumes = True
 
     @staticmethod
-    def _found(root: Path, split: str) -> list[Entry]:
-        paths = sorted(path for path in inside(root) if path.name.lower().endswith(nifti.SUFFIXES))
-        return [Entry(_patient(root, path), (path,), partial(nifti.read, path)) for path in paths]
+    def _found(root: Path, split: str, choice: Choice) -> Survey:
+        return survey(root, choice, formats=("nifti",))
 
 
 class DicomFolder(_Folder):
     __doc__ = _Folder.__doc__
 
     @staticmethod
-    def _found(root: Path, split: str) -> list[Entry]:
-        folders: dict[Path, list[Path]] = {}
-        for path in sorted(inside(root)):
-            if path.name != "DICOMDIR" and dicom.is_dicom(path):
-                folders.setdefault(path.parent, []).append(path)
-        return [
-            Entry(
-                dicom.patient_of(paths[0]) or _patient(root, paths[0]),
-                tuple(paths),
-                partial(dicom.read, folder),
-            )
-            for folder, paths in folders.items()
-        ]
+    def _found(root: Path, split: str, choice: Choice) -> Survey:
+        return survey(root, choice, formats=("dicom",))
+
+
+class ScanFolder(_Folder):
+    __doc__ = _Folder.__doc__
+    _volumes = True
+
+    @staticmethod
+    def _found(root: Path, split: str, choice: Choice) -> Survey:
+        return survey(root, choice)
 
 
 class Lidc(_Folder):
     __doc__ = _Folder.__doc__
 
     @staticmethod
-    def _found(root: Path, split: str) -> list[Entry]:
+    def _found(root: Path, split: str, choice: Choice) -> Survey:
         """CT series of LIDC-IDRI's layout: patient, study, series; without chest radiographs."""
-        found = []
-        for entry in DicomFolder._found(root, split):
+        found = survey(root, choice, formats=("dicom",))
+        entries, refused = [], list(found.refused)
+        for entry in found.entries:
             place = entry.files[0].relative_to(root)
             named = next((part for part in place.parts if re.fullmatch(LIDC, part)), None)
-            if named is not None and len(entry.files) > 2:
-                found.append(Entry(named, entry.files, entry.read))
-        return found
+            if named is None or len(entry.files) <= 2:
+                why = "not in a folder of a patient of LIDC-IDRI" if not named else "a radiograph"
+                refused.append(Refused(entry.place or entry.files[0], why))
+            else:
+                entries.append(replace(entry, patient=named))
+        return Survey(root, tuple(entries), tuple(refused))
 
 
 class FastMri(_Folder):
     __doc__ = _Folder.__doc__
 
     @staticmethod
-    def _found(root: Path, split: str) -> list[Entry]:
+    def _found(root: Path, split: str, choice: Choice) -> Survey:
         """Fully sampled volumes of fastMRI's layout."""
-        paths = sorted(path for path in inside(root) if path.suffix.lower() == ".h5")
-        return [
-            Entry(raw.fastmri_patient(path) or path.stem, (path,), partial(fastmri_scan, path))
-            for path in paths
-        ]
+        paths, refused = files_of(root, choice.exclude)
+        entries = []
+        for path in (path for path in paths if path.suffix.lower() == ".h5"):
+            patient = raw.fastmri_patient(path) or path.stem
+            try:
+                _, mask = raw.read_fastmri(path, slices=slice(0, 1))
+            except InputError as error:
+                refused.append(bad(path, error))
+                continue
+            if mask is not None and not mask.all():
+                refused.append(Refused(path, "k-space is undersampled"))
+            else:
+                entries.append(Entry(patient, (path,), partial(fastmri_scan, path), path, "MR"))
+        return Survey(root, tuple(entries), tuple(refused))
 
 
 def fastmri_scan(path: Path) -> Scan:
@@ -282,34 +290,20 @@ class Samples(_Folder):
         )
 
     @staticmethod
-    def _found(root: Path, split: str) -> list[Entry]:
+    def _found(root: Path, split: str, choice: Choice) -> Survey:
         import nibabel.testing
         import pydicom.data
 
         if split == "train":
             head = Path(str(nibabel.testing.data_path)) / "example4d.nii.gz"
-            return [Entry("nibabel example4d", (head,), partial(nifti.read, head, volume=0))]
+            read = partial(nifti.read, head, volume=0)
+            return Survey(root, (Entry("nibabel example4d", (head,), read),))
         places = [pydicom.data.get_testdata_file(name, download=False) for name in SAMPLES]
-        return [
-            Entry(f"pydicom {path.stem}", (path,), partial(dicom.read, path))
-            for path in (Path(str(place)) for place in places)
-        ]
-
-
-def inside(root: Path) -> list[Path]:
-    """The files in a folder and its subfolders, without hidden ones and links.
-
-    Raises:
-        InputError: no such folder.
-    """
-    return files_in(root, contents="scans").files
-
-
-def _patient(root: Path, path: Path) -> str:
-    """The patient by the path: ``sub-`` of BIDS, the first folder, or the file itself."""
-    place = path.relative_to(root)
-    found = re.search(r"(?:^|[/_])(sub-[A-Za-z0-9]+)", place.as_posix())
-    return found[1] if found else place.parts[0]
+        slices = [Path(str(place)) for place in places]
+        return Survey(
+            root,
+            tuple(Entry(f"pydicom {x.stem}", (x,), partial(dicom.read, x)) for x in slices),
+        )
 
 
 def _is_ct(scan: Scan, modality: str) -> bool:
@@ -324,8 +318,6 @@ def side(root: Path, entries: list[Entry], split: str, test_share: float) -> lis
     Raises:
         InputError: there are none.
     """
-    if not entries:
-        raise InputError(f"{root}: contains no readable scan")
     wanted = split_of(entries, split, test_share, key=lambda entry: entry.digest)
     if wanted:
         return wanted
