@@ -1,7 +1,8 @@
 """Names of a user's files taken out of what is kept of a failure: they may be names of patients.
 
 A file is named by its number in the sorted listing of the option that names its folder, such as
-``file 17 of request.dataset.root``: line 17 of ``cd FOLDER && find . -type f | LC_ALL=C sort``.
+``file 17 of request.dataset.root``: line 17 of ``cd FOLDER && find . -type f | LC_ALL=C sort``; the
+folder itself by the option.
 """
 
 import re
@@ -64,6 +65,9 @@ def _names(option: str, root: Path) -> Iterator[tuple[str, str]]:
         for name in (str(root), str(root.absolute()), str(root.resolve()), root.name):
             yield name, f"file of {option}"
         return
+    for form in {str(root), str(root.absolute()), str(root.resolve())}:
+        if "/" in form.strip("/"):  # "scans" alone is also a word
+            yield form, option
     folders: dict[str, str] = {}
     for number, name in enumerate(results.files_below(root, strict=False), start=1):
         yield from _forms(root, name, f"file {number} of {option}")

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, fields
@@ -29,7 +30,7 @@ from core.training.stopping import Stopped
 from pipelines.cluster.failures import without_colours
 from pipelines.job.plan import Planned
 from pipelines.job.verbs import Runnable, load
-from pipelines.run.names import traceback_without_names, without_names
+from pipelines.run.names import places, traceback_without_names, without_names
 from pipelines.run.unchanged import Changed, unchanged
 from pipelines.store import results
 
@@ -294,8 +295,18 @@ def _commit() -> dict[str, Any]:
 
 @contextmanager
 def _logged(path: Path) -> Iterator[None]:
-    """Send standard output and standard error, those of C code and of children too, to a file."""
-    saved = [os.dup(1), os.dup(2)]
+    """Send standard output and standard error, those of C code and of children too, to a file.
+
+    Names of the user's files are taken out of warnings, which go there as well.
+    """
+
+    def show(
+        message: Warning | str, *where: Any, file: Any = None, line: str | None = None
+    ) -> None:
+        text = warnings.formatwarning(message, *where, line=line)
+        sys.stderr.write(without_names(text, places([path.parent])))
+
+    saved, shown = [os.dup(1), os.dup(2)], warnings.showwarning
     with path.open("a", encoding="utf-8", buffering=1) as log, ExitStack() as stack:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -303,9 +314,11 @@ def _logged(path: Path) -> Iterator[None]:
         os.dup2(log.fileno(), 2)
         stack.enter_context(redirect_stdout(log))
         stack.enter_context(redirect_stderr(log))
+        warnings.showwarning = show
         try:
             yield
         finally:
+            warnings.showwarning = shown
             for number, handle in enumerate(saved, start=1):
                 os.dup2(handle, number)
                 os.close(handle)
@@ -313,7 +326,10 @@ def _logged(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _events(folder: Path, attempt: int, emit: Emit, *, began: bool = False) -> Iterator[Emit]:
-    """A listener that writes a step's events, one JSON line each, and passes them on."""
+    """A listener that writes a step's events, one JSON line each, and passes them on.
+
+    Names of the user's files are taken out of notes, as they are out of errors.
+    """
     with (folder / results.EVENTS).open("a", encoding="utf-8", buffering=1) as file:
         last = 0.0
 
@@ -327,6 +343,8 @@ def _events(folder: Path, attempt: int, emit: Emit, *, began: bool = False) -> I
                 if time.monotonic() - last < BETWEEN:
                     return
                 last = time.monotonic()
+            if isinstance(event, Note):
+                event = Note(text=without_names(event.text, places([folder])))
             write(asdict(event))
             emit(event)
 

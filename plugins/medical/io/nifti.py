@@ -22,6 +22,7 @@ from plugins.medical.io.scan import TILT, Scan
 SUFFIXES = (".nii", ".nii.gz")
 RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # NIfTI's world space is RAS, a scan's LPS
 HEAD = 540  # bytes of the longer of the two headers
+CHUNK = 1 << 22  # bytes that are decompressed at a time
 MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}  # of each spatial unit code of xyzt_units
 AIR = -500.0  # a scan with values below it is taken for CT
 
@@ -200,7 +201,9 @@ def _unpacked(path: Path, wanted: int) -> Iterator[bytes]:
             raise InputError(f"{path}: no such file")
         with path.open("rb") as file:
             if not packed:
-                yield file.read(wanted)
+                while wanted > 0 and (data := file.read(min(wanted, CHUNK))):
+                    wanted -= len(data)
+                    yield data
                 return
             unpack = zlib.decompressobj(31)
             while wanted > 0 and (data := file.read(1 << 16)):
@@ -208,7 +211,7 @@ def _unpacked(path: Path, wanted: int) -> Iterator[bytes]:
                     if unpack.eof:  # gzip files may be joined, as bgzip's are
                         data = data.lstrip(b"\0")  # and padded
                         unpack = zlib.decompressobj(31)
-                    piece = unpack.decompress(data, min(wanted, 1 << 22))
+                    piece = unpack.decompress(data, min(wanted, CHUNK))
                     data = unpack.unused_data if unpack.eof else unpack.unconsumed_tail
                     wanted -= len(piece)
                     yield piece

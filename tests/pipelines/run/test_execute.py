@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
 import typer
 from commands import call
 from toy_jobs import POLYMODE, STEPS, done, planned, toy
-from toy_verbs import TOYS, polymode
+from toy_verbs import TOYS, MakeResult, polymode
 
 from core.errors import InputError
 from core.request import Note, Progress
@@ -149,6 +150,33 @@ def test_a_failure_names_no_file_of_the_user_in_what_is_kept(tmp_path, monkeypat
     assert json.loads(kept["outcome.json"])["a"]["cause"] == cause
     assert cause.removeprefix("ValueError: ") in kept["log.txt"]
     assert "in fail" in kept["log.txt"]  # the frames of the traceback stay
+
+
+def test_notes_and_warnings_name_no_file_of_the_user_in_what_is_kept(tmp_path, monkeypatch):
+    """Such as what a dataset leaves out: in the step's events, and in its log."""
+    (tmp_path / "scans").mkdir()
+    for name in ("A.dcm", "CANARY^JANE.dcm"):
+        (tmp_path / "scans" / name).write_text("x")
+
+    def skip(request, out, *, emit, **_):
+        emit(Note(text="left out, a localizer: 1 (CANARY^JANE.dcm)"))
+        warnings.warn(f"{request.source / 'CANARY^JANE.dcm'}: skipped", stacklevel=1)
+        emit(Note(text=f"{request.source}: 2 files in the folder scans"))
+        (out / "made.txt").write_text("1")
+        return MakeResult(made=out / "made.txt", value=1)
+
+    monkeypatch.setattr("toy_verbs.make", skip)
+    steps = {"a": {"run": "make", "request": {"source": str(tmp_path / "scans")}}}
+    before = warnings.showwarning
+    outcomes, _ = done(tmp_path / "runs", steps)
+    assert outcomes["a"].state == "done", outcomes["a"].message
+    assert warnings.showwarning is before
+    kept = {p.name: p.read_text() for p in (tmp_path / "runs").rglob("*") if p.is_file()}
+    assert not [name for name, text in kept.items() if "CANARY" in text]
+    assert "left out, a localizer: 1 (file 2 of request.source)" in kept["events.jsonl"]
+    assert "file 2 of request.source: skipped" in kept["log.txt"]
+    assert "request.source: 2 files in the folder scans" in kept["events.jsonl"]
+    assert str(tmp_path) not in kept["events.jsonl"]
 
 
 @pytest.mark.parametrize(("failures", "retries", "state"), [(1, 1, "done"), (2, 1, "failed")])

@@ -1,4 +1,4 @@
-"""The files that are written as others read them: dciodvfy, dcm2niix, SimpleITK, where installed."""
+"""Written files as others read them: dciodvfy, dcm2niix and SimpleITK, where they are installed."""
 
 import importlib.util
 import shutil
