@@ -301,9 +301,10 @@ def _logged(path: Path) -> Iterator[None]:
     """
 
     def show(
-        message: Warning | str, *where: Any, file: Any = None, line: str | None = None
-    ) -> None:
-        text = warnings.formatwarning(message, *where, line=line)
+        message: Warning | str, category: type[Warning], filename: str, lineno: int,
+        file: Any = None, line: str | None = None,
+    ) -> None:  # fmt: skip
+        text = warnings.formatwarning(message, category, filename, lineno, line)
         sys.stderr.write(without_names(text, places([path.parent])))
 
     saved, shown = [os.dup(1), os.dup(2)], warnings.showwarning

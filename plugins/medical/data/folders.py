@@ -215,7 +215,7 @@ class Lidc(_Folder):
             named = next((part for part in place.parts if re.fullmatch(LIDC, part)), None)
             if named is None or len(entry.files) <= 2:
                 why = "not in a folder of a patient of LIDC-IDRI" if not named else "a radiograph"
-                refused.append(Refused(entry.place or entry.files[0], why))
+                refused.append(Refused(entry.place or root, why))
             else:
                 entries.append(replace(entry, patient=named))
         return Survey(root, tuple(entries), tuple(refused))

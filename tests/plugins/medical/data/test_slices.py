@@ -10,8 +10,9 @@ from scipy.spatial.transform import Rotation
 from scipy.stats import kstest
 
 from core.errors import InputError
-from plugins.medical.data.folders import Entry, NiftiFolder, side
+from plugins.medical.data.folders import NiftiFolder, side
 from plugins.medical.data.slices import Pose, Slices, Volume, cut, halved, prepared, recoloured
+from plugins.medical.data.survey import Choice, Entry, Survey, survey
 from plugins.medical.io import nifti
 from plugins.medical.io.scan import Scan
 
@@ -257,7 +258,7 @@ def test_a_patient_is_on_one_side_whoever_else_is_there():
     with pytest.raises(InputError, match="none of 2 patients falls into split test"):
         side(Path("x"), entries(4), "test", 0.0)
     with pytest.raises(InputError, match="contains no readable scan"):
-        side(Path("x"), [], "test", 0.5)
+        Survey(Path("x")).usable("refuse")
 
 
 def test_the_digest_is_of_the_files_and_of_how_they_are_cut(tmp_path):
@@ -280,10 +281,10 @@ def test_the_digest_is_of_the_files_and_of_how_they_are_cut(tmp_path):
 
 
 def test_patients_are_told_by_bids_names_and_by_folders(tmp_path):
-    voxels = np.zeros((2, 8, 8), np.float32)
+    voxels = np.random.default_rng(0).normal(0, 300, (2, 8, 8)).astype(np.float32)
     for place in ("sub-01/a", "sub-01/b", "x/c", "x/d", "e"):
         path = tmp_path / f"{place}.nii"
         path.parent.mkdir(exist_ok=True)
         nifti.write(path, voxels, Scan(voxels, np.eye(4)), description="")
-    found = [e.patient for e in NiftiFolder._found(tmp_path, "train")]
+    found = [e.patient for e in survey(tmp_path, Choice()).entries]
     assert sorted(found) == ["e.nii", "sub-01", "sub-01", "x", "x"]

@@ -83,9 +83,9 @@ def test_of_decathlons_layout_each_image_is_a_patient_and_labels_are_left_out(tm
 def test_channels_of_nnunet_are_one_patient(tmp_path):
     for name in ("a_0000", "a_0001", "b_0000", "b_0001"):
         save(tmp_path / "Dataset001_x" / "imagesTr" / f"{name}.nii.gz", noisy())
-        save(tmp_path / "volumes" / f"scan_{name[-1]}00{ord(name[0])}.nii.gz", noisy())
-    found = {entry.patient for entry in survey(tmp_path, MR).entries}
-    assert found == {"a", "b", "scan_00097", "scan_10097", "scan_00098", "scan_10098"}
+        save(tmp_path / "volumes" / f"scan_{name[-1]}0{ord(name[0])}.nii.gz", noisy())
+    found = {entry.patient for entry in survey(tmp_path, CT).entries}
+    assert found == {"a", "b", "scan_0097", "scan_1097", "scan_0098", "scan_1098"}
 
 
 def test_images_are_told_from_label_maps_by_their_values():
@@ -270,11 +270,11 @@ def test_what_is_excluded_by_name_or_path_is_not_read(tmp_path):
 
 def test_a_scan_that_breaks_when_it_is_drawn_is_named_with_its_path(tmp_path):
     """A bit lost in what is compressed: neither header nor length shows it."""
-    place = save(tmp_path / "p1" / "scan.nii.gz", noisy())
+    place = save(tmp_path / "p1" / "scan.nii.gz", noisy(shape=(80, 80, 40)))
     held = bytearray(place.read_bytes())
     held[len(held) // 2] ^= 0xFF
     place.write_bytes(held)
-    dataset = NiftiFolder("train", root=tmp_path, size=16, test_share=0.0, modality="MR")
+    dataset = NiftiFolder("train", root=tmp_path, size=16, test_share=0.0, modality="CT")
     with pytest.raises(InputError, match=r"leave it out by its name: --exclude") as refused:
         dataset[0]
     assert str(refused.value).startswith(f"{place}: ")
