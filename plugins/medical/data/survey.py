@@ -114,7 +114,7 @@ class Survey:
         if bad and corrupt == "refuse":
             lines = [f"  {printable(str(one.place))}: {one.reason}" for one in bad]
             raise InputError(
-                f"{self.root}: {_number(len(bad), 'scan')} cannot be used; mend or remove, or leave "
+                f"{self.root}: {_number(len(bad), 'scan')} cannot be used; mend, remove or leave "
                 "out: --corrupt skip of train-prior, corrupt: skip of the dataset\n"
                 + "\n".join(lines)
             )

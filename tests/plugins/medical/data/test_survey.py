@@ -269,10 +269,11 @@ def test_what_is_excluded_by_name_or_path_is_not_read(tmp_path):
 
 
 def test_a_scan_that_breaks_when_it_is_drawn_is_named_with_its_path(tmp_path):
-    """A bit lost in what is compressed: neither header nor length shows it."""
+    """Damage in what is compressed: neither header nor length shows it."""
     place = save(tmp_path / "p1" / "scan.nii.gz", noisy(shape=(80, 80, 40)))
     held = bytearray(place.read_bytes())
-    held[len(held) // 2] ^= 0xFF
+    middle = len(held) // 2
+    held[middle : middle + 2000] = b"\xff" * 2000
     place.write_bytes(held)
     dataset = NiftiFolder("train", root=tmp_path, size=16, test_share=0.0, modality="CT")
     with pytest.raises(InputError, match=r"leave it out by its name: --exclude") as refused:
