@@ -18,6 +18,14 @@ def started_by(pid: int) -> list[psutil.Process]:
     return alive
 
 
+def command_of(process: psutil.Process) -> list[str]:
+    """Its command line; nothing of one that has ended, also where nobody has waited for it."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:  # a ZombieProcess is one
+        return []
+
+
 def started_with_token(pid: int, token: str) -> list[psutil.Process]:
     """Those of them that belong to the Ray whose token is in that file, not to another.
 

@@ -10,7 +10,7 @@ from http.server import HTTPServer, SimpleHTTPRequestHandler
 
 import psutil
 import pytest
-from processes import started_by
+from processes import command_of, started_by
 from toy_jobs import POLYMODE
 
 from core.errors import InputError
@@ -58,7 +58,9 @@ def test_a_signal_ends_the_wait_for_an_address(token, silent, tmp_path, number, 
     job.write_text(json.dumps({"name": "toys", "steps": {"a": {"run": "make"}}}))
     command = [*POLYMODE, "run", str(job), "--out", str(tmp_path / "runs"), "--address", silent]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not (asks := [p for p in started_by(process.pid) if "answering.py" in str(p.cmdline())]):
+    while not (
+        asks := [p for p in started_by(process.pid) if "answering.py" in str(command_of(p))]
+    ):
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(number)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from processes import started_with_token
+from processes import command_of, started_with_token
 
 from core.errors import InputError
 from pipelines.cluster import guard, submit
@@ -59,7 +59,7 @@ def test_there_is_no_dashboard_and_no_process_that_serves_none(processes):
 
     assert not ray._private.worker._global_node.webui_url
     for process in processes:
-        words = " ".join(process.cmdline())
+        words = " ".join(command_of(process))
         assert not re.search(r"dashboard/dashboard\.py|monitor\.py", words), words
 
 
@@ -124,7 +124,7 @@ def test_everything_it_writes_lies_in_a_folder_that_only_this_user_may_enter(fol
     open_files = {
         Path(file.path)
         for process in processes
-        if "ray" in " ".join(process.cmdline())
+        if "ray" in " ".join(command_of(process))
         for file in process.open_files()
     }
     logs = {file for file in open_files if file.suffix in (".log", ".out", ".err")}

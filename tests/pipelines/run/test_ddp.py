@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import psutil
 import pytest
-from processes import started_by
+from processes import command_of, started_by
 from safetensors.torch import load_file
 
 from core.parts.config import ConfigError
@@ -88,7 +88,7 @@ def test_a_killed_worker_costs_an_attempt_and_changes_no_bit(ray_here, tmp_path)
             begun = list((tmp_path / "killed").glob("train-*/checkpoints/step-*/MANIFEST.json"))
             with suppress(psutil.NoSuchProcess):  # others of Ray's end at any moment
                 now = started_by(os.getpid())
-                ours = [p for p in now if "TrainWorker" in " ".join(p.cmdline())]
+                ours = [p for p in now if "TrainWorker" in " ".join(command_of(p))]
                 if begun and ours:
                     ours[-1].kill()
                     killed.append(ours[-1].pid)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from processes import GONE_WITHIN, check_gone, started_by
+from processes import GONE_WITHIN, check_gone, command_of, started_by
 from toy_jobs import POLYMODE, done, planned
 from toy_verbs import TOYS
 
@@ -226,7 +226,7 @@ def test_a_killed_cluster_fails_the_call_and_the_next_goes_on(tmp_path, temporar
         family = started_by(process.pid)
         for victim in family:
             with suppress(psutil.NoSuchProcess):
-                if guard.__file__ not in victim.cmdline():  # ours, and no part of the cluster
+                if guard.__file__ not in command_of(victim):  # ours, and no part of the cluster
                     victim.kill()
         assert process.wait(timeout=120) == 1
         check_gone(family)
