@@ -117,6 +117,8 @@ FAULTS = (
     medical("CT: the model's error without its square", "tasks/ct",
              "(variance + self.model**2).sqrt()", "(variance + self.model).sqrt()",
              "tasks/test_ct"),
+    medical("wavelets: odd sides a row or column too many", "tasks/classical",
+             "back[..., :height, :width]", "back", "tasks/test_odd_sizes", "wavelets"),
     # Plug-ins: from a trained model to a result.
     medical("volumes: a standard deviation not in HU", "inference/volume",
              "found.std[:, 0].cpu().numpy() * half", "found.std[:, 0].cpu().numpy()",

@@ -167,15 +167,21 @@ def sparse_wavelets(
 def shrunk(
     x: Float[Tensor, " b c h w"], threshold: Float[Tensor, " b"], wavelet: str
 ) -> Float[Tensor, " b c h w"]:
-    """Soft thresholding of the wavelet coefficients, the coarsest excepted."""
+    """Soft thresholding of the wavelet coefficients, the coarsest excepted.
+
+    The transform repeats the last row or column of an odd side, which is dropped again.
+    """
     import pywt
 
-    levels = min(4, pywt.dwtn_max_level(x.shape[-2:], wavelet))
+    height, width = x.shape[-2:]
+
+    levels = min(4, pywt.dwtn_max_level((height, width), wavelet))
     found = []
     for row, least in zip(x.cpu().double().numpy(), threshold.tolist(), strict=True):
         parts = pywt.wavedec2(row, wavelet, mode="periodization", level=levels)
         fine = [tuple(_soft(part, least) for part in level) for level in parts[1:]]
-        found.append(pywt.waverec2([parts[0], *fine], wavelet, mode="periodization"))
+        back = pywt.waverec2([parts[0], *fine], wavelet, mode="periodization")
+        found.append(back[..., :height, :width])
     return torch.from_numpy(np.stack(found)).to(x)
 
 
