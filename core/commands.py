@@ -4,7 +4,8 @@ A keyword-only parameter of a command stands for options that are stated elsewhe
 
 - of a dataclass, its fields; of ``Annotated[Dataclass, ("device", "threads")]``, the fields named;
 - of ``Annotated[Spec, "predictor", "image2image/upscale"]``, the options of that registered part,
-  without those that a default of the parameter fixes.
+  without those that a default of the parameter fixes;
+- of `Stated`, none: the command is called with the names of the options that the line states.
 
 The command is called with the value, checked.  Signatures are read as text, so that ``--help``
 imports no torch.
@@ -17,7 +18,7 @@ import signal
 import sys
 import typing
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -47,7 +48,24 @@ Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same res
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print time and memory that it would take; write nothing.")
 ]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace outputs that are already there.")
+]
 OnMachine = Annotated[Machine, ("device", "threads")]
+
+
+def check_new(outputs: Sequence[Path], *, overwrite: bool) -> None:
+    """Refuse outputs that would replace what is there.
+
+    Raises:
+        InputError: one is there, and `overwrite` is off.
+    """
+    there = [] if overwrite else [path for path in outputs if os.path.exists(path)]
+    if there:
+        more = f" and {len(there) - 1} more outputs" if len(there) > 1 else ""
+        raise InputError(
+            f"{there[0]}{more}: already there; choose another output, or replace with --overwrite"
+        )
 
 
 # --- groups of commands --------------------------------------------------------------------------
@@ -79,6 +97,16 @@ def domain(text: str, *functions: Callable[..., None]) -> typer.Typer:
 # --- options from signatures ---------------------------------------------------------------------
 
 
+class Stated(frozenset[str]):
+    """Names of the options that a command line states, also where it states the default."""
+
+    @classmethod
+    def of(cls, context: Any) -> "Stated":
+        """Those of the context of a running command."""
+        sources = {name: context.get_parameter_source(name) for name in context.params}
+        return cls(name for name, one in sources.items() if one and one.name == "COMMANDLINE")
+
+
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
     """The command with options in place of each keyword-only parameter that stands for some.
 
@@ -89,14 +117,18 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     """
     hints = typing.get_type_hints(command, include_extras=True)
     signature = inspect.signature(command)
-    parameters, sets = [], {}
+    parameters, sets, contexts = [], {}, []
     for parameter in signature.parameters.values():
+        if hints[parameter.name] is Stated:
+            contexts.append(parameter.name)
+            parameters.append(parameter.replace(annotation=typer.Context))
+            continue
         options = _stated_elsewhere(hints[parameter.name], parameter)
         if options is None:
             parameters.append(parameter.replace(annotation=hints[parameter.name]))
         else:
             sets[parameter.name] = options
-    if not sets:
+    if not (sets or contexts):
         return command
     every = [option for options in sets.values() for option in options]
     parameters += [_as_parameter(option) for option in every]
@@ -109,6 +141,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
         for name, options in sets.items():
             values = {o.name: _value(o, chosen.pop(o.name)) for o in options}
             chosen[name] = _chosen(hints[name], options, values, fixed(name))
+        chosen |= {name: Stated.of(chosen[name]) for name in contexts}
         command(*given, **chosen)
 
     keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]

@@ -14,7 +14,7 @@ import typer
 from annotated_types import Ge, Le
 from typer.testing import CliRunner
 
-from core.commands import OnMachine, domain, with_options
+from core.commands import OnMachine, Stated, check_new, domain, with_options
 from core.errors import InputError
 from core.parts.config import configure
 from core.parts.registry import Plugin, Registry, Spec, installed, operator, predictor
@@ -277,3 +277,27 @@ def test_a_stop_promises_what_is_kept(tmp_path, marked, says):
     assert done.returncode == 130
     assert done.stderr.startswith("stopped; ")
     assert says in done.stderr
+
+
+# --- what the line states, and files that are there ----------------------------------------------
+
+
+def measure(scan: str, views: int = 23, *, given: Stated, machine: OnMachine) -> None:
+    """Measure a scan."""
+    print(",".join(sorted(given)))
+
+
+def test_a_command_knows_which_options_the_line_states_defaults_included():
+    assert ran(measure, "a").stdout == "scan\n"
+    assert ran(measure, "a", "--views", 23).stdout == "scan,views\n"
+    assert ran(measure, "a", "--device", "cpu").stdout == "device,scan\n"
+    assert "given" not in ran(measure, "--help").stdout
+
+
+def test_files_that_are_there_are_not_replaced_unasked(tmp_path):
+    there, new = tmp_path / "a", tmp_path / "b"
+    there.write_text("")
+    check_new([new], overwrite=False)
+    check_new([there, new], overwrite=True)
+    with pytest.raises(InputError, match="a: already there; choose another output, or replace"):
+        check_new([there, new], overwrite=False)

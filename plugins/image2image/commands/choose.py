@@ -5,10 +5,8 @@ from typing import Annotated
 
 import typer
 
-from core.commands import OnMachine, keeps_nothing
+from core.commands import OnMachine, Overwrite, check_new, keeps_nothing
 from core.parts.config import bind, override
-from plugins.image2image.commands.images import check_new
-from plugins.image2image.commands.options import Overwrite
 from plugins.image2image.request import ChooseRequest
 
 

@@ -6,11 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from core.commands import keeps_nothing
+from core.commands import Overwrite, check_new, keeps_nothing
 from core.errors import InputError
 from core.parts.config import bind, override
-from plugins.image2image.commands.images import check_new
-from plugins.image2image.commands.options import Overwrite
 from plugins.image2image.request import CompareRequest
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.commands import check_new
 from core.request import Machine
 from plugins.image2image.commands.images import (
-    check_new,
     check_no_overwrite,
     check_quality,
     is_folder,

@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from core.commands import DryRun, OnMachine, keeps_nothing
+from core.commands import DryRun, OnMachine, Overwrite, keeps_nothing
 from plugins.image2image.commands.editing import EditRun
 from plugins.image2image.commands.options import (
     ImageFile,
     OutputFile,
-    Overwrite,
     Record,
     Samples,
     UnconditionalCheckpoint,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from core.commands import check_new
 from core.errors import InputError, printable
 from core.parts.registry import Spec
 from core.storage import files as storage
@@ -339,20 +340,6 @@ def check_no_overwrite(outputs: Sequence[Path], inputs: Sequence[Path | None]) -
     doubled = [path for path, whole in zip(outputs, real, strict=True) if real.count(whole) > 1]
     if doubled:
         raise InputError(f"{doubled[0]}: would be written twice; choose other names")
-
-
-def check_new(outputs: Sequence[Path], *, overwrite: bool) -> None:
-    """Refuse outputs that would replace what is there.
-
-    Raises:
-        InputError: one is there, and `overwrite` is off.
-    """
-    there = [] if overwrite else [path for path in outputs if os.path.exists(path)]
-    if there:
-        more = f" and {len(there) - 1} more outputs" if len(there) > 1 else ""
-        raise InputError(
-            f"{there[0]}{more}: already there; choose another output, or replace with --overwrite"
-        )
 
 
 def check_quality(quality: int | None, targets: Sequence[Path]) -> None:

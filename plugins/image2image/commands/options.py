@@ -34,9 +34,6 @@ OutputFileOrFolder = Annotated[
         help="Output: a file for one image, or a folder (folder/) for any number.",
     ),
 ]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace outputs that are already there.")
-]
 WrittenAs = Annotated[OutputOptions, ("quality", "strip")]
 
 # Sampling.

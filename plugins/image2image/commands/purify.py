@@ -4,11 +4,10 @@ import os
 import sys
 from typing import Annotated
 
-from core.commands import OnMachine, keeps_nothing
+from core.commands import OnMachine, Overwrite, check_new, keeps_nothing
 from core.errors import InputError
 from core.parts.registry import Spec
 from plugins.image2image.commands.images import (
-    check_new,
     check_no_overwrite,
     check_quality,
     folder_sentence,
@@ -21,7 +20,6 @@ from plugins.image2image.commands.images import (
 from plugins.image2image.commands.options import (
     ImageFile,
     OutputFileOrFolder,
-    Overwrite,
     UnconditionalCheckpoint,
 )
 from plugins.image2image.io.formats import check_options

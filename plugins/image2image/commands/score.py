@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from core.commands import keeps_nothing
+from core.commands import Overwrite, check_new, keeps_nothing
 from core.errors import InputError
-from plugins.image2image.commands.images import check_new
-from plugins.image2image.commands.options import Overwrite
 from plugins.image2image.request import ScoreOptions
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from core.commands import DryRun, OnMachine, keeps_nothing
+from core.commands import DryRun, OnMachine, Overwrite, keeps_nothing
 from core.parts.config import configure
 from core.parts.registry import Spec
 from plugins.image2image.commands.images import RestoreRun, drawing_samples
@@ -13,7 +13,6 @@ from plugins.image2image.commands.options import (
     Deviation,
     ImageFiles,
     OutputFileOrFolder,
-    Overwrite,
     Record,
     Samples,
 )
