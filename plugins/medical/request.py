@@ -17,6 +17,7 @@ SamplingMask = Literal["random", "equispaced", "density", "poisson", "radial"]
 
 RULE = Spec("core/diffpir", {"iterations": 20, "tolerance": 1e-3})
 SOLVER = Spec("core/ddim", {"eta": 1.0})
+NOISE = 0.005  # of simulated k-space
 LEVELS = Spec("core/karras", {"steps": 20, "sigma_min": 0.005, "sigma_max": 0.5, "rho": 3.0})
 
 
@@ -29,12 +30,15 @@ class ScanOptions:
         plane: plane of the slices.
         series: DICOM: number of the series, if there are several.
         volume: NIfTI: index of the volume of a 4-D file, from 0.
+        modality: NIfTI: modality, which no header states; by default CT where values lie below
+            -500, and unknown otherwise.
     """
 
     reduce: Count = 1
     plane: Plane = "acquired"
     series: Count | None = None
     volume: Annotated[int, Ge(0)] | None = None
+    modality: Modality | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +66,14 @@ class MriOptions:
         mask: MRI: k-space sampling pattern.
         acceleration: MRI: acceleration factor R.
         centre: MRI: fraction of k-space, fully sampled in the centre.
-        noise: MRI: standard deviation of k-space noise, for bright tissue of intensity 1.
+        noise: MRI: standard deviation of k-space noise: of a scan for bright tissue of intensity 1,
+            by default 0.005; of raw k-space in its own units, by default its file's or an estimate.
     """
 
     mask: SamplingMask = "random"
     acceleration: Annotated[float, Ge(1)] = 4.0
     centre: Annotated[float, Ge(0), Le(1)] = 0.08
-    noise: Annotated[float, Ge(0)] = 0.005
+    noise: Annotated[float, Ge(0)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

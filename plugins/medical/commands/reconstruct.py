@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from core.commands import OnMachine, keeps_nothing
+from core.commands import OnMachine, Overwrite, Stated, check_new, keeps_nothing
 from core.parts.registry import Spec
 from core.request import Machine
 from plugins.medical.commands.options import Place, print_notes
+from plugins.medical.request import CtOptions, MriOptions, ScanOptions
 
 if TYPE_CHECKING:
+    from plugins.medical.inference.outputs import Outputs
     from plugins.medical.inference.predictors import ReconstructCt, ReconstructMri
 
 Checkpoint = Annotated[Path, typer.Option(help="Prior: the folder that `train-prior` wrote.")]
@@ -46,7 +48,9 @@ def reconstruct_ct(
     deviation: Deviation = None,
     keep: Keep = None,
     new_uids: NewUids = False,
+    overwrite: Overwrite = False,
     *,
+    stated: Stated,
     predictor: Annotated[Spec, "predictor", "medical/reconstruct_ct"],
     machine: OnMachine,
 ) -> None:
@@ -56,7 +60,9 @@ def reconstruct_ct(
 
     Example: polymode medical reconstruct-ct scans/ct --checkpoint runs/ct -o sparse
     """
-    _reconstruct(place, checkpoint, out, deviation, keep, new_uids, predictor, machine)
+    _check_raw(place, stated)
+    outputs = _outputs(out, deviation, keep, new_uids=new_uids, overwrite=overwrite)
+    _reconstruct(place, checkpoint, outputs, predictor, machine)
 
 
 @keeps_nothing
@@ -67,7 +73,9 @@ def reconstruct_mri(
     deviation: Deviation = None,
     keep: Keep = None,
     new_uids: NewUids = False,
+    overwrite: Overwrite = False,
     *,
+    stated: Stated,
     predictor: Annotated[Spec, "predictor", "medical/reconstruct_mri"],
     machine: OnMachine,
 ) -> None:
@@ -77,35 +85,64 @@ def reconstruct_mri(
 
     Example: polymode medical reconstruct-mri brain.h5 --checkpoint runs/mri -o b.nii.gz
     """
-    _reconstruct(place, checkpoint, out, deviation, keep, new_uids, predictor, machine)
+    _check_raw(place, stated)
+    outputs = _outputs(out, deviation, keep, new_uids=new_uids, overwrite=overwrite)
+    _reconstruct(place, checkpoint, outputs, predictor, machine)
 
 
-def _reconstruct(
-    place: Path,
-    checkpoint: Path,
+def _check_raw(place: Path, stated: Stated) -> None:
+    """Refuse options of a simulation for raw data, also where they are stated at their default.
+
+    Raises:
+        InputError: there are some.
+    """
+    from plugins.medical.inference.measurement import check_unused, simulation_options
+    from plugins.medical.io import raw
+
+    if place.suffix.lower() in raw.SUFFIXES:
+        check_unused(stated & simulation_options(CtOptions, MriOptions, ScanOptions))
+
+
+def _outputs(
     out: Path,
     deviation: Path | None,
     keep: list[str] | None,
+    *,
     new_uids: bool,
-    predictor: Spec,
-    machine: Machine,
+    overwrite: bool,
+) -> "Outputs":
+    """Output paths that can be written to.
+
+    Raises:
+        InputError: they cannot, or files are there that would be replaced.
+    """
+    from plugins.medical.inference.outputs import Outputs
+
+    outputs = Outputs(out, deviation, tuple(keep or ()), new_uids)
+    outputs.check()
+    check_new(outputs.files, overwrite=overwrite)
+    return outputs
+
+
+def _reconstruct(
+    place: Path, checkpoint: Path, outputs: "Outputs", predictor: Spec, machine: Machine
 ) -> None:
     """Draw, write mean, standard deviation, contact sheet and record, and print their paths."""
     from core.parts.config import configure
     from core.progress import listener
-    from plugins.medical.inference.outputs import Outputs
     from plugins.medical.inference.predictors import misfit_of
+    from plugins.medical.inference.remarks import remarks
 
-    outputs = Outputs(out, deviation, tuple(keep or ()), new_uids)
-    outputs.check()
     build = configure("predictor", predictor)
     reconstruction = cast("ReconstructCt | ReconstructMri", build(machine, checkpoint))
     given = reconstruction.read(place)
     print_notes(given.notes)
+    outputs.check_source(given.subject.stored)
     with listener("reconstruct") as emit:
         found, scale = reconstruction.draw(given, emit=emit)
     for path in reconstruction.write(outputs, given, found, scale):
         print(path)
+    print_notes(remarks(found, scale, given.measured, given.truth))
     misfit = misfit_of(found)
     print(f"misfit {misfit['mean']:.2f} times the noise, {misfit['worst']:.2f} at worst")
     print("Not for diagnosis: nothing here is a medical device.")

@@ -1,16 +1,18 @@
 """Commands on scans: their properties, a prior, simulated measurements, evaluation."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from core.commands import OnMachine, Seed, keeps_nothing
+from core.commands import OnMachine, Overwrite, Seed, Stated, check_new, keeps_nothing
+from core.errors import InputError
 from plugins.medical.commands.options import Kind, Place, print_notes
 from plugins.medical.request import Corrupt, CtOptions, MriOptions, ScanOptions
 
-Chosen = Annotated[ScanOptions, ("series", "volume")]
+Chosen = Annotated[ScanOptions, ("series", "volume", "modality")]
 CONFIGS = {"ct": "reference.yaml", "mri": "reference-mri.yaml"}
 MODALITIES: dict[str, Any] = {"ct": "CT", "mri": "MR"}
 
@@ -21,17 +23,20 @@ def info(place: Place, *, scan: Chosen) -> None:
     Example: polymode medical info scans/ct
     """
     from plugins.medical.io import raw, scans
+    from plugins.medical.io.acquisition import KSpace
     from plugins.medical.io.scan import plane_of
 
     if place.suffix.lower() in raw.SUFFIXES:
         measured = raw.read(place)
         shape = " x ".join(map(str, measured.values.shape))
-        if isinstance(measured, raw.KSpace):
+        if isinstance(measured, KSpace):
             print(f"k-space: {shape}; {measured.mask.mean():.0%} sampled")
         else:
             print(f"sinogram: {shape}; {measured.geometry}")
+        for note in measured.notes:
+            print(f"note         {note}")
         return
-    found = scans.read(place, series=scan.series, volume=scan.volume)
+    found = scans.read(place, series=scan.series, volume=scan.volume, modality=scan.modality)
     d, h, w = found.voxels.shape
     slices, rows, columns = found.spacing
     print(f"patient      {found.patient}")
@@ -132,7 +137,9 @@ def simulate(
     kind: Kind,
     out: Annotated[Path, typer.Option("--out", "-o", help="A .npy; its .json is written too.")],
     seed: Seed = 0,
+    overwrite: Overwrite = False,
     *,
+    stated: Stated,
     ct: CtOptions,
     mri: MriOptions,
     scan: ScanOptions,
@@ -144,7 +151,11 @@ def simulate(
     from plugins.medical.inference.measurement import simulated_mri, sparse_ct
     from plugins.medical.io import raw, scans
 
+    others = {field.name for field in fields(MriOptions if kind == "ct" else CtOptions)}
+    if unused := sorted(stated & others):
+        raise InputError(f"{', '.join(unused)}: not for --kind {kind}; leave it out")
     raw.check_place(out)
+    check_new([out, out.with_suffix(".json")], overwrite=overwrite)
     found = scans.prepared(place, scan).scan
     print_notes(found.notes)
     if kind == "ct":
@@ -162,6 +173,7 @@ def evaluate(
         Path | None,
         typer.Option(help="YAML of the training dataset, to test draws for memorisation."),
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Score reconstructions against classical methods, and test them for memorisation.
 
@@ -175,6 +187,9 @@ def evaluate(
     from plugins.medical.evaluation import memorisation
     from plugins.medical.request import MemorisationRequest
 
+    metrics = [out / "metrics.json"]
+    metrics += [out / "memorisation" / "metrics.json"] if learned_from is not None else []
+    check_new(metrics, overwrite=overwrite)
     with listener("evaluate") as emit:
         result = runs.evaluate(EvaluateRequest(samples=samples), out, emit=emit)
         for method, row in result.scores.items():

@@ -1,5 +1,8 @@
 """Raw data simulated of scans, and raw data as measurements of images."""
 
+from collections.abc import Iterable
+from dataclasses import fields
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Complex, Float
@@ -8,7 +11,7 @@ from torch import Tensor
 from core.errors import InputError
 from core.inverse.measurement import Measurement
 from core.process.noise import derive, generator
-from plugins.medical.io.raw import KSpace, Sinogram
+from plugins.medical.io.acquisition import KSpace, Sinogram
 from plugins.medical.io.scan import Scan
 from plugins.medical.operators.coils import espirit
 from plugins.medical.operators.fourier import (
@@ -21,10 +24,43 @@ from plugins.medical.operators.fourier import (
 from plugins.medical.operators.phase import low_phase, smooth_phase, turned
 from plugins.medical.operators.photons import WATER, counted, of_counts
 from plugins.medical.operators.sampling import sampling_mask
-from plugins.medical.request import CtOptions, MriOptions
+from plugins.medical.request import NOISE, CtOptions, MriOptions, ScanOptions
 from plugins.medical.tasks.geometry import Geometry, geometry_of, scanner
 
+RAW = frozenset({"noise"})  # options that raw data have, too
 BRIGHT = 99.8  # percentile of the magnitude that is scaled to 1
+NEGATIVE = 0.05  # times it: more than what interpolation leaves below 0
+
+
+def simulation_options(*groups: type) -> frozenset[str]:
+    """Names of options that apply to scans, whose measurement is simulated, and not to raw data."""
+    return frozenset(field.name for group in groups for field in fields(group)) - RAW
+
+
+def check_unused(stated: Iterable[str]) -> None:
+    """Refuse options of a simulation for raw data.
+
+    Args:
+        stated: names of such options.
+
+    Raises:
+        InputError: there are some.
+    """
+    if names := sorted(stated):
+        raise InputError(
+            f"{', '.join(names)}: for scans, whose measurement is simulated; raw data state how "
+            f"they were measured: leave {'it' if len(names) == 1 else 'them'} out"
+        )
+
+
+def changed(*groups: CtOptions | MriOptions | ScanOptions) -> frozenset[str]:
+    """Names of options of a simulation that are not at their defaults."""
+    return frozenset(
+        field.name
+        for group in groups
+        for field in fields(group)
+        if field.name not in RAW and getattr(group, field.name) != field.default
+    )
 
 
 # --- computed tomography -------------------------------------------------------------------------
@@ -40,7 +76,16 @@ def simulated_ct(scan: Scan, geometry: Geometry, seed: int) -> Sinogram:
         InputError: not CT, or pixels that are not square.
     """
     if scan.modality != "CT":
-        raise InputError("CT can only be simulated from a CT scan (Hounsfield units)")
+        raise InputError(
+            "CT can only be simulated from a CT scan, in Hounsfield units; this one "
+            + (
+                "is MR by its header"
+                if scan.modality == "MR"
+                else "may be another modality: its "
+                "header does not say CT, and no value lies below -500; if it is a CT in NIfTI, "
+                "declare it with --modality ct"
+            )
+        )
     _, down, across = scan.spacing
     if abs(down - across) > 1e-3 * across:
         raise InputError(f"CT requires square pixels, got {across:g} x {down:g} mm")
@@ -88,11 +133,11 @@ def simulated_mri(scan: Scan, options: MriOptions, seed: int) -> KSpace:
         seed: of mask, phase and noise.
 
     Raises:
-        InputError: a CT scan, or an option out of its range.
+        InputError: a CT scan or values of no magnitude, or an option out of its range.
     """
-    if scan.modality == "CT":
-        raise InputError("MRI cannot be simulated from a CT scan (Hounsfield units)")
     bright = max(float(np.percentile(scan.voxels, BRIGHT)), 1e-6)
+    _check_magnitudes(scan, bright)
+    noise = NOISE if options.noise is None else options.noise
     pictures = torch.from_numpy(scan.voxels / bright).clamp(min=0).to(torch.complex64)
     height, width = pictures.shape[1:]
     random = generator(derive(seed, "phase"))
@@ -102,8 +147,24 @@ def simulated_mri(scan: Scan, options: MriOptions, seed: int) -> KSpace:
         options.mask, height, width,
         acceleration=options.acceleration, centre=options.centre, seed=seed,
     )  # fmt: skip
-    k = (k + white_noise(k.shape, std=options.noise, key=(seed, "k-space"))) * chosen
-    return KSpace((k * bright).numpy(), chosen.numpy(), options.noise * bright)
+    k = (k + white_noise(k.shape, std=noise, key=(seed, "k-space"))) * chosen
+    return KSpace((k * bright).numpy(), chosen.numpy(), noise * bright)
+
+
+def _check_magnitudes(scan: Scan, bright: float) -> None:
+    """Refuse a CT scan, and one whose negative values say that it is something else."""
+    declare = "if it is MR in NIfTI, declare it with --modality mri: negative values become 0"
+    if scan.modality == "CT":
+        raise InputError(
+            "MRI cannot be simulated from a CT scan, in Hounsfield units; values below -500 count "
+            f"as CT; {declare}"
+        )
+    least = float(scan.voxels.min())
+    if scan.modality == "other" and least < -NEGATIVE * bright:
+        raise InputError(
+            f"MRI is simulated from magnitudes, 0 or more; values down to {least:g} may be "
+            f"Hounsfield units; {declare}"
+        )
 
 
 def coils_of(
@@ -154,8 +215,9 @@ def measured_mri(kspace: KSpace, *, noise: float = 0.0) -> tuple[Measurement, fl
 
     Args:
         kspace: as read.
-        noise: standard deviation of its noise, in its own units; 0 for that of the file, or an
-            estimate from the outermost frequencies, where there is little signal.
+        noise: standard deviation of its noise, in its own units; 0 for that of the file, or where
+            it states none for an estimate from the outermost frequencies, where there is little
+            signal.
     """
     k = torch.from_numpy(kspace.values)
     seen = root_sum_of_squares(inverse_fourier(k))
@@ -167,11 +229,17 @@ def measured_mri(kspace: KSpace, *, noise: float = 0.0) -> tuple[Measurement, fl
 
 
 def corner_std(k: Complex[Tensor, " d c h w"], mask: Tensor) -> float:
-    """Noise standard deviation from the outermost sampled frequencies, by the median."""
+    """Noise standard deviation from the outermost sampled frequencies, by the median.
+
+    Exact zeros are left out: values of a slice or coil that were padded, not measured.  At least
+    the rounding of k-space in float32, below which nothing can be fitted.
+    """
     height, width = mask.shape
     rows = (torch.arange(height) - height // 2).abs() / (height / 2)
     columns = (torch.arange(width) - width // 2).abs() / (width / 2)
     far = torch.maximum(rows[:, None].expand_as(mask), columns.expand_as(mask))
-    outer = mask & (far >= far[mask].quantile(0.9))
-    values = torch.view_as_real(k[..., outer]).flatten()
-    return max(float(values.abs().median()) / 0.6745, 1e-30)
+    outer = mask & (far >= float(np.quantile(far[mask].numpy(), 0.9)))
+    values = k[..., outer]
+    values = torch.view_as_real(values[values != 0]).flatten()
+    rounding = torch.finfo(torch.float32).eps * float(k.abs().max())
+    return max(float(values.abs().median()) / 0.6745, rounding)

@@ -13,7 +13,7 @@ from core.errors import InputError
 from core.results import record
 from plugins.medical.inference import volume
 from plugins.medical.inference.volume import Found, Scale
-from plugins.medical.io import dicom_write, nifti
+from plugins.medical.io import dicom, dicom_write, nifti
 from plugins.medical.io.scan import Scan
 from plugins.medical.io.scans import Subject
 
@@ -47,6 +47,24 @@ class Outputs:
         """The record, beside the mean."""
         return sibling(self.out, RECORD)
 
+    @property
+    def files(self) -> list[Path]:
+        """The files that are written, without folders for DICOM, which have to be empty."""
+        places = [place for place in (self.out, self.deviation) if place is not None]
+        return [*(place for place in places if not _is_series(place)), self.sheet, self.record]
+
+    def check_source(self, source: Scan) -> None:
+        """Refuse attributes to copy from a source that has none, before any work.
+
+        Raises:
+            InputError: `keep` is stated, and the source is not DICOM.
+        """
+        if self.keep and not isinstance(source.origin, dicom.Origin):
+            raise InputError(
+                f"keep: {', '.join(self.keep)}: the source is not DICOM and has no attributes to "
+                "copy; leave it out"
+            )
+
     def check(self) -> None:
         """Refuse output paths that cannot be written to, before any work.
 
@@ -56,8 +74,11 @@ class Outputs:
         places = [place for place in (self.out, self.deviation) if place is not None]
         if self.keep:
             dicom_write.check_keep(self.keep)
-            if all(map(_is_nifti, places)):
-                raise InputError("keep: NIfTI has no DICOM attributes; give -o a folder for DICOM")
+            if not any(_is_series(place) for place in places):
+                raise InputError(
+                    "keep: NIfTI and Parametric Maps take no DICOM attributes of the source; give "
+                    "-o a folder for DICOM"
+                )
         if self.new_uids and all(map(_is_nifti, places)):
             raise InputError("new_uids: NIfTI has no UIDs; give -o a folder for DICOM")
         if len(places) == 2 and os.path.realpath(places[0]) == os.path.realpath(places[1]):
@@ -147,3 +168,7 @@ def _is_nifti(place: Path) -> bool:
 
 def _is_map(place: Path) -> bool:
     return place.suffix.lower() == ".dcm"
+
+
+def _is_series(place: Path) -> bool:
+    return not (_is_nifti(place) or _is_map(place))

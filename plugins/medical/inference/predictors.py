@@ -2,26 +2,29 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from core.errors import InputError
 from core.parts.config import configure, plain
 from core.parts.registry import Spec
 from core.progress import print_note
 from core.request import Emit, Machine, silent
 from plugins.medical.inference import volume
 from plugins.medical.inference.draws import How
-from plugins.medical.inference.measurement import simulated_mri, sparse_ct
+from plugins.medical.inference.measurement import changed, check_unused, simulated_mri, sparse_ct
 from plugins.medical.inference.outputs import RECORD, SHEET, STD, Outputs, sibling
 from plugins.medical.inference.reconstruct import prior_of
+from plugins.medical.inference.remarks import remarks
 from plugins.medical.inference.volume import Found, Scale, prior_facts
 from plugins.medical.io import dicom, nifti, raw, scans
-from plugins.medical.io.raw import KSpace, Sinogram
+from plugins.medical.io.acquisition import KSpace, Sinogram
 from plugins.medical.io.scan import Scan
 from plugins.medical.io.scans import Subject
 from plugins.medical.request import (
     LEVELS,
+    NOISE,
     RULE,
     SOLVER,
     CtOptions,
@@ -43,7 +46,7 @@ class Input:
         subject: the geometry of the result.
         truth: the scan that it was simulated of; None for raw data.
         files: that were read.
-        options: of the simulation; none for raw data.
+        options: of the simulation; of raw data a noise level that was stated.
     """
 
     measured: Sinogram | KSpace
@@ -159,11 +162,12 @@ class _Reconstruction(ABC):
         """
         given = self.read(source)
         found, scale = self.draw(given)
+        notes = (*given.notes, *remarks(found, scale, given.measured, given.truth))
         several = self._options.draws > 1
         outputs = Outputs(target, sibling(target, STD) if several else None)
         self.write(outputs, given, found, scale)
         return {
-            "misfit": misfit_of(found), "slices": len(found.mean), "notes": list(given.notes),
+            "misfit": misfit_of(found), "slices": len(found.mean), "notes": list(notes),
         }  # fmt: skip
 
 
@@ -201,8 +205,14 @@ class ReconstructCt(_Reconstruction):
 
     def read(self, source: Path) -> Input:
         """The sinogram of a file, or one simulated of a scan."""
+        if source.suffix.lower() in raw.HDF5:
+            raise InputError(
+                f"{source.name}: HDF5 is read as k-space; expected a sinogram as .npy with its "
+                "JSON, or a scan; use reconstruct-mri for k-space"
+            )
         if source.suffix.lower() == ".npy":
-            return _of_raw(raw.read_sinogram(source), source)
+            check_unused(changed(self._ct, self._scan))
+            return _of_raw(raw.read_sinogram(source), source, {})
         subject = scans.prepared(source, self._scan)
         measured = sparse_ct(subject.scan, self._ct, self._options.seed)
         return _of_scan(measured, subject, self._ct, self._scan)
@@ -238,14 +248,19 @@ class ReconstructMri(_Reconstruction):
     def read(self, source: Path) -> Input:
         """The k-space of a file, or k-space simulated of a scan."""
         if source.suffix.lower() in raw.SUFFIXES:
-            return _of_raw(raw.read_kspace(source), source)
+            check_unused(changed(self._mri, self._scan))
+            measured, noise = raw.read_kspace(source), self._mri.noise
+            if noise is None:
+                return _of_raw(measured, source, {})
+            return _of_raw(replace(measured, noise=noise), source, {"noise": noise})
         subject = scans.prepared(source, self._scan)
-        measured = simulated_mri(subject.scan, self._mri, self._options.seed)
-        return _of_scan(measured, subject, self._mri, self._scan)
+        mri = self._mri if self._mri.noise is not None else replace(self._mri, noise=NOISE)
+        measured = simulated_mri(subject.scan, mri, self._options.seed)
+        return _of_scan(measured, subject, mri, self._scan)
 
 
-def _of_raw(measured: Sinogram | KSpace, source: Path) -> Input:
-    return Input(measured, volume.place_of(measured), None, raw.files_of(source), {})
+def _of_raw(measured: Sinogram | KSpace, source: Path, options: Mapping[str, Any]) -> Input:
+    return Input(measured, volume.place_of(measured), None, raw.files_of(source), options)
 
 
 def _of_scan(

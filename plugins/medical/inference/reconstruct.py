@@ -13,11 +13,12 @@ from core.model import Model, for_task, guided_by_default, load_model
 from core.parts.config import bind, configure, plain
 from core.parts.registry import Spec
 from core.progress import counter
-from core.request import Emit, Machine, SampleResult, silent
+from core.request import Emit, Machine, SampleResult, TrainRequest, silent
 from core.results import samples
 from core.storage.files import make_folder
 from plugins.medical.inference.draws import How, reconstructed, streams
 from plugins.medical.request import ReconstructRequest
+from plugins.medical.tasks.ct import Ct
 from plugins.medical.tasks.reconstruction import Reconstruction
 
 
@@ -82,15 +83,61 @@ def prior_of(
     """A trained prior as the model of a reconstruction task.
 
     Raises:
-        InputError: not a reconstruction task, or a prior of other images.
+        InputError: not a reconstruction task, or a prior of other images or another window.
     """
-    model = for_task(load_model(checkpoint, machine=machine, emit=emit), task)
+    prior = load_model(checkpoint, machine=machine, emit=emit)
+    _check_prior(prior.request, task)
+    model = for_task(prior, task)
+    if isinstance(model.task, Ct):
+        _check_window(prior.request, model.task)
     model = guided_by_default(model, emit=emit)
     if not isinstance(model.task, Reconstruction):
         raise InputError(
             f"task: {task.name} is not a reconstruction task; use medical/ct or medical/mri"
         )
     return model
+
+
+MODALITIES = {
+    "medical/ct": "CT", "medical/lidc": "CT", "medical/lodopab": "CT",
+    "medical/mri": "MR", "medical/fastmri": "MR",
+}  # fmt: skip
+"""Of the tasks and datasets that have one."""
+
+
+def _check_prior(trained: TrainRequest, task: Spec) -> None:
+    """Refuse a prior that, by its own request, learned other images than those of the task.
+
+    Raises:
+        InputError: another modality.
+    """
+    wanted = MODALITIES.get(task.name)
+    stated = {
+        "task": MODALITIES.get(trained.task.name),
+        "dataset": MODALITIES.get(trained.dataset.name),
+        "dataset.modality": trained.dataset.options.get("modality"),
+    }
+    for name, modality in stated.items():
+        if modality in ("CT", "MR") and wanted not in (None, modality):
+            kind = {"CT": "ct", "MR": "mri"}[str(wanted)]
+            raise InputError(
+                f"checkpoint: {name} of its training says {modality}, expected a prior of {wanted} "
+                f"images; train one with `polymode medical train-prior --kind {kind}`"
+            )
+
+
+def _check_window(trained: TrainRequest, task: Ct) -> None:
+    """Refuse a prior that learned another window of Hounsfield units.
+
+    Raises:
+        InputError: its dataset states another one.
+    """
+    low, high = (trained.dataset.options.get(end) for end in ("low", "high"))
+    if None not in (low, high) and (low, high) != task.shown_as[:2]:
+        raise InputError(
+            f"low, high: the prior was trained on {low:g} to {high:g} HU, got "
+            f"{task.shown_as[0]:g} to {task.shown_as[1]:g}; state the prior's"
+        )
 
 
 def draws(

@@ -22,21 +22,23 @@ from core.task import Panel
 from plugins.medical.inference.draws import How, reconstructed, streams
 from plugins.medical.inference.measurement import integrals, measured_mri
 from plugins.medical.inference.reconstruct import beginning
-from plugins.medical.io.raw import KSpace, Sinogram
+from plugins.medical.io.acquisition import KSpace, Sinogram
 from plugins.medical.io.scan import Scan
 from plugins.medical.io.scans import Subject
 from plugins.medical.tasks.ct import Ct
 from plugins.medical.tasks.geometry import scanner
-from plugins.medical.tasks.reconstruction import Reconstruction
+from plugins.medical.tasks.reconstruction import LIGHTER, Reconstruction
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """Summary of the draws of a volume, in images of [-1, 1].
+    """Summary of the draws of a volume, in images in which the prior's are in [-1, 1].
 
     Args:
-        mean: of the draws.
-        std: standard deviation of the draws by n - 1, voxel by voxel; 0 of one.
+        mean: of the draws; beyond [-1, 1] where the measurement is.
+        std: standard deviation of the draws by n - 1, voxel by voxel, 0 of one.  Beyond [-1, 1] the
+            prior has seen nothing and draws agree without reason, so the distance of the mean to
+            that range is added to the variance as its square.
         classical: reconstructions without a prior, by name.
         misfit: of the mean, for each slice, in units of the noise.
     """
@@ -86,13 +88,14 @@ def drawn(
         noise = streams(seed, range(len(like)), number)
         x = reconstructed(model.denoise, measurement, how, first, noise, watch=watch)
         total += x
-        return task.picture(x)
+        return task.values(x)
 
     found = summary(each(draw, draws, steps=len(how.grid) - 1, emit=emit))
     whole = total / draws
+    mean = task.values(whole)
     return Found(
-        task.picture(whole),
-        found.std,
+        mean,
+        torch.hypot(found.std, mean - mean.clamp(-1, 1)),
         {name: task.picture(x) for name, x in known.items()},
         misfit(measurement, whole),
     )
@@ -116,15 +119,17 @@ def prior_facts(model: Model) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Scale:
-    """Values of images in [-1, 1].
+    """Units of images.
 
     Args:
         low: value of -1: Hounsfield units, or 0 of a magnitude.
         high: value of 1.
+        unit: of both; empty where there is none.
     """
 
     low: float
     high: float
+    unit: str = ""
 
 
 def understood(
@@ -142,7 +147,7 @@ def understood(
     p, variance = (x.to(model.device) for x in integrals(measured))
     like = torch.zeros(len(p), 1, *scan.shape, device=model.device)
     low, high = task.shown_as[:2]
-    return task.of_integrals(scan, p, variance), like, Scale(low, high)
+    return task.of_integrals(scan, p, variance), like, Scale(low, high, task.shown_as[2])
 
 
 def place_of(measured: Sinogram | KSpace) -> Subject:
@@ -155,7 +160,9 @@ def place_of(measured: Sinogram | KSpace) -> Subject:
     voxels = np.zeros((len(measured.values), *size), np.float32)
     note = "raw data have no slice spacing: it was set to the pixel spacing"
     modality = "CT" if isinstance(measured, Sinogram) else "MR"
-    lies = Scan(voxels, np.diag([pixel, pixel, pixel, 1.0]), modality, notes=(note,))
+    lies = Scan(
+        voxels, np.diag([pixel, pixel, pixel, 1.0]), modality, notes=(*measured.notes, note)
+    )
     return Subject(lies, lies, "acquired")
 
 
@@ -171,11 +178,13 @@ def write_sheet(path: Path, found: Found, scale: Scale, truth: Scan | None) -> N
     k = len(found.mean) // 2
     images = {name: to_bytes(x[k]) for name, x in found.classical.items()}
     images["mean"] = to_bytes(found.mean[k])
-    images["standard deviation, x4"] = to_bytes(found.std[k] * 4 - 1)
+    white = f"white is {(scale.high - scale.low) / LIGHTER:.3g} {scale.unit}".rstrip()
+    images[f"standard deviation, {white}"] = to_bytes(found.std[k] * LIGHTER - 1)
     if truth is not None:
         half = (scale.high - scale.low) / 2
         known = torch.from_numpy((truth.voxels[k] - scale.low) / half - 1).clamp(-1, 1)[None]
-        images["error, x4"] = to_bytes((found.mean[k].cpu() - known).abs() * 4 - 1)
+        error = (found.mean[k].cpu().clamp(-1, 1) - known).abs()
+        images[f"error, {white}"] = to_bytes(error * LIGHTER - 1)
         images["scan"] = to_bytes(known)
     pixels = contact_sheet([Panel("middle slice", images)])
     try:

@@ -17,7 +17,7 @@ from jaxtyping import Float32, Float64
 from core.errors import InputError
 from core.storage import files
 from plugins.medical.io.claims import check_claim, reason
-from plugins.medical.io.scan import TILT, Scan
+from plugins.medical.io.scan import TILT, Modality, Scan
 
 SUFFIXES = (".nii", ".nii.gz")
 RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # NIfTI's world space is RAS, a scan's LPS
@@ -25,6 +25,7 @@ HEAD = 540  # bytes of the longer of the two headers
 CHUNK = 1 << 22  # bytes that are decompressed at a time
 MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}  # of each spatial unit code of xyzt_units
 AIR = -500.0  # a scan with values below it is taken for CT
+EMPTY = -1000.0  # Hounsfield units of air
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,12 +115,15 @@ def header_of(path: Path) -> Header:
     return replace(found, affine=RAS @ _scaled(MILLIMETRES.get(found.units, 1.0)) @ affine)
 
 
-def read(path: Path, *, volume: int | None = None) -> Scan:
+def read(path: Path, *, volume: int | None = None, modality: Modality | None = None) -> Scan:
     """The scan of a file, in the order of its stored voxels.
+
+    Voxels that are not finite lie outside the field of view: they become air in CT, 0 otherwise.
 
     Args:
         path: of the file.
         volume: index of the volume of a 4-D file.
+        modality: of the scan; by default CT where values lie below -500, and other elsewhere.
 
     Raises:
         InputError: it cannot be read, or its affine is singular or sheared.
@@ -137,15 +141,19 @@ def read(path: Path, *, volume: int | None = None) -> Scan:
     notes = (
         () if any(codes) else ("qform_code and sform_code are 0: only the voxel sizes are known",)
     )
-    if lost := int((~np.isfinite(found)).sum()):
-        if lost == found.size:
-            raise InputError(f"{path.name}: none of its voxels is finite")
-        notes += (f"{lost} non-finite voxels were set to 0",)
-        found = np.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0)
+    finite = np.isfinite(found)
+    if not finite.any():
+        raise InputError(f"{path.name}: none of its voxels is finite")
+    is_ct = float(found.min(where=finite, initial=np.inf)) < AIR
+    modality = modality or ("CT" if is_ct else "other")
+    if lost := int((~finite).sum()):
+        outside, name = (EMPTY, "air") if modality == "CT" else (0.0, "0")
+        notes += (f"{lost} non-finite voxels were set to {name}",)
+        found = np.where(finite, found, np.float32(outside))
     return Scan(
         np.ascontiguousarray(found.transpose(2, 1, 0)),
         header.affine,
-        "CT" if float(found.min()) < AIR else "other",
+        modality,
         notes=notes,
         origin=Origin(header.kind.__name__, codes, header.units, header.affine, _qform(header)),
         files=(path,),

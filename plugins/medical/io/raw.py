@@ -3,66 +3,42 @@
 ``scan.npy`` needs ``scan.json`` beside it.  For a sinogram: ``{"kind": "parallel", "views": 23,
 "arc_degrees": 180, "start_degrees": 0, "detector_spacing_mm": 1.0, "height": 128, "width": 128,
 "pixel_mm": 1.0, "units": "line_integrals", "photons": 100000}``; ``kind`` may be ``fan``, with
-``source_mm`` and ``detector_mm``, and ``units`` may be ``counts``.  For k-space: ``{"kind":
-"k-space", "noise": 0.005}``, where noise is the standard deviation of the real and imaginary part
-each; frequencies not sampled are 0, or a ``mask`` names a file of ones and zeros beside it.
+``source_mm`` and ``detector_mm``, and ``units`` may be ``counts``; ``detector_offset_mm`` is where
+the middle of the detector lies from the axis of rotation.  For k-space: ``{"kind": "k-space",
+"noise": 0.005}``, where noise is the standard deviation of the real and imaginary part each;
+frequencies not sampled are 0, or a ``mask`` names a file of ones and zeros beside it.  An array of
+three axes states which they are: ``"axes": ["slices", "rows", "columns"]``.
+
+A frequency that is exactly 0 in every slice and coil counts as not sampled, whatever a mask states:
+receivers have noise, so it was padded or left out by the scanner (an elliptical or partial
+acquisition).  As a measurement of 0 it would force the image's detail to 0, and estimate the noise
+as 0.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import numpy as np
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Le
 from jaxtyping import Bool, Complex64, Float32
 
 from core.errors import InputError
 from core.parts.config import bind
 from core.storage import files, json_file
+from plugins.medical.io import plausible
+from plugins.medical.io.acquisition import Geometry, KSpace, Sinogram
 from plugins.medical.io.claims import check_claim, reason
 from plugins.medical.request import Beam
 
 Form = TypeVar("Form")
 HDF5 = (".h5", ".hdf5")
 SUFFIXES = (".npy", *HDF5)
-Side = Annotated[int, Ge(1), Le(1 << 16)]
-Length = Annotated[float, Gt(0), Le(1e6)]
+Axis = Literal["slices", "coils", "rows", "columns"]
+AXES = get_args(Axis)
 MOST = 20.0  # largest median of line integrals: e^-20 of the photons would be left
-
-
-@dataclass(frozen=True, kw_only=True)
-class Geometry:
-    """Acquisition geometry of a sinogram; angles in degrees, lengths in millimetres.
-
-    Args:
-        kind: beam geometry.
-        views: number of view angles.
-        height: of the reconstructed image, in pixels.
-        width: of the reconstructed image, in pixels.
-        pixel_mm: pixel spacing.
-        detector_spacing_mm: distance between two detectors.
-        arc_degrees: angular range, covered evenly, its end excluded.
-        start_degrees: first angle.
-        source_mm: fan beam: distance from the source to the isocentre.
-        detector_mm: fan beam: distance from the detector to the isocentre.
-        units: ``line_integrals`` of attenuation, or photon ``counts``.
-        photons: I0, counts per detector in the unattenuated beam; 0 if unknown.
-    """
-
-    kind: Beam
-    views: Side
-    height: Side
-    width: Side
-    pixel_mm: Length
-    detector_spacing_mm: Length
-    arc_degrees: Annotated[float, Gt(0), Le(360)] = 180.0
-    start_degrees: Annotated[float, Ge(-360), Le(360)] = 0.0
-    source_mm: Length = 500.0
-    detector_mm: Annotated[float, Ge(0), Le(1e6)] = 500.0
-    units: Literal["line_integrals", "counts"] = "line_integrals"
-    photons: Annotated[float, Ge(0), Le(1e15)] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,37 +48,10 @@ class _KSpaceFile:
     kind: Literal["k-space"]
     noise: Annotated[float, Ge(0), Le(1e9)] = 0.0
     mask: str | None = None
+    axes: tuple[Axis, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
-class Sinogram:
-    """CT projections.
-
-    Args:
-        values: slices, views, detectors.
-        geometry: of the acquisition.
-    """
-
-    values: Float32[np.ndarray, " d v n"]
-    geometry: Geometry
-
-
-@dataclass(frozen=True, eq=False)
-class KSpace:
-    """MRI k-space, its zero frequency in the centre.
-
-    Args:
-        values: slices, coils, rows, columns; 0 where not sampled.
-        mask: sampling mask, the same for every slice and coil.
-        noise: standard deviation of the real and imaginary part each; 0 if unknown.
-    """
-
-    values: Complex64[np.ndarray, " d c h w"]
-    mask: Bool[np.ndarray, " h w"]
-    noise: float = 0.0
-
-
-def read(path: Path) -> "Sinogram | KSpace":
+def read(path: Path) -> Sinogram | KSpace:
     """The sinogram or k-space of a file.
 
     Raises:
@@ -117,9 +66,11 @@ def read_sinogram(path: Path) -> Sinogram:
     """The sinogram in a ``.npy`` file with its JSON.
 
     Raises:
-        InputError: either cannot be read, or they disagree.
+        InputError: either cannot be read, or they disagree, or no scanner measures such values.
     """
     description = _described(path)
+    if description.get("kind") == "k-space":
+        raise InputError(f"{path.name}: is k-space, expected a sinogram; use reconstruct-mri")
     geometry = _bound(path, Geometry, description)
     values = _array(path, "f")
     values = values[None] if values.ndim == 2 else values
@@ -141,7 +92,8 @@ def read_sinogram(path: Path) -> Sinogram:
             f"{path.name}: the median line integral is above {MOST:g}, where no photon is left; if "
             'these are photon counts, set "units": "counts" and "photons" in the JSON'
         )
-    return Sinogram(values, geometry)
+    notes = plausible.sinogram_notes(path.name, values, geometry)
+    return Sinogram(values, geometry, notes)
 
 
 def write_sinogram(path: Path, sinogram: Sinogram) -> None:
@@ -153,20 +105,17 @@ def read_kspace(path: Path) -> KSpace:
     """K-space in a ``.npy`` file with its JSON, or in a file of fastMRI's layout (``.h5``).
 
     Raises:
-        InputError: it cannot be read, or mask and k-space disagree.
+        InputError: it cannot be read, mask and k-space disagree, or its zero frequency is not in
+            the middle.
     """
     if path.suffix.lower() in HDF5:
         return _fastmri(path)
     description = _described(path)
+    if description.get("kind") in get_args(Beam):
+        raise InputError(f"{path.name}: is a sinogram, expected k-space; use reconstruct-ct")
     about = _bound(path, _KSpaceFile, description)
-    values = _array(path, "c")
-    if not 2 <= values.ndim <= 4:
-        raise InputError(
-            f"{path.name}: has shape {_by(values.shape)}; expected slices, coils, h, w"
-        )
-    values = values.reshape(*[1] * (4 - values.ndim), *values.shape)
-    mask = _mask(path, about.mask, values)
-    return KSpace(values * mask, mask, about.noise)
+    values = _arranged(path, _array(path, "c"), about.axes)
+    return _sampled(path, values, _mask(path, about.mask, values), about.noise)
 
 
 def write_kspace(path: Path, kspace: KSpace) -> None:
@@ -240,9 +189,48 @@ def _finite(path: Path, values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _mask(path: Path, name: str | None, values: np.ndarray) -> np.ndarray:
+def _arranged(path: Path, values: np.ndarray, axes: tuple[Axis, ...]) -> np.ndarray:
+    """K-space as slices, coils, rows, columns."""
+    shape = _by(values.shape)
+    if not axes and values.ndim == 3:
+        raise InputError(
+            f"{path.name}: has shape {shape}, and the first axis may be slices or coils; state in "
+            f'{path.with_suffix(".json").name} "axes": ["slices", "rows", "columns"] or ["coils", '
+            '"rows", "columns"]'
+        )
+    axes = axes or {2: AXES[2:], 4: AXES}.get(values.ndim, ())
+    if len(axes) != values.ndim or len(set(axes)) < len(axes) or not {*AXES[2:]} <= {*axes}:
+        stated = f"axes {', '.join(axes)}" if axes else "no axes stated"
+        raise InputError(
+            f"{path.name}: has shape {shape} and {stated}; expected rows, columns and, where there "
+            "are more axes, slices or coils or both, each once"
+        )
+    values = values.transpose([axes.index(axis) for axis in AXES if axis in axes])
+    missing = tuple(at for at, axis in enumerate(AXES[:2]) if axis not in axes)
+    return np.ascontiguousarray(np.expand_dims(values, missing))
+
+
+def _sampled(path: Path, values: np.ndarray, mask: np.ndarray | None, noise: float) -> KSpace:
+    """K-space with the mask of what was measured, checked, and a note of what only seemed to be."""
+    there = (values != 0).any((0, 1))
+    if mask is not None:
+        there &= mask
+    if not there.any():
+        raise InputError(f"{path.name}: every sampled frequency is 0; expected measured k-space")
+    values = values * there
+    plausible.check_centred(path.name, values)
+    notes: tuple[str, ...] = ()
+    if mask is not None and (padded := int(mask.sum() - there.sum())):
+        notes = (
+            f"{padded} of the {int(mask.sum())} frequencies of the mask are exactly 0 in every "
+            "slice and coil: taken for not sampled",
+        )
+    return KSpace(values, there, noise, notes)
+
+
+def _mask(path: Path, name: str | None, values: np.ndarray) -> np.ndarray | None:
     if name is None:
-        return (values != 0).any((0, 1))
+        return None
     given = files.inside(path.parent, name)
     mask = _array(given, "f") if given.is_file() else None
     if mask is None:
@@ -307,7 +295,7 @@ def _fastmri(path: Path) -> KSpace:
     Source: Zbontar et al. 2018, arXiv:1811.08839, section 4.
     """
     values, mask = read_fastmri(path)
-    return KSpace(values, (values != 0).any((0, 1)) if mask is None else mask)
+    return _sampled(path, values, mask, 0.0)
 
 
 def read_fastmri(

@@ -8,17 +8,27 @@ from jaxtyping import Float32
 
 from core.errors import InputError
 from plugins.medical.io import dicom, nifti, scan
+from plugins.medical.io.scan import Modality as ScanModality
 from plugins.medical.io.scan import Scan, as_stored
-from plugins.medical.request import Plane, ScanOptions
+from plugins.medical.request import Modality, Plane, ScanOptions
+
+MODALITIES: dict[Modality, ScanModality] = {"ct": "CT", "mri": "MR"}
 
 
-def read(place: Path, *, series: int | None = None, volume: int | None = None) -> Scan:
+def read(
+    place: Path,
+    *,
+    series: int | None = None,
+    volume: int | None = None,
+    modality: Modality | None = None,
+) -> Scan:
     """The scan in a file or a folder of DICOM files.
 
     Args:
         place: a NIfTI file, a DICOM file, or a folder of those.
         series: which DICOM series, as `dicom.read` counts them.
         volume: which volume of a NIfTI file.
+        modality: of a NIfTI file.
 
     Raises:
         InputError: none that can be read, or several.
@@ -26,9 +36,11 @@ def read(place: Path, *, series: int | None = None, volume: int | None = None) -
     if place.name.lower().endswith(nifti.SUFFIXES):
         if series is not None:
             raise InputError("series: applies to DICOM only; leave it out for NIfTI")
-        return nifti.read(place, volume=volume)
+        return nifti.read(place, volume=volume, modality=modality and MODALITIES[modality])
     if volume is not None:
         raise InputError("volume: applies to NIfTI only; leave it out for DICOM")
+    if modality is not None:
+        raise InputError("modality: applies to NIfTI only; a DICOM header states its own")
     return dicom.read(place, series=series)
 
 
@@ -58,7 +70,7 @@ def prepared(place: Path, options: ScanOptions) -> Subject:
         InputError: a scan that cannot be read.
     """
     plane, reduce = options.plane, options.reduce
-    found = read(place, series=options.series, volume=options.volume)
+    found = read(place, series=options.series, volume=options.volume, modality=options.modality)
     if plane != "acquired":  # its rows and columns may be other axes than the file's
         found = scan.canonical(found, plane) if reduce > 1 else found
     stored = scan.reduced(found, reduce)

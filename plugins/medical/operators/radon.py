@@ -38,6 +38,8 @@ class Radon:
         arc: angular range in degrees; less than 180 is limited-angle CT.
         detectors: number of detectors; by default enough for the whole image.
         spacing: detector spacing in millimetres; by default a pixel.
+        offset: position of the detector's middle along its line, in millimetres; 0 where the axis
+            of rotation is projected.
         way: ``stored`` keeps a sparse matrix, fast on a CPU; ``gathered`` recomputes the weights;
             ``auto`` stores up to 2 GiB on a CPU, and gathers otherwise.
 
@@ -56,12 +58,14 @@ class Radon:
         arc: float = 180.0,
         detectors: int | None = None,
         spacing: float | None = None,
+        offset: float = 0.0,
         way: Way = "auto",
     ) -> None:
         _check(height=height, width=width, pixel=pixel, views=views, arc=arc,
                detectors=detectors, spacing=spacing)  # fmt: skip
         self.shape, self.pixel, self.arc, self._way = (height, width), pixel, arc, way
         self.spacing = pixel if spacing is None else spacing
+        self.offset = offset
         across = math.hypot(height, width) * pixel
         self.detectors = detectors or math.ceil(across / self.spacing)
         self.angles = start + arc * torch.arange(views, dtype=torch.float64) / views
@@ -87,9 +91,9 @@ class Radon:
 
     @property
     def positions(self) -> Float[Tensor, " detectors"]:
-        """Detector positions along their line, in millimetres from its centre."""
+        """Detector positions along their line, in millimetres from the axis of rotation."""
         number = torch.arange(self.detectors, dtype=torch.float64)
-        return (number - (self.detectors - 1) / 2) * self.spacing
+        return (number - (self.detectors - 1) / 2) * self.spacing + self.offset
 
     @cached_property
     def lines(self) -> Lines:
@@ -162,7 +166,7 @@ class Radon:
         x, up = self._centres(y)
         total = y.new_zeros(*y.shape[:2], *self.shape)
         for view, angle in enumerate(torch.deg2rad(self.angles).tolist()):
-            at = (x * math.cos(angle) + up * math.sin(angle)) / self.spacing
+            at = (x * math.cos(angle) + up * math.sin(angle) - self.offset) / self.spacing
             total += interpolated(filtered[..., view, :], at + (self.detectors - 1) / 2)
         return total * weight
 
@@ -211,6 +215,7 @@ class FanBeam(Radon):
         arc: float = 360.0,
         detectors: int | None = None,
         spacing: float | None = None,
+        offset: float = 0.0,
         source: float = 500.0,
         detector: float = 500.0,
         way: Way = "auto",
@@ -226,7 +231,8 @@ class FanBeam(Radon):
         half = (source + detector) * math.tan(math.asin(radius / source))
         super().__init__(
             height=height, width=width, pixel=pixel, views=views, start=start, arc=arc,
-            detectors=detectors or math.ceil(2 * half / step) + 1, spacing=step, way=way,
+            detectors=detectors or math.ceil(2 * half / step) + 1, spacing=step, offset=offset,
+            way=way,
         )  # fmt: skip
         self.source, self.detector = source, detector
 
@@ -269,7 +275,7 @@ class FanBeam(Radon):
         for view, angle in enumerate(torch.deg2rad(self.angles).tolist()):
             along = x * math.cos(angle) + up * math.sin(angle)
             far = (self.source - x * math.sin(angle) + up * math.cos(angle)) / self.source
-            at = along / far / (self.spacing * scale) + (self.detectors - 1) / 2
+            at = (along / far / scale - self.offset) / self.spacing + (self.detectors - 1) / 2
             total += interpolated(filtered[..., view, :], at) / far**2
         return total * math.pi / len(self.angles)
 

@@ -145,9 +145,9 @@ class Ct(Reconstruction):
         """The item and its index, which its noise depends on."""
         return {**item, "index": torch.tensor(index)}
 
-    def picture(self, x: Float[Tensor, " b 1 h w"]) -> Float[Tensor, " b 1 h w"]:
-        """The image, clipped to the window."""
-        return x.clamp(-1, 1)
+    def values(self, x: Float[Tensor, " b 1 h w"]) -> Float[Tensor, " b 1 h w"]:
+        """The image; attenuation is at least 0."""
+        return x.clamp(min=min(-1.0, -self._level / self._slope))
 
     def classical(self, measurement: Measurement) -> dict[str, Tensor]:
         """FBP with Hann's window, least squares by conjugate gradients, total variation."""

@@ -1,7 +1,7 @@
 """Acquisition geometries of CT, and the operator of each."""
 
 from core.parts.config import bind
-from plugins.medical.io.raw import Geometry
+from plugins.medical.io.acquisition import Geometry
 from plugins.medical.operators.radon import FanBeam, Radon
 from plugins.medical.request import Beam
 
@@ -46,6 +46,7 @@ def scanner(geometry: Geometry, detectors: int | None = None) -> Radon:
         "height": geometry.height, "width": geometry.width, "pixel": geometry.pixel_mm,
         "views": geometry.views, "start": geometry.start_degrees, "arc": geometry.arc_degrees,
         "detectors": detectors, "spacing": geometry.detector_spacing_mm,
+        "offset": geometry.detector_offset_mm,
     }  # fmt: skip
     if geometry.kind == "parallel":
         return Radon(**options)

@@ -81,9 +81,9 @@ class Mri(Reconstruction):
         y = y + noise.to(y) * operator.measured(*image.shape[-2:]).to(image.device)
         return Measurement(operator, y, self.noise)
 
-    def picture(self, x: Float[Tensor, " b 2 h w"]) -> Float[Tensor, " b 1 h w"]:
+    def values(self, x: Float[Tensor, " b 2 h w"]) -> Float[Tensor, " b 1 h w"]:
         """The magnitude, [0, 1] mapped to [-1, 1]."""
-        return (2 * to_complex(x).abs()[:, None] - 1).clamp(-1, 1)
+        return 2 * to_complex(x).abs()[:, None] - 1
 
     def classical(self, measurement: Measurement) -> dict[str, Tensor]:
         """Zero-filled, sparse wavelets, total variation."""

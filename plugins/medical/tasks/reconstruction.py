@@ -20,12 +20,14 @@ from core.task import Batch, Example, Figure, Method, Panel, Scores, Volume
 
 AIR = -0.9
 """At or below it a pixel is air: calibration leaves it out, since every draw is right there."""
+LIGHTER = 4
+"""Errors and standard deviations are shown up to the window's width over it."""
 
 
 class Reconstruction(ABC):
     """An underdetermined inverse problem as a task.
 
-    A subclass defines the measurement (`measured`), the real image of a sample (`picture`), and
+    A subclass defines the measurement (`measured`), the real image of a sample (`values`), and
     the methods without a prior (`classical`), the reference among them.
 
     Args:
@@ -52,8 +54,12 @@ class Reconstruction(ABC):
         """Simulated measurements of a batch; the noise of an item depends on its index."""
 
     @abstractmethod
+    def values(self, x: Float[Tensor, " b c h w"]) -> Float[Tensor, " b 1 h w"]:
+        """The real image of a sample; beyond [-1, 1], the prior's, where the measurement is."""
+
     def picture(self, x: Float[Tensor, " b c h w"]) -> Float[Tensor, " b 1 h w"]:
-        """The real image of a sample that is scored and shown, in [-1, 1]."""
+        """The real image of a sample that is scored and shown: `values` clipped to [-1, 1]."""
+        return self.values(x).clamp(-1, 1)
 
     @abstractmethod
     def classical(self, measurement: Measurement) -> dict[str, Tensor]:
@@ -102,13 +108,21 @@ class Reconstruction(ABC):
         error = (shown["mean"] - truth).abs()
         spread = local_std(drawn) if drawn.shape[1] > 1 else torch.zeros_like(truth)
         volumes = {name: self._volume(x) for name, x in shown.items()}
-        volumes["error of the mean"] = self._volume(4 * error - 1)
-        volumes["standard deviation of the draws"] = self._volume(4 * spread - 1)
-        panels = [Panel(f"{len(titles)} slices. Not a medical device", volumes=volumes)]
+        unsure = {"error of the mean": error, "standard deviation of the draws": spread}
+        panels = [
+            Panel(f"{len(titles)} slices. Not a medical device", volumes=volumes),
+            Panel(
+                "Error and standard deviation",
+                volumes={name: self._amount(x) for name, x in unsure.items()},
+            ),
+        ]
+        low, high, unit = self.shown_as
+        white = f"white is {(high - low) / LIGHTER:g} {unit}".rstrip()
         for i, title in enumerate(titles):
             images = {name: to_bytes(x[i]) for name, x in shown.items() if name != "truth"}
-            images["error of the mean, x4"] = to_bytes(4 * error[i] - 1)
-            images["standard deviation of the draws, x4"] = to_bytes(4 * spread[i] - 1)
+            images |= {
+                f"{name}, {white}": to_bytes(LIGHTER * x[i] - 1) for name, x in unsure.items()
+            }
             images[ONE] = to_bytes(drawn[i, 0])
             images["truth"] = to_bytes(truth[i])
             panels.append(Panel(title, images))
@@ -120,3 +134,10 @@ class Reconstruction(ABC):
         unit_range = (pictures[:, 0].clamp(-1, 1).double() + 1) / 2
         voxels = (unit_range * 65535).round().cpu().numpy().astype(np.uint16)
         return Volume(voxels, low, high, unit)
+
+    def _amount(self, x: Float[Tensor, " b 1 h w"]) -> Volume:
+        """Amounts of 0 or more, such as errors, in a window of their own from 0."""
+        low, high, unit = self.shown_as
+        voxels = (x[:, 0].clamp(0, 2).double() / 2 * 65535).round().cpu().numpy().astype(np.uint16)
+        white = (high - low) / LIGHTER
+        return Volume(voxels, 0.0, high - low, unit, window=(white / 2, white))

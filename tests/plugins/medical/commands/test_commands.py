@@ -16,9 +16,8 @@ from commands import call
 from core import runs
 from core.commands import run_app
 from core.errors import InputError
-from core.parts.config import bind
 from core.parts.registry import Spec
-from core.request import EvaluateRequest, TrainRequest
+from core.request import EvaluateRequest
 from plugins.medical.__main__ import app
 from plugins.medical.data.phantoms import Phantoms
 from plugins.medical.evaluation import memorisation, samplers
@@ -33,23 +32,6 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from made_scans import NAME, NUMBER, turned, write_series
 
 main = partial(run_app, app)
-SMALL = {
-    "network": {"name": "core/unet", "width": 8, "multipliers": [1, 2], "blocks": 1,
-                "attention": [], "middle_attention": False},
-    "process": "core/edm", "parameterization": "core/edm", "weighting": "core/edm",
-    "times": "core/log_normal", "steps": 3, "batch": 2, "warmup": 1,
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def priors(tmp_path_factory):
-    """Priors of two modalities that have seen next to nothing."""
-    root = tmp_path_factory.mktemp("priors")
-    for kind, task in (("ct", {"name": "core/generate", "channels": 1}), ("mri", "medical/mri")):
-        dataset = {"name": "medical/phantoms", "size": 16}
-        request = {"task": task, "dataset": dataset, **SMALL}
-        runs.train(bind(TrainRequest, request), root / kind)
-    return root
 
 
 def head(d=4, size=24):
@@ -327,7 +309,10 @@ def refused(tmp_path, priors):
         "suffix": ((source, *model, "-o", tmp_path / "x.npy"), "expected a .nii or .nii.gz"),
         "no folder": ((source, *model, "-o", tmp_path / "n" / "x.nii"), "does not exist"),
         "checkpoint": ((source, "--checkpoint", tmp_path, *here), "checkpoint"),
-        "other": ((source, "--checkpoint", priors / "mri", *here), "channels"),
+        "other": (
+            (source, "--checkpoint", priors / "mri", *here),
+            "task of its training says MR, expected a prior of CT images",
+        ),
         "geometry": ((source, *model, *here, "--geometry", "cone"), "'cone' is not one of"),
         "reduce": (
             (source, *model, *here, "--reduce", 99),
@@ -335,7 +320,7 @@ def refused(tmp_path, priors):
         ),
         "keep": (
             (source, *model, *here, "--keep", "PatientName"),
-            "keep: NIfTI has no DICOM attributes",
+            "keep: NIfTI and Parametric Maps take no",
         ),
         "no field": (
             (source, *model, "-o", tmp_path / "y", "--keep", "Nme"),

@@ -1,6 +1,7 @@
 """Raw data as measurements, and measurements simulated of scans, against closed forms."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from core.errors import InputError
 from plugins.medical.inference import measurement as measuring
-from plugins.medical.io.raw import Geometry, KSpace, Sinogram
+from plugins.medical.io.acquisition import Geometry, KSpace, Sinogram
 from plugins.medical.io.scan import Scan
 from plugins.medical.operators.fourier import (
     fourier,
@@ -19,7 +20,7 @@ from plugins.medical.operators.fourier import (
 )
 from plugins.medical.operators.photons import WATER, counted
 from plugins.medical.operators.sampling import sampling_mask
-from plugins.medical.request import MriOptions
+from plugins.medical.request import CtOptions, MriOptions
 from plugins.medical.tasks import classical
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -77,6 +78,50 @@ def test_simulated_kspace_reads_back_as_the_scan_that_it_is_of():
     measurement, bright = measuring.measured_mri(kspace, noise=1.0)
     picture = to_complex(measurement.operator.adjoint(measurement.y)).abs().numpy() * bright
     assert np.abs(picture - voxels).max() < 1e-2
+
+
+def noisy_kspace(coils=1, std=0.3):
+    """K-space of the head with white noise of that standard deviation in each part."""
+    picture = (phantom()["image"] + 1) / 2
+    k = fourier(picture.expand(1, coils, 64, 64).to(torch.complex64))
+    noise = np.random.default_rng(0).normal(0, std, (2, *k.shape)).astype(np.float32)
+    return (k + torch.from_numpy(noise[0] + 1j * noise[1])).numpy()
+
+
+@pytest.mark.parametrize("padded", ["", "columns", "corners", "coil"])
+def test_the_noise_is_estimated_from_what_was_measured(padded):
+    """Zeros of padding, of an elliptical acquisition and of a broken coil are not noise."""
+    k = noisy_kspace(coils=3)
+    far = np.hypot(*(np.mgrid[:64, :64] - 32))
+    if padded == "columns":
+        k[..., :12] = k[..., -12:] = 0
+    elif padded == "corners":
+        k[..., far > 31] = 0
+    elif padded == "coil":
+        k[:, 1:] = 0
+    found = measuring.corner_std(torch.from_numpy(k), torch.ones(64, 64, dtype=torch.bool))
+    assert found == pytest.approx(0.3, rel=0.1)
+
+
+def test_a_stated_noise_level_is_used_as_it_is():
+    kspace = KSpace(noisy_kspace(), np.ones((64, 64), bool), 0.5)
+    measurement, bright = measuring.measured_mri(kspace)
+    assert measurement.noise_std * bright == pytest.approx(0.5)
+
+
+def test_modalities_that_the_values_do_not_show_are_declared():
+    """Soft tissue of CT without air, and magnetic resonance with values below -500."""
+    soft = Scan(np.linspace(-200, 300, 256, dtype=np.float32).reshape(1, 16, 16), np.eye(4))
+    with pytest.raises(InputError, match="declare it with --modality ct"):
+        measuring.sparse_ct(soft, CtOptions(), 0)
+    with pytest.raises(InputError, match="values down to -200 may be Hounsfield units"):
+        measuring.simulated_mri(soft, MriOptions(), 0)
+    assert measuring.sparse_ct(replace(soft, modality="CT"), CtOptions(), 0).values.any()
+    assert measuring.simulated_mri(replace(soft, modality="MR"), MriOptions(), 0).values.any()
+    with pytest.raises(InputError, match="cannot be simulated from a CT scan"):
+        measuring.simulated_mri(replace(soft, modality="CT"), MriOptions(), 0)
+    with pytest.raises(InputError, match="is MR by its header"):
+        measuring.sparse_ct(replace(soft, modality="MR"), CtOptions(), 0)
 
 
 def test_several_coils_are_estimated_and_unfold_what_one_could_not():

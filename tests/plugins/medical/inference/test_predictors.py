@@ -24,7 +24,7 @@ from plugins.medical.__main__ import app
 from plugins.medical.inference.predictors import ReconstructCt, ReconstructMri
 from plugins.medical.inference.reconstruct import prior_of
 from plugins.medical.io import nifti, raw
-from plugins.medical.io.raw import KSpace
+from plugins.medical.io.acquisition import KSpace
 from plugins.medical.io.scan import Scan
 from plugins.medical.operators.ellipses import rasterised, shepp_logan
 from plugins.medical.operators.fourier import fourier
@@ -106,7 +106,7 @@ def test_a_series_is_one_input_and_a_mask_none(tmp_path):
     (tmp_path / "patient" / "ct" / "IM0001").write_bytes(b"\0" * 128 + b"DICM")
     kspace(tmp_path / "raw", mask=np.arange(16) % 2)
     volume(tmp_path / "a.nii.gz", head())
-    names, refused, _ = find(tmp_path, ReconstructMri)
+    names, refused, _ = find(tmp_path, ReconstructMri, {})
     assert (names, refused) == (["a.nii.gz", "patient/ct", "raw/k.npy"], [])
     read = {path.name for path in ReconstructMri.reads(tmp_path / "raw" / "k.npy")}
     assert read == {"k.npy", "k.json", "lines.npy"}

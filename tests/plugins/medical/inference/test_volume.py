@@ -49,6 +49,16 @@ def test_two_known_draws_have_their_standard_deviation_in_hounsfield_units(monke
     assert std == pytest.approx(np.full_like(std, 600 / math.sqrt(2)), abs=1e-2)
 
 
+def test_what_lies_beyond_the_window_is_not_clipped_and_its_deviation_covers_it(monkeypatch):
+    """Metal: draws of 1500 and 1700 HU by a prior of up to 1000, which is 600 off their mean."""
+    found = summary(monkeypatch, 1.5, 1.7)
+    mean, std = in_units(found, Scale(-1000.0, 1000.0))
+    assert mean == pytest.approx(np.full_like(mean, 1600), abs=1e-2)
+    assert std == pytest.approx(np.full_like(std, math.hypot(600, 200 / math.sqrt(2))), abs=1e-2)
+    air, _ = in_units(summary(monkeypatch, -1.3, -1.2), Scale(-1000.0, 1000.0))
+    assert (air == -1000).all()  # nothing attenuates less than nothing
+
+
 def test_one_draw_has_no_deviation(monkeypatch):
     _, std = in_units(summary(monkeypatch, 0.3), Scale(-1000.0, 1000.0))
     assert (std == 0).all()

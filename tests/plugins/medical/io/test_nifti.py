@@ -232,6 +232,25 @@ def test_voxels_that_are_no_numbers_are_counted(tmp_path):
     assert found.notes == ("2 non-finite voxels were set to 0",)
 
 
+@pytest.mark.parametrize("lost", [np.nan, -np.inf, np.inf])
+def test_outside_the_field_of_view_of_ct_is_air(tmp_path, lost):
+    """Where values below -500 show that it is CT, and where CT is declared."""
+    voxels = volume().transpose(2, 1, 0).copy()
+    voxels[1, 2, 3], voxels[0, 0, 0] = lost, -900
+    found = nifti.read(saved(tmp_path / "a.nii", voxels))
+    assert (found.modality, found.voxels[3, 2, 1]) == ("CT", -1000)
+    assert found.notes == ("1 non-finite voxels were set to air",)
+    voxels[0, 0, 0] = 0
+    found = nifti.read(saved(tmp_path / "b.nii", voxels), modality="CT")
+    assert (found.modality, found.voxels[3, 2, 1]) == ("CT", -1000)
+
+
+def test_a_declared_modality_counts_more_than_the_values(tmp_path):
+    voxels = volume().transpose(2, 1, 0).copy()
+    voxels[0, 0, 0] = -900  # the real part of an inversion recovery
+    assert nifti.read(saved(tmp_path / "a.nii", voxels), modality="MR").modality == "MR"
+
+
 def test_a_file_that_says_not_where_it_lies_is_noted(tmp_path):
     found = nifti.read(patched(saved(tmp_path / "a.nii"), 252, struct.pack("<hh", 0, 0)))
     assert "only the voxel sizes are known" in found.notes[0]

@@ -20,7 +20,7 @@ GEOMETRY = {
 
 def sinogram(folder, values=None, **said):
     path = folder / "scan.npy"
-    np.save(path, np.full((2, 6, 12), 1.5, np.float32) if values is None else values)
+    np.save(path, np.full((2, 6, 12), 0.1, np.float32) if values is None else values)
     told = {k: v for k, v in (GEOMETRY | said).items() if v is not None}
     path.with_suffix(".json").write_text(json.dumps(told))
     return path
@@ -47,7 +47,10 @@ def fastmri(folder, **parts):
 
 
 def test_what_is_written_is_read_again(tmp_path):
-    found = raw.read_sinogram(sinogram(tmp_path, photons=1e5, units="counts"))
+    counts = np.full((2, 6, 12), 9e4, np.float32)
+    found = raw.read_sinogram(
+        sinogram(tmp_path, counts, photons=1e5, units="counts", detector_offset_mm=-0.75)
+    )
     raw.write_sinogram(tmp_path / "again.npy", found)
     again = raw.read_sinogram(tmp_path / "again.npy")
     assert np.array_equal(again.values, found.values)
@@ -88,6 +91,75 @@ def test_lodopab_is_in_hounsfield_units_again(tmp_path):
     assert found[0] == pytest.approx([0, -1000], abs=1e-3)
 
 
+# --- axes and padding ----------------------------------------------------------------------------
+
+
+def test_three_axes_are_what_the_json_states_and_refused_without(tmp_path):
+    draw = np.random.default_rng(0).normal(size=(4, 8, 6)).astype(np.complex64)
+    with pytest.raises(InputError, match=r'may be slices or coils; state in k.json "axes"'):
+        raw.read_kspace(kspace(tmp_path, draw))
+    slices = raw.read_kspace(kspace(tmp_path, draw, axes=["slices", "rows", "columns"]))
+    assert np.array_equal(slices.values, draw[:, None])
+    coils = raw.read_kspace(kspace(tmp_path, draw, axes=["coils", "rows", "columns"]))
+    assert np.array_equal(coils.values, draw[None])
+
+
+def test_axes_in_any_order_are_put_into_ours(tmp_path):
+    whole = np.random.default_rng(0).normal(size=(2, 3, 8, 6)).astype(np.complex64)
+    turned = whole.transpose(2, 3, 1, 0)
+    stated = ["rows", "columns", "coils", "slices"]
+    assert np.array_equal(raw.read_kspace(kspace(tmp_path, turned, axes=stated)).values, whole)
+    assert np.array_equal(raw.read_kspace(kspace(tmp_path, whole[0, 0])).values, whole[:1, :1])
+
+
+@pytest.mark.parametrize(
+    ("axes", "reason"),
+    [
+        (["slices", "rows"], "axes slices, rows; expected rows, columns"),
+        (["slices", "slices", "columns"], "each once"),
+        (["slices", "rows", "lines"], r"axes\[2\]: expected one of"),
+    ],
+)
+def test_axes_that_do_not_fit_are_refused(tmp_path, axes, reason):
+    values = np.ones((4, 8, 6), np.complex64)
+    with pytest.raises(InputError, match=reason):
+        raw.read_kspace(kspace(tmp_path, values, axes=axes))
+
+
+def test_padding_within_a_mask_is_not_sampled(tmp_path):
+    """Columns of zeros, and corners outside of an ellipse: in fastMRI's files and in NumPy's."""
+    draw = np.random.default_rng(0)
+    whole = (draw.normal(size=(2, 3, 8, 6)) + 1j * draw.normal(size=(2, 3, 8, 6))) + 5
+    whole = whole.astype(np.complex64)
+    whole[..., :2] = 0
+    whole[..., 0, :] = whole[..., 7, 5] = 0
+    stated = np.array([1, 1, 0, 1, 1, 1], np.float32)
+    there = (whole != 0).any((0, 1)) & (stated > 0)
+    for path in (fastmri(tmp_path, kspace=whole, mask=stated), kspace(tmp_path, whole, stated)):
+        found = raw.read_kspace(path)
+        assert np.array_equal(found.mask, there)
+        assert np.array_equal(found.values, whole * there)  # and nothing that the mask leaves out
+        (note,) = found.notes
+        assert note.startswith(f"{40 - there.sum()} of the 40 frequencies of the mask are exactly")
+    assert raw.read_kspace(fastmri(tmp_path, kspace=whole)).notes == ()
+
+
+def test_kspace_of_zeros_is_refused(tmp_path):
+    with pytest.raises(InputError, match="every sampled frequency is 0"):
+        raw.read_kspace(fastmri(tmp_path, kspace=np.zeros((2, 8, 6), np.complex64)))
+    with pytest.raises(InputError, match="every sampled frequency is 0"):
+        raw.read_kspace(kspace(tmp_path, mask=np.zeros(6)))
+
+
+def test_one_kind_of_raw_data_is_not_taken_for_the_other(tmp_path):
+    with pytest.raises(InputError, match="is k-space, expected a sinogram; use reconstruct-mri"):
+        raw.read_sinogram(kspace(tmp_path))
+    with pytest.raises(InputError, match="is a sinogram, expected k-space; use reconstruct-ct"):
+        raw.read_kspace(sinogram(tmp_path))
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
 BAD_SINOGRAMS = {
     "no views": ({"views": None}, None, "views"),
     "unknown": ({"angels": 3}, None, "angels: unknown option"),
@@ -98,6 +170,7 @@ BAD_SINOGRAMS = {
     "counts": ({}, np.full((6, 12), 90000.0), "if these are photon counts"),
     "counts without": ({"units": "counts"}, None, "unattenuated beam"),
     "below": ({"units": "counts", "photons": 9}, np.full((6, 12), -1.0), "has negative counts"),
+    "bone": ({}, np.full((6, 12), 2.0), "would attenuate 0.25 per mm on average"),
     "infinite": ({}, np.full((6, 12), np.inf), "72 values are not finite"),
     "words": ({}, np.array(["a"] * 6), "expected numbers"),
 }

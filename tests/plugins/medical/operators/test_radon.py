@@ -116,6 +116,25 @@ def test_720_views_without_noise_give_the_head_back(beam, options):
     assert errors["ramp"] < errors["hann"]
 
 
+@BOTH
+def test_a_detector_moved_by_one_sees_the_neighbours_lines(beam, options):
+    x, size = draw(1, 1, 24, 33), {"height": 24, "width": 33, "views": 11, "detectors": 40}
+    still = beam(**size, spacing=1.5, **options)
+    moved = beam(**size, spacing=1.5, offset=1.5, **options)
+    assert (moved.forward(x)[..., :-1] - still.forward(x)[..., 1:]).abs().max() < 1e-10
+
+
+@BOTH
+def test_filtered_back_projection_knows_the_offset(beam, options):
+    """A smooth disc is put back where it is, by a detector half and one and a half aside."""
+    down, right = torch.arange(40)[:, None] - 17.0, torch.arange(40) - 24.0
+    x = (-(down**2 + right**2) / 2 / 3**2).exp()[None, None]
+    for offset in (0.0, 0.5, -1.5):
+        scan = beam(height=40, width=40, views=120, detectors=90, offset=offset, **options)
+        found = scan.filtered_back_projection(scan.forward(x))
+        assert (found - x).abs().max() < 0.04, offset
+
+
 def test_gradients_are_the_adjoint_and_can_be_differentiated_again():
     operator = Radon(height=4, width=5, views=2)
     x = draw(1, 1, 4, 5).requires_grad_()

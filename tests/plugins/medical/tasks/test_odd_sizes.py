@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from plugins.medical.inference import measurement as measuring
-from plugins.medical.io.raw import KSpace
+from plugins.medical.io.acquisition import KSpace
 from plugins.medical.io.scan import Scan
 from plugins.medical.operators.ellipses import rasterised, shepp_logan
 from plugins.medical.operators.fourier import fourier, inverse_fourier, root_sum_of_squares
