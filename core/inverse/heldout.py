@@ -67,6 +67,7 @@ def misfit_of(squares: Float64[Tensor, " u"], noise: Float64[Tensor, " u"]) -> M
         noise: expected square of its noise.
     """
     expected = float(noise.mean())
+    # over units, so that what is correlated within one counts once
     error = float(squares.std()) / math.sqrt(len(squares)) if len(squares) > 1 else math.inf
     return Misfit(float(squares.mean()) / expected, error / expected)
 
@@ -104,6 +105,7 @@ def drawn_of(draws: Sequence[Float64[Tensor, " u m"]], count: int) -> Drawn:
         count: number of draws of the mean that is judged.
     """
     every = torch.stack(list(draws))
+    # residuals of draws differ as the draws do, measured: their variance is that of A x
     mean, number = every.mean(0), len(every)
     variance = (every - mean).square().sum((0, 2)) / max(1, number - 1)
     return Drawn(mean, variance, number, count)
@@ -135,10 +137,12 @@ def mixture(known: Sequence[Float64[Tensor, " u m"]], drawn: Drawn | None = None
     """
     rows = [*known, *([drawn.rows] if drawn else [])]
     every = torch.stack(rows)  # k u m
+    # G = R R^T; the draws' mean has chance of its own, which the others' products do not see
     gram = torch.einsum("kum,lum->kl", every, every)
     if drawn is not None:
         gram[-1, -1] += drawn.excess.sum()
     weights = least_on_simplex(gram)
+    # |y - A sum w x|^2 = |sum w r|^2, as the weights add up to 1
     squares = torch.einsum("k,kum->um", weights, every).square().sum(1)
     if drawn is not None:
         squares = squares + weights[-1] ** 2 * drawn.excess
@@ -183,6 +187,7 @@ def improves(
     The units are compared in pairs, so that the noise they share counts for little.
     """
     gain = reference - squares
+    # in pairs: noise and difficulty that both share cancel
     error = float(gain.std()) / math.sqrt(len(gain)) if len(gain) > 1 else math.inf
     return float(gain.mean()) > (errors * error if errors else 0.0)
 
@@ -203,8 +208,9 @@ def scale_of(
         variance: of a draw, as measured.
     """
     spread = float(variance.sum())
-    if spread <= 0:
+    if spread <= 0:  # of a single draw
         return 1.0
+    # s^2 = (|r|^2 - noise) / variance
     square = float((squares - noise).sum()) / spread
     least, most = SCALES
     return min(max(math.sqrt(max(square, 0.0)), least), most)

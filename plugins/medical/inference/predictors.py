@@ -6,13 +6,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+from PIL import Image
+
 from core.errors import InputError
-from core.parts.config import configure, plain
+from core.parts.config import plain
 from core.parts.registry import Spec
 from core.progress import print_note
 from core.request import Emit, Machine, silent
+from core.task import Panel
 from plugins.medical.inference import volume
-from plugins.medical.inference.draws import How
+from plugins.medical.inference.choice import CHOSEN, Choice, Setting, chosen, settings_of
+from plugins.medical.inference.curve import misfit_curve
 from plugins.medical.inference.measurement import changed, check_unused, simulated_mri, sparse_ct
 from plugins.medical.inference.outputs import RECORD, SHEET, STD, Outputs, sibling
 from plugins.medical.inference.reconstruct import prior_of
@@ -23,7 +28,6 @@ from plugins.medical.io.acquisition import KSpace, Sinogram
 from plugins.medical.io.scan import Scan
 from plugins.medical.io.scans import Subject
 from plugins.medical.request import (
-    LEVELS,
     NOISE,
     RULE,
     SOLVER,
@@ -32,8 +36,9 @@ from plugins.medical.request import (
     PosteriorOptions,
     ScanOptions,
 )
+from plugins.medical.tasks.reconstruction import Reconstruction
 
-START = "TV"  # the classical reconstruction that draws start from
+START = "TV"  # the classical reconstruction that draws start from, unless chosen
 SERIES = (".dcm", ".ima")  # files of which a folder is one DICOM series
 
 
@@ -67,28 +72,23 @@ class _Reconstruction(ABC):
     suffixes: ClassVar[tuple[str, ...]]
     folders: ClassVar[tuple[str, ...]] = SERIES
     command: ClassVar[str]
+    level: ClassVar[float]
+    steps: ClassVar[int]
 
     def __init__(
         self, machine: Machine, checkpoint: Path, task: Spec, options: PosteriorOptions
     ) -> None:
-        levels = {**LEVELS.options, "steps": options.steps, "sigma_max": options.level}
-        grid = Spec(LEVELS.name, levels)
         self._options = options
         self._model = model = prior_of(checkpoint, task, machine, emit=print_note)
-        self._how = How(
-            method=configure("posterior", RULE),
-            solver=configure("sampler", SOLVER)(),
-            grid=configure("grid", grid)(model.process),
-            along=options.along,
-            at_once=options.at_once,
-        )
+        assert isinstance(model.task, Reconstruction)
+        if options.start is not None:
+            model.task.check_start(options.start)
+        self._settings = settings_of(model.process, options, self.level, self.steps)
         self._about = {
             "prior": prior_facts(model),
             "task": plain(task),
             "posterior": plain(RULE),
             "sampler": plain(SOLVER),
-            "grid": plain(grid),
-            "start": START,
             "draws": options.draws,
             "seed": options.seed,
             "along": options.along,
@@ -128,12 +128,22 @@ class _Reconstruction(ABC):
             InputError: a measurement that the task does not take.
         """
         measurement, like, scale = volume.understood(self._model, given.measured)
-        options = self._options
+        options, choice = self._options, None
+        if options.choose == CHOSEN:
+            choice = chosen(
+                self._model, measurement, like, self._settings,
+                start=options.start, draws=options.draws, seed=options.seed, emit=emit,
+            )  # fmt: skip
         found = volume.drawn(
-            self._model, measurement, like, self._how,
-            start=START, draws=options.draws, seed=options.seed, emit=emit,
+            self._model, measurement, like, self._used(choice).how,
+            start=choice.start if choice else options.start or START,
+            draws=options.draws, seed=options.seed, choice=choice, emit=emit,
         )  # fmt: skip
         return found, scale
+
+    def _used(self, choice: Choice | None) -> Setting:
+        """The chosen setting, or the default one: the first."""
+        return choice.setting if choice else self._settings[0]
 
     def write(self, outputs: Outputs, given: Input, found: Found, scale: Scale) -> list[Path]:
         """Write mean, standard deviation, contact sheet and record; their paths.
@@ -142,7 +152,15 @@ class _Reconstruction(ABC):
             InputError: an output folder that is not empty.
             StorageError: the disk is full or not writable.
         """
-        about = {**self._about, "measurement": dict(given.options), "misfit": misfit_of(found)}
+        choice = found.choice
+        about = {
+            **self._about,
+            "grid": plain(self._used(choice).grid),
+            "start": choice.start if choice else self._options.start or START,
+            "measurement": dict(given.options),
+            "misfit": misfit_of(found),
+            "held_out": choice.record if choice else None,
+        }
         return outputs.write(
             found, scale, given.subject,
             truth=given.truth, command=self.command, about=about, inputs=given.files,
@@ -155,7 +173,8 @@ class _Reconstruction(ABC):
         The standard deviation of several draws, a contact sheet and a record are written beside it.
 
         Returns:
-            ``misfit`` in units of the noise, ``slices`` and ``notes``.
+            ``misfit`` in units of the noise, ``slices``, ``notes``, and ``held_out``: what held-out
+            measurements decided, where they did.
 
         Raises:
             InputError: `source` cannot be used.
@@ -166,9 +185,22 @@ class _Reconstruction(ABC):
         several = self._options.draws > 1
         outputs = Outputs(target, sibling(target, STD) if several else None)
         self.write(outputs, given, found, scale)
-        return {
+        facts = {
             "misfit": misfit_of(found), "slices": len(found.mean), "notes": list(notes),
         }  # fmt: skip
+        return facts | ({"held_out": found.choice.record} if found.choice else {})
+
+    @staticmethod
+    def show(source: Path, target: Path, facts: Mapping[str, Any]) -> Panel | None:
+        """The contact sheet of a result, and the curve of what held-out measurements decided."""
+        sheet = sibling(target, SHEET)
+        if not sheet.is_file():
+            return None
+        with Image.open(sheet) as image:
+            images = {"contact sheet": np.asarray(image.convert("RGB"))}
+        if facts.get("held_out"):
+            images["held-out misfit"] = misfit_curve(facts["held_out"])
+        return Panel(f"{facts['slices']} slices. Not a medical device", images)
 
 
 class ReconstructCt(_Reconstruction):
@@ -187,6 +219,8 @@ class ReconstructCt(_Reconstruction):
 
     suffixes: ClassVar[tuple[str, ...]] = (*nifti.SUFFIXES, *SERIES, ".npy")
     command: ClassVar[str] = "reconstruct-ct"
+    level: ClassVar[float] = 0.5
+    steps: ClassVar[int] = 20
 
     def __init__(
         self,
@@ -232,13 +266,15 @@ class ReconstructMri(_Reconstruction):
 
     suffixes: ClassVar[tuple[str, ...]] = (*nifti.SUFFIXES, *SERIES, *raw.SUFFIXES)
     command: ClassVar[str] = "reconstruct-mri"
+    level: ClassVar[float] = 0.15
+    steps: ClassVar[int] = 12
 
     def __init__(
         self,
         machine: Machine,
         checkpoint: Path,
         *,
-        posterior: PosteriorOptions = PosteriorOptions(steps=12, level=0.15, along=0.0),
+        posterior: PosteriorOptions = PosteriorOptions(along=0.0),
         mri: MriOptions = MriOptions(),
         scan: ScanOptions = ScanOptions(),
     ) -> None:
@@ -273,3 +309,12 @@ def _of_scan(
 def misfit_of(found: Found) -> dict[str, float]:
     """Mean and worst misfit of a volume's slices, in units of the noise."""
     return {"mean": float(found.misfit.mean()), "worst": float(found.misfit.max())}
+
+
+def said_of(choice: Choice) -> str:
+    """A choice by held-out measurements in a line."""
+    mixed = " + ".join(f"{weight:.2f} {name}" for name, weight in choice.weights.items())
+    return (
+        f"chosen by {choice.about}: {mixed}, from {choice.start} with noise of "
+        f"{choice.setting.level:g}; standard deviation x {choice.scale:.2f}"
+    )

@@ -169,8 +169,4 @@ def beginning(
         InputError: the task has no classical method of that name.
     """
     known = task.classical(measurement)
-    if start == "noise":
-        return torch.zeros_like(like), known
-    if start not in known:
-        raise InputError(f"start: expected noise, {', '.join(known)}, got {start!r}")
-    return known[start], known
+    return task.begun(measurement, known, start, like), known

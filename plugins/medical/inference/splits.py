@@ -54,7 +54,7 @@ def evenly(count: int, random: np.random.Generator) -> list[int]:
 def _of_views(
     measurement: Measurement, scan: Radon, weights: Tensor, random: np.random.Generator
 ) -> HeldOut | None:
-    """Views left out; squares of ramp-filtered residuals add up to the squares of an image's.
+    """Views left out, in units of their noise; squares of ramp-filtered ones are an image's.
 
     By the Fourier slice theorem a view of the error is a line through its spectrum, on which a
     point stands for a part of the plane that grows with its frequency.
@@ -78,13 +78,15 @@ def _of_views(
     def rows(residual: Inexact[Tensor, " b *measured"]) -> Tensor:
         spectrum = torch.fft.rfft(residual.double() / trust, n=2 * (len(response) - 1))
         filtered = torch.fft.irfft(spectrum * response.to(spectrum.device))
-        return filtered.flatten(0, 2)
+        return filtered.flatten(0, 2) / expected.sqrt()[:, None]
 
     # the filter spreads the variance of a detector over its row, times the kernel's energy
-    energy = float(kernel_energy(response))
     variance = (measurement.noise_std / trust.double()).square()
-    noise = energy * variance.sum(-1).flatten()
-    return HeldOut(part(~left), held, rows, noise, f"{len(at)} of {views} views")
+    expected = kernel_energy(response).to(variance) * variance.sum(-1).flatten()
+    # a view through more of the body has up to ten times the noise, and would decide alone
+    return HeldOut(
+        part(~left), held, rows, torch.ones_like(expected), f"{len(at)} of {views} views"
+    )
 
 
 def root_ramp(detectors: int) -> Float[Tensor, " n"]:

@@ -14,11 +14,14 @@ from core.inverse.measurement import Measurement, misfit
 from core.model import Model
 from core.parts.config import plain
 from core.request import Emit, silent
+from core.results.calibration import averaged
 from core.results.sheet import contact_sheet, to_bytes
 from core.sampler.draws import each, summary
 from core.sampler.sample import Watch
 from core.storage import files
 from core.task import Panel
+from plugins.medical.inference.choice import POSTERIOR, Choice
+from plugins.medical.inference.curve import misfit_curve
 from plugins.medical.inference.draws import How, reconstructed, streams
 from plugins.medical.inference.measurement import integrals, measured_mri
 from plugins.medical.inference.reconstruct import beginning
@@ -36,17 +39,21 @@ class Found:
 
     Args:
         mean: of the draws; beyond [-1, 1] where the measurement is.
-        std: standard deviation of the draws by n - 1, voxel by voxel, 0 of one.  Beyond [-1, 1] the
-            prior has seen nothing and draws agree without reason, so the distance of the mean to
-            that range is added to the variance as its square.
+        std: standard deviation of the draws by n - 1, voxel by voxel, 0 of one; with a `choice`
+            their variances are averaged over 5x5 pixels and scaled.  Beyond [-1, 1] the prior has
+            seen nothing and draws agree without reason, so the distance of the mean to that range
+            is added to the variance as its square.
         classical: reconstructions without a prior, by name.
         misfit: of the mean, for each slice, in units of the noise.
+        choice: what held-out measurements decided; the mean is then the mixture that they chose,
+            and the standard deviation predicts its error.  None where they decided nothing.
     """
 
     mean: Float[Tensor, " d 1 h w"]
     std: Float[Tensor, " d 1 h w"]
     classical: dict[str, Float[Tensor, " d 1 h w"]]
     misfit: Float[Tensor, " d"]
+    choice: Choice | None = None
 
 
 def drawn(
@@ -58,6 +65,7 @@ def drawn(
     start: str,
     draws: int,
     seed: int,
+    choice: Choice | None = None,
     emit: Emit = silent,
 ) -> Found:
     """Draws of a volume from measurements of its slices.
@@ -73,6 +81,7 @@ def drawn(
         start: name of the initial reconstruction.
         draws: number of draws.
         seed: draw k of slice i depends on it, i and k alone.
+        choice: of held-out measurements, whose setting and start are in `how` and `start`.
         emit: receives progress.
 
     Raises:
@@ -91,13 +100,19 @@ def drawn(
         return task.values(x)
 
     found = summary(each(draw, draws, steps=len(how.grid) - 1, emit=emit))
-    whole = total / draws
+    whole, std = total / draws, found.std
+    if choice is not None:
+        weights = {name: w for name, w in choice.weights.items() if name != POSTERIOR}
+        parts = [w * task.begun(measurement, known, name, like) for name, w in weights.items()]
+        whole = choice.weights.get(POSTERIOR, 0.0) * whole + sum(parts)
+        std = choice.scale * averaged(std.square()).sqrt()
     mean = task.values(whole)
     return Found(
         mean,
-        torch.hypot(found.std, mean - mean.clamp(-1, 1)),
+        torch.hypot(std, mean - mean.clamp(-1, 1)),
         {name: task.picture(x) for name, x in known.items()},
         misfit(measurement, whole),
+        choice,
     )
 
 
@@ -174,7 +189,10 @@ def in_units(found: Found, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_sheet(path: Path, found: Found, scale: Scale, truth: Scan | None) -> None:
-    """The middle slice: classical methods, mean, standard deviation and, of a scan, the error."""
+    """The middle slice: classical methods, mean, standard deviation and, of a scan, the error.
+
+    Last comes the curve of what held-out measurements decided.
+    """
     k = len(found.mean) // 2
     images = {name: to_bytes(x[k]) for name, x in found.classical.items()}
     images["mean"] = to_bytes(found.mean[k])
@@ -186,6 +204,8 @@ def write_sheet(path: Path, found: Found, scale: Scale, truth: Scan | None) -> N
         error = (found.mean[k].cpu().clamp(-1, 1) - known).abs()
         images[f"error, {white}"] = to_bytes(error * LIGHTER - 1)
         images["scan"] = to_bytes(known)
+    if found.choice is not None:
+        images["held-out misfit"] = misfit_curve(found.choice.record, found.mean.shape[-2])
     pixels = contact_sheet([Panel("middle slice", images)])
     try:
         with files.replaced(path) as waiting:

@@ -113,6 +113,22 @@ def total_variation(
     return x
 
 
+def weighted_variation(
+    measurement: Measurement, start: Float[Tensor, " b c h w"], *, weight: float
+) -> dict[str, Float[Tensor, " b c h w"]]:
+    """Total variation of half and of twice a weight, by name.
+
+    Args:
+        measurement: y, A and the standard deviation of its noise.
+        start: initial image.
+        weight: the weight between the two.
+    """
+    return {
+        f"TV ({other:g})": total_variation(measurement, start, weight=other)
+        for other in (weight / 2, 2 * weight)
+    }
+
+
 def gradient(x: Float[Tensor, " b c h w"]) -> Float[Tensor, "2 b c h w"]:
     """Differences to the pixel below and to the right; 0 at the edge."""
     down = torch.zeros_like(x)

@@ -1,5 +1,6 @@
 """Computed tomography as a task."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -43,6 +44,8 @@ class Ct(Reconstruction):
     Raises:
         InputError: an option out of its range.
     """
+
+    methods = ("FBP", "CGLS", "TV")
 
     def __init__(
         self,
@@ -160,3 +163,7 @@ class Ct(Reconstruction):
         found["CGLS"] = close = classical.least_squares(measurement, air)
         found["TV"] = classical.total_variation(measurement, close, weight=self._weight)
         return found
+
+    def variants(self, measurement: Measurement, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Total variation of half and of twice the weight."""
+        return classical.weighted_variation(measurement, known["TV"], weight=self._weight)

@@ -1,5 +1,7 @@
 """Magnetic resonance as a task."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
@@ -35,6 +37,8 @@ class Mri(Reconstruction):
     Raises:
         InputError: an option out of its range.
     """
+
+    methods = ("zero-filled", "wavelets", "TV")
 
     def __init__(
         self,
@@ -94,3 +98,7 @@ class Mri(Reconstruction):
             "wavelets": classical.sparse_wavelets(measurement, zero, weight=wavelets),
             "TV": classical.total_variation(measurement, zero, weight=tv),
         }
+
+    def variants(self, measurement: Measurement, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Total variation of half and of twice the weight."""
+        return classical.weighted_variation(measurement, known["TV"], weight=self._weights[0])

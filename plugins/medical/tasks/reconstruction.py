@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from core.errors import InputError
 from core.inverse.measurement import Measurement, misfit
 from core.results.calibration import calibration, local_std
 from core.results.metrics import psnr, ssim
@@ -23,12 +24,15 @@ AIR = -0.9
 LIGHTER = 4
 """Errors and standard deviations are shown up to the window's width over it."""
 
+NOISE_ALONE = "noise"
+"""The start that is noise alone."""
+
 
 class Reconstruction(ABC):
     """An underdetermined inverse problem as a task.
 
-    A subclass defines the measurement (`measured`), the real image of a sample (`values`), and
-    the methods without a prior (`classical`), the reference among them.
+    A subclass defines the measurement (`measured`), the real image of a sample (`values`), and the
+    methods without a prior (`classical`, by the names in `methods`), the reference among them.
 
     Args:
         reference: a method of `classical`.
@@ -37,6 +41,7 @@ class Reconstruction(ABC):
 
     reads: Mapping[str, str] = {"image": "1 h w"}
     conditions: Mapping[str, int] = {}
+    methods: tuple[str, ...]
     figures: Mapping[str, Figure] = {
         "psnr": Figure("PSNR", "dB", "higher"),
         "ssim": Figure("SSIM", "", "higher"),
@@ -64,6 +69,46 @@ class Reconstruction(ABC):
     @abstractmethod
     def classical(self, measurement: Measurement) -> dict[str, Tensor]:
         """Reconstructions without a prior, as samples."""
+
+    def variants(self, measurement: Measurement, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Classical reconstructions of other weights, which are chosen from but not compared.
+
+        Args:
+            measurement: as of `classical`.
+            known: what `classical` gives.
+        """
+        return {}
+
+    def begun(
+        self, measurement: Measurement, known: dict[str, Tensor], name: str, like: Tensor
+    ) -> Tensor:
+        """The reconstruction called `name` that draws start from; of ``noise`` zeros.
+
+        Args:
+            measurement: as of `classical`.
+            known: what `classical` gives; variants are added to it where one is asked for.
+            name: of the start.
+            like: images.
+
+        Raises:
+            InputError: no method has that name.
+        """
+        if name == NOISE_ALONE:
+            return torch.zeros_like(like)
+        if name not in known:
+            known |= self.variants(measurement, known)
+        self.check_start(name, *known)
+        return known[name]
+
+    def check_start(self, name: str, *known: str) -> None:
+        """Refuse the name of a start that is neither ``noise`` nor a method.
+
+        Raises:
+            InputError: no method has that name.
+        """
+        if name not in (NOISE_ALONE, *self.methods, *known):
+            methods = ", ".join(self.methods)
+            raise InputError(f"start: expected {NOISE_ALONE}, {methods}, got {name!r}")
 
     def prepare(self, batch: Batch) -> Example:
         """Training example: the image, without a condition."""

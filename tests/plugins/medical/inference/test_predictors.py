@@ -14,6 +14,7 @@ from commands import call
 
 from core import runs
 from core.commands import run_app
+from core.errors import InputError
 from core.parts.config import bind
 from core.parts.registry import Spec
 from core.parts.signature import part_options
@@ -121,7 +122,7 @@ def test_a_series_is_one_input_and_a_mask_none(tmp_path):
         ("reconstruct_ct", (PosteriorOptions(), CtOptions(), ScanOptions())),
         (
             "reconstruct_mri",
-            (PosteriorOptions(steps=12, level=0.15, along=0.0), MriOptions(), ScanOptions()),
+            (PosteriorOptions(along=0.0), MriOptions(), ScanOptions()),
         ),
     ],
 )
@@ -163,6 +164,46 @@ def test_a_predictor_gives_the_same_bytes_whatever_came_before(tmp_path, priors)
     assert record["input_sha256"] == hashlib.sha256(scan.read_bytes()).hexdigest()
     assert record["results"] == ["b.nii.gz", "b-std.nii.gz", "b-sheet.png"]
     assert (record["command"], record["measurement"]["views"]) == ("reconstruct-ct", 5)
+
+
+@pytest.mark.slow
+def test_held_out_measurements_decide_unless_told_otherwise(tmp_path, priors):
+    """Of twelve views two are left out; the record says what they chose, and the choice stated as
+    options gives the same voxels; without, the mean of draws from TV."""
+    scan, out = volume(tmp_path / "a.nii.gz", head()), tmp_path / "out.nii.gz"
+
+    def reconstruct(**options):
+        posterior = PosteriorOptions(draws=2, steps=2, **options)
+        predict = ReconstructCt(
+            Machine(threads=1), priors / "ct", posterior=posterior, ct=CtOptions(views=12)
+        )
+        facts = predict(scan, out)
+        return facts, json.loads((tmp_path / "out-record.json").read_text()), out.read_bytes()
+
+    facts, record, chosen = reconstruct()
+    found = record["held_out"]
+    assert found["start"] in ("FBP", "CGLS", "TV")
+    assert facts["held_out"] == found
+    assert found["left_out"] == "2 of 12 views"
+    assert sum(found["weights"].values()) == pytest.approx(1, abs=1e-3)
+    assert {f"posterior mean from {at}" for at in ("0.5", "0.25", "1")} < set(found["misfit"])
+    assert (record["start"], record["grid"]["sigma_max"]) == (found["start"], found["level"])
+    assert reconstruct(level=found["level"], start=found["start"])[2] == chosen
+    panel = ReconstructCt.show(scan, out, facts)
+    assert panel is not None
+    assert set(panel.images) == {"contact sheet", "held-out misfit"}
+    facts, record, plainly = reconstruct(choose="none")
+    assert "held_out" not in facts
+    assert record["held_out"] is None
+    assert (record["start"], record["grid"]["sigma_max"]) == ("TV", 0.5)
+    assert plainly != chosen
+
+
+def test_a_start_that_no_method_has_is_refused_before_a_scan_is_read(priors):
+    with pytest.raises(InputError, match="start: expected noise, FBP, CGLS, TV, got 'wavelets'"):
+        ReconstructCt(
+            Machine(threads=1), priors / "ct", posterior=PosteriorOptions(start="wavelets")
+        )
 
 
 @pytest.mark.slow

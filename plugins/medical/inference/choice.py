@@ -1,0 +1,231 @@
+"""Settings of a reconstruction chosen by measurements that were left out of it.
+
+Every candidate is computed of the rest: the classical methods, and a few draws from each level.
+The least expected square on what was left out decides the start, the level, and how classical
+methods and the draws' mean are mixed; what the draws' spread lacks of it, the factor on it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from core.inverse.heldout import (
+    Drawn,
+    HeldOut,
+    Misfit,
+    Mixture,
+    drawn_of,
+    improves,
+    misfit_of,
+    mixture,
+    scale_of,
+)
+from core.inverse.measurement import Measurement
+from core.model import Model
+from core.parts.config import configure
+from core.parts.registry import Spec
+from core.process.gaussian import GaussianPath
+from core.request import Emit, silent
+from core.sampler.draws import each
+from core.sampler.sample import Watch
+from plugins.medical.inference.draws import How, reconstructed, streams
+from plugins.medical.inference.splits import split
+from plugins.medical.request import LEVELS, RULE, SOLVER, PosteriorOptions
+from plugins.medical.tasks.reconstruction import NOISE_ALONE, Reconstruction
+
+CHOSEN = "held-out"  # the option that asks for it
+DRAWS = 2  # of each level
+PARTS = (1.0, 0.5, 2.0)  # of the default level: levels to choose from, the default first
+NOISY_END, MOST_STEPS = 80.0, 50  # of draws that start from noise
+FIRST = 1 << 20  # number of the first of them: none that is written
+POSTERIOR = "posterior mean"  # its name beside those of the classical methods
+NEGLIGIBLE = 0.01  # a smaller weight of a classical method is left out
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How draws are made from one level.
+
+    Args:
+        level: of the noise that is added to the start.
+        grid: of the times, for the record.
+        how: of a draw.
+    """
+
+    level: float
+    grid: Spec
+    how: How
+
+
+def settings_of(
+    process: GaussianPath, options: PosteriorOptions, level: float, steps: int
+) -> list[Setting]:
+    """The settings to choose from, the default one first; one alone where a level is stated.
+
+    From other levels the steps are as dense as from the default one.
+
+    Args:
+        process: of the prior.
+        options: of the draws.
+        level: the default one.
+        steps: from the default level.
+    """
+    levels = [level * part for part in PARTS] if options.choose == CHOSEN else [level]
+    if options.level is not None:
+        levels = [options.level]
+    elif options.start == NOISE_ALONE:
+        levels = [NOISY_END]
+    least, power = LEVELS.options["sigma_min"], 1 / LEVELS.options["rho"]
+
+    def length(top: float) -> float:
+        return max(top, 2 * least) ** power - least**power
+
+    found = []
+    for at in levels:
+        dense = min(max(round(steps * length(at) / length(level)), 2), MOST_STEPS)
+        named = {**LEVELS.options, "steps": options.steps or dense, "sigma_max": at}
+        grid = Spec(LEVELS.name, named)
+        how = How(
+            method=configure("posterior", RULE),
+            solver=configure("sampler", SOLVER)(),
+            grid=configure("grid", grid)(process),
+            along=options.along,
+            at_once=options.at_once,
+        )
+        found.append(Setting(at, grid, how))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Settings, mixture and scale that held-out measurements chose.
+
+    Args:
+        setting: of the draws that are written.
+        start: classical reconstruction that they start from.
+        weights: of the methods in the result, `POSTERIOR` among them; those of 0 are left out.
+        scale: factor on the draws' standard deviation.
+        about: what was left out.
+        classical: misfit of each method without a prior.
+        levels: misfit of the draws' mean from each level.
+        result: misfit of the mixture.
+    """
+
+    setting: Setting
+    start: str
+    weights: Mapping[str, float]
+    scale: float
+    about: str
+    classical: Mapping[str, Misfit]
+    levels: Mapping[float, Misfit]
+    result: Misfit
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The choice as plain values."""
+
+        def plain(misfit: Misfit) -> dict[str, float]:
+            return {"mean": round(misfit.mean, 4), "standard_error": round(misfit.error, 4)}
+
+        return {
+            "left_out": self.about,
+            "misfit": {
+                **{name: plain(found) for name, found in self.classical.items()},
+                **{f"{POSTERIOR} from {at:g}": plain(m) for at, m in self.levels.items()},
+                "result": plain(self.result),
+            },
+            "start": self.start,
+            "level": self.setting.level,
+            "weights": {name: round(weight, 4) for name, weight in self.weights.items()},
+            "deviation_factor": round(self.scale, 4),
+        }
+
+
+def chosen(
+    model: Model,
+    measurement: Measurement,
+    like: Float[Tensor, " b c h w"],
+    settings: Sequence[Setting],
+    *,
+    start: str | None,
+    draws: int,
+    seed: int,
+    emit: Emit = silent,
+) -> Choice | None:
+    """The choice for a volume; None where too little is measured to leave some of it out.
+
+    Args:
+        model: a prior as the model of a reconstruction task.
+        measurement: of all slices.
+        like: their shape.
+        settings: of the draws to choose from.
+        start: name of the initial reconstruction; None to choose it.
+        draws: number of draws of the mean that is written.
+        seed: of what is left out, and of the draws.
+        emit: receives progress.
+
+    Raises:
+        InputError: the task has no such start.
+    """
+    task = model.task
+    assert isinstance(task, Reconstruction)
+    held = split(measurement, like, seed)
+    if held is None:
+        return None
+    known = task.classical(held.kept)
+    known |= task.variants(held.kept, known)
+    rows = {name: held.residuals(x) for name, x in known.items()}
+    squares = {name: r.square().sum(1) for name, r in rows.items()}
+    begun = start or min(task.methods, key=lambda name: float(squares[name].mean()))
+    first = task.begun(held.kept, known, begun, like)
+    drawn = [_drawn(model, held, setting.how, first, draws, seed, emit) for setting in settings]
+    mixed = [mixture(list(rows.values()), one) for one in drawn]
+    best = _lowest([one.squares for one in mixed], [one.level for one in settings])
+    return Choice(
+        settings[best],
+        begun,
+        _named(mixed[best], list(rows)),
+        scale_of(mixed[best].squares, held.noise, drawn[best].variance),
+        held.about,
+        {name: misfit_of(square, held.noise) for name, square in squares.items()},
+        {
+            setting.level: misfit_of(one.rows.square().sum(1) + one.excess, held.noise)
+            for setting, one in zip(settings, drawn, strict=True)
+        },
+        misfit_of(mixed[best].squares, held.noise),
+    )
+
+
+def _lowest(squares: Sequence[Tensor], levels: Sequence[float]) -> int:
+    """The lowest level whose squares are within a standard error of the least.
+
+    Lower is nearer to the classical result and takes fewer steps; and what was left out is missing
+    in the comparison alone, so that it asks for a little more of the prior than the result does.
+    """
+    least = min(squares, key=lambda one: float(one.mean()))
+    rising = sorted(range(len(levels)), key=lambda k: levels[k])
+    return next(k for k in rising if not improves(least, squares[k], errors=1.0))
+
+
+def _drawn(
+    model: Model, held: HeldOut, how: How, first: Tensor, draws: int, seed: int, emit: Emit
+) -> Drawn:
+    """Residuals of a few draws without what was left out."""
+
+    def draw(number: int, watch: Watch) -> Tensor:
+        noise = streams(seed, range(len(first)), number)
+        return reconstructed(model.denoise, held.kept, how, first, noise, watch=watch)
+
+    made = each(draw, DRAWS, steps=len(how.grid) - 1, first=FIRST, emit=emit)
+    return drawn_of([held.residuals(x) for x in made], draws)
+
+
+def _named(found: Mixture, names: Sequence[str]) -> dict[str, float]:
+    """The weights by name, without negligible ones of classical methods."""
+    weights = dict(zip([*names, POSTERIOR], found.weights, strict=True))
+    kept = {name: w for name, w in weights.items() if w > NEGLIGIBLE}
+    total = sum(kept.values())
+    return {name: w / total for name, w in kept.items()}
