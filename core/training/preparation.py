@@ -95,8 +95,8 @@ def prepare_run(
     _note_gain(request, objective.process, emit)
     start = _load_start(request, network, out, emit)
     dataset = open_dataset(request.dataset, "train", task)
-    for line in notes_of(dataset):
-        emit(Note(text=line))
+    if found := notes_of(dataset):
+        emit(Note(text="\n".join(found)))
     network.to(device)
     row = configure("parameterization", request.parameterization)()
     parts = Trained(network, objective.process, row)

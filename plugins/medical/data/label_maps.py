@@ -84,6 +84,4 @@ class Content:
         few = len(self._values) <= FEW
         if self._broken or not (few or self._in_regions):
             return ""
-        return (
-            f"a label map: {f'{len(self._values)} different' if few else 'regions of equal'} values"
-        )
+        return f"a label map of {f'{len(self._values)} values' if few else 'regions of one value'}"

@@ -29,7 +29,7 @@ from plugins.medical.operators.ellipses import rasterised, shepp_logan
 from plugins.medical.request import MemorisationRequest, ReconstructRequest, SamplersRequest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from made_scans import NAME, NUMBER, turned, write_series
+from made_scans import NAME, NUMBER, every, turned, write_series
 
 main = partial(run_app, app)
 
@@ -246,6 +246,28 @@ def test_training_goes_through_the_command(tmp_path):
                 "--steps", 1, "--test-share", 0, "--threads", 1)  # fmt: skip
     assert said.returncode == 0, said.stderr
     assert (tmp_path / "run" / "checkpoints").is_dir()
+    listed = said.stderr[: said.stderr.index("step 1/1")]
+    assert "2 scans of 1 patient, 8 slices" in listed
+    assert all(str(tmp_path / "scans" / patient) in listed for patient in "ab")
+
+
+def test_a_dry_run_of_training_lists_every_scan_and_what_is_left_out(tmp_path):
+    for number in range(25):
+        series(tmp_path / "scans" / f"p{number:02d}")
+    series(tmp_path / "scans" / "pt", change=every(Modality="PT"))
+    (tmp_path / "scans" / "cut.nii.gz").write_bytes(b"")
+    said = call(main, "train-prior", tmp_path / "scans", "--kind", "ct", "-o", tmp_path / "run",
+                "--exclude", "p03", "--dry-run")  # fmt: skip
+    assert said.returncode == 0, said.stderr
+    lines = said.stdout.splitlines()
+    assert "24 scans of 1 patient, 96 slices" in lines[0]
+    assert sum(str(tmp_path / "scans" / "p") in line for line in lines[1:]) == 24
+    assert "left out, modality PT; CT is expected: 1 (pt)" in lines
+    assert (
+        "left out, excluded by 'p03': 4 (p03/02.dcm, p03/03.dcm, p03/06.dcm, p03/10.dcm)" in lines
+    )
+    assert [line for line in lines if "header cannot be read" in line and "cut.nii.gz" in line]
+    assert not (tmp_path / "run").exists()
 
 
 # --- whose it is ---------------------------------------------------------------------------------

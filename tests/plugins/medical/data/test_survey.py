@@ -75,7 +75,7 @@ def test_of_decathlons_layout_each_image_is_a_patient_and_labels_are_left_out(tm
     patients = {f"spleen_{end}{number}" for number in range(4) for end in "rs"}
     assert {entry.patient for entry in found.entries} == patients
     assert len(found.entries) == 8
-    assert set(reasons(found).values()) == {"a label map: 2 different values"}
+    assert set(reasons(found).values()) == {"a label map of 2 values"}
     for split in ("train", "test"):
         assert len(NiftiFolder(split, root=tmp_path, size=16, count=3, test_share=0.5)) > 0
 
