@@ -10,7 +10,7 @@ import typer
 from plugins.medical.request import Modality
 
 Place = Annotated[
-    Path, typer.Argument(help="A DICOM file or folder, a .nii or .nii.gz, or raw data.")
+    Path, typer.Argument(help="A DICOM file or folder, a NIfTI, .mha or .nrrd, or raw data.")
 ]
 Kind = Annotated[Modality, typer.Option(help="Modality.")]
 

@@ -9,9 +9,7 @@ import re
 from pathlib import PurePath
 
 import numpy as np
-from jaxtyping import Float64
-
-from plugins.medical.io import nifti
+from jaxtyping import Float
 
 NAMED = re.compile(
     r"(?:^|/)(?:labels?(?:T[rs]|Va)?|segs?|segmentations?|masks?|annotations?)(?:/|$)"
@@ -26,12 +24,15 @@ ALIKE, SOME, NEAR = 0.9, 0.6, 2
 ENOUGH = 1000  # pairs of neighbours to decide by
 
 
-def reason_of_name(place: PurePath, header: nifti.Header) -> str:
-    """Why a file is no image by its path below the dataset's folder; empty where it may be one."""
-    name = place.as_posix().removesuffix(".gz").removesuffix(".nii")
+def reason_of_name(place: PurePath, bits: int) -> str:
+    """Why a file of so many bits a voxel is no image by its path in the dataset's folder.
+
+    Empty where it may be one.
+    """
+    name = re.sub(r"(?:\.nii)?\.\w+$", "", place.as_posix())
     if PROBABILITIES.search(name):
         return "probabilities of labels, by its name"
-    if header.dtype.itemsize == 1 and NAMED.search(name):
+    if bits == 8 and NAMED.search(name):
         return "a label map, by its name and its 8-bit voxels"
     return ""
 
@@ -47,7 +48,7 @@ class Content:
         self._pairs = self._alike = self._near = 0
         self.lowest, self._broken = np.inf, False
 
-    def see(self, values: Float64[np.ndarray, " n"]) -> None:
+    def see(self, values: Float[np.ndarray, " n"]) -> None:
         """Count values in the order of storage."""
         values = values[np.isfinite(values)]
         if not len(values):

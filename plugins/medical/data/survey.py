@@ -14,17 +14,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from core.data import split_of
 from core.errors import InputError, printable
 from core.storage import memory
 from core.storage.folders import files_in
 from plugins.medical.data import label_maps
-from plugins.medical.io import dicom, dicom_file, dicom_pixels, identity, nifti
+from plugins.medical.io import dicom, dicom_file, dicom_pixels, identity, itk, nifti
 from plugins.medical.io.scan import Scan
 from plugins.medical.request import Corrupt
 
 Wanted = Literal["auto", "CT", "MR"]
 
+FORMATS = ("nifti", "itk", "dicom")
 LISTED = 20  # lines of scans, and paths of one reason, in the notes of a dataset
 LEAVE_OUT = "or leave it out by its name: --exclude of train-prior, exclude of the dataset"
 SECONDARY = "1.2.840.10008.5.1.4.1.1.7"  # secondary captures: screenshots, dose reports
@@ -193,24 +196,27 @@ class Choice:
     exclude: tuple[str, ...] = ()
 
 
-def survey(root: Path, choice: Choice, *, formats: Iterable[str] = ("nifti", "dicom")) -> Survey:
+def survey(root: Path, choice: Choice, *, formats: Iterable[str] = FORMATS) -> Survey:
     """The scans of a folder and its subfolders.
 
     Args:
         root: the folder.
         choice: which of them.
-        formats: ``nifti``, ``dicom`` or both.
+        formats: some of `FORMATS`; ``itk`` are MetaImage and NRRD.
 
     Raises:
         InputError: no such folder, or a pattern that nothing matches.
         NotEnough: a scan that does not fit into the free memory.
     """
     paths, refused = files_of(root, choice.exclude)
-    volumes = [path for path in paths if path.name.lower().endswith(nifti.SUFFIXES)]
-    others = [path for path in paths if not path.name.lower().endswith(nifti.SUFFIXES)]
+    volumes = [path for path in paths if nifti.is_nifti(path)]
+    images = [path for path in paths if path.name.lower().endswith(itk.SUFFIXES)]
+    others = sorted(set(paths).difference(volumes, images))
     found: list[Entry | Refused] = []
     if "nifti" in formats:
         found += [_nifti(root, path, choice) for path in volumes]
+    if "itk" in formats:
+        found += [_itk(root, path, choice.modality) for path in images]
     if "dicom" in formats:
         found += _dicom(root, others, choice.modality)
     entries = tuple(one for one in found if isinstance(one, Entry))
@@ -272,16 +278,19 @@ def _nifti(root: Path, path: Path, choice: Choice) -> Entry | Refused:
     try:
         header = nifti.header_of(path)
         reason = _reason_of_volumes(header, choice.volume)
-        reason = reason or label_maps.reason_of_name(path.relative_to(root), header)
-        reason = reason or _reason_of_content(path, header, choice.modality)
+        bits = 8 * header.dtype.itemsize
+        reason = reason or label_maps.reason_of_name(path.relative_to(root), bits)
+        reason = reason or _reason_of_content(nifti.chunks(header), choice.modality)
     except InputError as error:
         return bad(path, error)
     if reason:
         return Refused(path, reason)
     columns, rows, slices = header.shape[:3]
     volume = choice.volume if header.volumes > 1 else None
-    read = partial(nifti.read, path, volume=volume)
-    return Entry(patient_by_path(root, path), (path,), read, path, "", (slices, rows, columns))
+    modality = None if choice.modality == "auto" else choice.modality
+    read = partial(nifti.read, path, volume=volume, modality=modality)
+    patient = patient_by_path(root, path)
+    return Entry(patient, header.files, read, path, "", (slices, rows, columns))
 
 
 def _reason_of_volumes(header: nifti.Header, volume: int | None) -> str:
@@ -293,13 +302,13 @@ def _reason_of_volumes(header: nifti.Header, volume: int | None) -> str:
     return "" if volume < header.volumes else f"no volume {volume} of {header.volumes}"
 
 
-def _reason_of_content(path: Path, header: nifti.Header, modality: Wanted) -> str:
+def _reason_of_content(chunks: Iterable[np.ndarray], modality: Wanted) -> str:
     """Why the values of a file are not learned from; empty if they are.
 
     Reading ends as soon as values decide: of most images with the first chunk.
     """
     seen = label_maps.Content()
-    for values in nifti.chunks(path, header):
+    for values in chunks:
         seen.see(values)
         if seen.is_image and (modality != "CT" or seen.lowest < 0):
             break
@@ -323,8 +332,27 @@ def patient_by_path(root: Path, path: Path) -> str:
     own = [part for part in folders if not COLLECTION.fullmatch(part)]
     if own or not folders:
         return own[0] if own else place.name
-    name = place.name.split(".nii")[0]
+    name = re.sub(r"\.(?:nii(?:\.gz)?|hdr|mha|nrrd)$", "", place.name, flags=re.IGNORECASE)
     return re.sub(r"_\d{4}$", "", name) if any(map(CHANNELS.fullmatch, folders)) else name
+
+
+# --- MetaImage and NRRD --------------------------------------------------------------------------
+
+
+def _itk(root: Path, path: Path, modality: Wanted) -> Entry | Refused:
+    """A file that SimpleITK reads; its values are read whole, since it gives no parts of them."""
+    if not itk.is_installed():
+        return Refused(path, f"MetaImage or NRRD, which needs SimpleITK: {itk.INSTALL}")
+    try:
+        shape, bits = itk.sizes_of(path)
+        reason = label_maps.reason_of_name(path.relative_to(root), bits)
+        reason = reason or _reason_of_content([itk.read(path).voxels.ravel()], modality)
+    except InputError as error:
+        return bad(path, error)
+    if reason:
+        return Refused(path, reason)
+    read = partial(itk.read, path, modality=None if modality == "auto" else modality)
+    return Entry(patient_by_path(root, path), (path,), read, path, "", shape)
 
 
 # --- DICOM ---------------------------------------------------------------------------------------

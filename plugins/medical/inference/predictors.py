@@ -23,7 +23,7 @@ from plugins.medical.inference.outputs import RECORD, SHEET, STD, Outputs, sibli
 from plugins.medical.inference.reconstruct import prior_of
 from plugins.medical.inference.remarks import remarks
 from plugins.medical.inference.volume import Found, Scale, prior_facts
-from plugins.medical.io import dicom, nifti, raw, scans
+from plugins.medical.io import dicom, itk, nifti, raw, scans
 from plugins.medical.io.acquisition import KSpace, Sinogram
 from plugins.medical.io.scan import Scan
 from plugins.medical.io.scans import Subject
@@ -97,7 +97,7 @@ class _Reconstruction(ABC):
     @staticmethod
     def result_name(name: str) -> str:
         """The name with ``.nii.gz`` in place of a scan's or raw data's suffix."""
-        known = (*nifti.SUFFIXES, *SERIES, *raw.SUFFIXES)
+        known = (*nifti.SUFFIXES, *itk.SUFFIXES, *SERIES, *raw.SUFFIXES)
         end = next((end for end in known if name.lower().endswith(end)), "")
         return f"{name[: len(name) - len(end)] or name}.nii.gz"
 
@@ -217,7 +217,7 @@ class ReconstructCt(_Reconstruction):
         scan: a group of options.
     """
 
-    suffixes: ClassVar[tuple[str, ...]] = (*nifti.SUFFIXES, *SERIES, ".npy")
+    suffixes: ClassVar[tuple[str, ...]] = (*nifti.SUFFIXES, *itk.SUFFIXES, *SERIES, ".npy")
     command: ClassVar[str] = "reconstruct-ct"
     level: ClassVar[float] = 0.5
     steps: ClassVar[int] = 20
@@ -264,7 +264,9 @@ class ReconstructMri(_Reconstruction):
         scan: a group of options.
     """
 
-    suffixes: ClassVar[tuple[str, ...]] = (*nifti.SUFFIXES, *SERIES, *raw.SUFFIXES)
+    suffixes: ClassVar[tuple[str, ...]] = (
+        *nifti.SUFFIXES, *itk.SUFFIXES, *SERIES, *raw.SUFFIXES,
+    )  # fmt: skip
     command: ClassVar[str] = "reconstruct-mri"
     level: ClassVar[float] = 0.15
     steps: ClassVar[int] = 12

@@ -1,7 +1,8 @@
 """NIfTI files read as scans, and results written with the same affine.
 
-Only single files are read (``.nii``, ``.nii.gz``): no file that a header names is opened, and
-header extensions, which may hold whole DICOM headers, are dropped.
+Single files are read (``.nii``, ``.nii.gz``), and pairs of one name (``.hdr`` and ``.img``): no
+file that a header names is opened, and header extensions, which may hold whole DICOM headers, are
+dropped.
 """
 
 import os
@@ -19,7 +20,10 @@ from core.storage import files
 from plugins.medical.io.claims import check_claim, reason
 from plugins.medical.io.scan import TILT, Modality, Scan
 
-SUFFIXES = (".nii", ".nii.gz")
+SUFFIXES = (".nii", ".nii.gz")  # of single files, which are written too
+HEADER, VOXELS = ".hdr", ".img"  # of pairs
+PAIRED = (b"ni1\0", b"ni2\0")  # magics of a pair's header
+KINDS = {b"ni1\0": "Nifti1Pair", b"n+2\0": "Nifti2Image", b"ni2\0": "Nifti2Pair"}
 RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # NIfTI's world space is RAS, a scan's LPS
 HEAD = 540  # bytes of the longer of the two headers
 CHUNK = 1 << 22  # bytes that are decompressed at a time
@@ -58,6 +62,7 @@ class Header:
         dtype: of the stored voxels.
         offset: of the voxels in the decompressed file, in bytes.
         affine: from (column, row, slice, 1) to millimetres, LPS.
+        files: of the header and of the voxels; one where they are the same.
     """
 
     kind: Any
@@ -66,6 +71,7 @@ class Header:
     dtype: np.dtype
     offset: int
     affine: Float64[np.ndarray, "4 4"]
+    files: tuple[Path, ...]
 
     @property
     def volumes(self) -> int:
@@ -79,6 +85,18 @@ class Header:
         return code if code in MILLIMETRES else 0
 
 
+def is_nifti(path: Path) -> bool:
+    """Whether a file is named as NIfTI, or is the header of a pair."""
+    if path.name.lower().endswith(SUFFIXES):
+        return True
+    if path.suffix.lower() != HEADER:
+        return False
+    try:
+        return _magic(_head(path)) in PAIRED
+    except InputError:
+        return False
+
+
 def header_of(path: Path) -> Header:
     """The header of a file, its size checked before memory is taken for its voxels.
 
@@ -87,31 +105,36 @@ def header_of(path: Path) -> Header:
     """
     import nibabel
 
-    if not path.name.lower().endswith(SUFFIXES):
-        raise InputError(f"{path.name}: expected a single file .nii or .nii.gz")
-    head = _head(path)
-    kind = nibabel.Nifti2Image if head[4:8] in (b"n+2\0", b"ni2\0") else nibabel.Nifti1Image
-    if head[4:8] == b"ni2\0" or head[344:348] == b"ni1\0":
-        raise InputError(f"{path.name}: is a header of a .hdr and .img pair; save both as one .nii")
+    files = _files(path)
+    magic = _magic(head := _head(files[0]))
+    if (magic in PAIRED) != (len(files) == 2):
+        single = "has the header of a pair; expected one of a single file, or a .hdr with its .img"
+        analyze = "is no NIfTI header, as of Analyze, which states no orientation; save it as .nii"
+        raise InputError(f"{files[0].name}: {single if magic in PAIRED else analyze}")
+    kind = getattr(nibabel, KINDS.get(magic, "Nifti1Image"))
     try:
         fields = kind.header_class(head[: kind.header_class.sizeof_hdr], check=True)
         shape, dtype = tuple(map(int, fields.get_data_shape())), fields.get_data_dtype()
         offset = int(fields.get_data_offset())
-        affine = np.asarray(fields.get_best_affine(), np.float64)
+        affine = _with_normal(
+            np.asarray(fields.get_best_affine(), np.float64), flat=len(shape) == 2
+        )
     except Exception as error:
         raise InputError(
             f"{path.name}: the NIfTI header cannot be read: {reason(error)}"
         ) from error
-    if dtype.names or dtype.kind not in "iuf":
-        raise InputError(f"{path.name}: datatype is {dtype}; expected one real number per voxel")
+    if dtype.names or dtype.kind not in "iufc":
+        raise InputError(f"{path.name}: datatype is {dtype}; expected one number per voxel")
+    shape = (*shape, 1) if len(shape) == 2 else shape
     if len(shape) < 3 or any(size > 1 for size in shape[4:]):
         raise InputError(
-            f"{path.name}: has shape {_by(shape)}; expected three dimensions, or four for volumes"
+            f"{path.name}: has shape {_by(shape)}; expected two or three dimensions, or four for "
+            "volumes"
         )
-    check_claim(path, shape[:3], 8)
-    _check_length(path, offset + int(np.prod(shape, dtype=object)) * dtype.itemsize)
+    check_claim(path, shape[:3], 24 if dtype.kind == "c" else 8)
+    _check_length(files[-1], offset + int(np.prod(shape, dtype=object)) * dtype.itemsize)
     _check_affine(path, affine)
-    found = Header(kind, fields, shape, dtype, offset, affine)
+    found = Header(kind, fields, shape, dtype, offset, affine, files)
     return replace(found, affine=RAS @ _scaled(MILLIMETRES.get(found.units, 1.0)) @ affine)
 
 
@@ -132,15 +155,19 @@ def read(path: Path, *, volume: int | None = None, modality: Modality | None = N
     shape = header.shape
     _check_volume(path, header, volume)
     try:
-        inside: Any = header.kind.from_filename(os.fspath(path), mmap=False).dataobj
+        inside: Any = header.kind.from_filename(os.fspath(header.files[0]), mmap=False).dataobj
         chosen = (..., volume or 0, *[0] * len(shape[4:])) if len(shape) > 3 else ...
-        found = np.asarray(inside[chosen], np.float32).reshape(shape[:3])
+        values = np.asarray(inside[... if inside.ndim == 2 else chosen])
+        values = np.abs(values) if np.iscomplexobj(values) else values
+        found = values.astype(np.float32).reshape(shape[:3])
     except Exception as error:
         raise InputError(f"{path.name}: cannot be read: {reason(error)}") from error
     codes = (int(header.fields["qform_code"]), int(header.fields["sform_code"]))
     notes = (
         () if any(codes) else ("qform_code and sform_code are 0: only the voxel sizes are known",)
     )
+    if header.dtype.kind == "c":
+        notes += ("complex voxels: their magnitude is read",)
     finite = np.isfinite(found)
     if not finite.any():
         raise InputError(f"{path.name}: none of its voxels is finite")
@@ -150,17 +177,18 @@ def read(path: Path, *, volume: int | None = None, modality: Modality | None = N
         outside, name = (EMPTY, "air") if modality == "CT" else (0.0, "0")
         notes += (f"{lost} non-finite voxels were set to {name}",)
         found = np.where(finite, found, np.float32(outside))
+    single = header.kind.__name__.replace("Pair", "Image")
     return Scan(
         np.ascontiguousarray(found.transpose(2, 1, 0)),
         header.affine,
         modality,
         notes=notes,
-        origin=Origin(header.kind.__name__, codes, header.units, header.affine, _qform(header)),
-        files=(path,),
+        origin=Origin(single, codes, header.units, header.affine, _qform(header)),
+        files=header.files,
     )
 
 
-def chunks(path: Path, header: Header) -> Iterator[Float64[np.ndarray, " n"]]:
+def chunks(header: Header) -> Iterator[Float64[np.ndarray, " n"]]:
     """The values of a file in the order of storage, some at a time, scaled.
 
     Raises:
@@ -171,12 +199,14 @@ def chunks(path: Path, header: Header) -> Iterator[Float64[np.ndarray, " n"]]:
         slope, intercept = 1.0, 0.0
     left, size = b"", header.dtype.itemsize
     skipped = header.offset
-    for piece in _unpacked(path, header.offset + int(np.prod(header.shape, dtype=object)) * size):
+    wanted = header.offset + int(np.prod(header.shape, dtype=object)) * size
+    for piece in _unpacked(header.files[-1], wanted):
         skip = min(skipped, len(piece))
         skipped -= skip
         left += piece[skip:]
         whole = len(left) // size * size
-        yield np.frombuffer(left[:whole], header.dtype).astype(np.float64) * slope + intercept
+        values = np.frombuffer(left[:whole], header.dtype) * slope + intercept
+        yield np.abs(values) if np.iscomplexobj(values) else values.astype(np.float64)
         left = left[whole:]
 
 
@@ -191,6 +221,33 @@ def _qform(header: Header) -> np.ndarray | None:
 
 def _scaled(factor: float) -> np.ndarray:
     return np.diag([factor, factor, factor, 1.0])
+
+
+def _files(path: Path) -> tuple[Path, ...]:
+    """The file of the header, and that of the voxels where there are two."""
+    if path.name.lower().endswith(SUFFIXES):
+        return (path,)
+    if path.suffix.lower() not in (HEADER, VOXELS):
+        raise InputError(f"{path.name}: expected a .nii, a .nii.gz, or a .hdr with its .img")
+    found = path.with_suffix(HEADER), path.with_suffix(VOXELS)
+    if missing := [one for one in found if not one.is_file() or one.is_symlink()]:
+        raise InputError(f"{path.name}: {missing[0].name} is missing beside it")
+    return found
+
+
+def _magic(head: bytes) -> bytes:
+    """The magic of a header of either version."""
+    return head[4:8] if head[4:7] in (b"n+2", b"ni2") else head[344:348]
+
+
+def _with_normal(affine: np.ndarray, *, flat: bool) -> np.ndarray:
+    """The affine of a slice, which may have no third column, with a normal of 1 mm for it."""
+    if not flat or np.abs(affine[:3, 2]).max() > 0:
+        return affine
+    normal = np.cross(affine[:3, 0], affine[:3, 1])
+    filled = affine.copy()
+    filled[:3, 2] = normal / max(float(np.linalg.norm(normal)), 1e-12)
+    return filled
 
 
 def _head(path: Path) -> bytes:

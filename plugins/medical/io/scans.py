@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from core.errors import InputError
-from plugins.medical.io import dicom, nifti, scan
+from plugins.medical.io import dicom, itk, nifti, scan
 from plugins.medical.io.scan import Modality as ScanModality
 from plugins.medical.io.scan import Scan, as_stored
 from plugins.medical.request import Modality, Plane, ScanOptions
@@ -25,22 +25,28 @@ def read(
     """The scan in a file or a folder of DICOM files.
 
     Args:
-        place: a NIfTI file, a DICOM file, or a folder of those.
+        place: a NIfTI file (of a pair either), a .mha or .nrrd, a DICOM file, or a folder of those.
         series: which DICOM series, as `dicom.read` counts them.
         volume: which volume of a NIfTI file.
-        modality: of a NIfTI file.
+        modality: of a NIfTI, MetaImage or NRRD file.
 
     Raises:
         InputError: none that can be read, or several.
     """
-    if place.name.lower().endswith(nifti.SUFFIXES):
+    if place.name.lower().endswith((*nifti.SUFFIXES, nifti.HEADER, nifti.VOXELS)):
         if series is not None:
             raise InputError("series: applies to DICOM only; leave it out for NIfTI")
         return nifti.read(place, volume=volume, modality=modality and MODALITIES[modality])
+    if place.name.lower().endswith(itk.SUFFIXES):
+        if series is not None or volume is not None:
+            raise InputError("series, volume: apply to DICOM and NIfTI only; leave them out")
+        return itk.read(place, modality=modality and MODALITIES[modality])
     if volume is not None:
         raise InputError("volume: applies to NIfTI only; leave it out for DICOM")
     if modality is not None:
-        raise InputError("modality: applies to NIfTI only; a DICOM header states its own")
+        raise InputError(
+            "modality: applies to NIfTI, .mha and .nrrd; a DICOM header states its own"
+        )
     return dicom.read(place, series=series)
 
 

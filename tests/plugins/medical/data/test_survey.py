@@ -207,6 +207,17 @@ def test_a_series_in_several_folders_is_one_scan_and_copies_of_one_uid_are_sever
     assert places(survey(tmp_path / "same", CT)) == ["a", "b"]
 
 
+def test_pairs_are_scans_and_headers_of_other_formats_are_not(tmp_path):
+    pair = nibabel.Nifti1Pair(noisy(), np.eye(4))
+    nibabel.save(pair, tmp_path / "a.hdr")
+    (tmp_path / "b.hdr").write_text("ENVI\nsamples = 3\n")
+    (tmp_path / "b.img").write_bytes(b"\0" * 9)
+    found = survey(tmp_path, CT)
+    assert [[path.name for path in entry.files] for entry in found.entries] == [["a.hdr", "a.img"]]
+    assert not found.refused
+    assert np.array_equal(found.entries[0].scan().voxels, noisy().transpose(2, 1, 0))
+
+
 # --- bad scans -----------------------------------------------------------------------------------
 
 

@@ -125,6 +125,42 @@ def test_of_a_file_without_a_space_that_was_turned_the_axes_are_stated(tmp_path)
     assert again.affine == pytest.approx(np.diag([-1, -1, 1, 1]) @ turned.affine, abs=1e-5)
 
 
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Pair, nibabel.Nifti2Pair])
+def test_a_pair_is_read_by_either_name_and_written_as_one_file(tmp_path, kind):
+    saved(tmp_path / "a.hdr", kind=kind)
+    for name in ("a.hdr", "a.img"):
+        found = nifti.read(tmp_path / name)
+        assert np.array_equal(found.voxels, volume())
+        assert found.affine == pytest.approx(np.diag([-1, -1, 1, 1]) @ OBLIQUE, abs=1e-6)
+    assert [path.name for path in found.files] == ["a.hdr", "a.img"]
+    nifti.write(tmp_path / "b.nii", found.voxels, found, description="")
+    again = nibabel.load(tmp_path / "b.nii")
+    assert again.affine == pytest.approx(OBLIQUE, abs=1e-6)
+    assert np.array_equal(np.asarray(again.dataobj), volume().transpose(2, 1, 0))
+    (tmp_path / "a.img").write_bytes((tmp_path / "a.img").read_bytes()[:-8])
+    with pytest.raises(InputError, match="is truncated"):
+        nifti.read(tmp_path / "a.hdr")
+
+
+def test_a_file_of_two_dimensions_is_one_slice(tmp_path):
+    saved(tmp_path / "a.nii", volume()[0].T)
+    found = nifti.read(tmp_path / "a.nii")
+    assert np.array_equal(found.voxels, volume()[:1])
+    across, down = found.affine[:3, 0], found.affine[:3, 1]
+    assert np.abs([found.affine[:3, 2] @ across, found.affine[:3, 2] @ down]).max() < 1e-5
+    assert found.spacing[1:] == pytest.approx((1.9, 2))
+    nifti.write(tmp_path / "b.nii", found.voxels, found, description="")
+    assert nibabel.load(tmp_path / "b.nii").affine[:3, :2] == pytest.approx(OBLIQUE[:3, :2])
+
+
+def test_of_complex_voxels_the_magnitude_is_read(tmp_path):
+    phase = np.exp(1j * np.linspace(0, 6, 9))[:, None, None]
+    saved(tmp_path / "a.nii", (np.abs(volume()).transpose(2, 1, 0) * phase).astype(np.complex64))
+    found = nifti.read(tmp_path / "a.nii")
+    assert found.voxels == pytest.approx(np.abs(volume()), rel=1e-5)
+    assert found.notes == ("complex voxels: their magnitude is read",)
+
+
 def test_slope_and_intercept_are_applied(tmp_path):
     path = tmp_path / "a.nii"
     image = nibabel.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4))
@@ -182,21 +218,28 @@ def cut_off_packed(tmp_path):
 
 def of_two(tmp_path):
     nibabel.save(nibabel.Nifti1Pair(volume(), np.eye(4)), tmp_path / "a.hdr")
+    (tmp_path / "a.hdr").unlink()
     return tmp_path / "a.img"
+
+
+def without_magic(tmp_path):
+    """Analyze 7.5, which says nothing of orientation."""
+    nibabel.save(nibabel.AnalyzeImage(volume(), np.eye(4)), tmp_path / "a.hdr")
+    return tmp_path / "a.hdr"
 
 
 BAD = {
     "claims": (claiming, "claims 30000 x 30000 x 30000 voxels"),
     "cut off": (cut_off, "is truncated"),
     "cut off, packed": (cut_off_packed, "is truncated|cannot be decompressed"),
-    "two files": (of_two, "expected a single file"),
-    "complex": (lambda t: saved(t / "a.nii", volume().astype(np.complex64)), "one real number"),
+    "half of a pair": (of_two, "a.hdr is missing beside it"),
+    "Analyze": (without_magic, "is no NIfTI header"),
     "colours": (
         lambda t: saved(t / "a.nii", np.zeros((2, 2, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")])),
-        "one real number",
+        "one number per voxel",
     ),
     "four": (lambda t: saved(t / "a.nii", np.zeros((2, 3, 4, 5), "f4")), "from 0 to 4"),
-    "flat": (lambda t: saved(t / "a.nii", np.zeros((2, 3), "f4")), "expected three dimensions"),
+    "line": (lambda t: saved(t / "a.nii", np.zeros(6, "f4")), "expected two or three dimensions"),
     "zero": (
         lambda t: patched(saved(t / "a.nii"), 280, b"\0" * 12), "three positive sizes",
     ),
@@ -299,7 +342,7 @@ def test_lengths_are_millimetres_here_and_in_the_file_what_they_were(tmp_path, c
 
 
 def test_a_header_of_two_files_and_voxels_of_no_number_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"of a \.hdr and \.img pair"):
+    with pytest.raises(InputError, match="has the header of a pair"):
         nifti.read(patched(saved(tmp_path / "a.nii"), 344, b"ni1\0"))
     with pytest.raises(InputError, match="none of its voxels"):
         nifti.read(saved(tmp_path / "b.nii", np.full((2, 3, 4), np.nan, np.float32)))
