@@ -37,12 +37,21 @@ class Figure:
     Args:
         label: its name in tables.
         unit: "dB", "mm", ... or "".
-        better: the direction of improvement.
+        better: the direction of improvement; of a figure with a `best`, from the usual side.
+        best: the value that is best, such as 1 of a misfit in units of the noise; None where
+            there is always a better one.
     """
 
     label: str
     unit: str
     better: Literal["higher", "lower"]
+    best: float | None = None
+
+    def goodness(self, value: float) -> float:
+        """A number that is larger for a better value: its own sign, or nearness to the best."""
+        if self.best is not None:
+            return -abs(value - self.best)
+        return value if self.better == "higher" else -value
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,7 @@ class Panel:
 
     Args:
         title: of the row.
+        note: a paragraph on how to read it.
         images: label -> uint8 (h, w, 3) or (h, w).
         whole: label -> the whole image of which `images` are crops, of the same type; reports show
             it reduced, and the crops beside it at one pixel each.
@@ -109,6 +119,7 @@ class Panel:
     """
 
     title: str
+    note: str = field(default="", kw_only=True)
     images: Mapping[str, np.ndarray] = field(default_factory=dict)
     whole: Mapping[str, np.ndarray] = field(default_factory=dict)
     clips: Mapping[str, Clip] = field(default_factory=dict)

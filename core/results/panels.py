@@ -33,6 +33,7 @@ def write_panels(panels: Sequence[Panel], folder: Path) -> list[dict[str, Any]]:
     written = []
     for number, panel in enumerate(panels):
         views: dict[str, Any] = {"title": panel.title, "images": []}
+        views |= {"note": panel.note} if panel.note else {}
         place = 0
         for kind, write in WRITERS.items():
             named: Mapping[str, Any] = getattr(panel, kind)

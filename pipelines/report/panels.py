@@ -39,7 +39,8 @@ def read_panels(folder: Path, panels: Any, reference: str = "") -> Iterator[Fact
     for panel in panels if isinstance(panels, list) else []:
         if not isinstance(panel, Mapping):
             continue
-        read: Facts = {"title": str(panel.get("title", "")), "lost": 0}
+        read: Facts = {name: str(panel.get(name, "")) for name in ("title", "note")}
+        read["lost"] = 0
         for kind in COUNTS:
             stated = panel.get(kind, [])
             views = [
@@ -101,7 +102,8 @@ def panel_facts(panel: Facts) -> Facts:
         for kind in COUNTS
         if panel[kind]
     }
-    return {"title": panel["title"], **views}
+    note = {"note": panel["note"]} if panel["note"] else {}
+    return {"title": panel["title"], **note, **views}
 
 
 def sheet(path: Path, title: str) -> Facts | None:

@@ -22,8 +22,7 @@ def evaluation(found: Evaluation) -> Facts:
             if name in row.figures and row.kind != "floor"
         }
         if means:
-            choose = max if figure.better == "higher" else min
-            best[name] = choose(means, key=lambda method: means[method])
+            best[name] = max(means, key=lambda one: figure.goodness(means[one]))
     verdicts = [
         _verdict(found, method, name, difference)
         for method, row in found.differences.items()
@@ -63,11 +62,11 @@ def _against_classical(found: Evaluation, method: str) -> str:
     }
     if not means or name not in found.methods[method].figures:
         return ""
-    best = (max if figure.better == "higher" else min)(means, key=lambda one: means[one])
+    best = max(means, key=lambda one: figure.goodness(means[one]))
     if best == found.reference:
         return f"{best} is the best classical method"
     gain = found.methods[method].figures[name].mean - means[best]
-    ahead = (gain > 0) == (figure.better == "higher")
+    ahead = figure.goodness(found.methods[method].figures[name].mean) > figure.goodness(means[best])
     unit = f" {figure.unit}" if figure.unit and not figure.unit[:1].isdigit() else ""
     return (
         f"Against {best}, the best classical method, it is {abs(gain):.2g}{unit} {figure.label} "
@@ -83,7 +82,16 @@ def _verdict(found: Evaluation, method: str, name: str, difference: Interval) ->
     unit = figure.unit
     unit = f"×{unit}" if unit[:1].isdigit() else f" {unit}" if unit else ""  # 1e-5 is a factor
     over = f"on {found.n} items from {_count(len(found.sources), 'source')}"
-    if low is None or high is None:
+    gain = sign * mean
+    if figure.best is not None:
+        own, others = (found.methods[one].figures[name].mean for one in (method, reference))
+        gain = figure.goodness(own) - figure.goodness(others)
+        outcome, sentence = (
+            "unknown",
+            f"{figure.label}, where {figure.best:g} is best: {_decimal(own)}{unit} of {method}, "
+            f"{_decimal(others)}{unit} of {reference}, {over}",
+        )
+    elif low is None or high is None:
         outcome, sentence = (
             "unknown",
             f"{method} against {reference}: no interval for {figure.label}",
@@ -104,7 +112,7 @@ def _verdict(found: Evaluation, method: str, name: str, difference: Interval) ->
         "method": method,
         "metric": name,
         "outcome": outcome,
-        "gain": sign * mean,
+        "gain": gain,
         "sentence": sentence,
         **plain(difference),
         "text": f"{signed(mean, low, high)} {_between(low, high)}",

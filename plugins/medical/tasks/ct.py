@@ -76,7 +76,7 @@ class Ct(Reconstruction):
             problems.append(f"low, high: expected low below high, got {low:g} and {high:g}")
         if problems:
             raise InputError("\n".join(problems))
-        super().__init__("FBP", 1)
+        super().__init__(1)
         self.views, self.side, self.photons, self.seed = views, side, photons, seed
         self.model = model
         self._geometry: Beam = geometry

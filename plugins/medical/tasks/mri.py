@@ -53,7 +53,7 @@ class Mri(Reconstruction):
     ) -> None:
         if not noise > 0:
             raise InputError(f"noise: expected more than 0, got {noise:g}")
-        super().__init__("zero-filled", 2)
+        super().__init__(2)
         self._fourier = Fourier(mask=mask, acceleration=acceleration, centre=centre, seed=seed)
         self.noise, self.seed = noise, seed
         self._weights = (total_variation, wavelets)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from core.errors import InputError
 from core.inverse.measurement import Measurement, misfit
-from core.results.calibration import calibration, local_std
+from core.results.calibration import COVERAGE, calibration, local_std
 from core.results.metrics import psnr, ssim
 from core.results.scoring import ONE, name_of_mean, outputs, scores
 from core.results.sheet import to_bytes
@@ -21,6 +21,12 @@ from core.task import Batch, Example, Figure, Method, Panel, Scores, Volume
 
 AIR = -0.9
 """At or below it a pixel is air: calibration leaves it out, since every draw is right there."""
+READING = (
+    "The standard deviation shows what the measurement left open and the prior's draws filled in "
+    "differently: where it is bright, trust edges and small structures less. Where it is dark the "
+    "draws agree, which is no proof: what the prior never learned, all of them can get wrong alike."
+)
+"""How to read a map of the standard deviation."""
 LIGHTER = 4
 """Errors and standard deviations are shown up to the window's width over it."""
 
@@ -32,12 +38,14 @@ class Reconstruction(ABC):
     """An underdetermined inverse problem as a task.
 
     A subclass defines the measurement (`measured`), the real image of a sample (`values`), and the
-    methods without a prior (`classical`, by the names in `methods`), the reference among them.
+    methods without a prior (`classical`, by the names in `methods`), with total variation among
+    them: it is the best of them nearly everywhere, so that what beats it beats them.
 
     Args:
-        reference: a method of `classical`.
         channels: of a sample.
     """
+
+    reference = "TV"
 
     reads: Mapping[str, str] = {"image": "1 h w"}
     conditions: Mapping[str, int] = {}
@@ -45,13 +53,13 @@ class Reconstruction(ABC):
     figures: Mapping[str, Figure] = {
         "psnr": Figure("PSNR", "dB", "higher"),
         "ssim": Figure("SSIM", "", "higher"),
-        "residual": Figure("misfit", "times the noise", "lower"),
+        "residual": Figure("misfit", "times the noise", "lower", best=1.0),
         "rank": Figure("rank correlation of standard deviation and error", "", "higher"),
-        "coverage": Figure("coverage of the 90 % interval", "%", "higher"),
+        "coverage": Figure("coverage of the 90 % interval", "%", "higher", best=100 * COVERAGE),
     }
 
-    def __init__(self, reference: str, channels: int) -> None:
-        self.reference, self.channels = reference, channels
+    def __init__(self, channels: int) -> None:
+        self.channels = channels
         self.shown_as: tuple[float, float, str] = (0.0, 1.0, "")  # values of -1 and 1, and the unit
 
     @abstractmethod
@@ -158,6 +166,7 @@ class Reconstruction(ABC):
             Panel(f"{len(titles)} slices. Not a medical device", volumes=volumes),
             Panel(
                 "Error and standard deviation",
+                note=READING,
                 volumes={name: self._amount(x) for name, x in unsure.items()},
             ),
         ]

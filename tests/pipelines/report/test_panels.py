@@ -1,9 +1,12 @@
 """Which two images of a panel the slider stands between at first, and whole images beside crops."""
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.report.panels import read_panels
+from core.results.panels import write_panels
+from core.task import Panel
+from pipelines.report.panels import panel_facts, read_panels
 
 FIVE = ["low-res", "bicubic", "one sample", "mean of 8", "truth"]
 
@@ -52,3 +55,12 @@ def test_a_whole_image_that_is_no_jpeg_is_left_out(tmp_path):
     views = [whole(tmp_path, "a", (4, 4)), whole(tmp_path, "b", (4, 4), "PNG")]
     (read,) = read_panels(tmp_path, [{"title": "x", "whole": views}])
     assert ([view["label"] for view in read["whole"]], read["lost"]) == (["a"], 1)
+
+
+def test_a_note_goes_from_the_task_to_the_page(tmp_path):
+    view = np.zeros((4, 4), np.uint8)
+    panels = [Panel("x", note="How to <read> it.", images={"a": view}), Panel("y", {"a": view})]
+    (tmp_path / "panels").mkdir()
+    one, other = read_panels(tmp_path, write_panels(panels, tmp_path / "panels"))
+    assert (one["note"], other["note"]) == ("How to <read> it.", "")
+    assert panel_facts(one)["note"] == "How to <read> it."

@@ -46,6 +46,33 @@ def test_the_best_of_a_figure_is_by_its_direction():
     assert judged(LOWER)["best"] == dict.fromkeys(HIGHER, "mean of 8")
 
 
+@pytest.mark.parametrize(
+    ("tv", "mean", "best", "gain"),
+    [(0.8, 1.1, "mean", 0.1), (1.05, 0.6, "TV", -0.35), (5.0, 1.5, "mean", 3.5)],
+)
+def test_a_misfit_is_best_at_one_and_not_at_its_lowest(tv, mean, best, gain):
+    """A result that fits noise misses the measurement by less than it, and is no better for it."""
+
+    def cell(value):
+        return {"mean": value, "low": value - 0.01, "high": value + 0.01, "n": 3}
+
+    figure = {"label": "misfit", "unit": "times the noise", "better": "lower", "best": 1.0}
+    said = metrics(
+        reference="TV",
+        methods={"TV": {"residual": cell(tv)}, "mean": {"residual": cell(mean)}},
+        kinds={"TV": "baseline", "mean": "mean"},
+        differences={"mean": {"residual": cell(mean - tv)}},
+        metrics={"residual": figure},
+    )
+    found = evaluation(read_evaluation({**said, "format": 2}, "x"))
+    (verdict,) = found["verdicts"]
+    assert found["best"] == {"residual": best}
+    assert verdict["gain"] == pytest.approx(gain)
+    assert verdict["sentence"].startswith(
+        f"misfit, where 1 is best: {mean:g} times the noise of mean, {tv:g} times the noise of TV"
+    )
+
+
 @pytest.mark.parametrize("order", [HIGHER, LOWER])
 def test_intervals_are_drawn_in_proportion_on_one_scale_with_zero(order):
     """Consistency: ends from -0.0105 to 0, 134 pixels wide from 8."""

@@ -1,5 +1,6 @@
 """Computed tomography as a task: its measurement to the noise, and its units."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -49,6 +50,28 @@ def test_a_picture_of_water_attenuates_as_water_whatever_the_window(low, high):
     assert float(misfit(measurement, water)) < 1e-3
     p = task._integrals({"image": water}, task.scanner(32, 32))
     assert float(p[0, 0, 0, p.shape[-1] // 2]) == pytest.approx(WATER * 120, rel=1e-5)
+
+
+def test_errors_and_deviations_are_shown_from_zero_in_their_unit():
+    """Two draws of 200 HU above and of 40 below the slice: 80 off in the mean, 240 apart."""
+    task, batch = Ct(side=200.0, views=6), phantom()
+    draws = torch.stack([batch["image"] * 0.5 + 0.2, batch["image"] * 0.5 - 0.04], 1)
+    batch["image"] = batch["image"] * 0.5
+    panels = task.show(draws, batch, ["a"])
+    shown = panels[1].volumes
+    for name, expected in (
+        ("error of the mean", 80),
+        ("standard deviation of the draws", 240 / math.sqrt(2)),
+    ):
+        view = shown[name]
+        values = view.low + view.voxels / 65535 * (view.high - view.low)
+        assert values == pytest.approx(expected, abs=0.1)
+        assert (view.unit, view.window) == ("HU", (250.0, 500.0))
+        assert f"{name}, white is 500 HU" in panels[2].images
+        grey = panels[2].images[f"{name}, white is 500 HU"]
+        assert grey == pytest.approx(expected / 500 * 255, abs=1)
+    assert "draws" in panels[1].note
+    assert "error of the mean" not in panels[0].volumes  # whose window is the scan's
 
 
 def test_scanners_are_told_apart_by_both_sides():
