@@ -96,7 +96,11 @@ class _Folder(Slices, ABC):
             raise InputError("volume: applies to NIfTI only; leave it out")
         choice = Choice(modality=modality, volume=volume, exclude=exclude)
         self._survey, self._share = self._found(root, split, choice), test_share
-        self._entries = side(root, self._survey.usable(corrupt), split, test_share)
+        try:
+            self._entries = side(root, self._survey.usable(corrupt), split, test_share)
+        except NoneOnThisSide as error:
+            listed = "".join(f"\n  {line}" for line in self.notes())
+            raise InputError(f"{error}{listed}") from None
         first: Plane = "acquired" if plane == "any" else plane
         every: list[Plane] = ["acquired", "acquired", "acquired", "axial", "coronal", "sagittal"]
         self._options = (
@@ -312,17 +316,21 @@ def _is_ct(scan: Scan, modality: str) -> bool:
     return scan.modality == "CT"
 
 
+class NoneOnThisSide(InputError):
+    """No patient of a folder falls into the split that is wanted."""
+
+
 def side(root: Path, entries: list[Entry], split: str, test_share: float) -> list[Entry]:
     """The scans of the patients of one split.
 
     Raises:
-        InputError: there are none.
+        NoneOnThisSide: there are none.
     """
     wanted = split_of(entries, split, test_share, key=lambda entry: entry.digest)
     if wanted:
         return wanted
     patients = len({entry.patient for entry in entries})
-    raise InputError(
+    raise NoneOnThisSide(
         f"{root}: none of {patients} patients falls into split {split} at test_share "
         f"{test_share:g}; add patients, change it, or give a folder for {split} alone and "
         f"test_share {1 if split == 'test' else 0}"

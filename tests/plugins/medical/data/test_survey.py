@@ -167,6 +167,14 @@ def test_of_dicom_the_modality_that_is_wanted_alone_is_learned_from(tmp_path):
     assert places(survey(tmp_path, Choice())) == ["ct", "mr"]
 
 
+def test_an_empty_split_says_what_was_found(tmp_path):
+    with pytest.raises(InputError, match="none of 1 patients falls into split test") as refused:
+        ScanFolder("test", root=other_objects(tmp_path), test_share=0.0, modality="CT")
+    said = str(refused.value).splitlines()
+    assert "train: 1 scan of 1 patient, 5 slices; test: 0 scans" in said[1]
+    assert "  left out, modality PT; CT is expected: 1 (pt)" in said
+
+
 def test_one_nifti_file_hides_no_dicom(tmp_path):
     write_series(tmp_path / "a")
     save(tmp_path / "b" / "scan.nii.gz", noisy())
