@@ -67,11 +67,13 @@ def kept(folder: Path | None) -> None:
     choosing.reconstructed = volume.reconstructed = draw
 
 
-def measured(row: str, folder: Path, items: list[int], task: Any) -> tuple[Batch, Measurement]:
+def measured(
+    row: str, folder: Path, items: list[int], size: int, task: Any
+) -> tuple[Batch, Measurement]:
     """Slices of a folder of scans, and their measurement."""
     found = any(p.name.lower().endswith(SUFFIXES) for p in folder.rglob("*"))
     modality = {"modality": "CT" if row.startswith("ct") else "MR"}
-    options = {"root": folder, "size": 128, "per_scan": 10, "test_share": 1.0, **modality}
+    options = {"root": folder, "size": size, "per_scan": 10, "test_share": 1.0, **modality}
     spec = Spec("medical/nifti_folder" if found else "medical/dicom_folder", options)
     batch = collate(open_dataset(spec, "test", task), items)
     return batch, task.measured(batch)
@@ -81,7 +83,7 @@ def body(truth: Tensor, mean: Tensor) -> Tensor:
     return (truth > AIR) | (mean > AIR)
 
 
-def table(row: str, folder: Path, items: list[int], prior: Path) -> dict[str, float]:
+def table(row: str, folder: Path, items: list[int], prior: Path, size: int) -> dict[str, float]:
     """The figures of one row, means over the slices."""
     build = ReconstructCt if row.startswith("ct") else ReconstructMri
     model = prior_of(prior, ROWS[row], Machine(threads=1))
@@ -89,7 +91,7 @@ def table(row: str, folder: Path, items: list[int], prior: Path) -> dict[str, fl
     settings = choosing.settings_of(model.process, options, build.level, build.steps)
     task = model.task
     assert isinstance(task, Reconstruction)
-    batch, measurement = measured(row, folder, items, task)
+    batch, measurement = measured(row, folder, items, size, task)
     truth = task.picture(batch["image"])
     like = batch["image"]
 
@@ -149,7 +151,10 @@ def main() -> None:
     parser.add_argument("--mri", type=Path, help="prior of MRI")
     parser.add_argument("--rows", nargs="+", required=True, metavar="NAME:FOLDER")
     parser.add_argument("--items", default="0,5", help="numbers of ten slices of each scan")
-    parser.add_argument("--keep", type=Path)
+    parser.add_argument(
+        "--size", type=int, default=128, help="of slices: other pixels than learned"
+    )
+    parser.add_argument("--keep", type=Path, help="folder of draws, of the same priors")
     wanted = parser.parse_args()
     if wanted.keep is not None:
         wanted.keep.mkdir(parents=True, exist_ok=True)
@@ -158,7 +163,7 @@ def main() -> None:
     for named in wanted.rows:
         row, folder = named.split(":", 1)
         prior = wanted.ct if row.startswith("ct") else wanted.mri
-        found = table(row, Path(folder), items, prior)
+        found = table(row, Path(folder), items, prior, wanted.size)
         print(f"{row} {Path(folder).name}")
         for name, value in found.items():
             print(f"    {name:24} {value:8.3f}", flush=True)

@@ -19,7 +19,7 @@ from core.inverse.heldout import (
 from core.inverse.measurement import Measurement
 from core.inverse.operators import Matrix
 
-N, KEPT, LEFT, NOISE = 6, 3, 2, 0.3
+N, KEPT, LEFT, NOISE = 6, 3, 2, 0.8
 MANY = 4000
 
 

@@ -16,7 +16,7 @@ from core.process.schedules import edm
 from core.request import TrainRequest
 from core.results.metrics import psnr
 from core.sampler.ancestral import DDIM
-from plugins.medical.inference.choice import POSTERIOR, Setting, chosen
+from plugins.medical.inference.choice import POSTERIOR, Setting, _lowest, chosen
 from plugins.medical.inference.curve import misfit_curve
 from plugins.medical.inference.draws import How
 from plugins.medical.inference.volume import drawn
@@ -73,6 +73,15 @@ def reconstruct(model, measurement, truth, *levels):
 def figures(found, truth):
     classical = {name: float(psnr(x, truth).mean()) for name, x in found.classical.items()}
     return float(psnr(found.mean, truth).mean()), max(classical.values())
+
+
+def test_of_levels_that_chance_alone_tells_apart_the_lowest_is_taken():
+    """Squares of 100 units: 0.25 and 0.5 apart by less than a standard error, 1 by far more."""
+    chance = torch.randn(100, generator=torch.Generator().manual_seed(0)).double()
+    squares = [1 + 0 * chance, 1.01 + chance, 2 + chance]
+    assert _lowest(squares, [0.5, 0.25, 1.0]) == 1
+    assert _lowest(squares, [0.25, 1.0, 0.5]) == 0
+    assert _lowest([squares[2], squares[0]], [0.25, 0.5]) == 1
 
 
 @pytest.mark.slow
