@@ -28,9 +28,9 @@ from core.model import Model
 from core.parts.config import configure
 from core.parts.registry import Spec
 from core.process.gaussian import GaussianPath
+from core.progress import counter
 from core.request import Emit, silent
-from core.sampler.draws import each
-from core.sampler.sample import Watch
+from core.sampler.sample import Moment
 from plugins.medical.inference.draws import How, reconstructed, streams
 from plugins.medical.inference.splits import split
 from plugins.medical.request import LEVELS, RULE, SOLVER, PosteriorOptions
@@ -181,7 +181,7 @@ def chosen(
     squares = {name: r.square().sum(1) for name, r in rows.items()}
     begun = start or min(task.methods, key=lambda name: float(squares[name].mean()))
     first = task.begun(held.kept, known, begun, like)
-    drawn = [_drawn(model, held, setting.how, first, draws, seed, emit) for setting in settings]
+    drawn = _drawn(model, held, [setting.how for setting in settings], first, draws, seed, emit)
     mixed = [mixture(list(rows.values()), one) for one in drawn]
     best = _lowest([one.squares for one in mixed], [one.level for one in settings])
     return Choice(
@@ -211,16 +211,29 @@ def _lowest(squares: Sequence[Tensor], levels: Sequence[float]) -> int:
 
 
 def _drawn(
-    model: Model, held: HeldOut, how: How, first: Tensor, draws: int, seed: int, emit: Emit
-) -> Drawn:
-    """Residuals of a few draws without what was left out."""
+    model: Model,
+    held: HeldOut,
+    hows: Sequence[How],
+    first: Tensor,
+    draws: int,
+    seed: int,
+    emit: Emit,
+) -> list[Drawn]:
+    """Residuals of a few draws of each kind, without what was left out."""
+    progress = counter(emit, DRAWS * sum(len(how.grid) - 1 for how in hows), "held-out step")
+    done = 0
 
-    def draw(number: int, watch: Watch) -> Tensor:
+    def watch(moment: Moment) -> None:
+        nonlocal done
+        done += 1
+        progress(done)
+
+    def draw(how: How, number: int) -> Tensor:
         noise = streams(seed, range(len(first)), number)
         return reconstructed(model.denoise, held.kept, how, first, noise, watch=watch)
 
-    made = each(draw, DRAWS, steps=len(how.grid) - 1, first=FIRST, emit=emit)
-    return drawn_of([held.residuals(x) for x in made], draws)
+    numbers = range(FIRST, FIRST + DRAWS)
+    return [drawn_of([held.residuals(draw(how, k)) for k in numbers], draws) for how in hows]
 
 
 def _named(found: Mixture, names: Sequence[str]) -> dict[str, float]:

@@ -7,11 +7,27 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from core.results.sheet import GROUND
 from plugins.medical.inference.choice import POSTERIOR
 
-SIDE = 320  # pixels, at least
+SIDE = 320  # pixels
 AWAY = 0.18  # of the side: left and below the axes
 PAPER, INK, LINE, BEST = (255, 255, 255), (40, 40, 40), (31, 98, 178), (188, 64, 20)
+
+
+def below(sheet: np.ndarray, chart: np.ndarray) -> np.ndarray:
+    """A contact sheet with a chart below it, at the left.
+
+    Args:
+        sheet: uint8 (h, w, 3).
+        chart: the same.
+    """
+    wide = max(sheet.shape[1], chart.shape[1])
+    rows = [
+        np.pad(one, ((0, 0), (0, wide - one.shape[1]), (0, 0)), constant_values=GROUND)
+        for one in (sheet, chart)
+    ]
+    return np.concatenate(rows)
 
 
 def misfit_curve(record: Mapping[str, Any], side: int = SIDE) -> np.ndarray:
@@ -24,7 +40,6 @@ def misfit_curve(record: Mapping[str, Any], side: int = SIDE) -> np.ndarray:
     Returns:
         uint8 (side, side, 3).
     """
-    side = max(side, SIDE)
     found: Mapping[str, Mapping[str, float]] = record["misfit"]
     mark = f"{POSTERIOR} from "
     levels = sorted(

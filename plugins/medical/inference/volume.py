@@ -21,7 +21,7 @@ from core.sampler.sample import Watch
 from core.storage import files
 from core.task import Panel
 from plugins.medical.inference.choice import POSTERIOR, Choice
-from plugins.medical.inference.curve import misfit_curve
+from plugins.medical.inference.curve import below, misfit_curve
 from plugins.medical.inference.draws import How, reconstructed, streams
 from plugins.medical.inference.measurement import integrals, measured_mri
 from plugins.medical.inference.reconstruct import beginning
@@ -191,7 +191,7 @@ def in_units(found: Found, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
 def write_sheet(path: Path, found: Found, scale: Scale, truth: Scan | None) -> None:
     """The middle slice: classical methods, mean, standard deviation and, of a scan, the error.
 
-    Last comes the curve of what held-out measurements decided.
+    Below them is the curve of what held-out measurements decided.
     """
     k = len(found.mean) // 2
     images = {name: to_bytes(x[k]) for name, x in found.classical.items()}
@@ -204,9 +204,9 @@ def write_sheet(path: Path, found: Found, scale: Scale, truth: Scan | None) -> N
         error = (found.mean[k].cpu().clamp(-1, 1) - known).abs()
         images[f"error, {white}"] = to_bytes(error * LIGHTER - 1)
         images["scan"] = to_bytes(known)
-    if found.choice is not None:
-        images["held-out misfit"] = misfit_curve(found.choice.record, found.mean.shape[-2])
     pixels = contact_sheet([Panel("middle slice", images)])
+    if found.choice is not None:
+        pixels = below(pixels, misfit_curve(found.choice.record))
     try:
         with files.replaced(path) as waiting:
             Image.fromarray(pixels).save(waiting, "PNG")
