@@ -155,7 +155,7 @@ FAULTS = (
     Fault("figures: the lowest misfit for the best", "core/task.py",
           "return -abs(value - self.best)", "return -value",
           "pipelines/report/test_verdict.py", "misfit"),
-    medical("NIfTI: water outside of the field of view", "io/nifti",
+    medical("NIfTI: water outside of the field of view", "io/intensities",
              '(EMPTY, "air") if modality == "CT"', '(0.0, "air") if modality == "CT"',
              "io/test_nifti", "field_of_view"),
     # Plug-ins: from a trained model to a result.

@@ -21,7 +21,7 @@ from core.errors import InputError, printable
 from core.storage import memory
 from core.storage.folders import files_in
 from plugins.medical.data import label_maps
-from plugins.medical.io import dicom, dicom_file, dicom_pixels, identity, itk, nifti
+from plugins.medical.io import dicom, dicom_file, dicom_pixels, identity, intensities, itk, nifti
 from plugins.medical.io.scan import Scan
 from plugins.medical.request import Corrupt
 
@@ -312,8 +312,8 @@ def _reason_of_content(chunks: Iterable[np.ndarray], modality: Wanted) -> str:
         seen.see(values)
         if seen.is_image and (modality != "CT" or seen.lowest < 0):
             break
-    if modality == "MR" and seen.lowest < nifti.AIR:
-        return f"values below {nifti.AIR:g}, as of CT; MR is expected"
+    if modality == "MR" and seen.lowest < intensities.AIR:
+        return f"values below {intensities.AIR:g}, as of CT; MR is expected"
     if seen.reason or modality != "CT" or seen.lowest < 0:
         return seen.reason
     return "no value below 0: not in Hounsfield units; CT is expected"

@@ -16,7 +16,7 @@ import numpy as np
 from core.errors import InputError
 from core.storage import files
 from plugins.medical.io.claims import check_claim, reason
-from plugins.medical.io.nifti import AIR
+from plugins.medical.io.intensities import settled
 from plugins.medical.io.scan import Modality, Scan
 
 SUFFIXES = (".mha", ".nrrd")
@@ -54,10 +54,8 @@ def read(path: Path, *, modality: Modality | None = None) -> Scan:
     except Exception as error:
         raise InputError(f"{path.name}: cannot be read: {reason(error)}") from error
     voxels = found.astype(np.float32).reshape(shape)
-    if not np.isfinite(voxels).all():
-        raise InputError(f"{path.name}: some of its voxels are not finite; save it without those")
-    modality = modality or ("CT" if float(voxels.min()) < AIR else "other")
-    return Scan(voxels, _affine(reader), modality, files=(path,))
+    voxels, modality, notes = settled(path.name, voxels, modality)
+    return Scan(voxels, _affine(reader), modality, notes=notes, files=(path,))
 
 
 def sizes_of(path: Path) -> tuple[tuple[int, int, int], int]:

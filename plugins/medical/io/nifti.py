@@ -18,6 +18,7 @@ from jaxtyping import Float32, Float64
 from core.errors import InputError
 from core.storage import files
 from plugins.medical.io.claims import check_claim, reason
+from plugins.medical.io.intensities import settled
 from plugins.medical.io.scan import TILT, Modality, Scan
 
 SUFFIXES = (".nii", ".nii.gz")  # of single files, which are written too
@@ -28,8 +29,6 @@ RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # NIfTI's world space is RAS, a scan's LP
 HEAD = 540  # bytes of the longer of the two headers
 CHUNK = 1 << 22  # bytes that are decompressed at a time
 MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}  # of each spatial unit code of xyzt_units
-AIR = -500.0  # a scan with values below it is taken for CT
-EMPTY = -1000.0  # Hounsfield units of air
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,8 +140,6 @@ def header_of(path: Path) -> Header:
 def read(path: Path, *, volume: int | None = None, modality: Modality | None = None) -> Scan:
     """The scan of a file, in the order of its stored voxels.
 
-    Voxels that are not finite lie outside the field of view: they become air in CT, 0 otherwise.
-
     Args:
         path: of the file.
         volume: index of the volume of a 4-D file.
@@ -168,21 +165,13 @@ def read(path: Path, *, volume: int | None = None, modality: Modality | None = N
     )
     if header.dtype.kind == "c":
         notes += ("complex voxels: their magnitude is read",)
-    finite = np.isfinite(found)
-    if not finite.any():
-        raise InputError(f"{path.name}: none of its voxels is finite")
-    is_ct = float(found.min(where=finite, initial=np.inf)) < AIR
-    modality = modality or ("CT" if is_ct else "other")
-    if lost := int((~finite).sum()):
-        outside, name = (EMPTY, "air") if modality == "CT" else (0.0, "0")
-        notes += (f"{lost} non-finite voxels were set to {name}",)
-        found = np.where(finite, found, np.float32(outside))
+    found, modality, more = settled(path.name, found, modality)
     single = header.kind.__name__.replace("Pair", "Image")
     return Scan(
         np.ascontiguousarray(found.transpose(2, 1, 0)),
         header.affine,
         modality,
-        notes=notes,
+        notes=(*notes, *more),
         origin=Origin(single, codes, header.units, header.affine, _qform(header)),
         files=header.files,
     )

@@ -36,6 +36,8 @@ def check_centred(name: str, values: Complex64[np.ndarray, " d c h w"]) -> None:
     """
     energy = sum(np.square(np.abs(one), dtype=np.float64).sum(0) for one in values)
     assert isinstance(energy, np.ndarray)
+    if not energy.any():
+        return
     sampled = float(energy[energy > 0].mean())
     ways = {"rows": (0,), "columns": (1,), "rows and columns": (0, 1)}
     at = {axes: _middle(np.fft.ifftshift(energy, over)) for axes, over in ways.items()}

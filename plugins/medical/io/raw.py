@@ -115,6 +115,7 @@ def read_kspace(path: Path) -> KSpace:
         raise InputError(f"{path.name}: is a sinogram, expected k-space; use reconstruct-ct")
     about = _bound(path, _KSpaceFile, description)
     values = _arranged(path, _array(path, "c"), about.axes)
+    plausible.check_centred(path.name, values)
     return _sampled(path, values, _mask(path, about.mask, values), about.noise)
 
 
@@ -218,7 +219,6 @@ def _sampled(path: Path, values: np.ndarray, mask: np.ndarray | None, noise: flo
     if not there.any():
         raise InputError(f"{path.name}: every sampled frequency is 0; expected measured k-space")
     values = values * there
-    plausible.check_centred(path.name, values)
     notes: tuple[str, ...] = ()
     if mask is not None and (padded := int(mask.sum() - there.sum())):
         notes = (
@@ -306,7 +306,7 @@ def read_fastmri(
     External links, external storage and virtual datasets are not followed.
 
     Raises:
-        InputError: another layout, or larger than the memory.
+        InputError: another layout, larger than the memory, or not centred.
     """
     try:
         with _hdf5(path) as file:
@@ -333,7 +333,8 @@ def read_fastmri(
                 f"{path.name}: the mask is {_by(mask.shape)}, k-space {_by(values.shape)}"
             )
         mask = np.broadcast_to(mask.astype(bool), values.shape[-2:]).copy()
-    return _finite(path, values), mask
+    plausible.check_centred(path.name, _finite(path, values))
+    return values, mask
 
 
 def fastmri_patient(path: Path) -> str:
