@@ -17,7 +17,7 @@ CONFIGS = {"ct": "reference.yaml", "mri": "reference-mri.yaml"}
 MODALITIES: dict[str, Any] = {"ct": "CT", "mri": "MR"}
 
 
-def info(place: Place, *, scan: Chosen) -> None:
+def info(place: Place, *, stated: Stated, scan: Chosen) -> None:
     """Print a scan's modality, size, spacing and range, without the patient's identity.
 
     Example: polymode medical info scans/ct
@@ -27,6 +27,8 @@ def info(place: Place, *, scan: Chosen) -> None:
     from plugins.medical.io.scan import plane_of
 
     if place.suffix.lower() in raw.SUFFIXES:
+        if unused := sorted(stated & {field.name for field in fields(ScanOptions)}):
+            raise InputError(f"{', '.join(unused)}: for scans; {place.name} is raw data")
         measured = raw.read(place)
         shape = " x ".join(map(str, measured.values.shape))
         if isinstance(measured, KSpace):

@@ -104,6 +104,21 @@ def test_an_option_of_the_other_modality_is_refused(tmp_path):
     assert (said.returncode, "views: not for --kind mri" in said.stderr) == (2, True)
 
 
+def test_info_on_raw_data_refuses_options_of_scans_and_prints_notes(tmp_path):
+    place = kspace(tmp_path)
+    said = call(main, "info", place, "--volume", 2)
+    assert (said.returncode, said.stderr) == (2, "error: volume: for scans; k.npy is raw data\n")
+    about = json.loads(place.with_suffix(".json").read_text())
+    np.save(tmp_path / "mask.npy", np.ones(17))
+    values = np.load(place)
+    values[..., :3] = 0
+    np.save(place, values)
+    place.with_suffix(".json").write_text(json.dumps(about | {"mask": "mask.npy"}))
+    said = call(main, "info", place)
+    assert said.stdout.startswith("k-space: 1 x 1 x 21 x 17; 82% sampled")
+    assert "63 of the 357 frequencies of the mask" in said.stdout
+
+
 def test_attributes_of_a_source_that_has_none_are_refused(tmp_path, priors):
     said = call(main, "reconstruct-mri", kspace(tmp_path), "--checkpoint", priors / "mri", *FAST,
                 "--keep", "PatientName", "-o", tmp_path / "o")  # fmt: skip
