@@ -369,14 +369,14 @@ def events(folder):
 )
 def test_a_search_goes_on_after_its_command_is_ended(tmp_path, number, status):
     out, request = tmp_path / "runs", tmp_path / "request.yaml"
-    request.write_text(json.dumps({**TRAINING, "steps": 300, "validate_every": 100}))
+    request.write_text(json.dumps({**TRAINING, "steps": 200, "validate_every": 50}))
     words = [*COMMAND, "sweep", str(request), "-o", str(out), "--threads", "1", "--workers", "2",
-             "--vary", "lr=1e-3,2e-3,3e-3,4e-3", "--set", "grace=300"]  # fmt: skip
+             "--vary", "lr=1e-3,2e-3,3e-3,4e-3", "--set", "grace=200"]  # fmt: skip
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
 
     def begun():
         steps = out.glob("store/*/trials/*/checkpoints/step-*/")
-        half = {path.parents[1] for path in steps if int(path.name.removeprefix("step-")) < 300}
+        half = {path.parents[1] for path in steps if int(path.name.removeprefix("step-")) < 200}
         ended = {path.parent for path in out.glob("store/*/trials/*/outcome.json")}
         return ended and half - ended and ended
 
@@ -396,10 +396,10 @@ def test_a_search_goes_on_after_its_command_is_ended(tmp_path, number, status):
     assert {at: (at / "outcome.json").stat().st_mtime_ns for at in before} == kept
     (folder,) = out.glob("store/sweep-*")
     rows = json.loads((folder / "trials.json").read_text())["trials"]
-    assert [(row["state"], row["steps"]) for row in rows] == [("finished", 300)] * 4
+    assert [(row["state"], row["steps"]) for row in rows] == [("finished", 200)] * 4
     resumed = [at for at in folder.glob("trials/*") if any("resuming" in e for e in events(at))]
     assert resumed
     assert not set(resumed) & set(before)
     if number == signal.SIGTERM:  # the step it was at, which no validation and no clock chose
         notes = [e for at in resumed for e in events(at) if "resuming from step" in e]
-        assert any(int(re.search(r"step (\d+)", note)[1]) % 100 for note in notes), notes
+        assert any(int(re.search(r"step (\d+)", note)[1]) % 50 for note in notes), notes
