@@ -84,6 +84,8 @@ FAULTS = (
     medical("NIfTI: the sform as qform", "io/nifti",
              "affine if source.qform is None else source.qform @ moved", "affine",
              "io/test_nifti", "their_own"),
+    medical("NIfTI: the sum of gzip unchecked", "io/nifti",
+             "while summed and not", "while False and not", "io/test_nifti", "lost_in"),
     medical("label maps: neighbours in the background counted", "data/label_maps",
              "inside = (values[1:] != 0) & (values[:-1] != 0)", "inside = values[1:] == values[1:]",
              "data/test_survey", "told_from"),

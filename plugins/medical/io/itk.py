@@ -52,7 +52,9 @@ def read(path: Path, *, modality: Modality | None = None) -> Scan:
     try:
         found = _library().GetArrayFromImage(reader.Execute())
     except Exception as error:
-        raise InputError(f"{path.name}: cannot be read: {reason(error)}") from error
+        raise InputError(
+            f"{path.name}: cannot be read by SimpleITK: damaged or truncated, copy it again"
+        ) from error
     voxels = found.astype(np.float32).reshape(shape)
     voxels, modality, notes = settled(path.name, voxels, modality)
     return Scan(voxels, _affine(reader), modality, notes=notes, files=(path,))

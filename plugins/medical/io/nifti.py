@@ -152,11 +152,13 @@ def read(path: Path, *, volume: int | None = None, modality: Modality | None = N
     shape = header.shape
     _check_volume(path, header, volume)
     try:
-        inside: Any = header.kind.from_filename(os.fspath(header.files[0]), mmap=False).dataobj
+        inside: Any = _image_of(path, header).dataobj
         chosen = (..., volume or 0, *[0] * len(shape[4:])) if len(shape) > 3 else ...
         values = np.asarray(inside[... if inside.ndim == 2 else chosen])
         values = np.abs(values) if np.iscomplexobj(values) else values
         found = values.astype(np.float32).reshape(shape[:3])
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(f"{path.name}: cannot be read: {reason(error)}") from error
     codes = (int(header.fields["qform_code"]), int(header.fields["sform_code"]))
@@ -197,6 +199,17 @@ def chunks(header: Header) -> Iterator[Float64[np.ndarray, " n"]]:
         values = np.frombuffer(left[:whole], header.dtype) * slope + intercept
         yield np.abs(values) if np.iscomplexobj(values) else values.astype(np.float64)
         left = left[whole:]
+
+
+def _image_of(path: Path, header: Header) -> Any:
+    """nibabel's image; a compressed one of a single volume with the sum of its bytes checked.
+
+    nibabel stops before the sum (CRC-32), so that a bit lost in the file would be another value.
+    """
+    if header.volumes > 1 or not path.name.lower().endswith(".gz"):
+        return header.kind.from_filename(os.fspath(header.files[0]), mmap=False)
+    wanted = header.offset + int(np.prod(header.shape, dtype=object)) * header.dtype.itemsize
+    return header.kind.from_bytes(b"".join(_unpacked(path, wanted, summed=True)))
 
 
 def _qform(header: Header) -> np.ndarray | None:
@@ -247,8 +260,11 @@ def _head(path: Path) -> bytes:
     return head[:HEAD]
 
 
-def _unpacked(path: Path, wanted: int) -> Iterator[bytes]:
-    """The first `wanted` bytes of a file in chunks, decompressed if it is gzip."""
+def _unpacked(path: Path, wanted: int, *, summed: bool = False) -> Iterator[bytes]:
+    """The first `wanted` bytes of a file in chunks, decompressed if it is gzip.
+
+    With `summed` the sum of gzip's bytes is checked, where no more follow.
+    """
     packed = path.name.lower().endswith(".gz")
     try:
         if not path.is_file():  # opening a pipe would block
@@ -259,7 +275,7 @@ def _unpacked(path: Path, wanted: int) -> Iterator[bytes]:
                     wanted -= len(data)
                     yield data
                 return
-            unpack = zlib.decompressobj(31)
+            unpack, data = zlib.decompressobj(31), b""
             while wanted > 0 and (data := file.read(1 << 16)):
                 while data and wanted > 0:
                     if unpack.eof:  # gzip files may be joined, as bgzip's are
@@ -269,6 +285,10 @@ def _unpacked(path: Path, wanted: int) -> Iterator[bytes]:
                     data = unpack.unused_data if unpack.eof else unpack.unconsumed_tail
                     wanted -= len(piece)
                     yield piece
+            while summed and not unpack.eof and (data := data or file.read(1 << 16)):
+                if unpack.decompress(data, 1):
+                    break
+                data = unpack.unconsumed_tail
     except (OSError, zlib.error) as error:
         raise InputError(f"{path.name}: cannot be read or decompressed: {reason(error)}") from error
 

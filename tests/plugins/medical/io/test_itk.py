@@ -77,6 +77,14 @@ def test_sizes_are_checked_before_memory_and_damage_is_one_sentence(tmp_path):
     (tmp_path / "a.mha").write_text(f"{head}ElementDataFile = LOCAL\n")
     with pytest.raises(InputError, match="claims 30000 x 30000 x 30000 voxels"):
         itk.read(tmp_path / "a.mha")
+    import SimpleITK
+
+    for end in itk.SUFFIXES:
+        SimpleITK.WriteImage(image(volume()), str(tmp_path / f"c{end}"))
+        held = (tmp_path / f"c{end}").read_bytes()
+        (tmp_path / f"c{end}").write_bytes(held[:-100])
+        with pytest.raises(InputError, match="damaged or truncated, copy it again"):
+            itk.read(tmp_path / f"c{end}")
     (tmp_path / "b.nrrd").write_bytes(b"NRRD0004\nnonsense\n")
     with pytest.raises(InputError, match="cannot be read") as refused:
         itk.read(tmp_path / "b.nrrd")

@@ -329,6 +329,16 @@ def test_a_packed_file_is_never_unpacked_beyond_what_it_claims(tmp_path, monkeyp
     tracemalloc.stop()
 
 
+def test_a_bit_that_was_lost_in_a_packed_file_is_noticed(tmp_path):
+    """The sum that gzip writes at the end; values would be others, and none impossible."""
+    noise = np.random.default_rng(0).integers(0, 999, (20, 20, 20)).astype(np.int16)
+    held = bytearray(saved(tmp_path / "a.nii.gz", noise).read_bytes())
+    held[len(held) // 2] ^= 1
+    (tmp_path / "a.nii.gz").write_bytes(held)
+    with pytest.raises(InputError, match="cannot be read or decompressed"):
+        nifti.read(tmp_path / "a.nii.gz")
+
+
 def test_joined_gzip_members_are_one_file(tmp_path):
     held = saved(tmp_path / "a.nii").read_bytes()
     joined = tmp_path / "b.nii.gz"
