@@ -77,10 +77,11 @@ def sinogram_notes(
         InputError: more attenuation than of bone in the whole image, negative attenuation, or views
             and detectors exchanged.
     """
-    p = values.astype(np.float64)
-    if geometry.units == "counts":
-        p = -np.log(np.maximum(p, 0.5) / geometry.photons)
-    p = p.mean(0)
+    p = np.zeros(values.shape[1:])  # mean over the slices, one after another to save memory
+    for one in values:
+        counts = geometry.units == "counts"
+        p += -np.log(np.maximum(one, 0.5) / geometry.photons) if counts else one
+    p /= max(1, len(values))
     spacing = geometry.detector_spacing_mm
     if geometry.kind == "fan":  # as at the isocentre
         spacing *= geometry.source_mm / (geometry.source_mm + geometry.detector_mm)
