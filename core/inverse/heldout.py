@@ -33,6 +33,7 @@ class HeldOut:
             that their squares add up to about the squared error of an image.
         noise: expected square of each row of noise alone.
         about: what was left out, in words.
+        count: number of views, lines or points left out.
     """
 
     kept: Measurement
@@ -40,6 +41,7 @@ class HeldOut:
     rows: Callable[[Inexact[Tensor, " b *measured"]], Float[Tensor, " u m"]]
     noise: Float64[Tensor, " u"]
     about: str
+    count: int
 
     def residuals(self, x: Float[Tensor, " b *shape"]) -> Float64[Tensor, " u m"]:
         """Rows of the residual of `left`."""

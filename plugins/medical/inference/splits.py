@@ -85,7 +85,7 @@ def _of_views(
     expected = kernel_energy(response).to(variance) * variance.sum(-1).flatten()
     # a view through more of the body has up to ten times the noise, and would decide alone
     return HeldOut(
-        part(~left), held, rows, torch.ones_like(expected), f"{len(at)} of {views} views"
+        part(~left), held, rows, torch.ones_like(expected), f"{len(at)} of {views} views", len(at)
     )
 
 
@@ -160,7 +160,7 @@ def _of_lines(
     count = 2 * measurement.y[0].numel() // mask.shape[axis]
     noise = torch.full((len(measurement.y) * len(at),), count * measurement.noise_std**2).double()
     about = f"{len(at)} of {int(lines.sum())} lines of k-space"
-    return HeldOut(kept, held, rows, noise.to(measurement.y.device), about)
+    return HeldOut(kept, held, rows, noise.to(measurement.y.device), about, len(at))
 
 
 def _of_points(
@@ -187,4 +187,4 @@ def _of_points(
     count = 2 * measurement.y.shape[1]
     noise = (count * measurement.noise_std**2 * weights.square()).repeat(len(measurement.y))
     about = f"{len(at)} of {int(mask.sum())} points of k-space"
-    return HeldOut(kept, held, rows, noise.to(measurement.y.device), about)
+    return HeldOut(kept, held, rows, noise.to(measurement.y.device), about, len(at))

@@ -45,6 +45,7 @@ def problem():
         lambda r: r,
         noise,
         "two of five",
+        LEFT,
     )
     return x, y, held
 

@@ -168,14 +168,14 @@ def test_a_predictor_gives_the_same_bytes_whatever_came_before(tmp_path, priors)
 
 @pytest.mark.slow
 def test_held_out_measurements_decide_unless_told_otherwise(tmp_path, priors):
-    """Of twelve views two are left out; the record says what they chose, and the choice stated as
+    """Of 24 views three are left out; the record says what they chose, and the choice stated as
     options gives the same voxels; without, the mean of draws from TV."""
     scan, out = volume(tmp_path / "a.nii.gz", head()), tmp_path / "out.nii.gz"
 
     def reconstruct(**options):
         posterior = PosteriorOptions(draws=2, steps=2, **options)
         predict = ReconstructCt(
-            Machine(threads=1), priors / "ct", posterior=posterior, ct=CtOptions(views=12)
+            Machine(threads=1), priors / "ct", posterior=posterior, ct=CtOptions(views=24)
         )
         facts = predict(scan, out)
         return facts, json.loads((tmp_path / "out-record.json").read_text()), out.read_bytes()
@@ -184,7 +184,7 @@ def test_held_out_measurements_decide_unless_told_otherwise(tmp_path, priors):
     found = record["held_out"]
     assert found["start"] in ("FBP", "CGLS", "TV")
     assert facts["held_out"] == found
-    assert found["left_out"] == "2 of 12 views"
+    assert found["left_out"] == "3 of 24 views"
     assert sum(found["weights"].values()) == pytest.approx(1, abs=1e-3)
     assert {f"posterior mean from {at}" for at in ("0.5", "0.25", "1")} < set(found["misfit"])
     assert (record["start"], record["grid"]["sigma_max"]) == (found["start"], found["level"])
