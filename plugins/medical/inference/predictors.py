@@ -18,7 +18,7 @@ from core.task import Panel
 from plugins.medical.inference import volume
 from plugins.medical.inference.choice import CHOSEN, Choice, Setting, chosen, settings_of
 from plugins.medical.inference.curve import misfit_curve
-from plugins.medical.inference.measurement import changed, check_unused, simulated_mri, sparse_ct
+from plugins.medical.inference.measurement import changed, simulated_mri, sparse_ct
 from plugins.medical.inference.outputs import RECORD, SHEET, STD, Outputs, sibling
 from plugins.medical.inference.reconstruct import prior_of
 from plugins.medical.inference.remarks import remarks
@@ -52,6 +52,7 @@ class Input:
         truth: the scan that it was simulated of; None for raw data.
         files: that were read.
         options: of the simulation; of raw data a noise level that was stated.
+        unused: names of options of the simulation that raw data have no use for.
     """
 
     measured: Sinogram | KSpace
@@ -59,11 +60,16 @@ class Input:
     truth: Scan | None
     files: tuple[Path, ...]
     options: Mapping[str, Any]
+    unused: frozenset[str] = frozenset()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences about what reading assumed or replaced; none names a file."""
-        return self.subject.stored.notes
+        notes = self.subject.stored.notes
+        if self.unused:
+            names = ", ".join(sorted(self.unused))
+            notes += (f"not used: {names}; raw data state how they were measured",)
+        return notes
 
 
 class _Reconstruction(ABC):
@@ -245,8 +251,8 @@ class ReconstructCt(_Reconstruction):
                 "JSON, or a scan; use reconstruct-mri for k-space"
             )
         if source.suffix.lower() == ".npy":
-            check_unused(changed(self._ct, self._scan))
-            return _of_raw(raw.read_sinogram(source), source, {})
+            found = _of_raw(raw.read_sinogram(source), source, {})
+            return replace(found, unused=changed(self._ct, self._scan))
         subject = scans.prepared(source, self._scan)
         measured = sparse_ct(subject.scan, self._ct, self._options.seed)
         return _of_scan(measured, subject, self._ct, self._scan)
@@ -286,11 +292,11 @@ class ReconstructMri(_Reconstruction):
     def read(self, source: Path) -> Input:
         """The k-space of a file, or k-space simulated of a scan."""
         if source.suffix.lower() in raw.SUFFIXES:
-            check_unused(changed(self._mri, self._scan))
             measured, noise = raw.read_kspace(source), self._mri.noise
-            if noise is None:
-                return _of_raw(measured, source, {})
-            return _of_raw(replace(measured, noise=noise), source, {"noise": noise})
+            options = {} if noise is None else {"noise": noise}
+            measured = replace(measured, **options)
+            found = _of_raw(measured, source, options)
+            return replace(found, unused=changed(self._mri, self._scan))
         subject = scans.prepared(source, self._scan)
         mri = self._mri if self._mri.noise is not None else replace(self._mri, noise=NOISE)
         measured = simulated_mri(subject.scan, mri, self._options.seed)

@@ -11,7 +11,6 @@ import pytest
 from commands import call
 
 from core.commands import run_app
-from core.errors import InputError
 from core.request import Machine
 from plugins.medical.__main__ import app
 from plugins.medical.inference.predictors import ReconstructMri
@@ -76,10 +75,12 @@ def test_options_that_raw_data_do_not_read_are_refused_by_name(tmp_path, kind, o
     assert said.stderr.startswith(f"error: {named}")
 
 
-def test_a_job_is_refused_the_same(tmp_path, priors):
+def test_in_a_folder_with_scans_too_they_are_noted(tmp_path, priors):
+    place, default = kspace(tmp_path), ReconstructMri(Machine(), priors / "mri")
+    before = default.read(place).notes
     predict = ReconstructMri(Machine(), priors / "mri", mri=MriOptions(acceleration=8.0))
-    with pytest.raises(InputError, match="acceleration: for scans"):
-        predict.read(kspace(tmp_path))
+    (note,) = set(predict.read(place).notes) - set(before)
+    assert note.startswith("not used: acceleration; raw data")
 
 
 @pytest.mark.slow
@@ -137,7 +138,7 @@ def test_ct_without_air_is_declared(tmp_path, priors):
     assert said.returncode == 0, said.stderr
     folder = write_series(tmp_path / "dicom", head(16, 16)[None] * 100)
     said = call(main, "info", folder, "--modality", "mri")
-    assert (said.returncode, "applies to NIfTI only" in said.stderr) == (2, True)
+    assert (said.returncode, "applies to NIfTI, .mha and .nrrd" in said.stderr) == (2, True)
 
 
 # --- files that are there ------------------------------------------------------------------------
