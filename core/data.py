@@ -38,7 +38,7 @@ class Dataset(Protocol):
 
 @runtime_checkable
 class Surveyed(Protocol):
-    """A dataset of the user's files that says what it found there, and what it leaves out."""
+    """A dataset of the user's files that lists what it found there, and what it leaves out."""
 
     def notes(self) -> Sequence[str]:
         """A line for each of them, for whoever trains on it."""
@@ -46,7 +46,7 @@ class Surveyed(Protocol):
 
 
 def notes_of(dataset: Dataset) -> Sequence[str]:
-    """What a dataset says of the files it found; nothing of others."""
+    """The notes of a surveyed dataset about its files; none of any other dataset."""
     whole = dataset.dataset if isinstance(dataset, _Degraded) else dataset
     return whole.notes() if isinstance(whole, Surveyed) else ()
 
