@@ -35,24 +35,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from made_scans import NAME, NUMBER, write_series
 
 main, medical = partial(run_app, cli.app), partial(run_app, app)
-SMALL = {
-    "network": {"name": "core/unet", "width": 8, "multipliers": [1, 2], "blocks": 1,
-                "attention": [], "middle_attention": False},
-    "process": "core/edm", "parameterization": "core/edm", "weighting": "core/edm",
-    "times": "core/log_normal", "steps": 2, "batch": 2, "warmup": 1,
-}  # fmt: skip
 FAST = PosteriorOptions(draws=2, steps=2)
 QUICK = ("--set", "predictor.draws=2", "--set", "predictor.steps=2", "--cpus", 1)
-
-
-@pytest.fixture(scope="module")
-def priors(tmp_path_factory):
-    """Priors of two modalities that have seen next to nothing."""
-    root = tmp_path_factory.mktemp("priors")
-    for kind, task in (("ct", {"name": "core/generate", "channels": 1}), ("mri", "medical/mri")):
-        dataset = {"name": "medical/phantoms", "size": 16}
-        runs.train(bind(TrainRequest, {"task": task, "dataset": dataset, **SMALL}), root / kind)
-    return root
 
 
 def head(d=2, size=16):
@@ -275,10 +259,11 @@ def test_kspace_with_a_mask_goes_through_apply(tmp_path, priors):
 
 
 @pytest.mark.slow
-def test_a_prior_is_used_with_its_checkpoints_default_guidance(tmp_path):
+def test_a_prior_is_used_with_its_checkpoints_default_guidance(tmp_path, small_training):
     """Of eps on a level of 50 an untrained network's estimate is far outside [-1, 1]."""
     request = {
-        **SMALL, "task": {"name": "core/generate", "channels": 1}, "parameterization": "core/eps",
+        **small_training,
+        "task": {"name": "core/generate", "channels": 1}, "parameterization": "core/eps",
         "dataset": {"name": "medical/phantoms", "size": 16}, "guidance": "core/clip", "steps": 1,
     }  # fmt: skip
     runs.train(bind(TrainRequest, request), tmp_path)

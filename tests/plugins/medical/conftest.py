@@ -1,4 +1,4 @@
-"""Priors that the tests of commands draw with."""
+"""Priors that the tests of commands and predictors draw with."""
 
 import pytest
 
@@ -12,6 +12,12 @@ SMALL = {
     "process": "core/edm", "parameterization": "core/edm", "weighting": "core/edm",
     "times": "core/log_normal", "steps": 3, "batch": 2, "warmup": 1,
 }  # fmt: skip
+
+
+@pytest.fixture
+def small_training():
+    """The request of a training of seconds, without task and dataset."""
+    return dict(SMALL)
 
 
 @pytest.fixture(scope="session")
