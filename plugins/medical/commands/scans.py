@@ -122,14 +122,14 @@ def train_prior(
 
 def _list(folder: Path, dataset: Mapping[str, Any]) -> None:
     """Print every scan of a folder and everything that is left out, the bad ones too."""
-    from plugins.medical.data.survey import Choice, survey
+    from plugins.medical.data.survey import Selection, survey
 
-    choice = Choice(
+    selection = Selection(
         modality=dataset["modality"],
         volume=dataset["volume"],
         exclude=tuple(dataset["exclude"]),
     )
-    for line in survey(folder, choice).lines(dataset["test_share"], most=None):
+    for line in survey(folder, selection).lines(dataset["test_share"], most=None):
         print(line)
 
 

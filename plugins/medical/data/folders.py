@@ -16,7 +16,7 @@ from core.errors import InputError
 from core.process.noise import derive
 from core.storage import files
 from plugins.medical.data.slices import Pose, Slices
-from plugins.medical.data.survey import Choice, Entry, Refused, Survey, bad, files_of, survey
+from plugins.medical.data.survey import Entry, Refused, Selection, Survey, bad, files_of, survey
 from plugins.medical.io import dicom, identity, nifti, raw
 from plugins.medical.io.scan import Scan
 from plugins.medical.operators.fourier import inverse_fourier, root_sum_of_squares
@@ -94,8 +94,8 @@ class _Folder(Slices, ABC):
         _check(split, size, pixel, (low, high), percentile, test_share, count, per_scan, pose)
         if volume is not None and not self._volumes:
             raise InputError("volume: applies to NIfTI only; leave it out")
-        choice = Choice(modality=modality, volume=volume, exclude=exclude)
-        self._survey, self._share = self._found(root, split, choice), test_share
+        selection = Selection(modality=modality, volume=volume, exclude=exclude)
+        self._survey, self._share = self._found(root, split, selection), test_share
         try:
             self._entries = side(root, self._survey.usable(corrupt), split, test_share)
         except NoneOnThisSide as error:
@@ -137,7 +137,7 @@ class _Folder(Slices, ABC):
 
     @staticmethod
     @abstractmethod
-    def _found(root: Path, split: str, choice: Choice) -> Survey:
+    def _found(root: Path, split: str, selection: Selection) -> Survey:
         """The scans of a folder, those of both splits unless they have folders of their own."""
 
 
@@ -185,16 +185,16 @@ class NiftiFolder(_Folder):
     _volumes = True
 
     @staticmethod
-    def _found(root: Path, split: str, choice: Choice) -> Survey:
-        return survey(root, choice, formats=("nifti",))
+    def _found(root: Path, split: str, selection: Selection) -> Survey:
+        return survey(root, selection, formats=("nifti",))
 
 
 class DicomFolder(_Folder):
     __doc__ = _Folder.__doc__
 
     @staticmethod
-    def _found(root: Path, split: str, choice: Choice) -> Survey:
-        return survey(root, choice, formats=("dicom",))
+    def _found(root: Path, split: str, selection: Selection) -> Survey:
+        return survey(root, selection, formats=("dicom",))
 
 
 class ScanFolder(_Folder):
@@ -202,17 +202,17 @@ class ScanFolder(_Folder):
     _volumes = True
 
     @staticmethod
-    def _found(root: Path, split: str, choice: Choice) -> Survey:
-        return survey(root, choice)
+    def _found(root: Path, split: str, selection: Selection) -> Survey:
+        return survey(root, selection)
 
 
 class Lidc(_Folder):
     __doc__ = _Folder.__doc__
 
     @staticmethod
-    def _found(root: Path, split: str, choice: Choice) -> Survey:
+    def _found(root: Path, split: str, selection: Selection) -> Survey:
         """CT series of LIDC-IDRI's layout: patient, study, series; without chest radiographs."""
-        found = survey(root, choice, formats=("dicom",))
+        found = survey(root, selection, formats=("dicom",))
         entries, refused = [], list(found.refused)
         for entry in found.entries:
             place = entry.files[0].relative_to(root)
@@ -229,9 +229,9 @@ class FastMri(_Folder):
     __doc__ = _Folder.__doc__
 
     @staticmethod
-    def _found(root: Path, split: str, choice: Choice) -> Survey:
+    def _found(root: Path, split: str, selection: Selection) -> Survey:
         """Fully sampled volumes of fastMRI's layout."""
-        paths, refused = files_of(root, choice.exclude)
+        paths, refused = files_of(root, selection.exclude)
         entries = []
         for path in (path for path in paths if path.suffix.lower() == ".h5"):
             patient = raw.fastmri_patient(path) or path.stem
@@ -294,7 +294,7 @@ class Samples(_Folder):
         )
 
     @staticmethod
-    def _found(root: Path, split: str, choice: Choice) -> Survey:
+    def _found(root: Path, split: str, selection: Selection) -> Survey:
         import nibabel.testing
         import pydicom.data
 

@@ -137,10 +137,10 @@ class Survey:
             split: split_of(self.entries, split, test_share, key=lambda entry: entry.digest)
             for split in ("train", "test")
         }
-        told = [f"{split}: {_counts(entries)}" for split, entries in sides.items()]
+        shares = [f"{split}: {_counts(entries)}" for split, entries in sides.items()]
         test = {id(entry) for entry in sides["test"]}
         every = [
-            f"{self.root}: {_counts(self.entries)}; {'; '.join(told)}",
+            f"{self.root}: {_counts(self.entries)}; {'; '.join(shares)}",
             *(f"  {'test ' if id(e) in test else 'train'}  {_row(e)}" for e in self.entries[:most]),
         ]
         if most is not None and len(self.entries) > most:
@@ -182,7 +182,7 @@ def _row(entry: Entry) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class Selection:
     """Which files of a folder are learned from.
 
     Args:
@@ -196,29 +196,29 @@ class Choice:
     exclude: tuple[str, ...] = ()
 
 
-def survey(root: Path, choice: Choice, *, formats: Iterable[str] = FORMATS) -> Survey:
+def survey(root: Path, selection: Selection, *, formats: Iterable[str] = FORMATS) -> Survey:
     """The scans of a folder and its subfolders.
 
     Args:
         root: the folder.
-        choice: which of them.
+        selection: which of them.
         formats: some of `FORMATS`; ``itk`` are MetaImage and NRRD.
 
     Raises:
         InputError: no such folder, or a pattern that nothing matches.
         NotEnough: a scan that does not fit into the free memory.
     """
-    paths, refused = files_of(root, choice.exclude)
+    paths, refused = files_of(root, selection.exclude)
     volumes = [path for path in paths if nifti.is_nifti(path)]
     images = [path for path in paths if path.name.lower().endswith(itk.SUFFIXES)]
     others = sorted(set(paths).difference(volumes, images))
     found: list[Entry | Refused] = []
     if "nifti" in formats:
-        found += [_nifti(root, path, choice) for path in volumes]
+        found += [_nifti(root, path, selection) for path in volumes]
     if "itk" in formats:
-        found += [_itk(root, path, choice.modality) for path in images]
+        found += [_itk(root, path, selection.modality) for path in images]
     if "dicom" in formats:
-        found += _dicom(root, others, choice.modality)
+        found += _dicom(root, others, selection.modality)
     entries = tuple(one for one in found if isinstance(one, Entry))
     return Survey(root, entries, (*refused, *(one for one in found if isinstance(one, Refused))))
 
@@ -274,20 +274,20 @@ def _without(place: Path, error: InputError) -> str:
 # --- NIfTI ---------------------------------------------------------------------------------------
 
 
-def _nifti(root: Path, path: Path, choice: Choice) -> Entry | Refused:
+def _nifti(root: Path, path: Path, selection: Selection) -> Entry | Refused:
     try:
         header = nifti.header_of(path)
-        reason = _reason_of_volumes(header, choice.volume)
+        reason = _reason_of_volumes(header, selection.volume)
         bits = 8 * header.dtype.itemsize
         reason = reason or label_maps.reason_of_name(path.relative_to(root), bits)
-        reason = reason or _reason_of_content(nifti.chunks(header), choice.modality)
+        reason = reason or _reason_of_content(nifti.chunks(header), selection.modality)
     except InputError as error:
         return bad(path, error)
     if reason:
         return Refused(path, reason)
     columns, rows, slices = header.shape[:3]
-    volume = choice.volume if header.volumes > 1 else None
-    modality = None if choice.modality == "auto" else choice.modality
+    volume = selection.volume if header.volumes > 1 else None
+    modality = None if selection.modality == "auto" else selection.modality
     read = partial(nifti.read, path, volume=volume, modality=modality)
     patient = patient_by_path(root, path)
     return Entry(patient, header.files, read, path, "", (slices, rows, columns))

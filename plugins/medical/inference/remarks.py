@@ -4,10 +4,10 @@ import numpy as np
 
 from plugins.medical.inference.volume import Found, Scale, in_units
 from plugins.medical.io.acquisition import KSpace, Sinogram
+from plugins.medical.io.intensities import EMPTY
 from plugins.medical.io.scan import Scan
 
 MISFIT = 3.0  # in units of the noise; draws of a prior that fits stay below 1.6
-EMPTY = -1000.0  # Hounsfield units
 
 
 def remarks(

@@ -23,9 +23,10 @@ from plugins.medical.io.dicom_file import (
 )
 from plugins.medical.io.dicom_geometry import Frame, frames_of, ordered
 from plugins.medical.io.identity import pseudonym
+from plugins.medical.io.intensities import EMPTY
 from plugins.medical.io.scan import TILT, Modality, Scan
 
-AIR, PADDING = -1000.0, -1500.0  # Hounsfield units; at or below the second there is no tissue
+PADDING = -1500.0  # Hounsfield units; at or below it there is no tissue
 
 
 @dataclass(frozen=True)
@@ -278,8 +279,8 @@ def _voxels(
                 "finite"
             )
         if modality == "CT":
-            outside = (values <= PADDING) | ((stored == held[1].padding) & (values < AIR))
-            values[outside] = AIR
+            outside = (values <= PADDING) | ((stored == held[1].padding) & (values < EMPTY))
+            values[outside] = EMPTY
             padded += int(outside.sum())
         else:  # Hounsfield units do not depend on the photometric interpretation
             inverted.add(held[1].inverted)

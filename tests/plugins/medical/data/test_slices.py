@@ -12,7 +12,7 @@ from scipy.stats import kstest
 from core.errors import InputError
 from plugins.medical.data.folders import NiftiFolder, side
 from plugins.medical.data.slices import Pose, Slices, Volume, cut, halved, prepared, recoloured
-from plugins.medical.data.survey import Choice, Entry, Survey, survey
+from plugins.medical.data.survey import Entry, Selection, Survey, survey
 from plugins.medical.io import nifti
 from plugins.medical.io.scan import Scan
 
@@ -286,5 +286,5 @@ def test_patients_are_told_by_bids_names_and_by_folders(tmp_path):
         path = tmp_path / f"{place}.nii"
         path.parent.mkdir(exist_ok=True)
         nifti.write(path, voxels, Scan(voxels, np.eye(4)), description="")
-    found = [e.patient for e in survey(tmp_path, Choice()).entries]
+    found = [e.patient for e in survey(tmp_path, Selection()).entries]
     assert sorted(found) == ["e.nii", "sub-01", "sub-01", "x", "x"]

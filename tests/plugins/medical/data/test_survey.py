@@ -14,12 +14,12 @@ from pydicom.data import get_testdata_file
 from core.errors import InputError
 from plugins.medical.data.folders import DicomFolder, FastMri, NiftiFolder, ScanFolder
 from plugins.medical.data.label_maps import Content
-from plugins.medical.data.survey import Choice, survey
+from plugins.medical.data.survey import Selection, survey
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from made_scans import NAME, every, volume, write_series
 
-CT, MR = Choice(modality="CT"), Choice(modality="MR")
+CT, MR = Selection(modality="CT"), Selection(modality="MR")
 
 
 def noisy(low=-900, high=1200, shape=(20, 24, 12), seed=0):
@@ -164,7 +164,7 @@ def test_of_dicom_the_modality_that_is_wanted_alone_is_learned_from(tmp_path):
     assert {said[f"{name}/03.dcm"] for name in ("scout", "report")} == {"a localizer", "no image"}
     assert "secondary capture" in said["screen/03.dcm"]
     assert places(survey(tmp_path, MR)) == ["mr"]
-    assert places(survey(tmp_path, Choice())) == ["ct", "mr"]
+    assert places(survey(tmp_path, Selection())) == ["ct", "mr"]
 
 
 def test_an_empty_split_says_what_was_found(tmp_path):
@@ -191,7 +191,7 @@ def test_files_of_several_volumes_are_left_out_until_one_is_chosen(tmp_path):
     found = survey(tmp_path, MR)
     assert places(found) == ["b.nii.gz"]
     assert reasons(found) == {"a.nii.gz": "3 volumes; choose one with volume, from 0"}
-    chosen = survey(tmp_path, Choice(modality="MR", volume=2))
+    chosen = survey(tmp_path, Selection(modality="MR", volume=2))
     assert places(chosen) == ["a.nii.gz", "b.nii.gz"]
     whole = np.asarray(nibabel.load(tmp_path / "a.nii.gz").dataobj)
     assert np.array_equal(chosen.entries[0].scan().voxels, whole[..., 2].transpose(2, 1, 0))
@@ -280,11 +280,11 @@ def test_bad_scans_are_left_out_and_listed_where_that_is_stated(tmp_path):
 def test_what_is_excluded_by_name_or_path_is_not_read(tmp_path):
     bad_scans(tmp_path)
     exclude = ("cut.nii.gz", "p2/*", "*.dcm", "tilted*", "p4")
-    found = survey(tmp_path, Choice(modality="CT", exclude=exclude))
+    found = survey(tmp_path, Selection(modality="CT", exclude=exclude))
     assert places(found) == ["p6/good.nii"]
     assert not [one for one in found.refused if one.bad]
     with pytest.raises(InputError, match=r"nothing below .* is named 'p7'"):
-        survey(tmp_path, Choice(exclude=("p7", *exclude)))
+        survey(tmp_path, Selection(exclude=("p7", *exclude)))
 
 
 def test_a_scan_that_breaks_when_it_is_drawn_is_named_with_its_path(tmp_path):

@@ -10,7 +10,7 @@ import pydicom.data
 import pytest
 
 from core.errors import InputError, StorageError
-from plugins.medical.data.survey import Choice, survey
+from plugins.medical.data.survey import Selection, survey
 from plugins.medical.io import dicom, dicom_write
 from plugins.medical.io.identity import VARIABLE
 
@@ -160,7 +160,7 @@ def test_words_where_a_uid_should_be_are_not_copied_and_not_said(tmp_path):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         source = dicom.read(tmp_path / "in")
-        assert survey(tmp_path, Choice(modality="CT")).entries
+        assert survey(tmp_path, Selection(modality="CT")).entries
         for folder, keep in (("out", ()), ("kept", ("StudyDate",))):
             dicom_write.write(tmp_path / folder, source.voxels, source, description="", keep=keep)
     assert not [str(one.message) for one in said]

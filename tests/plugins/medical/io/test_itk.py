@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
-from plugins.medical.data.survey import Choice, survey
+from plugins.medical.data.survey import Selection, survey
 from plugins.medical.io import itk, nifti, scans
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -98,7 +98,7 @@ def test_of_slicers_folders_the_image_is_learned_from_and_its_segmentation_is_no
     voxels = np.random.default_rng(0).integers(-900, 900, (5, 20, 24)).astype(np.int16)
     SimpleITK.WriteImage(image(voxels), str(tmp_path / "ct.nrrd"))
     SimpleITK.WriteImage(image((voxels > 0).astype(np.uint8)), str(tmp_path / "ct.seg.nrrd"))
-    found = survey(tmp_path, Choice(modality="CT"))
+    found = survey(tmp_path, Selection(modality="CT"))
     assert [entry.files for entry in found.entries] == [(tmp_path / "ct.nrrd",)]
     assert found.entries[0].shape == (5, 20, 24)
     assert "a label map, by its name" in found.refused[0].reason
@@ -109,6 +109,6 @@ def test_without_simpleitk_the_extra_is_named(tmp_path, monkeypatch):
     (tmp_path / "a.mha").write_text("")
     with pytest.raises(InputError, match=r"pip install 'polymode\[medical-formats\]'"):
         scans.read(tmp_path / "a.mha")
-    (left,) = survey(tmp_path, Choice()).refused
+    (left,) = survey(tmp_path, Selection()).refused
     assert "needs SimpleITK" in left.reason
     assert not left.bad
