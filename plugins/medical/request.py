@@ -16,6 +16,7 @@ Beam = Literal["parallel", "fan"]
 Corrupt = Literal["refuse", "skip"]
 SamplingMask = Literal["random", "equispaced", "density", "poisson", "radial"]
 
+CODES: dict[Modality, Literal["CT", "MR"]] = {"ct": "CT", "mri": "MR"}  # as DICOM writes them
 RULE = Spec("core/diffpir", {"iterations": 20, "tolerance": 1e-3})
 SOLVER = Spec("core/ddim", {"eta": 1.0})
 NOISE = 0.005  # of simulated k-space

@@ -130,7 +130,7 @@ def _reconstruct(
     """Draw, write mean, standard deviation, contact sheet and record, and print their paths."""
     from core.parts.config import configure
     from core.progress import listener
-    from plugins.medical.inference.predictors import misfit_of, said_of
+    from plugins.medical.inference.predictors import misfit_of, sentence_of
     from plugins.medical.inference.remarks import remarks
 
     build = configure("predictor", predictor)
@@ -146,5 +146,5 @@ def _reconstruct(
     misfit = misfit_of(found)
     print(f"misfit {misfit['mean']:.2f} times the noise, {misfit['worst']:.2f} at worst")
     if found.choice is not None:
-        print(said_of(found.choice))
+        print(sentence_of(found.choice))
     print("Not for diagnosis: nothing here is a medical device.")

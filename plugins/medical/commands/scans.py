@@ -10,11 +10,10 @@ import typer
 from core.commands import OnMachine, Overwrite, Seed, Stated, check_new, keeps_nothing
 from core.errors import InputError
 from plugins.medical.commands.options import Kind, Place, print_notes
-from plugins.medical.request import Corrupt, CtOptions, MriOptions, ScanOptions
+from plugins.medical.request import CODES, Corrupt, CtOptions, MriOptions, ScanOptions
 
 Chosen = Annotated[ScanOptions, ("series", "volume", "modality")]
 CONFIGS = {"ct": "reference.yaml", "mri": "reference-mri.yaml"}
-MODALITIES: dict[str, Any] = {"ct": "CT", "mri": "MR"}
 
 
 def info(place: Place, *, stated: Stated, scan: Chosen) -> None:
@@ -105,7 +104,7 @@ def train_prior(
         "name": "medical/scan_folder",
         "root": str(folder),
         "test_share": test_share,
-        "modality": MODALITIES[kind],
+        "modality": CODES[kind],
         "exclude": list(exclude or ()),
         "volume": volume,
         "corrupt": corrupt,

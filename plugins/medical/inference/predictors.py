@@ -151,6 +151,10 @@ class _Reconstruction(ABC):
         """The chosen setting, or the default one: the first."""
         return choice.setting if choice else self._settings[0]
 
+    def _start(self, choice: Choice | None) -> str:
+        """The chosen start, or the stated or default one."""
+        return choice.start if choice else self._options.start or START
+
     def write(self, outputs: Outputs, given: Input, found: Found, scale: Scale) -> list[Path]:
         """Write mean, standard deviation, contact sheet and record; their paths.
 
@@ -162,7 +166,7 @@ class _Reconstruction(ABC):
         about = {
             **self._about,
             "grid": plain(self._used(choice).grid),
-            "start": choice.start if choice else self._options.start or START,
+            "start": self._start(choice),
             "measurement": dict(given.options),
             "misfit": misfit_of(found),
             "held_out": choice.record if choice else None,
@@ -319,7 +323,7 @@ def misfit_of(found: Found) -> dict[str, float]:
     return {"mean": float(found.misfit.mean()), "worst": float(found.misfit.max())}
 
 
-def said_of(choice: Choice) -> str:
+def sentence_of(choice: Choice) -> str:
     """A choice by held-out measurements in a line."""
     mixed = " + ".join(f"{weight:.2f} {name}" for name, weight in choice.weights.items())
     return (

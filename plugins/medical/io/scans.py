@@ -8,11 +8,8 @@ from jaxtyping import Float32
 
 from core.errors import InputError
 from plugins.medical.io import dicom, itk, nifti, scan
-from plugins.medical.io.scan import Modality as ScanModality
 from plugins.medical.io.scan import Scan, as_stored
-from plugins.medical.request import Modality, Plane, ScanOptions
-
-MODALITIES: dict[Modality, ScanModality] = {"ct": "CT", "mri": "MR"}
+from plugins.medical.request import CODES, Modality, Plane, ScanOptions
 
 
 def read(
@@ -36,11 +33,11 @@ def read(
     if place.name.lower().endswith((*nifti.SUFFIXES, nifti.HEADER, nifti.VOXELS)):
         if series is not None:
             raise InputError("series: applies to DICOM only; leave it out for NIfTI")
-        return nifti.read(place, volume=volume, modality=modality and MODALITIES[modality])
+        return nifti.read(place, volume=volume, modality=modality and CODES[modality])
     if place.name.lower().endswith(itk.SUFFIXES):
         if series is not None or volume is not None:
             raise InputError("series, volume: apply to DICOM and NIfTI only; leave them out")
-        return itk.read(place, modality=modality and MODALITIES[modality])
+        return itk.read(place, modality=modality and CODES[modality])
     if volume is not None:
         raise InputError("volume: applies to NIfTI only; leave it out for DICOM")
     if modality is not None:
