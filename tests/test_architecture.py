@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import figures
+import plant_faults
 import pytest
 
 import core
@@ -129,6 +130,16 @@ def test_twenty_questions_are_answered_by_the_file_that_the_map_names():
 @pytest.mark.parametrize("kind", ["long", "kwargs", "what", "bare_tensors", "bare_fields"])
 def test_figures_of_core(kind):
     assert not getattr(figures.count("core"), kind)
+
+
+def test_every_planted_fault_fits_the_code():
+    """A fault that no longer does is planted nowhere, and its test is not tried."""
+    stale = [
+        fault.name
+        for fault in plant_faults.FAULTS
+        if (ROOT / fault.file).read_text().count(fault.right) != 1
+    ]
+    assert stale == []
 
 
 def test_numerical_code_is_commented():
