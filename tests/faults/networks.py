@@ -34,6 +34,8 @@ FAULTS = (
              "output = output + over(row.a, x) * f", "output = output + f"),
             ("the denoising loss reaches the estimate", "core/objective/predict_refine.py",
              "ESTIMATE: f.detach()", "ESTIMATE: f"),
+            ("the weight of the refinement is not used", "core/objective/predict_refine.py",
+             "return self.refine_weight * refine + loss", "return refine + loss"),
             ("the estimate of samples without condition", "core/network/predict_refine.py",
              "if ESTIMATE in condition and conditioning.NULL not in condition:",
              "if ESTIMATE in condition:"),

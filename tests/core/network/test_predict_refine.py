@@ -118,6 +118,28 @@ def test_its_loss_is_the_denoising_loss_of_what_is_lacking_and_the_squared_error
     torch.testing.assert_close(found, lacking + 0.5 * squared, rtol=1e-4, atol=1e-4)
 
 
+def test_without_refinement_the_estimate_is_trained_alone():
+    network, process = network_of(), vp_linear()
+    nn.init.normal_(network.estimator.conv_out.weight, std=0.1)
+    draw = torch.Generator().manual_seed(0)
+    x0, image, eps_ = (torch.randn(4, 1, 4, 4, generator=draw) for _ in range(3))
+    t = torch.linspace(0.2, 0.8, 4, dtype=torch.float64)
+    alone = Loss(process, v(), v_weight(), stratified(), estimate_weight=0.5, refine_weight=0.0)
+    found = alone.loss(network, x0, t, eps_, {"image": image})
+    error = (network.estimate({"image": image}) - x0).square().flatten(1).mean(1)
+    torch.testing.assert_close(found, 0.5 * error)
+    found.sum().backward()
+    assert all(p.grad is None for p in network.refiner.parameters())
+    # The loss is linear in both weights.
+    both, more = (
+        Loss(process, v(), v_weight(), stratified(), refine_weight=weight).loss(
+            network, x0, t, eps_, {"image": image}
+        )
+        for weight in (1.0, 3.0)
+    )
+    torch.testing.assert_close(more - error, 3 * (both - error))
+
+
 def test_an_estimate_is_made_once_and_again_for_samples_without_condition():
     network = network_of()
     nn.init.normal_(network.estimator.conv_out.weight)
@@ -152,6 +174,7 @@ def test_an_estimate_given_is_the_one_that_the_network_would_make():
         (lambda: network_of(dims=4), "dims: expected 1, 2 or 3, got 4"),
         (lambda: PredictRefine(1, 1, {"image": 1}, patch=0), "patch: expected at least 1, got 0"),
         (lambda: Loss(vp_linear(), v(), v_weight(), stratified(), estimate_weight=0.0), "> 0"),
+        (lambda: Loss(vp_linear(), v(), v_weight(), stratified(), refine_weight=-1.0), ">= 0"),
     ],
 )
 def test_what_does_not_fit_is_refused(make, message):
