@@ -121,8 +121,8 @@ class Upscale(_MeanOfDraws):
         level: standard deviation of the noise added before the second model (conditioning
             augmentation), at most its ``augment``.
         memory: memory for the result's fields, such as ``2GiB``; a larger result at the model's
-            factor is written in stripes, as PNG.  By default what is free, and half of it where
-            that does not suffice.
+            factor is written in stripes, as PNG or TIFF.  By default what is free, and half of it
+            where that does not suffice.
     """
 
     def __init__(

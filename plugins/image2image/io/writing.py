@@ -229,26 +229,30 @@ def _encode_deep_tiff(file: BinaryIO, values: np.ndarray, picture: Picture) -> N
 
     if values.shape[-1] == 2:  # Pillow identifies no 16-bit grey with alpha
         values = values[..., [0, 0, 0, 1]]
+    tifffile.imwrite(file, values, **tiff_tags(picture, values.shape[-1]))
+
+
+def tiff_tags(picture: Picture, planes: int) -> dict[str, Any]:
+    """tifffile's arguments for a deflated image of so many channels and its metadata."""
     tags, found = [], Image.Exif()
     if picture.exif:
         found.load(b"Exif\0\0" + picture.exif)
         tags = [(t, "s", 0, str(found[t]), True) for t in DESCRIPTIVE if t in found and t != 305]
         if found.get_ifd(0x8769) or found.get_ifd(0x8825):
             warnings.warn(
-                "a 16-bit colour TIFF keeps the profile and the descriptive tags, but not the"
-                " EXIF and GPS folders; write PNG to keep them",
-                stacklevel=4,
+                "a TIFF of 16 bits with colour, or written in stripes, keeps the profile and the "
+                "descriptive tags, but not the EXIF and GPS folders; write PNG to keep them",
+                stacklevel=5,
             )
-    tifffile.imwrite(
-        file,
-        values,
-        photometric="rgb",
-        compression="adobe_deflate",
-        extrasamples=["unassalpha"] if values.shape[-1] == 4 else None,
-        iccprofile=picture.icc,
-        resolution=picture.dpi,
-        resolutionunit=2 if picture.dpi else None,
-        software=str(found[305]) if 305 in found else False,
-        extratags=tags,
-        metadata=None,
-    )
+    return {
+        "photometric": "rgb" if planes > 2 else "minisblack",
+        "planarconfig": "contig",
+        "compression": "adobe_deflate",
+        "extrasamples": ["unassalpha"] if planes in (2, 4) else None,
+        "iccprofile": picture.icc,
+        "resolution": picture.dpi,
+        "resolutionunit": 2 if picture.dpi else None,
+        "software": str(found[305]) if 305 in found else False,
+        "extratags": tags,
+        "metadata": None,
+    }

@@ -1,4 +1,4 @@
-"""PNG in stripes: the pixels and metadata that the whole file would have."""
+"""PNG and TIFF in stripes: the pixels and metadata that the whole file would have."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -14,31 +14,32 @@ from plugins.image2image.io.stripes import write_stripes
 from plugins.image2image.io.writing import write_picture
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
 @pytest.mark.parametrize("depth", [8, 16])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("clear", [False, True])
-def test_a_file_of_stripes_is_read_as_the_whole_one(tmp_path, depth, channels, clear):
+def test_a_file_of_stripes_is_read_as_the_whole_one(tmp_path, suffix, depth, channels, clear):
     draw = torch.Generator().manual_seed(0)
     pixels = 2 * torch.rand((channels, 137, 29), generator=draw) - 1
     alpha = torch.rand((1, 137, 29), generator=draw) if clear else None
     whole = Picture(
         pixels, alpha=alpha, depth=depth, text=(("Author", "someone"),), dpi=(72.0, 72.0)
     )
-    write_picture(tmp_path / "whole.png", whole)
+    write_picture(tmp_path / f"whole.{suffix}", whole)
     ends = [0, 1, 70, 137]
     stripes = [
         replace(whole, pixels=pixels[:, a:b], alpha=None if alpha is None else alpha[:, a:b])
         for a, b in pairwise(ends)
     ]
     first = replace(whole, pixels=pixels[:, :3], alpha=None if alpha is None else alpha[:, :3])
-    write_stripes(tmp_path / "stripes.png", first, (137, 29), iter(stripes))
-    one, other = (read_picture(tmp_path / f"{name}.png") for name in ("whole", "stripes"))
+    write_stripes(tmp_path / f"stripes.{suffix}", first, (137, 29), iter(stripes))
+    one, other = (read_picture(tmp_path / f"{name}.{suffix}") for name in ("whole", "stripes"))
     assert torch.equal(one.pixels, other.pixels)
     assert (one.alpha is not None) == (other.alpha is not None) == clear
     if one.alpha is not None and other.alpha is not None:
         assert torch.equal(one.alpha, other.alpha)
     assert (one.depth, one.text, one.dpi) == (other.depth, other.text, other.dpi)
-    with Image.open(tmp_path / "stripes.png") as image:  # by another decoder, its checksums too
+    with Image.open(tmp_path / f"stripes.{suffix}") as image:  # by another decoder, checksums too
         image.verify()
 
 
@@ -50,6 +51,6 @@ def test_a_file_that_fails_half_way_is_not_there(tmp_path):
     like = Picture(torch.zeros(3, 8, 5))
     with pytest.raises(InputError, match="no more"):
         write_stripes(tmp_path / "out.png", like, (8, 5), broken())
-    with pytest.raises(InputError, match="only PNG is written in stripes"):
+    with pytest.raises(InputError, match="only PNG and TIFF are written in stripes"):
         write_stripes(tmp_path / "out.jpg", like, (8, 5), broken())
     assert list(tmp_path.iterdir()) == []
