@@ -15,7 +15,8 @@ from core.data import problems_of_split, split_of
 from core.errors import InputError
 from core.process.noise import derive
 from core.storage import files
-from plugins.medical.data.slices import Pose, Slices
+from plugins.medical.data.augmentation import Pose
+from plugins.medical.data.slices import Slices
 from plugins.medical.data.survey import Entry, Refused, Selection, Survey, bad, files_of, survey
 from plugins.medical.io import dicom, identity, nifti, raw
 from plugins.medical.io.scan import Scan
@@ -30,14 +31,17 @@ Planes = Literal["acquired", "axial", "coronal", "sagittal", "any"]
 class _Folder(Slices, ABC):
     """Slices of the scans in a folder and its subfolders, split by patient.
 
-    An item holds ``image`` (1, size, size) in [-1, 1]: CT by its window, MR by 0 and a percentile.
-    A test item also holds ``fine`` (1, 2 size, 2 size), whose means over 2x2 are the image.  Scans
-    are read when they are first needed.
+    An item holds ``image`` (1, size, size) in [-1, 1], CT by its window, MR by 0 and a percentile,
+    and ``pixel``, its pixel spacing in millimetres, where files state it.  A test item also holds
+    ``fine`` (1, 2 size, 2 size), whose means over 2x2 are the image.  Scans are read when they are
+    first needed.
 
     Args:
         root: the folder.
         size: side of a slice, in pixels.
         pixel: pixel spacing, in millimetres; by default the one that fits each scan's whole slice.
+        pixel_range: least and largest pixel spacing of training slices, in millimetres; each has
+            its own, drawn evenly by its logarithm, in place of `pixel`.
         plane: of the slices; ``any``, for training: acquired in half, and each of the three
             standard planes in a sixth of the slices.
         low: CT: lower end of the window, in Hounsfield units.
@@ -53,12 +57,7 @@ class _Folder(Slices, ABC):
             patient decides; 0 and 1 for folders of one split alone.
         count: number of training slices.
         per_scan: number of test slices of each scan, evenly spaced.
-        turn: augmentation: largest in-plane rotation, in degrees.
-        tilt: augmentation: largest rotation about each in-plane axis, in degrees.
-        zoom: augmentation: largest factor of scaling.
-        shift: augmentation: largest translation, as a fraction of the side.
-        mirror: augmentation: whether left and right may be flipped.
-        contrast: augmentation of MR: largest factor of a tissue's intensity.
+        pose: a group of options.
         seed: of the training slices.
         cache_gib: memory for volumes, in GiB, in each process; the least recently used are dropped.
     """
@@ -70,6 +69,7 @@ class _Folder(Slices, ABC):
         root: Path,
         size: int = 128,
         pixel: float | None = None,
+        pixel_range: tuple[float, float] | None = None,
         plane: Planes = "acquired",
         low: float = -1000.0,
         high: float = 1000.0,
@@ -81,17 +81,16 @@ class _Folder(Slices, ABC):
         test_share: float = 0.2,
         count: int = 20000,
         per_scan: int = 8,
-        turn: float = 15.0,
-        tilt: float = 10.0,
-        zoom: float = 1.2,
-        shift: float = 0.1,
-        mirror: bool = True,
-        contrast: float = 2.0,
+        pose: Pose = Pose(),
         seed: int = 0,
         cache_gib: float = 2.0,
     ) -> None:
-        pose = Pose(turn=turn, tilt=tilt, zoom=zoom, shift=shift, mirror=mirror, contrast=contrast)
-        _check(split, size, pixel, (low, high), percentile, test_share, count, per_scan, pose)
+        _check(
+            split, size, pixel, pixel_range, (low, high), percentile, test_share, count, per_scan,
+            pose,
+        )  # fmt: skip
+        if pixel_range is not None and not self._spaced:
+            raise InputError("pixel_range: requires files that state their pixel spacing")
         if volume is not None and not self._volumes:
             raise InputError("volume: applies to NIfTI only; leave it out")
         selection = Selection(modality=modality, volume=volume, exclude=exclude)
@@ -104,14 +103,15 @@ class _Folder(Slices, ABC):
         first: Plane = "acquired" if plane == "any" else plane
         every: list[Plane] = ["acquired", "acquired", "acquired", "axial", "coronal", "sagittal"]
         self._options = (
-            3, split, size, pixel, plane, low, high, percentile, modality, volume,
-            (count, pose, seed) if split == "train" else per_scan,
+            4, split, size, pixel, plane, low, high, percentile, modality, volume,
+            (count, pixel_range, pose, seed) if split == "train" else per_scan,
         )  # fmt: skip
         super().__init__(
             [(identity.pseudonym(entry.patient), entry.scan) for entry in self._entries],
             split=split,
             size=size,
             pixel=pixel,
+            pixel_range=pixel_range,
             planes=every if plane == "any" and split == "train" else [first],
             window=lambda scan: (low, high) if _is_ct(scan, modality) else None,
             percentile=percentile,
@@ -120,6 +120,10 @@ class _Folder(Slices, ABC):
             seed=derive(seed, "slices"),
             cache=int(cache_gib * 2**30),
         )
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        item = super().__getitem__(index)
+        return item if self._spaced else {k: v for k, v in item.items() if k != "pixel"}
 
     def digest(self) -> str:
         """SHA-256 of the files' bytes and of the options of slicing."""
@@ -134,6 +138,7 @@ class _Folder(Slices, ABC):
         return self._survey.lines(self._share)
 
     _volumes: ClassVar[bool] = False  # whether a file may hold several
+    _spaced: ClassVar[bool] = True  # whether files state their pixel spacing
 
     @staticmethod
     @abstractmethod
@@ -145,6 +150,7 @@ def _check(
     split: str,
     size: int,
     pixel: float | None,
+    pixel_range: tuple[float, float] | None,
     window: tuple[float, float],
     percentile: float,
     test_share: float,
@@ -159,6 +165,11 @@ def _check(
         problems.append(f"size: expected 8 to 1024, got {size}")
     if pixel is not None and not pixel > 0:
         problems.append(f"pixel: expected more than 0, got {pixel:g}")
+    if pixel_range is not None and not 0 < pixel_range[0] <= pixel_range[1]:
+        problems.append(
+            "pixel_range: expected two numbers above 0, the least first, got "
+            f"{pixel_range[0]:g} and {pixel_range[1]:g}"
+        )
     if not low < high:
         problems.append(f"low, high: expected low below high, got {low:g} and {high:g}")
     if not 0 < percentile <= 100:
@@ -167,15 +178,7 @@ def _check(
         problems.append(f"test_share: expected 0 to 1, got {test_share:g}")
     if count < 1 or per_scan < 1:
         problems.append(f"count, per_scan: expected at least 1, got {count} and {per_scan}")
-    if not (pose.zoom >= 1 and pose.contrast >= 1):
-        problems.append(
-            f"zoom, contrast: expected at least 1, got {pose.zoom:g} and {pose.contrast:g}"
-        )
-    if min(pose.turn, pose.tilt, pose.shift) < 0:
-        problems.append(
-            "turn, tilt, shift: expected at least 0, got "
-            f"{pose.turn:g}, {pose.tilt:g} and {pose.shift:g}"
-        )
+    problems += pose.problems()
     if problems:
         raise InputError("\n".join(problems))
 
@@ -227,6 +230,7 @@ class Lidc(_Folder):
 
 class FastMri(_Folder):
     __doc__ = _Folder.__doc__
+    _spaced = False
 
     @staticmethod
     def _found(root: Path, split: str, selection: Selection) -> Survey:

@@ -12,11 +12,14 @@ from core.errors import InputError
 from core.storage import files
 from plugins.medical.io import raw
 
+SIDE = 260.0  # of a slice, in millimetres
+
 
 class Lodopab:
     """Ground-truth slices of LoDoPaB-CT, whose splits are by patient.
 
-    An item holds ``image`` (1, size, size) in [-1, 1], the window's range.
+    An item holds ``image`` (1, size, size) in [-1, 1], the window's range, and ``pixel``, its pixel
+    spacing in millimetres: slices are 260 mm wide (Leuschner et al. 2021, arXiv:1910.01113).
 
     Args:
         root: folder with ``ground_truth_train_000.hdf5`` and so on.
@@ -58,7 +61,7 @@ class Lodopab:
         picture = torch.from_numpy((np.asarray(values) - low) / (high - low) * 2 - 1).clamp(-1, 1)
         if self._size != picture.shape[-1]:
             picture = F.interpolate(picture[None, None], (self._size,) * 2, mode="area")[0, 0]
-        return {"image": picture[None]}
+        return {"image": picture[None], "pixel": torch.tensor(SIDE / self._size)}
 
     def source(self, index: int) -> str:
         """The file of an item: patients are not published."""

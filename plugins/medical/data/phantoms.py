@@ -2,6 +2,7 @@
 
 import hashlib
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,9 +16,9 @@ from plugins.medical.operators.ellipses import random_head, rasterised
 class Phantoms:
     """Head-like phantoms of ellipses whose measurements are known in closed form.
 
-    An item holds ``image`` (1, size, size), values [0, 1] mapped to [-1, 1]; a test item also
-    ``fine`` (1, 2 size, 2 size), whose means over 2x2 are the image.  The splits have seeds of
-    their own.
+    An item holds ``image`` (1, size, size), values [0, 1] mapped to [-1, 1], and ``pixel``, its
+    pixel spacing in millimetres; a test item also ``fine`` (1, 2 size, 2 size), whose means over
+    2x2 are the image.  The splits have seeds of their own.
 
     Args:
         size: side of the image, in pixels.
@@ -46,7 +47,8 @@ class Phantoms:
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         drawn, image = self._drawn(index)
-        item = {"image": (2 * image - 1).float()[None]}
+        spacing = torch.tensor(self._side / self._size)
+        item = {"image": (2 * image - 1).float()[None], "pixel": spacing}
         if self._split == "test":
             size = self._size * FINER
             fine = rasterised(drawn, size, size, self._side / size, finer=FINER)

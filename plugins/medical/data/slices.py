@@ -1,7 +1,9 @@
 """Square slices of scans: as acquired for testing, in random nearby poses for training.
 
 A slice is interpolated linearly at half its pixel spacing and averaged over 2x2, so that its pixels
-are means; the finer slice is what measurements are simulated of.
+are means; the finer slice is what measurements are simulated of.  Where the pixel spacing is drawn
+from a range, the volume is averaged to half of the spacing's octave first, and points are twice as
+dense, so that detail finer than a pixel does not alias.
 """
 
 import math
@@ -10,40 +12,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn import functional as F
 
 from core.data import Cache
 from core.process.noise import generator
-from plugins.medical.io.scan import Scan, canonical, like_canonical
+from plugins.medical.data.augmentation import Pose, attenuated, displacement, recoloured
+from plugins.medical.io.intensities import EMPTY
+from plugins.medical.io.scan import Scan, canonical, like_canonical, plane_of
 from plugins.medical.request import Plane
 
 FINER = 2  # points along each side of a pixel
 TRIES = 8  # to find a slice that is more than air
 DARK, LEAST = 0.1, 0.1  # an air pixel's largest value; least fraction of other pixels
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pose:
-    """Ranges of the random pose of a training slice, each sampled uniformly.
-
-    Args:
-        turn: in-plane rotation to either side, in degrees.
-        tilt: rotation about each in-plane axis, in degrees.
-        zoom: largest factor of scaling.
-        shift: translation of the centre, as a fraction of the side.
-        mirror: whether left and right may be flipped.
-        contrast: largest factor of a tissue's intensity, where there is no window: MR sequences
-            and scanners differ.
-    """
-
-    turn: float = 15.0
-    tilt: float = 10.0
-    zoom: float = 1.2
-    shift: float = 0.1
-    mirror: bool = True
-    contrast: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -55,11 +37,15 @@ class Volume:
             clipped.
         spacing: between slices, rows and columns, in millimetres.
         windowed: whether the intensities are calibrated (CT).
+        air: value of -1000 HU, where they are.
+        sagittal: whether the slices are sagittal, so that columns run from front to back.
     """
 
     values: Float[Tensor, "1 1 d h w"]
     spacing: tuple[float, float, float]
     windowed: bool
+    air: float = 0.0
+    sagittal: bool = False
 
 
 def prepared(
@@ -90,7 +76,8 @@ def prepared(
     if max(fewer) > 1:
         values = F.avg_pool3d(values, fewer)
         spacing = (spacing[0] * fewer[0], spacing[1] * fewer[1], spacing[2] * fewer[2])
-    return Volume(values, spacing, window is not None)
+    air = (EMPTY - low) / (high - low)
+    return Volume(values, spacing, window is not None, air, plane_of(turned) == "sagittal")
 
 
 def cut(
@@ -103,8 +90,10 @@ def cut(
     tilt: tuple[float, float] = (0.0, 0.0),
     shift: tuple[float, float] = (0.0, 0.0),
     mirror: bool = False,
+    moved: Float64[Tensor, "2 fine fine"] | None = None,
+    finer: int = FINER,
 ) -> Float[Tensor, " fine fine"]:
-    """A slice of a volume at twice the resolution.
+    """A slice of a volume at `finer` times the resolution.
 
     Args:
         volume: to slice.
@@ -115,9 +104,11 @@ def cut(
         tilt: rotation about the axis of rows and of columns, in degrees.
         shift: translation down and to the right, in millimetres.
         mirror: flip left and right.
+        moved: displacement of each point down and to the right, in millimetres.
+        finer: points along each side of a pixel.
     """
-    fine = size * FINER
-    line = (torch.arange(fine, dtype=torch.float64) - (fine - 1) / 2) * pixel / FINER
+    fine = size * finer
+    line = (torch.arange(fine, dtype=torch.float64) - (fine - 1) / 2) * pixel / finer
     across = -line if mirror else line
     a, b, c = (math.radians(angle) for angle in (turn, *tilt))
     right = torch.tensor([0.0, math.sin(a), math.cos(a)], dtype=torch.float64)
@@ -134,31 +125,12 @@ def cut(
     middle[0] = at * spacing[0]
     middle[1:] += torch.tensor(shift, dtype=torch.float64)
     points = middle + line[:, None, None] * down + across[:, None] * right  # h w 3, millimetres
+    if moved is not None:
+        points = points + moved[0, ..., None] * down + moved[1, ..., None] * right
     index = points / spacing
     grid = ((2 * index + 1) / shape - 1).flip(-1).float()[None, None]
     found = F.grid_sample(volume.values, grid, padding_mode="zeros", align_corners=False)
     return found[0, 0, 0]
-
-
-def recoloured(
-    fine: Float[Tensor, " h w"], random: np.random.Generator, contrast: float
-) -> Float[Tensor, " h w"]:
-    """The slice with a random contrast and bias field; air stays 0.
-
-    Intensities go through a piecewise linear curve of six knots, each scaled by a factor of up to
-    `contrast`, and are multiplied by a smooth bias field between 1 / 1.5 and 1.5.
-    Source: random contrasts, Billot et al. 2023, arXiv:2107.09559.
-    """
-    knots = np.linspace(0, 1, 6)
-    moved = knots * np.exp(random.uniform(-1, 1, 6) * math.log(contrast))
-    height, width = fine.shape
-    y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)
-    terms = [x + 0 * y, y + 0 * x, x * y, x**2 + 0 * y, y**2 + 0 * x]
-    field = sum(random.uniform(-1, 1) * term for term in terms)
-    field = np.exp(field / np.abs(field).max() * random.uniform(0, math.log(1.5)))
-    found = np.interp(fine.numpy(), knots, moved) * field
-    brightest = max(float(np.quantile(found, 0.998)), 1e-6)
-    return torch.from_numpy(found / brightest * random.uniform(0.6, 1)).float().clamp(0, 1)
 
 
 def halved(fine: Float[Tensor, " c h w"]) -> Float[Tensor, " c y x"]:
@@ -173,14 +145,16 @@ def _ranged(fine: Float[Tensor, " h w"]) -> Float[Tensor, "1 h w"]:
 class Slices:
     """Slices of the scans of one split.
 
-    An item holds ``image`` (1, size, size) in [-1, 1]; a test item also ``fine`` (1, 2 size,
-    2 size), whose means over 2x2 are the image.
+    An item holds ``image`` (1, size, size) in [-1, 1] and ``pixel``, its pixel spacing in
+    millimetres; a test item also ``fine`` (1, 2 size, 2 size), whose means over 2x2 are the image.
 
     Args:
         scans: pseudonym and reader of each; read when first needed, and cached.
         split: ``train`` in random poses, ``test`` as acquired.
         size: side of a slice, in pixels.
         pixel: pixel spacing in millimetres; None for the one that fits each scan's whole slice.
+        pixel_range: the least and the most, between which the pixel spacing of each training slice
+            is drawn, evenly by its logarithm; None for `pixel`.
         planes: of the slices; the first one for testing.
         window: of a scan, as of `prepared`.
         percentile: as of `prepared`.
@@ -197,6 +171,7 @@ class Slices:
         split: str,
         size: int,
         pixel: float | None,
+        pixel_range: tuple[float, float] | None = None,
         planes: Sequence[Plane],
         window: Callable[[Scan], tuple[float, float] | None],
         percentile: float,
@@ -206,6 +181,7 @@ class Slices:
         cache: int,
     ) -> None:
         self._scans, self._split, self._size, self._pixel = list(scans), split, size, pixel
+        self._range = pixel_range if split == "train" else None
         self._planes, self._window, self._percentile = tuple(planes), window, percentile
         self._count, self._pose = count, pose
         self._seed = seed
@@ -229,20 +205,19 @@ class Slices:
             volume, pixel, depth = self._volume(number, self._planes[0])
             at = (at + 0.5) * volume.values.shape[2] / depth - 0.5
             fine = _ranged(cut(volume, at, self._size, pixel))
-            return {"image": halved(fine), "fine": fine}
+            return {"image": halved(fine), "fine": fine, "pixel": torch.tensor(pixel)}
         random = self._random(index)
         number = int(random.integers(len(self._scans)))
         plane = self._planes[int(random.integers(len(self._planes)))]
-        volume, pixel, _ = self._volume(number, plane)
+        drawn = None if self._range is None else log_uniform(random, self._range)
+        volume, pixel, _ = self._volume(number, plane, drawn)
         fine = self._drawn(random, volume, pixel)
         for _ in range(TRIES):
             if (fine > DARK).float().mean() > LEAST:
                 break
             fine = self._drawn(random, volume, pixel)
-        fine = fine.clamp(0, 1)
-        if not volume.windowed:
-            fine = recoloured(fine, random, self._pose.contrast)
-        return {"image": halved(_ranged(fine))}
+        image = halved(_ranged(self._coloured(random, volume, fine)))
+        return {"image": image, "pixel": torch.tensor(pixel)}
 
     def _random(self, index: int) -> np.random.Generator:
         return generator(self._seed, index)
@@ -253,7 +228,8 @@ class Slices:
         reach = pose.shift * self._size * pixel
         down, right = random.uniform(-reach, reach, 2).tolist()
         first, second = random.uniform(-pose.tilt, pose.tilt, 2).tolist()
-        return cut(
+        finer = FINER if self._range is None else 2 * FINER
+        found = cut(
             volume,
             random.uniform(0, depth - 1),
             self._size,
@@ -261,23 +237,58 @@ class Slices:
             turn=random.uniform(-pose.turn, pose.turn),
             tilt=(first, second),
             shift=(down, right),
-            mirror=pose.mirror and bool(random.integers(2)),
+            mirror=pose.mirror and bool(random.integers(2)) and self._mirrored(volume),
+            moved=self._moved(random, self._size * finer, pixel),
+            finer=finer,
         )
+        return found if finer == FINER else halved(found[None])[0]
 
-    def _volume(self, number: int, plane: Plane) -> tuple[Volume, float, int]:
-        """A scan's volume, pixel spacing and number of slices."""
-        found = self._kept.get((number, plane))
+    def _mirrored(self, volume: Volume) -> bool:
+        """Whether a volume's columns may be flipped."""
+        return self._pose.mirror_sagittal or not volume.sagittal
+
+    def _moved(self, random: np.random.Generator, side: int, pixel: float) -> Tensor | None:
+        """An elastic displacement in millimetres, if there is any."""
+        largest = self._pose.elastic * self._size * pixel
+        return displacement(random, side, largest) if largest else None
+
+    def _coloured(self, random: np.random.Generator, volume: Volume, fine: Tensor) -> Tensor:
+        """The slice with the intensities of another scanner."""
+        pose = self._pose
+        if volume.windowed:
+            return attenuated(fine, random, pose.water, volume.air) if pose.water else fine
+        return recoloured(
+            fine.clamp(0, 1), random, pose.contrast, gamma=pose.gamma, bias=pose.bias,
+            gain=pose.gain,
+        )  # fmt: skip
+
+    def _volume(
+        self, number: int, plane: Plane, pixel: float | None = None
+    ) -> tuple[Volume, float, int]:
+        """A scan's volume, pixel spacing and number of slices.
+
+        Args:
+            number: of the scan.
+            plane: of the slices.
+            pixel: spacing drawn from the range: volumes are prepared for each octave of it.
+        """
+        octave = 0.0
+        if pixel is not None and self._range is not None:
+            octave = math.floor(math.log2(pixel / self._range[0]))
+        found = self._kept.get((number, plane, octave))
         if found is None:
             scan = self._scans[number][1]()
             shape, spacing = like_canonical(scan, plane)
-            pixel = self._pixel or max(shape[1] * spacing[1], shape[2] * spacing[2]) / self._size
+            finest = self._pixel or max(shape[1] * spacing[1], shape[2] * spacing[2]) / self._size
+            if self._range is not None:
+                finest = self._range[0] * 2**octave
             zoom = self._pose.zoom if self._split == "train" else 1.0
             volume = prepared(
-                scan, plane, pixel / zoom, window=self._window(scan), percentile=self._percentile
+                scan, plane, finest / zoom, window=self._window(scan), percentile=self._percentile
             )
-            found = volume, pixel, shape[0]
-            self._kept.keep((number, plane), found, volume.values.nbytes)
-        return found
+            found = volume, finest, shape[0]
+            self._kept.keep((number, plane, octave), found, volume.values.nbytes)
+        return found if pixel is None else (found[0], pixel, found[2])
 
     def source(self, index: int) -> str:
         """The scan of an item."""
@@ -290,3 +301,9 @@ class Slices:
         if self._split == "test":
             return f"{self.source(index)}, slice {self._places[index][1] + 1:g}"
         return f"{self.source(index)}, pose {index + 1}"
+
+
+def log_uniform(random: np.random.Generator, ends: tuple[float, float]) -> float:
+    """A number between two, drawn evenly by its logarithm."""
+    low, high = (math.log(end) for end in ends)
+    return math.exp(random.uniform(low, high))

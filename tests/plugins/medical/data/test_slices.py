@@ -10,8 +10,9 @@ from scipy.spatial.transform import Rotation
 from scipy.stats import kstest
 
 from core.errors import InputError
+from plugins.medical.data.augmentation import Pose, recoloured
 from plugins.medical.data.folders import NiftiFolder, side
-from plugins.medical.data.slices import Pose, Slices, Volume, cut, halved, prepared, recoloured
+from plugins.medical.data.slices import Slices, Volume, cut, halved, prepared
 from plugins.medical.data.survey import Entry, Selection, Survey, survey
 from plugins.medical.io import nifti
 from plugins.medical.io.scan import Scan
