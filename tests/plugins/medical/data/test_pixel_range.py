@@ -51,7 +51,7 @@ def test_pixels_are_means_of_a_smooth_disc():
 
 
 def test_detail_finer_than_a_pixel_does_not_alias():
-    """Waves of a fifth of the largest pixel: sampled at points they would be waves of any length."""
+    coarse = [x["image"] for x in (data[i] for i in range(60)) if float(x["pixel"]) > 8]
     waves = 0.5 + 0.5 * np.cos(2 * np.pi * LINE / 2.4)[:, None] + 0 * LINE
     data = slices(waves, count=60, pixel_range=(1.5, 12.0))
     coarse = [item["image"] for item in (data[i] for i in range(60)) if float(item["pixel"]) > 8]
