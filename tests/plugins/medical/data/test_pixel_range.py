@@ -51,10 +51,10 @@ def test_pixels_are_means_of_a_smooth_disc():
 
 
 def test_detail_finer_than_a_pixel_does_not_alias():
-    coarse = [x["image"] for x in (data[i] for i in range(60)) if float(x["pixel"]) > 8]
+    """Waves of a fifth of a large pixel: sampled at points they would be waves of any length."""
     waves = 0.5 + 0.5 * np.cos(2 * np.pi * LINE / 2.4)[:, None] + 0 * LINE
     data = slices(waves, count=60, pixel_range=(1.5, 12.0))
-    coarse = [item["image"] for item in (data[i] for i in range(60)) if float(item["pixel"]) > 8]
+    coarse = [x["image"] for x in (data[i] for i in range(60)) if float(x["pixel"]) > 8]
     assert len(coarse) > 5
     inside = torch.stack(coarse)[..., 5:-5, 5:-5]  # the largest slices end in air
     assert inside.abs().max() < 0.2
