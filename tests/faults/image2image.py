@@ -1,6 +1,6 @@
 """Faults in the plug-in of images."""
 
-from faults.fault import image
+from faults.fault import image, images
 
 FAULTS = (
     image("JPEG: tables transposed", "operators/jpeg",
@@ -115,11 +115,11 @@ FAULTS = (
     image("row noise: of the stripe, not of the place", "inference/row_noise",
            "top, bottom = self._top, self._top + x.shape[-2]", "top, bottom = 0, x.shape[-2]",
            "inference/test_stripes", "noise"),
-    image("TIFF in stripes: differences of rows, not of columns", "io/stripes",
+    images("TIFF in stripes: differences of rows, not of columns", "stripes",
            "np.diff(values, axis=1, prepend=np.zeros_like(values[:, :1]))",
-           "np.diff(values, axis=0, prepend=np.zeros_like(values[:1]))", "io/test_stripes", "tif"),
-    image("stripes: what does not fill a part is lost", "io/stripes",
-           "    if kept and len(kept[0]):\n", "    if False:\n", "io/test_stripes", "whole_one"),
+           "np.diff(values, axis=0, prepend=np.zeros_like(values[:1]))", "test_stripes", "tif"),
+    images("stripes: what does not fill a part is lost", "stripes",
+           "    if kept and len(kept[0]):\n", "    if False:\n", "test_stripes", "whole_one"),
     image("JPEG decoding: sharper instead of smoother", "operators/jpeg_decoding",
            "return across + down - before", "return before - across - down",
            "operators/test_jpeg_decoding", "variation"),
@@ -149,11 +149,11 @@ FAULTS = (
            "ends = [(1 - self.request.confidence) / 2, (1 + self.request.confidence) / 2]",
            "ends = [1 - self.request.confidence, self.request.confidence]",
            "evaluation/test_compare", "probability"),
-    image("EXIF: the thumbnail's directory stays", "io/exif",
+    images("EXIF: the thumbnail's directory stays", "exif",
            "        tiff.erase_directory(thumbnail)\n", "        pass\n",
-           "io/test_exif", "thumbnail"),
-    image("TIFF: a preview is read for the raw image", "io/reading",
-           "if larger or _DNG_VERSION in tags", "if _DNG_VERSION in tags", "io/test_formats",
+           "test_exif", "thumbnail"),
+    images("TIFF: a preview is read for the raw image", "reading",
+           "if larger or _DNG_VERSION in tags", "if _DNG_VERSION in tags", "test_formats",
            "preview"),
     image("score: its table replaces a file unasked", "commands/score",
            "    check_new([out] if out else [], overwrite=overwrite)\n", "",

@@ -30,10 +30,10 @@ from plugins.image2image.request import EditOptions, OutputOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from core.images.pictures import Picture
     from core.model import Model
     from core.sampler.solver import Solver
     from plugins.image2image.inference.editing import Edit, Prior
-    from plugins.image2image.io.pictures import Picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,13 +116,13 @@ class EditRun:
             self._write_record(model, prior, paths, options)
 
     def _write(self, path: Path, result: "Picture") -> None:
-        from plugins.image2image.io.writing import write_picture
+        from core.images.writing import write_picture
 
         write_picture(path, result, quality=self.output.quality, strip=self.output.strip)
         print_path(path)
 
     def _check_outputs(self, picture: "Picture", paths: list[Path]) -> None:
-        from plugins.image2image.io.writing import check_format, check_writable
+        from core.images.writing import check_format, check_writable
 
         outputs = written_paths(self.target, self.samples, record=self.record)
         check_no_overwrite(outputs, [self.file, self.region.mask])
@@ -136,10 +136,10 @@ class EditRun:
     def _write_record(
         self, model: "Model", prior: "Prior", paths: list[Path], options: dict[str, Any]
     ) -> None:
+        from core.images.writing import behind_links
         from core.parts.config import plain
         from core.results import record
         from core.storage.files import digest
-        from plugins.image2image.io.writing import behind_links
 
         mask = self.region.mask
         about = {

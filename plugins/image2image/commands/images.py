@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from core.commands import check_new
 from core.errors import InputError, printable
+from core.images import formats
 from core.parts.registry import Spec
 from core.storage import files as storage
-from plugins.image2image.io import formats
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from core.denoiser.tiles import Cost
+    from core.images.pictures import Picture
     from core.request import Emit
     from core.sampler.draws import Summary
     from plugins.image2image.inference.input_image import InputImage
-    from plugins.image2image.io.pictures import Picture
 
 SHEET_SIDE = 512  # of an image on the contact sheet, in pixels
 WHITE = 0.25  # standard deviation that is white on its image, as a fraction of the range
@@ -144,8 +144,8 @@ class RestoreRun:
             )
 
     def _prepare(self, predictor: ImagePredictor, file: Path, target: Path) -> "InputImage":
-        from plugins.image2image.io.reading import read_picture
-        from plugins.image2image.io.writing import check_format, check_writable
+        from core.images.reading import read_picture
+        from core.images.writing import check_format, check_writable
 
         image = predictor.prepare(file, read_picture(file))
         if self.dry_run:  # its folder need not be there
@@ -160,9 +160,9 @@ class RestoreRun:
     def _draw(
         self, predictor: ImagePredictor, image: "InputImage", file: Path, target: Path
     ) -> None:
+        from core.images.writing import write_picture
         from core.progress import listener
         from core.sampler.draws import summary
-        from plugins.image2image.io.writing import write_picture
 
         if self._written_in_stripes(predictor, image, file, target):
             return
@@ -208,7 +208,7 @@ class RestoreRun:
         views: "dict[str, Tensor]",
     ) -> "Iterator[Tensor]":
         """Pass the draws on, each written to its path and added to the contact sheet."""
-        from plugins.image2image.io.writing import write_picture
+        from core.images.writing import write_picture
 
         for path, draw in zip(paths, draws, strict=True):
             write_picture(path, image.finish(draw), **self._written_as)
@@ -221,8 +221,8 @@ class RestoreRun:
         return {name: self.part.options.get(name) for name in ("quality", "strip")}
 
     def _write_record(self, predictor: ImagePredictor, file: Path, target: Path) -> None:
+        from core.images.writing import behind_links
         from core.results import record
-        from plugins.image2image.io.writing import behind_links
 
         paths = sample_paths(target, self.samples)
         record.write(
@@ -390,10 +390,10 @@ def write_sheet(path: Path, views: "dict[str, Tensor]") -> None:
     """Write a contact sheet: small images in [-1, 1] side by side."""
     import torch
 
+    from core.images.pictures import Picture
+    from core.images.writing import write_picture
     from core.results.sheet import contact_sheet, to_bytes
     from core.task import Panel
-    from plugins.image2image.io.pictures import Picture
-    from plugins.image2image.io.writing import write_picture
 
     panels = [Panel(name, {name: to_bytes(x)}) for name, x in views.items()]
     pixels = torch.from_numpy(contact_sheet(panels)).movedim(-1, 0).float() / 127.5 - 1
@@ -402,7 +402,7 @@ def write_sheet(path: Path, views: "dict[str, Tensor]") -> None:
 
 def std_map(found: "Summary") -> "Picture":
     """The standard deviation of draws as grey: black for 0, white for a quarter of the range."""
-    from plugins.image2image.io.pictures import Picture
+    from core.images.pictures import Picture
 
     level = found.std.square().mean(0, keepdim=True).sqrt() / 2 / WHITE
     return Picture(level.clamp(max=1) * 2 - 1)

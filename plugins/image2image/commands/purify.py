@@ -6,6 +6,7 @@ from typing import Annotated
 
 from core.commands import OnMachine, Overwrite, check_new, keeps_nothing
 from core.errors import InputError
+from core.images.formats import check_options
 from core.parts.registry import Spec
 from plugins.image2image.commands.images import (
     check_no_overwrite,
@@ -22,7 +23,6 @@ from plugins.image2image.commands.options import (
     OutputFileOrFolder,
     UnconditionalCheckpoint,
 )
-from plugins.image2image.io.formats import check_options
 
 
 @keeps_nothing
@@ -48,9 +48,9 @@ def purify(
     check_no_overwrite([target], [file])
     check_new([target], overwrite=overwrite)
     check_quality(predictor.options["quality"], [target])
+    from core.images.reading import read_picture
+    from core.images.writing import check_format, check_writable, write_picture
     from core.parts.config import configure
-    from plugins.image2image.io.reading import read_picture
-    from plugins.image2image.io.writing import check_format, check_writable, write_picture
 
     # Everything that can be wrong is found before the slow part.
     picture = read_picture(file)

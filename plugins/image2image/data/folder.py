@@ -16,12 +16,12 @@ from torch.utils.data import Dataset
 
 from core.data import Cache, place_of, split_of
 from core.errors import InputError, printable
+from core.images.formats import FORMATS, READ, UNREAD
+from core.images.reading import read_picture
 from core.process.noise import derive, generator
 from core.storage import memory
 from core.storage.folders import files_in
 from plugins.image2image.data.crops import FAR, Plan, check_options, cut, recoloured
-from plugins.image2image.io.formats import FORMATS, READ, UNREAD
-from plugins.image2image.io.reading import read_picture
 
 
 @dataclass(frozen=True, slots=True)

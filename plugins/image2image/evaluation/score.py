@@ -21,14 +21,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core.errors import InputError
+from core.images.formats import READ
+from core.images.reading import read_picture
 from core.progress import counter
 from core.request import Emit, silent
 from core.results.metrics import psnr, ssim
 from plugins.image2image.evaluation import dino, lpips
 from plugins.image2image.evaluation.distances import Distances
 from plugins.image2image.evaluation.features import Features, learned, load
-from plugins.image2image.io.formats import READ
-from plugins.image2image.io.reading import read_picture
 from plugins.image2image.operators.bicubic import Bicubic
 from plugins.image2image.request import CompareRequest, ScoreOptions
 

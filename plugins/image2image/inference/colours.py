@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from plugins.image2image.io.pictures import Picture
+from core.images.pictures import Picture
 
 
 def shown_colours(picture: Picture) -> Float[Tensor, " c h w"]:

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from plugins.image2image.io import formats
+from core.images import formats
 
 if TYPE_CHECKING:
     from core.task import Panel

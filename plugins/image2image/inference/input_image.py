@@ -8,12 +8,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from core.errors import InputError
+from core.images.pictures import Picture, as_stored, turned
+from core.images.writing import check_writable
 from core.task import Batch
 from plugins.image2image.inference.colours import is_grey, shown_colours, with_colours_of
 from plugins.image2image.inference.editing import composite
 from plugins.image2image.inference.masks import around, feathered
-from plugins.image2image.io.pictures import Picture, as_stored, turned
-from plugins.image2image.io.writing import check_writable
 from plugins.image2image.operators import jpeg
 from plugins.image2image.operators.bicubic import back_projected, resized
 from plugins.image2image.operators.jpeg_decoding import smoothest

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from core.denoiser.tiles import check_memory
 from core.errors import InputError
+from core.images.pictures import Picture
+from core.images.reading import read_picture
 from plugins.image2image.inference.painted import painted
-from plugins.image2image.io.pictures import Picture
-from plugins.image2image.io.reading import read_picture
 
 SIDES = ("left", "right", "top", "bottom")
 MOST_GROWN = 1024  # pixels

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from core.errors import InputError
-from plugins.image2image.io.pictures import Picture
+from core.images.pictures import Picture
 
 # In units of the range of a colour.
 PURE = 16 / 255  # from black or white, as JPEG and antialiasing leave it

@@ -13,6 +13,11 @@ from torch import Tensor
 
 from core.denoiser.tiles import Cost, free_memory, tiled
 from core.errors import InputError
+from core.images import formats
+from core.images.pictures import Picture
+from core.images.reading import read_picture
+from core.images.stripes import check_striped, write_stripes
+from core.images.writing import write_picture
 from core.model import Model, for_task, guided_by_default, load_model
 from core.parts.config import configure, plain
 from core.parts.registry import Spec
@@ -45,11 +50,6 @@ from plugins.image2image.inference.stripes import (
     planned,
     striped_cost,
 )
-from plugins.image2image.io import formats
-from plugins.image2image.io.pictures import Picture
-from plugins.image2image.io.reading import read_picture
-from plugins.image2image.io.stripes import check_striped, write_stripes
-from plugins.image2image.io.writing import write_picture
 from plugins.image2image.request import DrawOptions, OutputOptions, RestorationTask
 from plugins.image2image.tasks.colourise import Colourise
 from plugins.image2image.tasks.inpaint import Inpaint, Uncrop

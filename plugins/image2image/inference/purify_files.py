@@ -9,6 +9,10 @@ from annotated_types import Ge, Gt
 
 from core.denoiser.tiles import check_memory, continued, tiled
 from core.errors import InputError
+from core.images import formats
+from core.images.pictures import Picture
+from core.images.reading import read_picture
+from core.images.writing import check_writable, write_picture
 from core.parts.config import configure
 from core.parts.registry import Spec
 from core.process.noise import Noise
@@ -17,10 +21,6 @@ from core.request import Machine
 from plugins.image2image.inference.colours import shown_colours, with_colours_of
 from plugins.image2image.inference.image_files import ImageFiles
 from plugins.image2image.inference.purify import check_level, load_prior, purify
-from plugins.image2image.io import formats
-from plugins.image2image.io.pictures import Picture
-from plugins.image2image.io.reading import read_picture
-from plugins.image2image.io.writing import check_writable, write_picture
 from plugins.image2image.request import OutputOptions
 
 TILE, SHARED = 512, 64  # side of a tile, and what tiles share, in pixels

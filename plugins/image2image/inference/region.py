@@ -13,7 +13,7 @@ from core.parts.config import plain
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from plugins.image2image.io.pictures import Picture
+    from core.images.pictures import Picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Region:
             InputError: as in `inference.masks`; or no region where one is needed, or options of a
                 region without one.
         """
-        from plugins.image2image.io.reading import read_picture
+        from core.images.reading import read_picture
 
         return self.on(read_picture(path), path, needed=needed)
 
@@ -138,7 +138,7 @@ def mask_beside(mask: Path, image: Path) -> Path | None:
 @lru_cache(maxsize=64)
 def _images_in(folder: Path, changed: int) -> tuple[frozenset[str], dict[str, list[Path]]]:
     """Names of the images in a folder that last `changed` then, and the images by stem."""
-    from plugins.image2image.io.formats import READ
+    from core.images.formats import READ
 
     stems: dict[str, list[Path]] = {}
     for file in sorted(folder.iterdir()):

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from core.images.reading import read_picture
 from core.results.sheet import to_bytes
 from core.task import Panel
-from plugins.image2image.io.reading import read_picture
 
 CROP = 288  # pixels of a side, which a phone's screen has
 MOST = 50_000_000  # pixels of a result that is shown; reading a larger one takes too long

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from core.denoiser.tiles import Cost, starts
 from core.errors import InputError
+from core.images.pictures import Picture
 from core.model import Model
 from core.progress import counter
 from core.request import Emit, silent
@@ -23,7 +24,6 @@ from plugins.image2image.inference.draws import (
     draw_restorations,
     estimate_cost,
 )
-from plugins.image2image.io.pictures import Picture
 from plugins.image2image.operators.bicubic import resized
 from plugins.image2image.tasks.super_resolution import SR3
 

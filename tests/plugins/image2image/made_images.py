@@ -5,14 +5,9 @@ from io import BytesIO
 import numpy as np
 import png
 import torch
-from PIL import Image, ImageCms
+from PIL import Image
 from skimage import data as photographs
 
-RNG = np.random.default_rng(0)
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-RGB8 = RNG.integers(0, 256, (13, 17, 3), dtype=np.uint8)
-RGB16 = RNG.integers(0, 65536, (13, 17, 3), dtype=np.uint16)
-RGBA16 = RNG.integers(0, 65536, (13, 17, 4), dtype=np.uint16)
 NETWORK = {
     "width": 8,
     "multipliers": [1, 2],
@@ -38,10 +33,6 @@ def stacked(items):
 
 def noise(shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def pixels(height, width, at=50):
-    return photographs.coffee()[at : at + height, at : at + width].copy()
 
 
 def hard(width, height):
@@ -81,15 +72,6 @@ def bytes_of(item):
 
 def flipped(patch, mirrored):
     return patch[:, ::-1] if mirrored else patch
-
-
-def integers(picture):
-    """Back to the file's integers, in float64 so that nothing of `io`'s own rounding is used."""
-    top = 2**picture.depth - 1
-    planes = [(picture.pixels.double().numpy() + 1) / 2]
-    if picture.alpha is not None:
-        planes.append(picture.alpha.double().numpy())
-    return np.rint(np.moveaxis(np.concatenate(planes), 0, -1) * top).astype(int)
 
 
 def ellipse(height, width):

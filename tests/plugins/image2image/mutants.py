@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image, features
 
 from core.errors import InputError
-from plugins.image2image.io.pictures import as_stored
-from plugins.image2image.io.reading import read_picture
+from core.images.pictures import as_stored
+from core.images.reading import read_picture
 from plugins.image2image.operators import jpeg
 
 sys.path.insert(0, str(Path(__file__).parents[2]))

@@ -7,12 +7,12 @@ import torch
 from typer.testing import CliRunner
 
 from core.errors import InputError
+from core.images.pictures import Picture
+from core.images.writing import write_picture
 from core.parts.registry import Spec
 from plugins.image2image.__main__ import app
 from plugins.image2image.commands.images import RestoreRun
 from plugins.image2image.inference.input_image import InputImage
-from plugins.image2image.io.pictures import Picture
-from plugins.image2image.io.writing import write_picture
 
 
 class Doubled:

@@ -12,10 +12,10 @@ from PIL import Image
 
 from core.denoiser.parameterization import FunctionDenoiser
 from core.errors import InputError
+from core.images.pictures import Picture
 from core.parts.registry import Spec
 from core.request import Machine, TrainRequest
 from plugins.image2image.inference.purify_files import Purify
-from plugins.image2image.io.pictures import Picture
 
 
 def command(monkeypatch, *arguments):

@@ -21,8 +21,10 @@ from core.request import TrainRequest
 from plugins.image2image.operators import jpeg
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[3]))
 from jpeg_coefficients import coefficients
-from made_images import NETWORK, as_jpeg, hard, invoke, load, pixels, save
+from made_images import NETWORK, as_jpeg, hard, invoke, load, save
+from pixels import pixels
 
 # --- what JPEG files say -----------------------------------------------------------------------
 

@@ -20,7 +20,9 @@ from core.runs import train
 from plugins.image2image.__main__ import app
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from made_images import NETWORK, invoke, load, pixels, save
+sys.path.insert(0, str(Path(__file__).parents[3]))
+from made_images import NETWORK, invoke, load, save
+from pixels import pixels
 
 
 def upscale(*arguments):

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from core.errors import InputError
+from core.images.pictures import Picture
+from core.images.writing import write_picture
 from core.storage import memory
 from plugins.image2image.data.folder import Folder
-from plugins.image2image.io.pictures import Picture
-from plugins.image2image.io.writing import write_picture
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from made_images import bytes_of, flipped, occurrences

@@ -3,11 +3,11 @@
 import torch
 
 from core.denoiser.parameterization import FunctionDenoiser, Prediction
+from core.images.pictures import Picture
 from core.parts.config import configure
 from core.parts.registry import Spec
 from plugins.image2image.inference import editing
 from plugins.image2image.inference.colours import is_grey, shown_colours, with_colours_of
-from plugins.image2image.io.pictures import Picture
 
 
 def hidden(pixels, alpha):

@@ -14,6 +14,8 @@ from scipy import ndimage
 from skimage import data as photographs
 
 from core.errors import InputError
+from core.images.pictures import Picture
+from core.images.reading import read_picture
 from plugins.image2image.inference.masks import (
     Margins,
     box,
@@ -25,8 +27,6 @@ from plugins.image2image.inference.masks import (
     read_mask,
     transparent,
 )
-from plugins.image2image.io.pictures import Picture
-from plugins.image2image.io.reading import read_picture
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from mutants import mutated, seeds

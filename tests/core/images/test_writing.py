@@ -14,12 +14,12 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from core.errors import InputError
-from plugins.image2image.io.pictures import Picture
-from plugins.image2image.io.reading import read_picture
-from plugins.image2image.io.writing import check_writable, write_picture
+from core.images.pictures import Picture
+from core.images.reading import read_picture
+from core.images.writing import check_writable, write_picture
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from made_images import RGB8, RGB16, RGBA16, SRGB, integers
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from pixels import RGB8, RGB16, RGBA16, SRGB, integers
 
 RNG = np.random.default_rng(0)
 

@@ -13,12 +13,12 @@ import tifffile
 import torch
 from PIL import Image
 
-from plugins.image2image.io import exif
-from plugins.image2image.io.reading import read_picture
-from plugins.image2image.io.writing import write_picture
+from core.images import exif
+from core.images.reading import read_picture
+from core.images.writing import write_picture
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from made_images import RGB8
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from pixels import RGB8
 
 SOI = b"\xff\xd8\xff"
 PLACE = struct.pack("<6I", 48, 1, 51, 1, 29, 1)

@@ -14,10 +14,10 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from core.errors import InputError
+from core.images import exif
+from core.images.formats import FORMATS, SUFFIXES
+from core.images.pictures import DESCRIPTIVE, Picture, reason
 from core.storage import files
-from plugins.image2image.io import exif
-from plugins.image2image.io.formats import FORMATS, SUFFIXES
-from plugins.image2image.io.pictures import DESCRIPTIVE, Picture, reason
 
 
 def check_writable(

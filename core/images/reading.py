@@ -24,12 +24,12 @@ from PIL import Image, ImageCms, TiffImagePlugin
 from torch import Tensor
 
 from core.errors import InputError
+from core.images import exif, heif
+from core.images.exif import ORIENTATION
+from core.images.formats import DEVELOP, FORMATS, READ_ONLY, UNREAD
+from core.images.pictures import DESCRIPTIVE, Picture, reason, upright
 from core.storage import jpeg_scans, memory
 from core.storage.limited_process import BYTES_PER_PIXEL
-from plugins.image2image.io import exif, heif
-from plugins.image2image.io.exif import ORIENTATION
-from plugins.image2image.io.formats import DEVELOP, FORMATS, READ_ONLY, UNREAD
-from plugins.image2image.io.pictures import DESCRIPTIVE, Picture, reason, upright
 
 # Of an image of any size that the free memory holds: 3 GiB as float32 RGB, and a four-fold
 # enlargement of a camera's 16 megapixels.

@@ -19,13 +19,13 @@ import torch
 from PIL import Image, ImageOps
 
 from core.errors import InputError
+from core.images.pictures import Picture
+from core.images.reading import read_picture
+from core.images.writing import write_picture
 from core.storage import memory
-from plugins.image2image.io.pictures import Picture
-from plugins.image2image.io.reading import read_picture
-from plugins.image2image.io.writing import write_picture
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from made_images import RGB8, RGB16, RGBA16, SRGB, integers
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from pixels import RGB8, RGB16, RGBA16, SRGB, integers
 
 RNG = np.random.default_rng(0)
 
@@ -343,7 +343,7 @@ def test_reading_takes_no_more_memory_than_is_asked_for(tmp_path, mode):
     (image if mode == "I;16" else image.convert(mode)).save(tmp_path / "a.png")
     script = (
         "import resource, sys; from pathlib import Path; from core.storage import memory\n"
-        "from plugins.image2image.io.reading import read_picture\n"
+        "from core.images.reading import read_picture\n"
         "used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
         "asked = []; memory.check = lambda needed, *rest, **free: asked.append(needed)\n"
         "before = used(); read_picture(Path(sys.argv[1])); print(used() - before, *asked)"

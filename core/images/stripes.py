@@ -11,9 +11,8 @@ import numpy as np
 import torch
 
 from core.errors import InputError
-from core.storage import files
-from plugins.image2image.io.pictures import Picture, reason
-from plugins.image2image.io.writing import (
+from core.images.pictures import Picture, reason
+from core.images.writing import (
     behind_links,
     check_writable,
     integers,
@@ -21,6 +20,7 @@ from plugins.image2image.io.writing import (
     tiff_tags,
     with_metadata,
 )
+from core.storage import files
 
 COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}  # PNG's colour type by the number of channels
 ROWS = 64  # filtered or compressed at once

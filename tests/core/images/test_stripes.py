@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from core.errors import InputError
-from plugins.image2image.io.pictures import Picture
-from plugins.image2image.io.reading import read_picture
-from plugins.image2image.io.stripes import write_stripes
-from plugins.image2image.io.writing import write_picture
+from core.images.pictures import Picture
+from core.images.reading import read_picture
+from core.images.stripes import write_stripes
+from core.images.writing import write_picture
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])

@@ -11,12 +11,12 @@ import tifffile
 from PIL import Image
 
 from core.errors import InputError
-from plugins.image2image.io import formats
-from plugins.image2image.io.heif import kind_of
-from plugins.image2image.io.reading import read_picture
+from core.images import formats
+from core.images.heif import kind_of
+from core.images.reading import read_picture
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from made_images import RGB8, RGB16, SRGB, integers, pixels
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from pixels import RGB8, RGB16, SRGB, integers, pixels
 
 
 @pytest.mark.parametrize("name", ["a.dng", "a.NEF", "a.tif"])
@@ -72,7 +72,7 @@ def test_avif_that_is_too_large_or_damaged_is_refused_in_a_sentence(tmp_path, mo
     (tmp_path / "b.avif").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="its decoder does not read it"):
         read_picture(tmp_path / "b.avif")
-    from plugins.image2image.io import reading
+    from core.images import reading
 
     monkeypatch.setattr(reading, "MAX_PIXELS", 1000)
     with pytest.raises(InputError, match="cut it into smaller images"):
