@@ -3,7 +3,16 @@
 Not a medical device: nothing here is for diagnosis or treatment.
 """
 
-from core.parts.registry import Plugin, Verb, dataset, operator, predictor, task
+from core.parts.registry import (
+    Plugin,
+    Verb,
+    dataset,
+    guidance,
+    objective,
+    operator,
+    predictor,
+    task,
+)
 
 PLUGIN = Plugin(
     name="medical",
@@ -22,6 +31,12 @@ PLUGIN = Plugin(
             "fastmri",
             "plugins.medical.data.folders:FastMri",
             "fastMRI's fully measured volumes, by patient",
+            needs=("h5py",),
+        ),
+        dataset(
+            "kspace_folder",
+            "plugins.medical.data.kspace:KSpaceFolder",
+            "Undersampled k-space of your own files, by patient",
             needs=("h5py",),
         ),
         dataset(
@@ -57,9 +72,25 @@ PLUGIN = Plugin(
             needs=("pydicom", "nibabel"),
         ),
         dataset(
+            "undersampled_scans",
+            "plugins.medical.data.kspace:UndersampledScans",
+            "Your scans, of each slice a quarter of k-space alone",
+            needs=("pydicom", "nibabel"),
+        ),
+        dataset(
             "phantoms",
             "plugins.medical.data.phantoms:Phantoms",
             "Heads of random ellipses; no download",
+        ),
+        guidance(
+            "subsets",
+            "plugins.medical.tasks.subsets:subsets",
+            "Whole images by a prior of undersampled ones",
+        ),
+        objective(
+            "measured",
+            "plugins.medical.tasks.measured:Measured",
+            "Denoising loss on measured frequencies alone",
         ),
         operator(
             "fan_beam",
@@ -101,6 +132,11 @@ PLUGIN = Plugin(
             "plugins.medical.tasks.mri:Mri",
             "MRI from sparse k-space, by an image prior",
             needs=("pywt", "scipy", "kornia"),
+        ),
+        task(
+            "undersampled_mri",
+            "plugins.medical.tasks.undersampled:UndersampledMri",
+            "A prior of k-space that was never fully measured",
         ),
     ),
     verbs=(

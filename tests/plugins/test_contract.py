@@ -71,6 +71,14 @@ def nifti_volumes(folder):
     return folder
 
 
+def scans_of_mr(folder):
+    draw = np.random.Generator(np.random.PCG64(0))
+    for patient in "abcd":
+        voxels = draw.random((3, 20, 24)).astype(np.float32)
+        nifti.write(folder / f"{patient}.nii.gz", voxels, Scan(voxels, np.eye(4)), description="")
+    return folder
+
+
 def scans_of_both_kinds(folder):
     nifti_volumes(folder)
     return dicom_series(folder)
@@ -109,6 +117,10 @@ FOLDERS = {  # what makes the files of a dataset, and the options that split the
     "medical/nifti_folder": (nifti_volumes, {"size": 16, "count": 5, "test_share": 0.5}),
     "medical/scan_folder": (scans_of_both_kinds, {"size": 16, "count": 5, "test_share": 0.5}),
     "medical/lidc": (lidc_folders, {"size": 16, "count": 5, "test_share": 0.5}),
+    "medical/kspace_folder": (fastmri_files, {"size": 16, "coils": 2, "test_share": 0.5}),
+    "medical/undersampled_scans": (
+        scans_of_mr, {"size": 16, "centre": 0.2, "acceleration": 2.0, "test_share": 0.5},
+    ),
     "medical/fastmri": (fastmri_files, {"size": 16, "count": 5, "test_share": 0.5}),
     "medical/lodopab": (lodopab_files, {"size": 181}),
 }

@@ -24,6 +24,7 @@ from plugins.medical.operators.fourier import inverse_fourier, root_sum_of_squar
 from plugins.medical.request import Plane
 
 LIDC = r"LIDC-IDRI-\d{4}"
+UNDERSAMPLED = "k-space is undersampled; medical/kspace_folder learns from it"
 SAMPLES = ("CT_small.dcm", "MR_small.dcm")
 Planes = Literal["acquired", "axial", "coronal", "sagittal", "any"]
 
@@ -245,7 +246,7 @@ class FastMri(_Folder):
                 refused.append(bad(path, error))
                 continue
             if mask is not None and not mask.all():
-                refused.append(Refused(path, "k-space is undersampled"))
+                refused.append(Refused(path, UNDERSAMPLED))
             else:
                 entries.append(Entry(patient, (path,), partial(fastmri_scan, path), path, "MR"))
         return Survey(root, tuple(entries), tuple(refused))
@@ -262,7 +263,7 @@ def fastmri_scan(path: Path) -> Scan:
     values, mask = raw.read_fastmri(path)
     if mask is not None and not mask.all():
         raise InputError(
-            f"{path.name}: k-space is undersampled; a prior needs fully sampled images"
+            f"{path.name}: {UNDERSAMPLED}; this dataset needs fully sampled images"
         )
     pictures = root_sum_of_squares(inverse_fourier(torch.from_numpy(values)))
     rows, columns = pictures.shape[1:]

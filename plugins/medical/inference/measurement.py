@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Complex, Float
+from jaxtyping import Complex, Float
 from torch import Tensor
 
 from core.errors import InputError
@@ -13,7 +13,7 @@ from core.inverse.measurement import Measurement
 from core.process.noise import derive, generator
 from plugins.medical.io.acquisition import KSpace, Sinogram
 from plugins.medical.io.scan import Scan
-from plugins.medical.operators.coils import espirit
+from plugins.medical.operators.coils import coils_of
 from plugins.medical.operators.fourier import (
     Fourier,
     fourier,
@@ -21,7 +21,7 @@ from plugins.medical.operators.fourier import (
     root_sum_of_squares,
     white_noise,
 )
-from plugins.medical.operators.phase import low_phase, smooth_phase, turned
+from plugins.medical.operators.phase import smooth_phase, turned
 from plugins.medical.operators.photons import WATER, counted, of_counts
 from plugins.medical.operators.sampling import sampling_mask
 from plugins.medical.request import NOISE, CtOptions, MriOptions, ScanOptions
@@ -165,47 +165,6 @@ def _check_magnitudes(scan: Scan, bright: float) -> None:
             f"MRI is simulated from magnitudes, 0 or more; values down to {least:g} may be "
             f"Hounsfield units; {declare}"
         )
-
-
-def coils_of(
-    k: Complex[Tensor, " d c h w"], mask: Bool[Tensor, " h w"]
-) -> Complex[Tensor, " d c h w"]:
-    """Coil sensitivities of each slice, with the low-frequency phase of the image.
-
-    Of several coils by ESPIRiT from the calibration region; of one coil the phase alone.
-
-    Raises:
-        InputError: several coils, and a calibration region that is too small.
-    """
-    if k.shape[1] == 1:
-        phase = low_phase(k[:, 0])[:, None]
-        return torch.polar(torch.ones_like(phase), phase)
-    high, wide = middle(mask)
-    height, width = mask.shape
-    rows, columns = (
-        slice(side // 2 - reach, side // 2 + reach)
-        for side, reach in ((height, high), (width, wide))
-    )
-    found = []
-    for one in k:
-        maps = espirit(one[:, rows, columns], height, width)
-        combined = (inverse_fourier(one) * maps.conj()).sum(0)
-        phase = low_phase(fourier(combined)[None])
-        found.append(maps * torch.polar(torch.ones_like(phase), phase))
-    return torch.stack(found)
-
-
-def middle(mask: Bool[Tensor, " h w"]) -> tuple[int, int]:
-    """Half-sides of the calibration region: rows and columns fully sampled; at most 16."""
-    height, width = mask.shape
-    wide = _reach(mask[height // 2])
-    high = _reach(mask[:, width // 2 - wide : width // 2 + wide].all(1))
-    return high, wide
-
-
-def _reach(line: Bool[Tensor, " n"]) -> int:
-    at, most = len(line) // 2, min(16, len(line) // 2)
-    return next((r for r in range(most) if not line[at - r - 1 : at + r + 1].all()), most)
 
 
 def measured_mri(kspace: KSpace, *, noise: float = 0.0) -> tuple[Measurement, float]:

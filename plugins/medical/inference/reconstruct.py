@@ -100,7 +100,8 @@ def prior_of(
 
 MODALITIES = {
     "medical/ct": "CT", "medical/lidc": "CT", "medical/lodopab": "CT",
-    "medical/mri": "MR", "medical/fastmri": "MR",
+    "medical/mri": "MR", "medical/fastmri": "MR", "medical/undersampled_mri": "MR",
+    "medical/kspace_folder": "MR", "medical/undersampled_scans": "MR",
 }  # fmt: skip
 """Of the tasks and datasets that have one."""
 

@@ -119,6 +119,19 @@ def read_kspace(path: Path) -> KSpace:
     return _sampled(path, values, _mask(path, about.mask, values), about.noise)
 
 
+def kspace_slices(path: Path) -> int:
+    """The number of slices of a file of k-space; of HDF5 only the first one is read, and checked.
+
+    Raises:
+        InputError: as of `read_kspace`.
+    """
+    if path.suffix.lower() not in HDF5:
+        return len(read_kspace(path).values)
+    read_fastmri(path, slices=slice(0, 1))
+    with _hdf5(path) as file:
+        return int(file["kspace"].shape[0])
+
+
 def write_kspace(path: Path, kspace: KSpace) -> None:
     """Write a ``.npy`` file and its JSON; the mask is where values are nonzero."""
     _write(path, kspace.values, {"kind": "k-space", "noise": kspace.noise})

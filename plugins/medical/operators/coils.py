@@ -1,13 +1,14 @@
-"""Coil sensitivities estimated from the fully measured middle of k-space."""
+"""Coil sensitivities estimated from the fully measured middle of k-space; fewer virtual coils."""
 
 import math
 
 import torch
-from jaxtyping import Complex
+from jaxtyping import Bool, Complex
 from torch import Tensor
 
 from core.errors import InputError
-from plugins.medical.operators.fourier import inverse_fourier
+from plugins.medical.operators.fourier import fourier, inverse_fourier
+from plugins.medical.operators.phase import low_phase
 
 
 def espirit(
@@ -58,3 +59,58 @@ def espirit(
     found = vector[..., -1].permute(2, 0, 1)
     found = found * torch.exp(-1j * found[:1].angle())
     return torch.where(value[..., -1] > crop, found, 0)
+
+
+def coils_of(
+    k: Complex[Tensor, " d c h w"], mask: Bool[Tensor, " h w"]
+) -> Complex[Tensor, " d c h w"]:
+    """Coil sensitivities of each slice, with the low-frequency phase of the image.
+
+    Of several coils by ESPIRiT from the calibration region; of one coil the phase alone.
+
+    Raises:
+        InputError: several coils, and a calibration region that is too small.
+    """
+    if k.shape[1] == 1:
+        phase = low_phase(k[:, 0])[:, None]
+        return torch.polar(torch.ones_like(phase), phase)
+    high, wide = middle(mask)
+    height, width = mask.shape
+    rows, columns = (
+        slice(side // 2 - reach, side // 2 + reach)
+        for side, reach in ((height, high), (width, wide))
+    )
+    found = []
+    for one in k:
+        maps = espirit(one[:, rows, columns], height, width)
+        combined = (inverse_fourier(one) * maps.conj()).sum(0)
+        phase = low_phase(fourier(combined)[None])
+        found.append(maps * torch.polar(torch.ones_like(phase), phase))
+    return torch.stack(found)
+
+
+def middle(mask: Bool[Tensor, " h w"]) -> tuple[int, int]:
+    """Half-sides of the calibration region: rows and columns fully sampled; at most 16."""
+    height, width = mask.shape
+    wide = _reach(mask[height // 2])
+    high = _reach(mask[:, width // 2 - wide : width // 2 + wide].all(1))
+    return high, wide
+
+
+def _reach(line: Bool[Tensor, " n"]) -> int:
+    at, most = len(line) // 2, min(16, len(line) // 2)
+    return next((r for r in range(most) if not line[at - r - 1 : at + r + 1].all()), most)
+
+
+def compressed(
+    k: Complex[Tensor, " d coils h w"], number: int
+) -> Complex[Tensor, " d fewer h w"]:
+    """K-space of at most `number` virtual coils, the principal components of all.
+
+    Source: Huang et al. 2008, Magn. Reson. Imaging 26, 133.
+    """
+    if k.shape[1] <= number:
+        return k
+    rows = k.transpose(0, 1).flatten(1)
+    _, vectors = torch.linalg.eigh(rows @ rows.mH)  # eigenvalues rise
+    return torch.einsum("cv,dchw->dvhw", vectors[:, -number:].conj(), k)
