@@ -3,6 +3,20 @@
 from faults.fault import Fault, medical
 
 FAULTS = (
+    # Priors of undersampled k-space.
+    medical("measured: the noise of k-space is learned", "tasks/measured",
+             "predicted = predicted + over(fraction / alpha, x0) * k", "pass",
+             "tasks/test_measured", "minimises"),
+    medical("measured: the input's noise on all frequencies", "tasks/measured",
+             "over(added, x0) * measure(eps, coils, sampled)",
+             "over(sigma, x0) * measure(eps, coils, sampled)",
+             "tasks/test_measured", "minimises"),
+    medical("subsets: the centre counted in each", "tasks/subsets",
+             "weights = masks / masks.sum(0)", "weights = masks",
+             "tasks/test_measured", "subsets"),
+    medical("undersampled scans: all frequencies are given", "data/kspace",
+             "k = k * sampled\n        return {", "return {",
+             "data/test_kspace", "seen_twice"),
     # Plug-ins: scans and slices.
     medical("slices: a rotation made a skew", "data/slices",
              "math.cos(a), -math.sin(a)]", "math.cos(a), math.sin(a)]",
