@@ -6,8 +6,8 @@ python tests/benchmarks/bench_undersampled_training.py --learn SCANS --test SCAN
 Both priors are trained as `configs/reference-mri.yaml` states, by the same number of steps: one on
 random poses of the images, one on every slice of a plane, each measured once (`--acceleration`,
 random columns, noise 0.005).  A training that was stopped resumes.  Then slices of other patients,
-128x128, are measured by the same pattern and reconstructed by each: PSNR in dB of classical methods,
-of one draw and of the mean of 8 (DiffPIR, 12 steps from TV at level 0.15).  The undersampled prior
+128x128, are measured by the same pattern and reconstructed by each: PSNR in dB of classical
+methods, of one draw and of the mean of 8 (DiffPIR, 12 steps from TV at level 0.15).  The undersampled prior
 is asked by subsets of k-space as in training (`medical/subsets`), and by all of x_t at once.
 """
 

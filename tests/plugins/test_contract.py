@@ -119,7 +119,8 @@ FOLDERS = {  # what makes the files of a dataset, and the options that split the
     "medical/lidc": (lidc_folders, {"size": 16, "count": 5, "test_share": 0.5}),
     "medical/kspace_folder": (fastmri_files, {"size": 16, "coils": 2, "test_share": 0.5}),
     "medical/undersampled_scans": (
-        scans_of_mr, {"size": 16, "centre": 0.2, "acceleration": 2.0, "test_share": 0.5},
+        scans_of_mr,
+        {"size": 16, "centre": 0.2, "acceleration": 2.0, "test_share": 0.5},
     ),
     "medical/fastmri": (fastmri_files, {"size": 16, "count": 5, "test_share": 0.5}),
     "medical/lodopab": (lodopab_files, {"size": 181}),

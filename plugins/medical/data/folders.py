@@ -262,9 +262,7 @@ def fastmri_scan(path: Path) -> Scan:
     """
     values, mask = raw.read_fastmri(path)
     if mask is not None and not mask.all():
-        raise InputError(
-            f"{path.name}: {UNDERSAMPLED}; this dataset needs fully sampled images"
-        )
+        raise InputError(f"{path.name}: {UNDERSAMPLED}; this dataset needs fully sampled images")
     pictures = root_sum_of_squares(inverse_fourier(torch.from_numpy(values)))
     rows, columns = pictures.shape[1:]
     if rows > columns * 1.5:

@@ -1,8 +1,8 @@
 """Undersampled k-space as items: of files that were measured so, and of scans made so once.
 
 An item holds ``kspace`` (coils, h, w), 0 where not sampled, ``sensitivities`` (coils, h, w), whose
-phase is the image's low-frequency phase, and ``frequencies`` (h, w), the sampling mask.  Images have
-bright tissue at 1.  No item holds a frequency that was not measured, whatever its index or epoch.
+phase is the image's low-frequency phase, and ``frequencies`` (h, w), the sampling mask.  Images
+have bright tissue at 1.  No item holds a frequency that was not measured, in any epoch.
 """
 
 import hashlib

@@ -102,9 +102,7 @@ def _reach(line: Bool[Tensor, " n"]) -> int:
     return next((r for r in range(most) if not line[at - r - 1 : at + r + 1].all()), most)
 
 
-def compressed(
-    k: Complex[Tensor, " d coils h w"], number: int
-) -> Complex[Tensor, " d fewer h w"]:
+def compressed(k: Complex[Tensor, " d coils h w"], number: int) -> Complex[Tensor, " d fewer h w"]:
     """K-space of at most `number` virtual coils, the principal components of all.
 
     Source: Huang et al. 2008, Magn. Reson. Imaging 26, 133.

@@ -1,4 +1,4 @@
-"""The denoising loss on measured frequencies alone: a prior of images that nobody has seen whole."""
+"""The denoising loss on measured frequencies alone: a prior of images that nobody saw whole."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal

@@ -74,7 +74,11 @@ def _divided(
     """Subsets (n, *sides): the centre in each, every other frequency in one of them."""
     inner = np.zeros(sides, bool)
     widths = [max(1, round(side * centre)) for side in sides]
-    inner[tuple(slice(n // 2 - w // 2, n // 2 - w // 2 + w) for n, w in zip(sides, widths, strict=True))] = True
+    inner[
+        tuple(
+            slice(n // 2 - w // 2, n // 2 - w // 2 + w) for n, w in zip(sides, widths, strict=True)
+        )
+    ] = True
     others = np.flatnonzero(~inner)
     each = max(1, round(inner.size / acceleration) - int(inner.sum()))
     number = max(1, math.ceil(len(others) / each))

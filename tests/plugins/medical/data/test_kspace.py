@@ -37,7 +37,9 @@ def test_kspace_is_cropped_to_the_field_of_view_and_the_middle(tmp_path):
     wide[24:72] = truth
     mask = np.zeros(40, bool)
     mask[::2] = mask[14:26] = True
-    fastmri(tmp_path / "a.h5", (fourier(wide) * torch.from_numpy(mask))[None].expand(3, -1, -1), mask)
+    fastmri(
+        tmp_path / "a.h5", (fourier(wide) * torch.from_numpy(mask))[None].expand(3, -1, -1), mask
+    )
     data = KSpaceFolder("train", root=tmp_path, size=32, coils=1, test_share=0.0)
     assert len(data) == 3
     item = data[1]

@@ -328,4 +328,6 @@ def test_undersampled_and_damaged_files_of_fastmri_are_found_before_training(tmp
     found = FastMri("train", root=tmp_path, test_share=0.0, corrupt="skip").notes()
     assert found[0] == f"{tmp_path}: 1 scan of 1 patient; train: 1 scan of 1 patient; " \
         "test: 0 scans of 0 patients, 0 slices"  # fmt: skip
-    assert "left out, k-space is undersampled; medical/kspace_folder learns from it: 1 (b.h5)" in found
+    assert (
+        "left out, k-space is undersampled; medical/kspace_folder learns from it: 1 (b.h5)" in found
+    )

@@ -17,7 +17,6 @@ from core.process.schedules import edm
 from core.request import Machine, TrainRequest
 from core.training.stopping import Stopped
 from plugins.medical.inference.reconstruct import prior_of
-from core.parts.registry import Spec
 from plugins.medical.io import nifti
 from plugins.medical.io.scan import Scan
 from plugins.medical.tasks.measured import COILS, KSPACE, SAMPLED, Measured, measure
@@ -74,9 +73,7 @@ def gradient(matrix, mask, noise, stated):
         torch.eye(NUMBERS, dtype=torch.float64),
     )
     points = torch.cat([root.T, -root.T]) * count**0.5
-    image, measured, eps = (
-        part.view(-1, 2, SIDE, SIDE) for part in points.split(NUMBERS, dim=1)
-    )
+    image, measured, eps = (part.view(-1, 2, SIDE, SIDE) for part in points.split(NUMBERS, dim=1))
     coils, sampled = COIL.expand(len(points), -1, -1, -1), mask.expand(len(points), -1, -1)
     y = measure(image, coils, sampled)
     y = y + torch.complex(measured[:, 0], measured[:, 1])[:, None] * mask
@@ -90,7 +87,9 @@ def gradient(matrix, mask, noise, stated):
 
 def masked_denoiser(mask):
     """E[x0 | A x_t] of the Gaussian prior, as a matrix on A* A x_t."""
-    forward = matrix_of(lambda x: measure(x, COIL.expand(len(x), -1, -1, -1), mask.expand(len(x), -1, -1)))
+    forward = matrix_of(
+        lambda x: measure(x, COIL.expand(len(x), -1, -1, -1), mask.expand(len(x), -1, -1))
+    )
     seen = forward.T @ forward  # A* A, a projection
     both = seen @ (covariance() + SIGMA**2 * torch.eye(NUMBERS, dtype=torch.float64)) @ seen.T
     return covariance() @ seen.T @ torch.linalg.pinv(both, hermitian=True, rtol=1e-10)
