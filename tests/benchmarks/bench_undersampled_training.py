@@ -7,8 +7,9 @@ Both priors are trained as `configs/reference-mri.yaml` states, by the same numb
 random poses of the images, one on every slice of a plane, each measured once (`--acceleration`,
 random columns, noise 0.005).  A training that was stopped resumes.  Then slices of other patients,
 128x128, are measured by the same pattern and reconstructed by each: PSNR in dB of classical
-methods, of one draw and of the mean of 8 (DiffPIR, 12 steps from TV at level 0.15).  The undersampled prior
-is asked by subsets of k-space as in training (`medical/subsets`), and by all of x_t at once.
+methods, of one draw and of the mean of 8 (DiffPIR, 12 steps from TV at level 0.15).  The
+undersampled prior is asked by subsets of k-space as in training (`medical/subsets`), and by all of
+x_t at once.
 """
 
 import argparse
