@@ -135,9 +135,9 @@ def _reconstruct(
 
     build = configure("predictor", predictor)
     reconstruction = cast("ReconstructCt | ReconstructMri", build(machine, checkpoint))
+    outputs.check_draws(reconstruction.draws)
     given = reconstruction.read(place)
-    print_notes(given.notes)
-    outputs.check_source(given.subject.stored)
+    print_notes((*given.notes, *outputs.check_source(given.subject.stored)))
     with listener("reconstruct") as emit:
         found, scale = reconstruction.draw(given, emit=emit)
     for path in reconstruction.write(outputs, given, found, scale):

@@ -11,6 +11,7 @@ from torch import Tensor
 from core.errors import InputError
 from core.inverse.measurement import Measurement
 from core.process.noise import derive, generator
+from plugins.medical.io import dicom
 from plugins.medical.io.acquisition import KSpace, Sinogram
 from plugins.medical.io.scan import Scan
 from plugins.medical.operators.coils import coils_of
@@ -76,14 +77,13 @@ def simulated_ct(scan: Scan, geometry: Geometry, seed: int) -> Sinogram:
         InputError: not CT, or pixels that are not square.
     """
     if scan.modality != "CT":
+        other = "may be another modality: its header does not say CT, and no value lies below -500"
         raise InputError(
             "CT can only be simulated from a CT scan, in Hounsfield units; this one "
             + (
-                "is MR by its header"
-                if scan.modality == "MR"
-                else "may be another modality: its "
-                "header does not say CT, and no value lies below -500; if it is a CT in NIfTI, "
-                "declare it with --modality ct"
+                f"is {stated} by its header"
+                if (stated := _stated(scan))
+                else f"{other}; if it is a CT in NIfTI, declare it with --modality ct"
             )
         )
     _, down, across = scan.spacing
@@ -151,6 +151,13 @@ def simulated_mri(scan: Scan, options: MriOptions, seed: int) -> KSpace:
     return KSpace((k * bright).numpy(), chosen.numpy(), noise * bright)
 
 
+def _stated(scan: Scan) -> str:
+    """The modality that a header states; empty where the format has none."""
+    if isinstance(scan.origin, dicom.Origin):
+        return "of another modality" if scan.origin.modality == "?" else scan.origin.modality
+    return "MR" if scan.modality == "MR" else ""
+
+
 def _check_magnitudes(scan: Scan, bright: float) -> None:
     """Refuse a CT scan, and one whose negative values say that it is something else."""
     declare = "if it is MR in NIfTI, declare it with --modality mri: negative values become 0"
@@ -159,6 +166,8 @@ def _check_magnitudes(scan: Scan, bright: float) -> None:
             "MRI cannot be simulated from a CT scan, in Hounsfield units; values below -500 count "
             f"as CT; {declare}"
         )
+    if scan.modality == "other" and (stated := _stated(scan)):
+        raise InputError(f"MRI can only be simulated from MR; this scan is {stated} by its header")
     least = float(scan.voxels.min())
     if scan.modality == "other" and least < -NEGATIVE * bright:
         raise InputError(

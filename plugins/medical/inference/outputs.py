@@ -53,8 +53,11 @@ class Outputs:
         places = [place for place in (self.out, self.deviation) if place is not None]
         return [*(place for place in places if not _is_series(place)), self.sheet, self.record]
 
-    def check_source(self, source: Scan) -> None:
+    def check_source(self, source: Scan) -> tuple[str, ...]:
         """Refuse attributes to copy from a source that has none, before any work.
+
+        Returns:
+            A note of those that this source lacks.
 
         Raises:
             InputError: `keep` is stated, and the source is not DICOM.
@@ -63,6 +66,21 @@ class Outputs:
             raise InputError(
                 f"keep: {', '.join(self.keep)}: the source is not DICOM and has no attributes to "
                 "copy; leave it out"
+            )
+        found = dicom_write.kept(source, self.keep)
+        lost = ", ".join(name for name in self.keep if name not in found)
+        return (f"keep: the source has no {lost}; left out",) if lost else ()
+
+    def check_draws(self, draws: int) -> None:
+        """Refuse the standard deviation of a single draw, which would be 0, before any work.
+
+        Raises:
+            InputError: `deviation` is stated, and fewer than two draws.
+        """
+        if self.deviation is not None and draws < 2:
+            raise InputError(
+                f"deviation: the standard deviation requires at least 2 draws, got {draws}; raise "
+                "--draws, or leave --deviation out"
             )
 
     def check(self) -> None:

@@ -100,6 +100,11 @@ class _Reconstruction(ABC):
             "along": options.along,
         }
 
+    @property
+    def draws(self) -> int:
+        """Number of draws."""
+        return self._options.draws
+
     @staticmethod
     def result_name(name: str) -> str:
         """The name with ``.nii.gz`` in place of a scan's or raw data's suffix."""

@@ -40,6 +40,7 @@ class Origin:
         sources: SOPClassUID and SOPInstanceUID of each slice, in order.
         header: a file of the series, for attributes to copy by name.
         patient_position: PatientPosition, such as HFS; empty where it is unknown.
+        modality: Modality as the header states it, such as PT; ``?`` where it is no code.
     """
 
     study: str
@@ -48,6 +49,7 @@ class Origin:
     sources: tuple[tuple[str, str], ...]
     header: Path
     patient_position: str = ""
+    modality: str = "?"
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +167,7 @@ def _scan(series: Series) -> Scan:
             tuple(frame.source for frame in frames),
             series.files[0].path,
             str(header.get("PatientPosition") or ""),
+            modality_of(header),
         ),
         tuple(dict.fromkeys(frame.path for frame in frames)),
     )

@@ -9,7 +9,6 @@ is a keyed hash.
 import os
 import re
 import shutil
-import warnings
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -92,8 +91,8 @@ def write(
         voxels: in the shape, order and units of `like`.
         like: the scan whose geometry they have and whose series they are derived from.
         description: SeriesDescription, up to 40 letters.
-        keep: keywords of further attributes to copy from the source, as ``PatientName``;
-            PatientIdentityRemoved is then NO.
+        keep: keywords of further attributes to copy from the source, as ``PatientName``, where it
+            has them; PatientIdentityRemoved is then NO.
         new_uids: replace the UIDs of the source by keyed hashes, the same for all its results.
 
     Raises:
@@ -235,11 +234,11 @@ def _write(
     slope, intercept = _rescale(voxels, whole=like.modality == "CT")
     like = _with_new_uids(like) if new_uids else like
     series = _series(like, description, new_uids)
-    kept = _kept(like, keep)
+    copied = kept(like, keep)
     with quiet():  # values are copied unchanged, also where they violate the standard
-        for name, value in kept.items():
+        for name, value in copied.items():
             setattr(series, name, value)
-    if kept:
+    if copied:
         series.PatientIdentityRemoved = "NO"
         del series.DeidentificationMethod
     series.RescaleSlope, series.RescaleIntercept = _decimal(slope), _decimal(intercept)
@@ -341,22 +340,13 @@ def _is_uid(value: str) -> bool:
     )
 
 
-def _kept(like: Scan, keep: Sequence[str]) -> dict[str, object]:
-    """Attributes of the source's header by keyword; a warning names those that are missing."""
-    import pydicom
-
-    if not keep:
+def kept(like: Scan, keep: Sequence[str]) -> dict[str, object]:
+    """Attributes of the source's header by keyword, without those that it lacks."""
+    if not keep or not isinstance(like.origin, Origin):
         return {}
     with quiet():
-        header = (
-            load(like.origin.header, pixels=False)
-            if isinstance(like.origin, Origin)
-            else pydicom.Dataset()
-        )
+        header = load(like.origin.header, pixels=False)
         found = {name: header.get(name) for name in keep}
-    lost = [name for name, value in found.items() if value is None]
-    if lost:
-        warnings.warn(f"keep: the source has no {', '.join(lost)}; left out", stacklevel=4)
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -23,7 +23,7 @@ def settled(
         modality: as declared; by default CT where values lie below -500, and other elsewhere.
 
     Raises:
-        InputError: none of the voxels is finite.
+        InputError: none of the voxels is finite, or none of a CT's is below 0.
     """
     finite = np.isfinite(voxels)
     if not finite.any():
@@ -31,9 +31,9 @@ def settled(
     least = float(voxels.min(where=finite, initial=np.inf))
     notes: tuple[str, ...] = ()
     if modality == "CT" and least >= 0:
-        notes = (
-            "no value of this CT is below 0: expected Hounsfield units, air at -1000 and water at "
-            "0; subtract an offset of 1000 or 1024 if it was stored with one",
+        raise InputError(
+            f"{name}: no value of this CT is below 0: expected Hounsfield units, air at -1000 and "
+            "water at 0; subtract an offset of 1000 or 1024 if it was stored with one"
         )
     modality = modality or ("CT" if least < AIR else "other")
     if lost := int((~finite).sum()):

@@ -128,6 +128,22 @@ def test_attributes_of_a_source_that_has_none_are_refused(tmp_path, priors):
     assert "step" not in said.stderr  # before any draw
 
 
+def test_attributes_that_a_source_lacks_are_named_before_any_draw(tmp_path, priors):
+    source = write_series(tmp_path / "scan", head(16, 16)[None] * 100)
+    said = call(main, "reconstruct-ct", source, "--checkpoint", priors / "ct", *FAST, "--views", 9,
+                "--keep", "PatientAge", "-o", tmp_path / "o")  # fmt: skip
+    assert said.returncode == 0, said.stderr
+    assert said.stderr.count("the source has no PatientAge; left out") == 1
+    assert said.stderr.index("PatientAge") < said.stderr.index("step")
+
+
+def test_a_standard_deviation_of_one_draw_is_refused_before_it(tmp_path, priors):
+    said = call(main, "reconstruct-mri", kspace(tmp_path), "--checkpoint", priors / "mri", *FAST,
+                "--deviation", tmp_path / "s.nii", "-o", tmp_path / "o.nii")  # fmt: skip
+    assert (said.returncode, "requires at least 2 draws, got 1" in said.stderr) == (2, True)
+    assert "step" not in said.stderr
+
+
 def test_ct_without_air_is_declared(tmp_path, priors):
     soft = nifti_file(tmp_path / "soft.nii", head(16, 16)[None] * 200 - 100)
     words = ("reconstruct-ct", soft, "--checkpoint", priors / "ct", *FAST, "--views", 9, "-o",

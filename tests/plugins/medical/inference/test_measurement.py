@@ -10,6 +10,7 @@ import torch
 
 from core.errors import InputError
 from plugins.medical.inference import measurement as measuring
+from plugins.medical.io import dicom
 from plugins.medical.io.acquisition import Geometry, KSpace, Sinogram
 from plugins.medical.io.scan import Scan
 from plugins.medical.operators.fourier import (
@@ -124,6 +125,16 @@ def test_modalities_that_the_values_do_not_show_are_declared():
         measuring.sparse_ct(replace(soft, modality="MR"), CtOptions(), 0)
 
 
+@pytest.mark.parametrize(("stated", "said"), [("PT", "is PT by"), ("?", "is of another modality")])
+def test_a_header_of_another_modality_is_believed(stated, said):
+    origin = dicom.Origin("1.2", "1.3", "1.4", (), Path("slice.dcm"), modality=stated)
+    uptake = Scan(np.ones((1, 16, 16), np.float32), np.eye(4), origin=origin)
+    with pytest.raises(InputError, match=f"from MR; this scan {said}"):
+        measuring.simulated_mri(uptake, MriOptions(), 0)
+    with pytest.raises(InputError, match=f"this one {said}"):
+        measuring.sparse_ct(uptake, CtOptions(), 0)
+
+
 def test_several_coils_are_estimated_and_unfold_what_one_could_not():
     """Four coils in the corners, every second column: their picture is that of all frequencies."""
     picture = (phantom()["image"][0] + 1) / 2
@@ -144,11 +155,3 @@ def test_several_coils_are_estimated_and_unfold_what_one_could_not():
     assert (to_complex(found).abs() - whole).norm() < 0.03 * whole.norm()
     zero_filled = root_sum_of_squares(inverse_fourier(k)) / bright
     assert (zero_filled - whole).norm() > 0.1 * whole.norm()
-
-
-def test_the_middle_is_what_is_wholly_measured():
-    mask = torch.zeros(32, 40, dtype=torch.bool)
-    mask[:, 17:23] = True
-    assert measuring.middle(mask) == (16, 3)
-    mask[3] = False
-    assert measuring.middle(mask) == (12, 3)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from core.errors import InputError
-from plugins.medical.operators.coils import espirit
+from plugins.medical.operators.coils import espirit, middle
 from plugins.medical.operators.ellipses import rasterised, shepp_logan
 from plugins.medical.operators.fourier import (
     fourier,
@@ -46,3 +46,11 @@ def test_sensitivities_come_back_from_the_middle_of_k_space():
 def test_a_small_calibration_region_is_refused():
     with pytest.raises(InputError, match="at least 12x12 frequencies"):
         espirit(torch.zeros(2, 8, 8, dtype=torch.complex64), 16, 16)
+
+
+def test_the_middle_is_what_is_wholly_measured():
+    mask = torch.zeros(32, 40, dtype=torch.bool)
+    mask[:, 17:23] = True
+    assert middle(mask) == (16, 3)
+    mask[3] = False
+    assert middle(mask) == (12, 3)
