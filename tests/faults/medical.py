@@ -3,6 +3,10 @@
 from faults.fault import Fault, medical
 
 FAULTS = (
+    medical("a header of another modality is not believed", "inference/measurement",
+             'if scan.modality == "other" and (stated := _stated(scan)):',
+             'if (stated := "") and scan.modality == "other":',
+             "inference/test_measurement", "believed"),
     # Priors of undersampled k-space.
     medical("measured: the noise of k-space is learned", "tasks/measured",
              "predicted = predicted + over(fraction / alpha, x0) * k", "pass",

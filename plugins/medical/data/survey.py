@@ -7,7 +7,7 @@ scan that cannot be read is bad.  Both are listed with their path and the reason
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
@@ -360,7 +360,7 @@ def _itk(root: Path, path: Path, modality: Wanted) -> Entry | Refused:
 
 def _dicom(root: Path, paths: Sequence[Path], modality: Wanted) -> Iterator[Entry | Refused]:
     """The series of a folder, by SeriesInstanceUID wherever their files lie."""
-    series: dict[str, list[Path]] = {}
+    series: dict[str, dict[Path, Any]] = {}  # headers by path: each is read once
     refused: list[Refused] = []
     with dicom_pixels.quiet():
         for path in paths:
@@ -379,10 +379,10 @@ def _dicom(root: Path, paths: Sequence[Path], modality: Wanted) -> Iterator[Entr
                 refused.append(Refused(path, reason))
             else:
                 uid = str(header.get("SeriesInstanceUID") or path.parent)
-                series.setdefault(uid, []).append(path)
+                series.setdefault(uid, {})[path] = header
     yield from _by_folder(refused)
-    for files in series.values():
-        yield from _one_series(root, files)
+    for headers in series.values():
+        yield from _one_series(root, headers)
 
 
 def _reason_of_header(header: Any, modality: Wanted) -> str:
@@ -412,28 +412,28 @@ def _by_folder(refused: Sequence[Refused]) -> Iterator[Refused]:
             yield Refused(one.place.parent, one.reason)
 
 
-def _one_series(root: Path, files: Sequence[Path]) -> Iterator[Entry | Refused]:
+def _one_series(root: Path, headers: Mapping[Path, Any]) -> Iterator[Entry | Refused]:
     """The scan of a series; of one that is no volume, but lies in several folders, theirs.
 
     Anonymisers that give all series one UID, and copies, are the reason.
     """
-    folders: dict[Path, list[Path]] = {}
-    for path in files:
-        folders.setdefault(path.parent, []).append(path)
-    whole = _checked(root, files, next(iter(folders)))
+    folders: dict[Path, dict[Path, Any]] = {}
+    for path, header in headers.items():
+        folders.setdefault(path.parent, {})[path] = header
+    whole = _checked(root, headers, next(iter(folders)))
     if isinstance(whole, Refused) and len(folders) > 1:
-        yield from (_checked(root, paths, folder) for folder, paths in folders.items())
+        yield from (_checked(root, some, folder) for folder, some in folders.items())
     else:
         yield whole
 
 
-def _checked(root: Path, files: Sequence[Path], folder: Path) -> Entry | Refused:
+def _checked(root: Path, headers: Mapping[Path, Any], folder: Path) -> Entry | Refused:
+    files = tuple(headers)
     place = files[0] if len(files) == 1 else folder
     try:
-        series = dicom.examined(files)
+        series = dicom.examined(headers)
     except InputError as error:
         return bad(place, error)
     patient = dicom_file.whose(series.header) or patient_by_path(root, files[0])
     shape = (len(series.frames), *series.files[0].size)
-    read = partial(dicom.read_series, tuple(files))
-    return Entry(patient, tuple(files), read, place, series.modality, shape)
+    return Entry(patient, files, partial(dicom.read_series, files), place, series.modality, shape)

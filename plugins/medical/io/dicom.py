@@ -1,6 +1,6 @@
 """DICOM series read as scans with their geometry, CT in Hounsfield units."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -112,21 +112,18 @@ def read_series(paths: Sequence[Path]) -> Scan:
         InputError: slices that do not form a volume, or pixels that cannot be decoded.
     """
     with dicom_pixels.quiet():
-        return _scan(_examined(_images(paths)))
+        return _scan(_examined([file for file in map(file_of, paths) if file is not None]))
 
 
-def examined(paths: Sequence[Path]) -> Series:
-    """A series checked by the headers of its files, without its pixels.
+def examined(headers: Mapping[Path, Any]) -> Series:
+    """A series checked by the headers of its files, by path, without its pixels.
 
     Raises:
         InputError: slices that do not form a volume, or more of them than the memory holds.
     """
     with dicom_pixels.quiet():
-        return _examined(_images(paths))
-
-
-def _images(paths: Sequence[Path]) -> list[File]:
-    return [file for file in map(file_of, paths) if file is not None]
+        files = [file_of(path, header) for path, header in headers.items()]
+        return _examined([file for file in files if file is not None])
 
 
 def _examined(chosen: Sequence[File]) -> Series:

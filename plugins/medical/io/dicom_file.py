@@ -4,6 +4,7 @@ Archives and old scanners write bare data sets; PS3.10 7.1 asks for a preamble a
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,13 +34,17 @@ class File:
     samples: int  # SamplesPerPixel
 
 
-def file_of(path: Path) -> File | None:
+def file_of(path: Path, header: "Dataset | None" = None) -> File | None:
     """The file if it holds an image; None for reports, structure sets and the like.
+
+    Args:
+        path: of the file.
+        header: as of `header_of`, where it has been read.
 
     Raises:
         InputError: it cannot be read, or its sizes are no positive integers.
     """
-    header = header_of(path)
+    header = header_of(path) if header is None else header
     if "Rows" not in header or "Columns" not in header:
         return None
 
@@ -82,7 +87,7 @@ def _is_bare(head: bytes) -> bool:
 
 
 def header_of(path: Path) -> "Dataset":
-    """The attributes of a file before its PixelData, with its transfer syntax.
+    """The attributes of a file that scans are read by, with its transfer syntax.
 
     Raises:
         InputError: it cannot be read, or is deflated.
@@ -95,7 +100,7 @@ def header_of(path: Path) -> "Dataset":
                 f"{path.name}: transfer syntax Deflated Explicit VR Little Endian is not read, "
                 "since its decompressed size is unbounded; save it with another one"
             )
-        header = load(path, pixels=False)
+        header = load(path, pixels=False, names=_LOOKED_AT)
         # pydicom parses an element at its first access: damaged ones are found here.
         for name in _LOOKED_AT:
             header.get(name)
@@ -106,8 +111,14 @@ def header_of(path: Path) -> "Dataset":
         raise InputError(f"{path.name}: cannot be read as DICOM: {unquoted(error)}") from error
 
 
-def load(path: Path, *, pixels: bool) -> "Dataset":
-    """A data set as pydicom reads it; the transfer syntax of a bare one is found by its bytes."""
+def load(path: Path, *, pixels: bool, names: Sequence[str] | None = None) -> "Dataset":
+    """A data set as pydicom reads it; the transfer syntax of a bare one is found by its bytes.
+
+    Args:
+        path: of the file.
+        pixels: whether PixelData is read.
+        names: attributes to read, by keyword; None for all.
+    """
     import pydicom
     from pydicom.uid import (
         ExplicitVRBigEndian,
@@ -115,7 +126,12 @@ def load(path: Path, *, pixels: bool) -> "Dataset":
         ImplicitVRLittleEndian,
     )
 
-    data = pydicom.dcmread(path, stop_before_pixels=not pixels, force=not has_prefix(path))
+    data = pydicom.dcmread(
+        path,
+        stop_before_pixels=not pixels,
+        force=not has_prefix(path),
+        specific_tags=None if names is None else list(names),
+    )
     if "TransferSyntaxUID" not in data.file_meta:
         implicit, little = data.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian

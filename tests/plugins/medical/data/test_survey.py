@@ -15,6 +15,7 @@ from core.errors import InputError
 from plugins.medical.data.folders import DicomFolder, FastMri, NiftiFolder, ScanFolder
 from plugins.medical.data.label_maps import Content
 from plugins.medical.data.survey import Selection, survey
+from plugins.medical.io import dicom_file
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from made_scans import NAME, every, volume, write_series
@@ -331,3 +332,13 @@ def test_undersampled_and_damaged_files_of_fastmri_are_found_before_training(tmp
     assert (
         "left out, k-space is undersampled; medical/kspace_folder learns from it: 1 (b.h5)" in found
     )
+
+
+def test_each_header_of_dicom_is_read_once(tmp_path, monkeypatch):
+    write_series(tmp_path / "a")
+    read, load = [], dicom_file.load
+    monkeypatch.setattr(
+        dicom_file, "load", lambda path, **more: read.append(path) or load(path, **more)
+    )
+    (entry,) = survey(tmp_path, Selection()).entries
+    assert sorted(read) == sorted(entry.files)
