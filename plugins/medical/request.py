@@ -14,6 +14,7 @@ Chooser = Literal["held-out", "none"]
 Plane = Literal["acquired", "axial", "coronal", "sagittal"]
 Beam = Literal["parallel", "fan"]
 Corrupt = Literal["refuse", "skip"]
+Spacing = Literal["resample", "refuse", "ignore"]
 SamplingMask = Literal["random", "equispaced", "density", "poisson", "radial"]
 
 CODES: dict[Modality, Literal["CT", "MR"]] = {"ct": "CT", "mri": "MR"}  # as DICOM writes them
@@ -91,6 +92,8 @@ class PosteriorOptions:
         level: noise level added to the start; by default chosen; of ``none`` CT 0.5, MRI 0.15.
         start: initial reconstruction: CT FBP, CGLS or TV; MRI zero-filled, wavelets or TV; or
             noise; by default chosen; of ``none`` TV.
+        spacing: pixels of another size than the prior learned: ``resample`` draws on a grid of the
+            nearest spacing that it learned, ``refuse`` them, or ``ignore`` that they differ.
         along: weight of total variation between slices; 0 for none.
         at_once: slices per network call; lower it to use less memory.
         seed: random seed.
@@ -101,6 +104,7 @@ class PosteriorOptions:
     steps: Annotated[int, Ge(2)] | None = None
     level: Annotated[float, Ge(0.01)] | None = None
     start: str | None = None
+    spacing: Spacing = "resample"
     along: Annotated[float, Ge(0)] = 0.1
     at_once: Count = 8
     seed: Annotated[int, Ge(0)] = 0

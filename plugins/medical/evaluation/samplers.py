@@ -111,7 +111,8 @@ def compare(
     todo = [(name, steps) for name in request.methods or tuple(RULES) for steps in request.steps]
     progress = counter(emit, len(todo), "sampler")
     for number, (name, steps) in enumerate(todo, start=1):
-        drawn, calls = _draws(model, measurement, RULES[name], steps, classical, request)
+        pixel = batch["pixel"] if task.conditions else None
+        drawn, calls = _draws(model, measurement, RULES[name], steps, classical, pixel, request)
         progress(number)
         label = f"{name}, {calls:.0f}"
         if not all(bool(x.isfinite().all()) for x in drawn):
@@ -141,6 +142,7 @@ def _draws(
     rule: Rule,
     steps: int,
     classical: Mapping[str, Tensor],
+    pixel: Tensor | None,
     request: SamplersRequest,
 ) -> tuple[list[Tensor], float]:
     """Draws of all slices by one sampler, and its network evaluations for a slice."""
@@ -152,6 +154,7 @@ def _draws(
             model.process
         ),
         at_once=request.batch,
+        pixel=pixel,
     )
     any_of_them = next(iter(classical.values()))
     first = torch.zeros_like(any_of_them) if rule.start == "noise" else classical[rule.start]

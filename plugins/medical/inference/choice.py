@@ -6,9 +6,10 @@ methods and the draws' mean are mixed; what the draws' spread lacks of it, the f
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -32,6 +33,7 @@ from core.progress import counter
 from core.request import Emit, silent
 from core.sampler.sample import Moment
 from plugins.medical.inference.draws import How, reconstructed, streams
+from plugins.medical.inference.spacing import Fit
 from plugins.medical.inference.splits import split
 from plugins.medical.request import LEVELS, RULE, SOLVER, PosteriorOptions
 from plugins.medical.tasks.reconstruction import NOISE_ALONE, Reconstruction
@@ -59,6 +61,11 @@ class Setting:
     level: float
     grid: Spec
     how: How
+
+    def fitting(self, fit: Fit, slices: int) -> "Setting":
+        """The setting for the pixels of a volume of so many slices."""
+        pixel = None if fit.pixel is None else torch.full((slices,), fit.pixel)
+        return replace(self, how=replace(self.how, pixel=pixel, grids=fit.grids))
 
 
 def settings_of(

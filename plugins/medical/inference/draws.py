@@ -15,6 +15,8 @@ from core.inverse.posterior import Method
 from core.process.noise import Noise, Source, seed_of
 from core.sampler.sample import Watch, prior, sample
 from core.sampler.solver import Solver
+from plugins.medical.inference.spacing import Resampling, beside_detail, consistent
+from plugins.medical.tasks.reconstruction import pixel_condition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,8 @@ class How:
             of that level added.
         along: weight of total variation between slices, in units of the images; 0 for none.
         at_once: slices per network call; bounds the memory.
+        pixel: spacing of each slice's pixels in millimetres, for a network that is given it.
+        grids: of the scan and of draws, where they differ.
     """
 
     method: Method
@@ -35,6 +39,8 @@ class How:
     grid: Float64[Tensor, " n"]
     along: float = 0.0
     at_once: int = 16
+    pixel: Float[Tensor, " b"] | None = None
+    grids: Resampling | None = None
 
 
 def reconstructed(
@@ -53,13 +59,32 @@ def reconstructed(
     by a proximal step on the estimates.
 
     Args:
-        denoise: of an unconditional prior.
+        denoise: of a prior.
         measurement: of each slice.
         how: options of the draw.
         start: initial reconstruction; only its shape counts where the grid starts at the noisy end.
         noise: one stream for each slice.
         watch: called after each step.
     """
+    if how.grids is None:
+        return _drawn(denoise, measurement, how, start, noise, watch)
+    # The scan is T x + d, where d is the detail of the start that is finer than the draws' pixels.
+    detail, begun = how.grids.detail(start), how.grids.on_draws(start)
+    measured = beside_detail(measurement, how.grids, detail)
+    x = how.grids.on_scan(_drawn(denoise, measured, how, begun, noise, watch))
+    # The detail is uncertain by about its size, and the measurement says by how much it is off.
+    return consistent(measurement, x + detail, detail.square().flatten(1).mean(1).double())
+
+
+def _drawn(
+    denoise: Denoiser,
+    measurement: Measurement,
+    how: How,
+    start: Tensor,
+    noise: Source,
+    watch: Watch | None,
+) -> Tensor:
+    """One draw on the grid of `start`."""
     process, asked = denoise.process, by_parts(denoise, how.at_once)
     if how.along:
         asked = smooth_along(asked, how.along)
@@ -69,7 +94,8 @@ def reconstructed(
     else:
         level = how.grid[0].double().expand(len(start)).to(start.device)
         x = process.diffuse(start, level, noise.like(start))
-    return sample(guided.denoise, how.grid, guided.solver, x, noise, watch=watch)
+    condition = None if how.pixel is None else pixel_condition(how.pixel.to(x))
+    return sample(guided.denoise, how.grid, guided.solver, x, noise, condition, watch=watch)
 
 
 def streams(seed: int, items: Iterable[int], draw: int) -> Noise:

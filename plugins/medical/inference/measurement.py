@@ -148,7 +148,7 @@ def simulated_mri(scan: Scan, options: MriOptions, seed: int) -> KSpace:
         acceleration=options.acceleration, centre=options.centre, seed=seed,
     )  # fmt: skip
     k = (k + white_noise(k.shape, std=noise, key=(seed, "k-space"))) * chosen
-    return KSpace((k * bright).numpy(), chosen.numpy(), noise * bright)
+    return KSpace((k * bright).numpy(), chosen.numpy(), noise * bright, pixel_mm=scan.spacing[1:])
 
 
 def _stated(scan: Scan) -> str:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,12 +16,13 @@ from core.progress import print_note
 from core.request import Emit, Machine, silent
 from core.task import Panel
 from plugins.medical.inference import volume
-from plugins.medical.inference.choice import CHOSEN, Choice, Setting, chosen, settings_of
+from plugins.medical.inference.choice import CHOSEN, Choice, chosen, settings_of
 from plugins.medical.inference.curve import misfit_curve
 from plugins.medical.inference.measurement import changed, simulated_mri, sparse_ct
 from plugins.medical.inference.outputs import RECORD, SHEET, STD, Outputs, sibling
 from plugins.medical.inference.reconstruct import prior_of
 from plugins.medical.inference.remarks import remarks
+from plugins.medical.inference.spacing import Fit, fit, learned
 from plugins.medical.inference.volume import Found, Scale, prior_facts
 from plugins.medical.io import dicom, itk, nifti, raw, scans
 from plugins.medical.io.acquisition import KSpace, Sinogram
@@ -53,6 +54,7 @@ class Input:
         files: that were read.
         options: of the simulation; of raw data a noise level that was stated.
         unused: names of options of the simulation that raw data have no use for.
+        fit: how the prior is used for its pixels.
     """
 
     measured: Sinogram | KSpace
@@ -61,11 +63,12 @@ class Input:
     files: tuple[Path, ...]
     options: Mapping[str, Any]
     unused: frozenset[str] = frozenset()
+    fit: Fit = field(default_factory=Fit)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences about what reading assumed or replaced; none names a file."""
-        notes = self.subject.stored.notes
+        notes = self.subject.stored.notes + self.fit.notes
         if self.unused:
             names = ", ".join(sorted(self.unused))
             notes += (f"not used: {names}; raw data state how they were measured",)
@@ -90,8 +93,10 @@ class _Reconstruction(ABC):
         if options.start is not None:
             model.task.check_start(options.start)
         self._settings = settings_of(model.process, options, self.level, self.steps)
+        self._learned = learned(model.request)
         self._about = {
             "prior": prior_facts(model),
+            "pixels_learned": None if self._learned is None else plain(self._learned),
             "task": plain(task),
             "posterior": plain(RULE),
             "sampler": plain(SOLVER),
@@ -125,12 +130,22 @@ class _Reconstruction(ABC):
         return raw.files_beside(source) if source.suffix.lower() in raw.SUFFIXES else (source,)
 
     @abstractmethod
+    def _measured(self, source: Path) -> Input:
+        """A measurement of a file, or of a folder of DICOM files."""
+
     def read(self, source: Path) -> Input:
         """A measurement of a file, or of a folder of DICOM files.
 
         Raises:
-            InputError: `source` cannot be used.
+            InputError: `source` cannot be used, or not with this prior.
         """
+        given = self._measured(source)
+        size, spacing = given.subject.scan.voxels.shape[1:], volume.spacing_of(given.measured)
+        fitting = fit(
+            self._learned, size, spacing, self._options.spacing,
+            conditioned=bool(self._model.task.conditions),
+        )  # fmt: skip
+        return replace(given, fit=fitting)
 
     def draw(self, given: Input, *, emit: Emit = silent) -> tuple[Found, Scale]:
         """Draws given a measurement, and the units of their images.
@@ -140,21 +155,22 @@ class _Reconstruction(ABC):
         """
         measurement, like, scale = volume.understood(self._model, given.measured)
         options, choice = self._options, None
+        settings = [one.fitting(given.fit, len(like)) for one in self._settings]
         if options.choose == CHOSEN:
             choice = chosen(
-                self._model, measurement, like, self._settings,
+                self._model, measurement, like, settings,
                 start=options.start, draws=options.draws, seed=options.seed, emit=emit,
             )  # fmt: skip
         found = volume.drawn(
-            self._model, measurement, like, self._used(choice).how,
+            self._model, measurement, like, (choice.setting if choice else settings[0]).how,
             start=choice.start if choice else options.start or START,
             draws=options.draws, seed=options.seed, choice=choice, emit=emit,
         )  # fmt: skip
         return found, scale
 
-    def _used(self, choice: Choice | None) -> Setting:
-        """The chosen setting, or the default one: the first."""
-        return choice.setting if choice else self._settings[0]
+    def _grid(self, choice: Choice | None) -> Spec:
+        """The times of the chosen setting, or of the default one: the first."""
+        return (choice.setting if choice else self._settings[0]).grid
 
     def _start(self, choice: Choice | None) -> str:
         """The chosen start, or the stated or default one."""
@@ -170,7 +186,8 @@ class _Reconstruction(ABC):
         choice = found.choice
         about = {
             **self._about,
-            "grid": plain(self._used(choice).grid),
+            "grid": plain(self._grid(choice)),
+            "pixel_given": given.fit.pixel,
             "start": self._start(choice),
             "measurement": dict(given.options),
             "misfit": misfit_of(found),
@@ -252,7 +269,7 @@ class ReconstructCt(_Reconstruction):
         super().__init__(machine, checkpoint, task, posterior)
         self._ct, self._scan = ct, scan
 
-    def read(self, source: Path) -> Input:
+    def _measured(self, source: Path) -> Input:
         """The sinogram of a file, or one simulated of a scan."""
         if source.suffix.lower() in raw.HDF5:
             raise InputError(
@@ -298,7 +315,7 @@ class ReconstructMri(_Reconstruction):
         super().__init__(machine, checkpoint, Spec("medical/mri"), posterior)
         self._mri, self._scan = mri, scan
 
-    def read(self, source: Path) -> Input:
+    def _measured(self, source: Path) -> Input:
         """The k-space of a file, or k-space simulated of a scan."""
         if source.suffix.lower() in raw.SUFFIXES:
             measured, noise = raw.read_kspace(source), self._mri.noise

@@ -1,6 +1,7 @@
 """The verb medical/reconstruct: draws of held-out slices from simulated measurements."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,10 +14,11 @@ from core.model import Model, for_task, guided_by_default, load_model
 from core.parts.config import bind, configure, plain
 from core.parts.registry import Spec
 from core.progress import counter
-from core.request import Emit, Machine, SampleResult, TrainRequest, silent
+from core.request import Emit, Machine, Note, SampleResult, TrainRequest, silent
 from core.results import samples
 from core.storage.files import make_folder
 from plugins.medical.inference.draws import How, reconstructed, streams
+from plugins.medical.inference.spacing import learned
 from plugins.medical.request import ReconstructRequest
 from plugins.medical.tasks.ct import Ct
 from plugins.medical.tasks.reconstruction import Reconstruction
@@ -58,6 +60,7 @@ def sample(
         at_once=request.batch,
     )
     make_folder(out)
+    note_spacing(model, dataset, emit)
     count = len(about["items"])
     progress = counter(emit, count, "slice")
     rows: list[Tensor] = []
@@ -87,6 +90,8 @@ def prior_of(
     """
     prior = load_model(checkpoint, machine=machine, emit=emit)
     _check_prior(prior.request, task)
+    if isinstance(prior.task, Reconstruction) and prior.task.conditions:
+        task = Spec(task.name, {**task.options, "condition_on_pixel": True})
     model = for_task(prior, task)
     if isinstance(model.task, Ct):
         _check_window(prior.request, model.task)
@@ -141,6 +146,18 @@ def _check_window(trained: TrainRequest, task: Ct) -> None:
         )
 
 
+def note_spacing(model: Model, dataset: Dataset, emit: Emit) -> None:
+    """A note where the first slice's pixels are of another size than the prior learned."""
+    known, pixel = learned(model.request), dataset[0].get("pixel") if len(dataset) else None
+    if known is None or pixel is None or known.holds(float(pixel)):
+        return
+    emit(Note(text=(
+        f"the prior learned pixels of {known}, those of {dataset.name(0)} are {float(pixel):.3g} "
+        "mm: it is used as it is; set dataset.pixel, or reconstruct scans by the commands, which "
+        "resample"
+    )))  # fmt: skip
+
+
 def draws(
     model: Model, dataset: Dataset, items: list[int], how: How, start: str, count: int, seed: int
 ) -> Tensor:
@@ -152,6 +169,7 @@ def draws(
     task = model.task
     assert isinstance(task, Reconstruction)
     batch = {name: x.to(model.device) for name, x in collate(dataset, items).items()}
+    how = replace(how, pixel=batch["pixel"] if task.conditions else None)
     measurement = task.measured(batch)
     first, _ = beginning(task, measurement, batch["image"], start)
     found = []

@@ -169,16 +169,24 @@ def place_of(measured: Sinogram | KSpace) -> Subject:
     """A scan for results of raw data, which have no geometry in the patient."""
     if isinstance(measured, Sinogram):
         geometry = measured.geometry
-        size, pixel = (geometry.height, geometry.width), geometry.pixel_mm
+        size = geometry.height, geometry.width
     else:
-        size, pixel = measured.values.shape[2:], 1.0
+        size = measured.values.shape[2:]
+    rows, columns = spacing_of(measured) or (1.0, 1.0)
     voxels = np.zeros((len(measured.values), *size), np.float32)
     note = "raw data have no slice spacing: it was set to the pixel spacing"
     modality = "CT" if isinstance(measured, Sinogram) else "MR"
     lies = Scan(
-        voxels, np.diag([pixel, pixel, pixel, 1.0]), modality, notes=(*measured.notes, note)
+        voxels, np.diag([columns, rows, columns, 1.0]), modality, notes=(*measured.notes, note)
     )
     return Subject(lies, lies, "acquired")
+
+
+def spacing_of(measured: Sinogram | KSpace) -> tuple[float, float] | None:
+    """Distance of an image's rows and columns in millimetres, where it is known."""
+    if isinstance(measured, KSpace):
+        return measured.pixel_mm
+    return measured.geometry.pixel_mm, measured.geometry.pixel_mm
 
 
 def in_units(found: Found, scale: Scale) -> tuple[np.ndarray, np.ndarray]:

@@ -75,9 +75,11 @@ class KSpace:
         mask: sampling mask, the same for every slice and coil.
         noise: standard deviation of the real and imaginary part each; 0 if unknown.
         notes: sentences for the user about what reading found.
+        pixel_mm: distance of the image's rows and columns; None if unknown.
     """
 
     values: Complex64[np.ndarray, " d c h w"]
     mask: Bool[np.ndarray, " h w"]
     noise: float = 0.0
     notes: tuple[str, ...] = ()
+    pixel_mm: tuple[float, float] | None = None

@@ -5,7 +5,8 @@
 "pixel_mm": 1.0, "units": "line_integrals", "photons": 100000}``; ``kind`` may be ``fan``, with
 ``source_mm`` and ``detector_mm``, and ``units`` may be ``counts``; ``detector_offset_mm`` is where
 the middle of the detector lies from the axis of rotation.  For k-space: ``{"kind": "k-space",
-"noise": 0.005}``, where noise is the standard deviation of the real and imaginary part each;
+"noise": 0.005, "pixel_mm": [1.0, 1.0]}``, where noise is the standard deviation of the real and
+imaginary part each, and pixel_mm the distance of the image's rows and columns (optional);
 frequencies not sampled are 0, or a ``mask`` names a file of ones and zeros beside it.  An array of
 three axes states which they are: ``"axes": ["slices", "rows", "columns"]``.
 
@@ -17,7 +18,7 @@ as 0.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -29,7 +30,7 @@ from core.errors import InputError
 from core.parts.config import bind
 from core.storage import files, json_file
 from plugins.medical.io import plausible
-from plugins.medical.io.acquisition import Geometry, KSpace, Sinogram
+from plugins.medical.io.acquisition import Geometry, KSpace, Length, Sinogram
 from plugins.medical.io.claims import check_claim, reason
 from plugins.medical.request import Beam
 
@@ -49,6 +50,7 @@ class _KSpaceFile:
     noise: Annotated[float, Ge(0), Le(1e9)] = 0.0
     mask: str | None = None
     axes: tuple[Axis, ...] = ()
+    pixel_mm: tuple[Length, Length] | None = None
 
 
 def read(path: Path) -> Sinogram | KSpace:
@@ -116,7 +118,8 @@ def read_kspace(path: Path) -> KSpace:
     about = _bound(path, _KSpaceFile, description)
     values = _arranged(path, _array(path, "c"), about.axes)
     plausible.check_centred(path.name, values)
-    return _sampled(path, values, _mask(path, about.mask, values), about.noise)
+    found = _sampled(path, values, _mask(path, about.mask, values), about.noise)
+    return replace(found, pixel_mm=about.pixel_mm)
 
 
 def kspace_slices(path: Path) -> int:
@@ -134,7 +137,8 @@ def kspace_slices(path: Path) -> int:
 
 def write_kspace(path: Path, kspace: KSpace) -> None:
     """Write a ``.npy`` file and its JSON; the mask is where values are nonzero."""
-    _write(path, kspace.values, {"kind": "k-space", "noise": kspace.noise})
+    spaced = {} if kspace.pixel_mm is None else {"pixel_mm": kspace.pixel_mm}
+    _write(path, kspace.values, {"kind": "k-space", "noise": kspace.noise, **spaced})
 
 
 # --- NumPy and JSON ------------------------------------------------------------------------------

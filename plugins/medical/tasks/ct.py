@@ -39,6 +39,8 @@ class Ct(Reconstruction):
         low: Hounsfield units of -1 in the data.
         high: Hounsfield units of 1 in the data.
         total_variation: weight of the penalty of the TV reconstruction.
+        condition_on_pixel: whether the network is given the pixel spacing of its image, in training
+            from the dataset.
         seed: of the noise.
 
     Raises:
@@ -59,6 +61,7 @@ class Ct(Reconstruction):
         low: float = -1000.0,
         high: float = 1000.0,
         total_variation: float = 8.0,
+        condition_on_pixel: bool = False,
         seed: int = 0,
     ) -> None:
         problems = []
@@ -76,7 +79,7 @@ class Ct(Reconstruction):
             problems.append(f"low, high: expected low below high, got {low:g} and {high:g}")
         if problems:
             raise InputError("\n".join(problems))
-        super().__init__(1)
+        super().__init__(1, condition_on_pixel=condition_on_pixel)
         self.views, self.side, self.photons, self.seed = views, side, photons, seed
         self.model = model
         self._geometry: Beam = geometry

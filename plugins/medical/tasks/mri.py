@@ -32,6 +32,8 @@ class Mri(Reconstruction):
             with maximum 1.
         total_variation: weight of the penalty of the TV reconstruction.
         wavelets: weight of the l1 penalty of the wavelet reconstruction.
+        condition_on_pixel: whether the network is given the pixel spacing of its image, in training
+            from the dataset.
         seed: of phase, mask and noise.
 
     Raises:
@@ -49,11 +51,12 @@ class Mri(Reconstruction):
         noise: float = 0.005,
         total_variation: float = 6.0,
         wavelets: float = 100.0,
+        condition_on_pixel: bool = False,
         seed: int = 0,
     ) -> None:
         if not noise > 0:
             raise InputError(f"noise: expected more than 0, got {noise:g}")
-        super().__init__(2)
+        super().__init__(2, condition_on_pixel=condition_on_pixel)
         self._fourier = Fourier(mask=mask, acceleration=acceleration, centre=centre, seed=seed)
         self.noise, self.seed = noise, seed
         self._weights = (total_variation, wavelets)
@@ -66,10 +69,12 @@ class Mri(Reconstruction):
             magnitude[None].to(torch.complex64), smooth_phase(random, *magnitude.shape)[None]
         )
         phase = low_phase(fourier(phased) + self._noise(phased.shape, index))
+        kept = {"pixel": item["pixel"]} if self.conditions else {}
         return {
             "image": to_real(turned(phased, -phase))[0],
             "phase": (phase / torch.pi).clamp(-1, 1),
             "index": torch.tensor(index),
+            **kept,
         }
 
     def _noise(self, shape: torch.Size, index: int) -> Complex[Tensor, "..."]:

@@ -1,6 +1,7 @@
 """Reconstruction as a task: a prior's training example, its measurement, figures and panels.
 
-The network is trained on pictures alone and is given nothing; measurements enter when it is asked.
+The network is trained on images alone, and given nothing but their pixel spacing; measurements
+enter when it is evaluated.
 """
 
 from abc import ABC, abstractmethod
@@ -34,6 +35,15 @@ NOISE_ALONE = "noise"
 """The start that is noise alone."""
 
 
+def pixel_condition(pixel: Float[Tensor, " b"]) -> dict[str, Float[Tensor, "b 1"]]:
+    """The condition of a network that is given pixel spacings: their binary logarithm.
+
+    Args:
+        pixel: spacing of each image, in millimetres.
+    """
+    return {"vector": pixel.float().log2()[:, None]}
+
+
 class Reconstruction(ABC):
     """An underdetermined inverse problem as a task.
 
@@ -43,12 +53,13 @@ class Reconstruction(ABC):
 
     Args:
         channels: of a sample.
+        condition_on_pixel: whether the network is given the pixel spacing of its image.
     """
 
     reference = "TV"
 
-    reads: Mapping[str, str] = {"image": "1 h w"}
-    conditions: Mapping[str, int] = {}
+    reads: Mapping[str, str]
+    conditions: Mapping[str, int]
     methods: tuple[str, ...]
     figures: Mapping[str, Figure] = {
         "psnr": Figure("PSNR", "dB", "higher"),
@@ -58,8 +69,11 @@ class Reconstruction(ABC):
         "coverage": Figure("coverage of the 90 % interval", "%", "higher", best=100 * COVERAGE),
     }
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, condition_on_pixel: bool = False) -> None:
         self.channels = channels
+        self.reads, self.conditions = {"image": "1 h w"}, {}
+        if condition_on_pixel:
+            self.reads, self.conditions = {"image": "1 h w", "pixel": ""}, {"vector": 1}
         self.shown_as: tuple[float, float, str] = (0.0, 1.0, "")  # values of -1 and 1, and the unit
 
     @abstractmethod
@@ -119,8 +133,9 @@ class Reconstruction(ABC):
             raise InputError(f"start: expected {NOISE_ALONE}, {methods}, got {name!r}")
 
     def prepare(self, batch: Batch) -> Example:
-        """Training example: the image, without a condition."""
-        return Example(batch["image"])
+        """Training example: the image, and its pixel spacing where that is a condition."""
+        pixel = batch["pixel"] if self.conditions else None
+        return Example(batch["image"], {} if pixel is None else pixel_condition(pixel))
 
     def finish(self, x0: Tensor, batch: Batch) -> Tensor:
         """The sample itself."""

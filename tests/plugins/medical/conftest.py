@@ -25,7 +25,7 @@ def priors(tmp_path_factory):
     """Priors of two modalities that have seen next to nothing."""
     root = tmp_path_factory.mktemp("priors")
     for kind, task in (("ct", {"name": "core/generate", "channels": 1}), ("mri", "medical/mri")):
-        dataset = {"name": "medical/phantoms", "size": 16}
+        dataset = {"name": "medical/phantoms", "size": 16, "side": 32.0}  # pixels of 2 mm
         request = {"task": task, "dataset": dataset, **SMALL}
         runs.train(bind(TrainRequest, request), root / kind)
     return root
