@@ -58,9 +58,15 @@ def train_prior(
         int | None,
         typer.Option(min=1, help="Optimiser steps.", show_default="4800, half an hour of one core"),
     ] = None,
+    pixel_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            help="Least and largest pixel spacing of the prior in mm.",
+            show_default="CT 2 6, MRI 0.8 2.5",
+        ),
+    ] = None,
     pixel: Annotated[
-        float | None,
-        typer.Option(help="Pixel spacing of the prior in mm.", show_default="CT 4, MRI 1.7"),
+        float | None, typer.Option(help="One pixel spacing in mm, in place of a range.")
     ] = None,
     test_share: Annotated[
         float, typer.Option(min=0, max=1, help="Fraction of the patients held out for testing.")
@@ -98,6 +104,8 @@ def train_prior(
     from core.progress import listener
     from core.request import TrainRequest
 
+    if pixel is not None and pixel_range is not None:
+        raise InputError("pixel, pixel_range: expected one of them, got both; leave one out")
     request = dict(read_yaml(Path(__file__).parents[1] / "configs" / CONFIGS[kind]))
     dataset = {
         **request["dataset"],
@@ -112,7 +120,10 @@ def train_prior(
     if dry_run:
         _list(folder, dataset)
         return
-    request["dataset"] = dataset | ({"pixel": pixel} if pixel is not None else {})
+    request["dataset"] = dataset | ({"pixel_range": pixel_range} if pixel_range else {})
+    if pixel is not None:
+        request["dataset"] = dataset | {"pixel": pixel, "pixel_range": None}
+        request["task"] = request["task"] | {"condition_on_pixel": False}
     request |= {"steps": steps} if steps is not None else {}
     with listener("train-prior") as emit:
         result = runs.train(bind(TrainRequest, request), out, machine=machine, emit=emit)

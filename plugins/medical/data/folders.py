@@ -42,7 +42,8 @@ class _Folder(Slices, ABC):
         size: side of a slice, in pixels.
         pixel: pixel spacing, in millimetres; by default the one that fits each scan's whole slice.
         pixel_range: least and largest pixel spacing of training slices, in millimetres; each has
-            its own, drawn evenly by its logarithm, in place of `pixel`.
+            its own, drawn evenly by its logarithm, in place of `pixel`.  Slices finer than a scan
+            are interpolated.
         plane: of the slices; ``any``, for training: acquired in half, and each of the three
             standard planes in a sixth of the slices.
         low: CT: lower end of the window, in Hounsfield units.

@@ -3,7 +3,7 @@
 A slice is interpolated linearly at half its pixel spacing and averaged over 2x2, so that its pixels
 are means; the finer slice is what measurements are simulated of.  Where the pixel spacing is drawn
 from a range, the volume is averaged to half of the spacing's octave first, and points are twice as
-dense, so that detail finer than a pixel does not alias.
+dense where voxels still are denser, so that detail finer than a pixel does not alias.
 """
 
 import math
@@ -24,6 +24,7 @@ from plugins.medical.io.scan import Scan, canonical, like_canonical, plane_of
 from plugins.medical.request import Plane
 
 FINER = 2  # points along each side of a pixel
+APART = 1.25  # spacings of the voxels between two points of a slice, at most
 TRIES = 8  # to find a slice that is more than air
 DARK, LEAST = 0.1, 0.1  # an air pixel's largest value; least fraction of other pixels
 
@@ -228,7 +229,7 @@ class Slices:
         reach = pose.shift * self._size * pixel
         down, right = random.uniform(-reach, reach, 2).tolist()
         first, second = random.uniform(-pose.tilt, pose.tilt, 2).tolist()
-        finer = FINER if self._range is None else 2 * FINER
+        finer = FINER if self._range is None else dense_enough(volume, pixel)
         found = cut(
             volume,
             random.uniform(0, depth - 1),
@@ -301,6 +302,11 @@ class Slices:
         if self._split == "test":
             return f"{self.source(index)}, slice {self._places[index][1] + 1:g}"
         return f"{self.source(index)}, pose {index + 1}"
+
+
+def dense_enough(volume: Volume, pixel: float) -> int:
+    """Points along each side of a pixel that are hardly further apart than the voxels."""
+    return FINER if pixel / FINER <= APART * min(volume.spacing[1:]) else 2 * FINER
 
 
 def log_uniform(random: np.random.Generator, ends: tuple[float, float]) -> float:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from core import runs
-from core.parts.config import bind, plain
+from core.parts.config import bind, configure, plain
 from core.parts.registry import Spec
 from core.parts.yaml_file import read_yaml
 from core.request import TrainRequest
@@ -39,5 +39,16 @@ def test_jobs_train_the_demo(job, step, name):
 def test_the_reference_differs_from_the_demo_in_data_and_size_alone(kind):
     """A demo that trains another method would say nothing of the reference."""
     demo, reference = (read_yaml(CONFIGS / f"{name}{kind}.yaml") for name in ("demo", "reference"))
-    for name in ("task", "process", "times"):
+    for name in ("process", "times"):
         assert demo[name] == reference[name]
+    channels = 2 if kind else 1
+    for request in (demo, reference):
+        assert configure("task", Spec.parse(request["task"]))().channels == channels
+
+
+@pytest.mark.parametrize("kind", ["", "-mri"])
+def test_the_reference_learns_a_range_of_spacings_that_its_network_is_given(kind):
+    reference = read_yaml(CONFIGS / f"reference{kind}.yaml")
+    least, most = reference["dataset"]["pixel_range"]
+    assert most >= 3 * least
+    assert configure("task", Spec.parse(reference["task"]))().conditions == {"vector": 1}

@@ -16,6 +16,7 @@ from commands import call
 from core import runs
 from core.commands import run_app
 from core.errors import InputError
+from core.model import load_model
 from core.parts.registry import Spec
 from core.request import EvaluateRequest
 from plugins.medical.__main__ import app
@@ -249,6 +250,20 @@ def test_training_goes_through_the_command(tmp_path):
     listed = said.stderr[: said.stderr.index("step 1/1")]
     assert "2 scans of 1 patient, 8 slices" in listed
     assert all(str(tmp_path / "scans" / patient) in listed for patient in "ab")
+
+
+@pytest.mark.slow
+def test_a_prior_of_one_spacing_is_given_none(tmp_path):
+    series(tmp_path / "scans" / "a")
+    words = ("train-prior", tmp_path / "scans", "--kind", "ct", "-o", tmp_path / "run",
+             "--steps", 1, "--test-share", 0, "--threads", 1, "--pixel", 2)  # fmt: skip
+    said = call(main, *words, "--pixel-range", 1, 3)
+    assert (said.returncode, "pixel, pixel_range: expected one" in said.stderr) == (2, True)
+    assert call(main, *words).returncode == 0
+    trained = load_model(tmp_path / "run").request
+    assert trained.dataset.options["pixel"] == 2
+    assert trained.dataset.options["pixel_range"] is None
+    assert not trained.task.options["condition_on_pixel"]
 
 
 def test_a_dry_run_of_training_lists_every_scan_and_what_is_left_out(tmp_path):
