@@ -21,6 +21,8 @@ CODES: dict[Modality, Literal["CT", "MR"]] = {"ct": "CT", "mri": "MR"}  # as DIC
 RULE = Spec("core/diffpir", {"iterations": 20, "tolerance": 1e-3})
 SOLVER = Spec("core/ddim", {"eta": 1.0})
 NOISE = 0.005  # of simulated k-space
+WATER = 0.0193
+"""Linear attenuation of water per millimetre at 70 keV (NIST XCOM: 0.193 cm^2/g)."""
 LEVELS = Spec("core/karras", {"steps": 20, "sigma_min": 0.005, "sigma_max": 0.5, "rho": 3.0})
 
 

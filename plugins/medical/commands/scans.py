@@ -158,9 +158,17 @@ def simulate(
 ) -> None:
     """Simulate a sparse measurement of a scan: a sinogram of counts, or undersampled k-space.
 
+    Of raw k-space (.h5, .npy) the sampling pattern keeps a part.
+
     Example: polymode medical simulate scan.nii.gz --kind ct --views 23 -o sparse.npy
     """
-    from plugins.medical.inference.measurement import simulated_mri, sparse_ct
+    from plugins.medical.inference.measurement import (
+        check_unused,
+        simulated_mri,
+        simulation_options,
+        sparse_ct,
+        undersampled,
+    )
     from plugins.medical.io import raw, scans
 
     others = {field.name for field in fields(MriOptions if kind == "ct" else CtOptions)}
@@ -168,6 +176,15 @@ def simulate(
         raise InputError(f"{', '.join(unused)}: not for --kind {kind}; leave it out")
     raw.check_place(out)
     check_new([out, out.with_suffix(".json")], overwrite=overwrite)
+    if place.suffix.lower() in raw.SUFFIXES:
+        if kind == "ct":
+            raise InputError(f"{place.name}: is raw data; CT is simulated of scans")
+        check_unused(stated & simulation_options(ScanOptions))
+        kept = undersampled(raw.read_kspace(place), mri, seed)
+        print_notes(kept.notes)
+        raw.write_kspace(out, kept)
+        print(out)
+        return
     found = scans.prepared(place, scan).scan
     print_notes(found.notes)
     if kind == "ct":

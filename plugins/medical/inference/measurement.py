@@ -23,9 +23,9 @@ from plugins.medical.operators.fourier import (
     white_noise,
 )
 from plugins.medical.operators.phase import smooth_phase, turned
-from plugins.medical.operators.photons import WATER, counted, of_counts
+from plugins.medical.operators.photons import counted, of_counts
 from plugins.medical.operators.sampling import sampling_mask
-from plugins.medical.request import NOISE, CtOptions, MriOptions, ScanOptions
+from plugins.medical.request import NOISE, WATER, CtOptions, MriOptions, ScanOptions
 from plugins.medical.tasks.geometry import Geometry, geometry_of, scanner
 
 RAW = frozenset({"noise"})  # options that raw data have, too
@@ -98,14 +98,19 @@ def simulated_ct(scan: Scan, geometry: Geometry, seed: int) -> Sinogram:
 def integrals(sinogram: Sinogram) -> tuple[Float[Tensor, " d 1 v n"], Float[Tensor, " d 1 v n"]]:
     """Line integrals of attenuation, and the variance of their noise (0 if unknown).
 
-    The variance of line integrals p with a stated I0 is e^p / I0.
+    The variance of line integrals p with a stated I0 is e^p / I0.  Attenuation is returned in units
+    in which water's is `WATER`.
     """
     values = torch.from_numpy(sinogram.values)[:, None]
-    photons = sinogram.geometry.photons
-    if sinogram.geometry.units == "counts":
-        return of_counts(values, photons)
-    variance = (values.clamp(min=0)).exp() / photons if photons else torch.zeros_like(values)
-    return values, variance
+    geometry = sinogram.geometry
+    if geometry.units == "counts":
+        p, variance = of_counts(values, geometry.photons)
+    else:
+        p = values * geometry.scale
+        known = geometry.photons > 0
+        variance = p.clamp(min=0).exp() / geometry.photons if known else torch.zeros_like(p)
+    water = WATER / geometry.water_per_mm
+    return p * water, variance * water**2
 
 
 def sparse_ct(found: Scan, options: CtOptions, seed: int) -> Sinogram:
@@ -149,6 +154,31 @@ def simulated_mri(scan: Scan, options: MriOptions, seed: int) -> KSpace:
     )  # fmt: skip
     k = (k + white_noise(k.shape, std=noise, key=(seed, "k-space"))) * chosen
     return KSpace((k * bright).numpy(), chosen.numpy(), noise * bright, pixel_mm=scan.spacing[1:])
+
+
+def undersampled(kspace: KSpace, options: MriOptions, seed: int) -> KSpace:
+    """Measured k-space, of which a sampling pattern keeps a part; no noise is added.
+
+    Args:
+        kspace: as measured; what was not sampled stays so.
+        options: sampling pattern, and the noise level to state.
+        seed: of the mask.
+
+    Raises:
+        InputError: an option out of its range, or nothing would remain.
+    """
+    height, width = kspace.mask.shape
+    chosen = sampling_mask(
+        options.mask, height, width,
+        acceleration=options.acceleration, centre=options.centre, seed=seed,
+    ).numpy() & kspace.mask  # fmt: skip
+    if not chosen.any():
+        raise InputError("the pattern keeps nothing of what was measured; choose another one")
+    notes = kspace.notes
+    if not kspace.mask.all():
+        notes += (f"{kspace.mask.mean():.0%} of k-space were measured: {chosen.mean():.1%} remain",)
+    noise = kspace.noise if options.noise is None else options.noise
+    return KSpace(kspace.values * chosen, chosen, noise, notes)
 
 
 def _stated(scan: Scan) -> str:

@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt, Le
-from jaxtyping import Bool, Complex64, Float32
+from jaxtyping import Bool, Complex64, Float, Float32
 
-from plugins.medical.request import Beam
+from plugins.medical.request import WATER, Beam
 
 Side = Annotated[int, Ge(1), Le(1 << 16)]
 Length = Annotated[float, Gt(0), Le(1e6)]
@@ -34,6 +34,10 @@ class Geometry:
             rotation is projected.  Where the axis lies at detector c of n, counted from 0, it is
             ((n - 1) / 2 - c) times the spacing: minus half of it for libraries that turn about
             detector n / 2 of an even number.
+        axis_detector: that detector c, in place of detector_offset_mm; may lie between two.
+        angles_degrees: the angle of each view, in place of start_degrees and arc_degrees.
+        scale: line integrals are the values times it; 81.35858 of LoDoPaB-CT's observations.
+        water_per_mm: attenuation of water at the scanner's energy; 0.02 of LoDoPaB-CT.
     """
 
     kind: Beam
@@ -49,6 +53,17 @@ class Geometry:
     units: Literal["line_integrals", "counts"] = "line_integrals"
     photons: Annotated[float, Ge(0), Le(1e15)] = 0.0
     detector_offset_mm: Annotated[float, Ge(-1e6), Le(1e6)] = 0.0
+    axis_detector: Annotated[float, Ge(-1e6), Le(1e6)] | None = None
+    angles_degrees: tuple[float, ...] = ()
+    scale: Annotated[float, Gt(0), Le(1e9)] = 1.0
+    water_per_mm: Annotated[float, Gt(0), Le(1)] = WATER
+
+    @property
+    def angles(self) -> Float[np.ndarray, " v"]:
+        """The angle of each view, in degrees."""
+        if self.angles_degrees:
+            return np.array(self.angles_degrees, np.float64)
+        return self.start_degrees + self.arc_degrees * np.arange(self.views) / self.views
 
 
 @dataclass(frozen=True, eq=False)

@@ -80,7 +80,8 @@ def sinogram_notes(
     p = np.zeros(values.shape[1:])  # mean over the slices, one after another to save memory
     for one in values:
         counts = geometry.units == "counts"
-        p += -np.log(np.maximum(one, 0.5) / geometry.photons) if counts else one
+        integrals = -np.log(np.maximum(one, 0.5) / geometry.photons) if counts else one
+        p += integrals * geometry.scale
     p /= max(1, len(values))
     spacing = geometry.detector_spacing_mm
     if geometry.kind == "fan":  # as at the isocentre
@@ -138,14 +139,15 @@ def _parallel_notes(p: Float[np.ndarray, " v n"], geometry: Geometry) -> tuple[s
         )
     number, step = np.arange(p.shape[1]), geometry.detector_spacing_mm
     centroids = (p * (number - (p.shape[1] - 1) / 2)).sum(1) / totals  # in detectors
-    angle = np.deg2rad(geometry.start_degrees + geometry.arc_degrees * np.arange(len(p)) / len(p))
+    angle = np.deg2rad(geometry.angles)
     basis = np.stack([np.cos(angle), np.sin(angle), np.ones_like(angle)], 1)
     found, *_ = np.linalg.lstsq(basis, centroids, rcond=None)
     left = np.square(centroids - basis @ found).sum() / max(1, len(p) - 3)
     error = math.sqrt(left * np.linalg.inv(basis.T @ basis)[2, 2])
     offset = -float(found[2]) * step
     apart = (offset - geometry.detector_offset_mm) / step
-    if geometry.arc_degrees < 90 or abs(apart) < max(0.2, 4 * error):
+    narrow = np.ptp(geometry.angles) * len(p) / (len(p) - 1) < 90
+    if narrow or abs(apart) < max(0.2, 4 * error):
         return ()
     return (
         f"the axis of rotation lies {abs(apart):.2f} detectors from where detector_offset_mm, "

@@ -4,11 +4,16 @@
 "arc_degrees": 180, "start_degrees": 0, "detector_spacing_mm": 1.0, "height": 128, "width": 128,
 "pixel_mm": 1.0, "units": "line_integrals", "photons": 100000}``; ``kind`` may be ``fan``, with
 ``source_mm`` and ``detector_mm``, and ``units`` may be ``counts``; ``detector_offset_mm`` is where
-the middle of the detector lies from the axis of rotation.  For k-space: ``{"kind": "k-space",
-"noise": 0.005, "pixel_mm": [1.0, 1.0]}``, where noise is the standard deviation of the real and
-imaginary part each, and pixel_mm the distance of the image's rows and columns (optional);
-frequencies not sampled are 0, or a ``mask`` names a file of ones and zeros beside it.  An array of
-three axes states which they are: ``"axes": ["slices", "rows", "columns"]``.
+the middle of the detector lies from the axis of rotation, or ``axis_detector`` the detector that
+the axis falls on; ``angles_degrees`` lists angles that are not even.  ``scale`` times the values
+are line integrals, and ``water_per_mm`` is water's attenuation: of LoDoPaB-CT's observations
+81.35858 and 0.02.
+
+For k-space: ``{"kind": "k-space", "noise": 0.005, "pixel_mm": [1.0, 1.0]}``, where noise is the
+standard deviation of the real and imaginary part each, and pixel_mm the distance of the image's
+rows and columns (optional); frequencies not sampled are 0, or a ``mask`` names a file of ones and
+zeros beside it.  An array of three axes states which they are: ``"axes": ["slices", "rows",
+"columns"]``.  ``partitions`` in place of slices are those of a 3-D acquisition, and transformed.
 
 A frequency that is exactly 0 in every slice and coil counts as not sampled, whatever a mask states:
 receivers have noise, so it was padded or left out by the scanner (an elliptical or partial
@@ -32,13 +37,14 @@ from core.storage import files, json_file
 from plugins.medical.io import plausible
 from plugins.medical.io.acquisition import Geometry, KSpace, Length, Sinogram
 from plugins.medical.io.claims import check_claim, reason
+from plugins.medical.io.hdf5 import dataset_of, opened
 from plugins.medical.request import Beam
 
 Form = TypeVar("Form")
 HDF5 = (".h5", ".hdf5")
 SUFFIXES = (".npy", *HDF5)
-Axis = Literal["slices", "coils", "rows", "columns"]
-AXES = get_args(Axis)
+Axis = Literal["slices", "partitions", "coils", "rows", "columns"]
+AXES: tuple[Axis, ...] = ("slices", "coils", "rows", "columns")
 MOST = 20.0  # largest median of line integrals: e^-20 of the photons would be left
 
 
@@ -74,6 +80,7 @@ def read_sinogram(path: Path) -> Sinogram:
     if description.get("kind") == "k-space":
         raise InputError(f"{path.name}: is k-space, expected a sinogram; use reconstruct-mri")
     geometry = _bound(path, Geometry, description)
+    _check_geometry(path, geometry, description)
     values = _array(path, "f")
     values = values[None] if values.ndim == 2 else values
     if values.ndim != 3 or values.shape[1] != geometry.views:
@@ -89,18 +96,48 @@ def read_sinogram(path: Path) -> Sinogram:
             )
         if (values < 0).any():
             raise InputError(f'{path.name}: has negative counts; set units to "line_integrals"?')
-    elif float(np.median(values)) > MOST:
+    elif float(np.median(values)) * geometry.scale > MOST:
         raise InputError(
             f"{path.name}: the median line integral is above {MOST:g}, where no photon is left; if "
             'these are photon counts, set "units": "counts" and "photons" in the JSON'
         )
+    if geometry.axis_detector is not None:
+        apart = (values.shape[2] - 1) / 2 - geometry.axis_detector
+        offset = apart * geometry.detector_spacing_mm
+        geometry = replace(geometry, detector_offset_mm=offset, axis_detector=None)
     notes = plausible.sinogram_notes(path.name, values, geometry)
     return Sinogram(values, geometry, notes)
 
 
+def _check_geometry(path: Path, geometry: Geometry, stated: Mapping[str, Any]) -> None:
+    """Refuse fields that say one thing twice, and angles of other views."""
+    twice = {
+        "angles_degrees": ("start_degrees", "arc_degrees"),
+        "axis_detector": ("detector_offset_mm",),
+    }
+    name, problems = path.with_suffix(".json").name, []
+    for field, others in twice.items():
+        if stated.get(field) and (both := [other for other in others if other in stated]):
+            problems.append(f"{name}: {field} is in place of {', '.join(both)}; state one")
+    count = len(geometry.angles_degrees)
+    if count and count != geometry.views:
+        problems.append(
+            f"{name}: angles_degrees: expected {geometry.views}, as views states, got {count}"
+        )
+    if not np.isfinite(geometry.angles_degrees).all():
+        problems.append(f"{name}: angles_degrees: expected finite numbers")
+    if geometry.units == "counts" and geometry.scale != 1:
+        problems.append(f"{name}: scale: for line_integrals; counts state photons")
+    if problems:
+        raise InputError("\n".join(problems))
+
+
 def write_sinogram(path: Path, sinogram: Sinogram) -> None:
     """Write a ``.npy`` file and its JSON."""
-    _write(path, sinogram.values, asdict(sinogram.geometry))
+    about = {k: v for k, v in asdict(sinogram.geometry).items() if v not in (None, ())}
+    if "angles_degrees" in about:
+        about = {k: v for k, v in about.items() if k not in ("start_degrees", "arc_degrees")}
+    _write(path, sinogram.values, about)
 
 
 def read_kspace(path: Path) -> KSpace:
@@ -131,7 +168,7 @@ def kspace_slices(path: Path) -> int:
     if path.suffix.lower() not in HDF5:
         return len(read_kspace(path).values)
     read_fastmri(path, slices=slice(0, 1))
-    with _hdf5(path) as file:
+    with opened(path) as file:
         return int(file["kspace"].shape[0])
 
 
@@ -216,7 +253,9 @@ def _arranged(path: Path, values: np.ndarray, axes: tuple[Axis, ...]) -> np.ndar
             f'{path.with_suffix(".json").name} "axes": ["slices", "rows", "columns"] or ["coils", '
             '"rows", "columns"]'
         )
+    partitions = "partitions" in axes
     axes = axes or {2: AXES[2:], 4: AXES}.get(values.ndim, ())
+    axes = tuple("slices" if axis == "partitions" else axis for axis in axes)
     if len(axes) != values.ndim or len(set(axes)) < len(axes) or not {*AXES[2:]} <= {*axes}:
         stated = f"axes {', '.join(axes)}" if axes else "no axes stated"
         raise InputError(
@@ -225,7 +264,28 @@ def _arranged(path: Path, values: np.ndarray, axes: tuple[Axis, ...]) -> np.ndar
         )
     values = values.transpose([axes.index(axis) for axis in AXES if axis in axes])
     missing = tuple(at for at, axis in enumerate(AXES[:2]) if axis not in axes)
-    return np.ascontiguousarray(np.expand_dims(values, missing))
+    values = np.ascontiguousarray(np.expand_dims(values, missing))
+    return _of_partitions(path, values) if partitions else values
+
+
+def _of_partitions(path: Path, values: np.ndarray) -> np.ndarray:
+    """Slices of a 3-D acquisition: the orthonormal transform along its partitions, undone."""
+    sampled = (values != 0).any(1)
+    if not (sampled == sampled[:1]).all():
+        raise InputError(
+            f"{path.name}: its partitions are sampled differently; expected one mask for all, so "
+            "that the volume falls into slices; sample all partitions, or leave out those that "
+            "differ"
+        )
+    energy = np.square(np.abs(values)).sum((1, 2, 3))
+    if energy[0] > plausible.FAR * energy[len(energy) // 2]:
+        raise InputError(
+            f"{path.name}: the zero frequency of its partitions is at the edges; expected it in "
+            f"the middle, at partition {len(energy) // 2}, counted from 0; apply numpy.fft.fftshift"
+        )
+    moved = np.fft.ifft(np.fft.ifftshift(values, 0), axis=0, norm="ortho")
+    found = np.fft.fftshift(moved, 0).astype(np.complex64)
+    return found * sampled[:, None]  # rounding, where nothing was sampled
 
 
 def _sampled(path: Path, values: np.ndarray, mask: np.ndarray | None, noise: float) -> KSpace:
@@ -326,8 +386,8 @@ def read_fastmri(
         InputError: another layout, larger than the memory, or not centred.
     """
     try:
-        with _hdf5(path) as file:
-            stored = _dataset(path, file, "kspace")
+        with opened(path) as file:
+            stored = dataset_of(path, file, "kspace")
             if stored is None:
                 raise InputError(f"{path.name}: has no dataset kspace; expected fastMRI's layout")
             if stored.dtype.kind != "c" or stored.ndim not in (3, 4):
@@ -337,7 +397,7 @@ def read_fastmri(
                 )
             check_claim(path, tuple(stored.shape), 16)
             values = np.asarray(stored[slices], np.complex64)
-            masks = _dataset(path, file, "mask")
+            masks = dataset_of(path, file, "mask")
             mask = None if masks is None else np.asarray(masks[...])
     except InputError:
         raise
@@ -357,7 +417,7 @@ def read_fastmri(
 def fastmri_patient(path: Path) -> str:
     """The attribute patient_id; empty where it is missing or cannot be read."""
     try:
-        with _hdf5(path) as file:
+        with opened(path) as file:
             return str(file.attrs.get("patient_id", ""))
     except Exception:  # noqa: BLE001  (damaged files raise many types; `read_fastmri` reports them)
         return ""
@@ -375,8 +435,8 @@ def lodopab(
         InputError: another layout.
     """
     try:
-        with _hdf5(path) as file:
-            stored = _dataset(path, file, "data")
+        with opened(path) as file:
+            stored = dataset_of(path, file, "data")
             if stored is None or stored.ndim != 3 or stored.dtype.kind != "f":
                 raise InputError(f"{path.name}: expected a dataset data: slices, rows, columns")
             check_claim(path, tuple(stored.shape[1:]), 8)
@@ -389,31 +449,6 @@ def lodopab(
     if found is None:
         return count, None
     return count, (_finite(path, found) * np.float32(81.35858) - 20) / np.float32(19.98) * 1000
-
-
-def _hdf5(path: Path) -> Any:
-    """An HDF5 file, opened for reading; a pipe in its place would be waited for."""
-    import h5py
-
-    files.open_regular(path).close()
-    return h5py.File(path, "r")
-
-
-def _dataset(path: Path, file: Any, name: str) -> Any:
-    """A dataset stored in the file itself, or None."""
-    import h5py
-
-    link = file.get(name, getlink=True)
-    if link is None:
-        return None
-    if not isinstance(link, h5py.HardLink):
-        raise InputError(f"{path.name}: {name} is a link; expected a dataset")
-    found = file[name]
-    if not isinstance(found, h5py.Dataset):
-        raise InputError(f"{path.name}: {name} is not a dataset")
-    if found.external or found.is_virtual:
-        raise InputError(f"{path.name}: {name} is stored in other files; expected it in this one")
-    return found
 
 
 def _by(shape: tuple[int, ...]) -> str:

@@ -7,9 +7,6 @@ from torch import Tensor
 
 from core.process.noise import derive, generator
 
-WATER = 0.0193
-"""Linear attenuation of water per millimetre at 70 keV (NIST XCOM: 0.193 cm^2/g)."""
-
 
 def counted(p: Float[Tensor, " d c v n"], photons: float, seed: int) -> Float[Tensor, " d c v n"]:
     """Photon counts of line integrals p: Poisson with mean I0 e^-p.

@@ -21,6 +21,7 @@ from plugins.medical.operators.projector import Gathered, Lines, Stored, Through
 
 Way = Literal["auto", "stored", "gathered"]
 Window = Literal["ramp", "hann"]
+WIDE = 3.0  # times the usual gap between two angles: nothing was measured in it
 MOST = 2 << 30  # bytes of a stored matrix and its transpose; building them takes three times that
 
 
@@ -69,7 +70,30 @@ class Radon:
         across = math.hypot(height, width) * pixel
         self.detectors = detectors or math.ceil(across / self.spacing)
         self.angles = start + arc * torch.arange(views, dtype=torch.float64) / views
+        self.start, self._even = start, True
         self._shares: Tensor | None = None  # of the arc, for each view; even where None
+
+    def at(self, angles: Float[Tensor, " v"]) -> "Radon":
+        """The same operator with views at other angles, in any order and spacing.
+
+        In filtered back-projection a view stands for half of the gap to each neighbour.  A gap of
+        more than three times the usual one is where nothing was measured (limited angles).
+
+        Args:
+            angles: in degrees.
+        """
+        made = self._copied()
+        made.angles, made._even = angles.double(), False
+        made.start, made.arc, made._shares = _shares_of(made.angles, self._period)
+        return made
+
+    _period = 180.0  # degrees after which a view measures the same lines
+
+    def _copied(self) -> "Radon":
+        made = copy(self)
+        for name in ("lines", "_stored", "_gathered"):  # made of the angles
+            made.__dict__.pop(name, None)
+        return made
 
     def of_views(self, chosen: Bool[Tensor, " v"]) -> "Radon":
         """The same operator of some views alone.
@@ -77,9 +101,9 @@ class Radon:
         Filtered back-projection divides the part of the arc of a view that is left out between the
         nearest ones of both sides.
         """
-        made = copy(self)
-        for name in ("lines", "_stored", "_gathered"):  # made of the angles
-            made.__dict__.pop(name, None)
+        if not self._even:
+            return self.at(self.angles[chosen])
+        made = self._copied()
         shares, kept = torch.zeros(len(chosen)), chosen.nonzero().flatten()
         for view in range(len(chosen)):
             after = int(torch.searchsorted(kept, view)) % len(kept)
@@ -192,7 +216,7 @@ class FanBeam(Radon):
     """Line integrals along fans: from a point source to a flat detector, both turning.
 
     At angle 0 the source is at (0, -source) and looks along y.  Options that are not described here
-    are those of `Radon`.
+    are those of `Radon`.  A short scan covers 180 degrees and the angle of the fan.
 
     Args:
         arc: angular range in degrees.
@@ -236,6 +260,8 @@ class FanBeam(Radon):
         )  # fmt: skip
         self.source, self.detector = source, detector
 
+    _period = 360.0
+
     @cached_property
     def lines(self) -> Lines:
         """One for each view and detector, from the source."""
@@ -250,26 +276,26 @@ class FanBeam(Radon):
     def filtered_back_projection(
         self, y: Float[Tensor, " b c v d"], *, window: Window = "ramp"
     ) -> Float[Tensor, " b c h w"]:
-        """Fan-beam filtered back-projection from 360 degrees.
+        """Fan-beam filtered back-projection, of a whole turn or a short scan.
 
         Rays are weighted by the cosine of their angle in the fan, pixels by the inverse square of
-        how much nearer to the source than the middle they are.  Source: Kak and Slaney 1988,
-        section 3.4.2.
+        how much nearer to the source than the middle they are.  Lines that a short scan measures
+        twice share a weight of 1; of less than a short scan the result is approximate.
+        Source: Kak and Slaney 1988, section 3.4.2; Parker 1982, Med. Phys. 9, 254.
 
         Args:
             y: sinograms.
             window: of the filter.
 
         Raises:
-            InputError: a sinogram of another size than the geometry's, or less than a whole turn.
+            InputError: a sinogram of another size than the geometry's.
         """
         self._check_sinogram(y)
-        if self.arc != 360:
-            raise InputError(f"arc: fan-beam FBP requires 360 degrees, got {self.arc:g}")
         scale = self.source / (self.source + self.detector)  # the detector moved to the middle
         positions = (self.positions * scale).to(y)
         cosine = self.source / torch.hypot(positions, positions.new_tensor(self.source))
-        filtered = self._shared(ramp_filtered(y * cosine, self.spacing * scale, window))
+        weighted = y * cosine * self._redundancy().to(y)
+        filtered = self._shared(ramp_filtered(weighted, self.spacing * scale, window))
         x, up = self._centres(y)
         total = y.new_zeros(*y.shape[:2], *self.shape)
         for view, angle in enumerate(torch.deg2rad(self.angles).tolist()):
@@ -277,7 +303,40 @@ class FanBeam(Radon):
             far = (self.source - x * math.sin(angle) + up * math.cos(angle)) / self.source
             at = (along / far / scale - self.offset) / self.spacing + (self.detectors - 1) / 2
             total += interpolated(filtered[..., view, :], at) / far**2
-        return total * math.pi / len(self.angles)
+        return total * math.radians(self.arc) / len(self.angles)
+
+    def _redundancy(self) -> Float[Tensor, " v d"]:
+        """Weights of the rays; those of a line that is measured twice add up to 1."""
+        if self.arc == 360:
+            return torch.full((len(self.angles), self.detectors), 0.5, dtype=torch.float64)
+        # The ray at angle g of the fan and b of the source is that at -g and b + 180 + 2 g.
+        g = -torch.atan(self.positions / (self.source + self.detector))
+        reach = math.asin(min(1.0, math.hypot(*self.shape) * self.pixel / 2 / self.source))
+        widest = min(reach, float(g.abs().max()))
+        more = max((math.radians(self.arc) - math.pi) / 2, widest)
+        # Views stand for the middle of their part of the arc.
+        b = torch.deg2rad((self.angles - self.start) % 360 + self.arc / len(self.angles) / 2)
+        b, g = b[:, None], g.clamp(-widest, widest)
+        rising = torch.where(more - g > 0, b / (more - g).clamp(min=1e-12), torch.inf)
+        falling = (math.pi + 2 * more - b) / (more + g).clamp(min=1e-12)
+        part = torch.minimum(rising, falling).clamp(0, 2)  # 2 where a line is measured once
+        return torch.sin(math.pi / 4 * part).square()
+
+
+def _shares_of(
+    angles: Float[Tensor, " v"], period: float
+) -> tuple[float, float, Float[Tensor, " v"]]:
+    """First angle, arc, and the part of it that each view stands for, 1 on average."""
+    turned, order = (angles % period).sort()
+    gaps = torch.diff(turned, append=turned[:1] + period)  # to the next one
+    usual = gaps[gaps > 1e-6].median() if len(gaps) > 1 else gaps[0]
+    widest = int(gaps.argmax())
+    if gaps[widest] > WIDE * usual:
+        gaps[widest] = usual
+    arc = period if float(gaps.sum()) > period - 1e-6 else float(gaps.sum())
+    shares = torch.empty_like(angles)
+    shares[order] = (gaps + gaps.roll(1)) / 2 * len(angles) / arc
+    return float(turned[(widest + 1) % len(angles)]), arc, shares
 
 
 def ramp_filtered(

@@ -13,9 +13,9 @@ from core.inverse.operators import Weighted
 from core.process.noise import derive
 from core.task import Batch
 from plugins.medical.data.slices import FINER
-from plugins.medical.operators.photons import WATER, counted, of_counts
+from plugins.medical.operators.photons import counted, of_counts
 from plugins.medical.operators.radon import Radon
-from plugins.medical.request import Beam
+from plugins.medical.request import WATER, Beam
 from plugins.medical.tasks import classical
 from plugins.medical.tasks.geometry import geometry_of, scanner
 from plugins.medical.tasks.reconstruction import Reconstruction
@@ -38,6 +38,7 @@ class Ct(Reconstruction):
             pixel); bounds the weight of a measurement.
         low: Hounsfield units of -1 in the data.
         high: Hounsfield units of 1 in the data.
+        water: linear attenuation of water, per millimetre; 0.02 of LoDoPaB-CT.
         total_variation: weight of the penalty of the TV reconstruction.
         condition_on_pixel: whether the network is given the pixel spacing of its image, in training
             from the dataset.
@@ -60,6 +61,7 @@ class Ct(Reconstruction):
         model: float = 0.02,
         low: float = -1000.0,
         high: float = 1000.0,
+        water: float = WATER,
         total_variation: float = 8.0,
         condition_on_pixel: bool = False,
         seed: int = 0,
@@ -75,6 +77,8 @@ class Ct(Reconstruction):
             problems.append(f"model: expected more than 0, got {model:g}")
         if photons and not photons >= 1:
             problems.append(f"photons: expected at least 1, or 0 for no noise, got {photons:g}")
+        if not 0 < water <= 1:
+            problems.append(f"water: expected a number in (0, 1] per mm, got {water:g}")
         if not low < high:
             problems.append(f"low, high: expected low below high, got {low:g} and {high:g}")
         if problems:
@@ -85,8 +89,8 @@ class Ct(Reconstruction):
         self._geometry: Beam = geometry
         self._weight = total_variation
         self._arc = arc
-        self._slope = WATER * (high - low) / 2000  # attenuation of 1 in the data, and of 0
-        self._level = WATER * (1 + (high + low) / 2000)
+        self._slope = water * (high - low) / 2000  # attenuation of 1 in the data, and of 0
+        self._level = water * (1 + (high + low) / 2000)
         self._made: dict[tuple[tuple[int, int], int], Radon] = {}
         self.shown_as = (low, high, "HU")
 

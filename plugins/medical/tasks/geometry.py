@@ -1,5 +1,7 @@
 """Acquisition geometries of CT, and the operator of each."""
 
+import torch
+
 from core.parts.config import bind
 from plugins.medical.io.acquisition import Geometry
 from plugins.medical.operators.radon import FanBeam, Radon
@@ -49,5 +51,7 @@ def scanner(geometry: Geometry, detectors: int | None = None) -> Radon:
         "offset": geometry.detector_offset_mm,
     }  # fmt: skip
     if geometry.kind == "parallel":
-        return Radon(**options)
-    return FanBeam(**options, source=geometry.source_mm, detector=geometry.detector_mm)
+        scan = Radon(**options)
+    else:
+        scan = FanBeam(**options, source=geometry.source_mm, detector=geometry.detector_mm)
+    return scan.at(torch.from_numpy(geometry.angles)) if geometry.angles_degrees else scan

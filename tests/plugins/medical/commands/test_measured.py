@@ -17,6 +17,7 @@ from plugins.medical.inference.predictors import ReconstructMri
 from plugins.medical.io import raw
 from plugins.medical.io.acquisition import KSpace
 from plugins.medical.operators.ellipses import rasterised, shepp_logan
+from plugins.medical.operators.sampling import sampling_mask
 from plugins.medical.request import MriOptions
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -51,6 +52,27 @@ def sinogram(tmp_path):
     said = call(main, "simulate", scan, "--kind", "ct", "--views", 9, "-o", tmp_path / "s.npy")
     assert said.returncode == 0, said.stderr
     return tmp_path / "s.npy"
+
+
+def test_raw_kspace_is_undersampled_as_a_scan_is(tmp_path):
+    """The values are those of the file where the pattern samples, and 0 elsewhere."""
+    place = kspace(tmp_path)
+    words = ("simulate", place, "--kind", "mri", "--acceleration", 2, "--centre", 0.2)
+    said = call(main, *words, "--seed", 3, "-o", tmp_path / "half.npy")
+    assert said.returncode == 0, said.stderr
+    whole, half = raw.read_kspace(place), raw.read_kspace(tmp_path / "half.npy")
+    mask = sampling_mask("random", 21, 17, acceleration=2.0, centre=0.2, seed=3).numpy()
+    assert np.array_equal(half.mask, mask)
+    assert np.array_equal(half.values, whole.values * mask)
+    assert half.noise == whole.noise
+    said = call(main, *words, "-o", tmp_path / "a.npy", "--plane", "axial")
+    assert (said.returncode, "plane: for scans" in said.stderr) == (2, True)
+    said = call(main, "simulate", place, "--kind", "ct", "-o", tmp_path / "a.npy")
+    assert (said.returncode, "CT is simulated of scans" in said.stderr) == (2, True)
+    again = tmp_path / "half.npy"
+    said = call(main, "simulate", again, "--kind", "mri", "--acceleration", 2, "--centre", 0.2,
+                "-o", tmp_path / "a.npy")  # fmt: skip
+    assert "47% of k-space were measured" in said.stderr  # 8 of 17 columns
 
 
 # --- options -------------------------------------------------------------------------------------

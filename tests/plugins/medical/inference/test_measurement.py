@@ -1,5 +1,6 @@
 """Raw data as measurements, and measurements simulated of scans, against closed forms."""
 
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +20,12 @@ from plugins.medical.operators.fourier import (
     root_sum_of_squares,
     to_complex,
 )
-from plugins.medical.operators.photons import WATER, counted
+from plugins.medical.operators.photons import counted
 from plugins.medical.operators.sampling import sampling_mask
-from plugins.medical.request import CtOptions, MriOptions
+from plugins.medical.request import WATER, CtOptions, MriOptions
 from plugins.medical.tasks import classical
+from plugins.medical.tasks.ct import Ct
+from plugins.medical.tasks.geometry import scanner
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from made_scans import phantom
@@ -155,3 +158,26 @@ def test_several_coils_are_estimated_and_unfold_what_one_could_not():
     assert (to_complex(found).abs() - whole).norm() < 0.03 * whole.norm()
     zero_filled = root_sum_of_squares(inverse_fourier(k)) / bright
     assert (zero_filled - whole).norm() > 0.1 * whole.norm()
+
+
+def test_scale_and_water_of_a_sinogram_are_those_of_its_scanner():
+    """LoDoPaB-CT's: a disc of water, in units of 81.35858 / m, is 0 HU whatever that is."""
+    about = {
+        "kind": "parallel", "views": 60, "height": 48, "width": 48, "pixel_mm": 2.0,
+        "detector_spacing_mm": 2.0,
+    }  # fmt: skip
+    disc = (
+        torch.hypot(*torch.meshgrid(*[torch.arange(48) - 23.5] * 2, indexing="ij")) < 15
+    ).float()
+    task = Ct()
+    for water, scale in ((0.02, 81.35858), (0.0193, 1.0)):
+        geometry = Geometry(**about, scale=scale, water_per_mm=water)
+        p = scanner(geometry).forward(water * disc[None, None]) / scale
+        found, variance = measuring.integrals(Sinogram(p[:, 0].numpy(), geometry))
+        assert not variance.any()
+        measurement = task.of_integrals(scanner(geometry), found, variance)
+        x = task.classical(measurement)["FBP"][0, 0]
+        assert float(x[20:28, 20:28].mean()) == pytest.approx(0, abs=0.01)  # 0 HU of +-1000
+    geometry = Geometry(**about, photons=1e4, water_per_mm=0.02)
+    _, variance = measuring.integrals(Sinogram(np.ones((1, 60, 48), np.float32), geometry))
+    assert variance.unique().item() == pytest.approx(math.e / 1e4 * (0.0193 / 0.02) ** 2)

@@ -91,6 +91,41 @@ def test_lodopab_is_in_hounsfield_units_again(tmp_path):
     assert found[0] == pytest.approx([0, -1000], abs=1e-3)
 
 
+# --- fields of a sinogram ------------------------------------------------------------------------
+
+
+def test_the_axis_may_be_stated_as_a_detector(tmp_path):
+    """Of 12 detectors the middle is 5.5: an axis on detector 6 is half a detector further."""
+    found = raw.read_sinogram(sinogram(tmp_path, axis_detector=6))
+    assert found.geometry.detector_offset_mm == pytest.approx(-0.75)
+    assert found.geometry.axis_detector is None
+
+
+def test_angles_are_listed_in_place_of_an_arc(tmp_path):
+    angles = [0, 30.5, 12, 90, 100, 170]
+    found = raw.read_sinogram(sinogram(tmp_path, angles_degrees=angles))
+    assert found.geometry.angles.tolist() == angles
+    raw.write_sinogram(tmp_path / "again.npy", found)
+    assert raw.read_sinogram(tmp_path / "again.npy").geometry == found.geometry
+    even = raw.read_sinogram(sinogram(tmp_path, arc_degrees=90, start_degrees=10))
+    assert even.geometry.angles.tolist() == [10, 25, 40, 55, 70, 85]
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"angles_degrees": [0, 1]}, "angles_degrees: expected 6, as views states, got 2"),
+        ({"angles_degrees": [0] * 6, "arc_degrees": 180}, "in place of arc_degrees; state one"),
+        ({"axis_detector": 5, "detector_offset_mm": 0}, "in place of detector_offset_mm"),
+        ({"units": "counts", "photons": 10, "scale": 2}, "scale: for line_integrals"),
+        ({"water_per_mm": 2}, "water_per_mm"),
+    ],
+)
+def test_fields_that_disagree_are_refused(tmp_path, said, reason):
+    with pytest.raises(InputError, match=reason):
+        raw.read_sinogram(sinogram(tmp_path, **said))
+
+
 # --- axes and padding ----------------------------------------------------------------------------
 
 
@@ -102,6 +137,26 @@ def test_three_axes_are_what_the_json_states_and_refused_without(tmp_path):
     assert np.array_equal(slices.values, draw[:, None])
     coils = raw.read_kspace(kspace(tmp_path, draw, axes=["coils", "rows", "columns"]))
     assert np.array_equal(coils.values, draw[None])
+
+
+def test_partitions_of_a_3d_acquisition_become_slices(tmp_path):
+    """A volume's transform along all three axes is its slices' one along two."""
+    volume = np.random.default_rng(0).normal(size=(5, 8, 6)) + 2
+
+    def transformed(values, axes):
+        moved = np.fft.fftn(np.fft.ifftshift(values, axes), axes=axes, norm="ortho")
+        return np.fft.fftshift(moved, axes).astype(np.complex64)
+
+    k = transformed(volume, (0, 1, 2))
+    stated = {"axes": ["partitions", "rows", "columns"]}
+    found = raw.read_kspace(kspace(tmp_path, k, **stated))
+    assert np.allclose(found.values[:, 0], transformed(volume, (1, 2)), atol=1e-5)
+    shifted = np.fft.ifftshift(k, 0)
+    with pytest.raises(InputError, match="partitions is at the edges"):
+        raw.read_kspace(kspace(tmp_path, shifted, **stated))
+    k[0, :, 2] = 0
+    with pytest.raises(InputError, match="its partitions are sampled differently"):
+        raw.read_kspace(kspace(tmp_path, k, **stated))
 
 
 def test_axes_in_any_order_are_put_into_ours(tmp_path):

@@ -9,7 +9,7 @@ import torch
 
 from core.errors import InputError
 from core.inverse.measurement import dot, misfit
-from plugins.medical.operators.photons import WATER
+from plugins.medical.request import WATER
 from plugins.medical.tasks import classical
 from plugins.medical.tasks.ct import Ct
 

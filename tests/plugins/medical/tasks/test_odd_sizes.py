@@ -11,8 +11,7 @@ from plugins.medical.io.acquisition import KSpace
 from plugins.medical.io.scan import Scan
 from plugins.medical.operators.ellipses import rasterised, shepp_logan
 from plugins.medical.operators.fourier import fourier, inverse_fourier, root_sum_of_squares
-from plugins.medical.operators.photons import WATER
-from plugins.medical.request import MriOptions, SamplingMask
+from plugins.medical.request import WATER, MriOptions, SamplingMask
 from plugins.medical.tasks import classical
 from plugins.medical.tasks.ct import Ct
 from plugins.medical.tasks.geometry import geometry_of, scanner
