@@ -3,6 +3,15 @@
 from faults.fault import Fault, medical
 
 FAULTS = (
+    medical("short scan: the fan's other side", "operators/radon",
+             "g = -torch.atan(self.positions", "g = torch.atan(self.positions",
+             "operators/test_radon", "short_scan"),
+    medical("angles: every view stands for the same part", "operators/radon",
+             "shares[order] = (gaps + gaps.roll(1)) / 2 * len(angles) / arc", "shares[:] = 1",
+             "operators/test_radon", "any_angles"),
+    medical("water of the scanner is left out", "inference/measurement",
+             "return p * water, variance", "return p, variance",
+             "inference/test_measurement", "water"),
     medical("a header of another modality is not believed", "inference/measurement",
              'if scan.modality == "other" and (stated := _stated(scan)):',
              'if (stated := "") and scan.modality == "other":',
