@@ -1,7 +1,7 @@
 """Raw data simulated of scans, and raw data as measurements of images."""
 
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
@@ -178,7 +178,7 @@ def undersampled(kspace: KSpace, options: MriOptions, seed: int) -> KSpace:
     if not kspace.mask.all():
         notes += (f"{kspace.mask.mean():.0%} of k-space were measured: {chosen.mean():.1%} remain",)
     noise = kspace.noise if options.noise is None else options.noise
-    return KSpace(kspace.values * chosen, chosen, noise, notes)
+    return replace(kspace, values=kspace.values * chosen, mask=chosen, noise=noise, notes=notes)
 
 
 def _stated(scan: Scan) -> str:

@@ -156,6 +156,10 @@ def test_views_at_any_angles_in_any_order_give_the_picture_back(beam, options):
     assert torch.allclose(back, even.filtered_back_projection(even.forward(x)), atol=1e-5)
     golden = even.at(torch.arange(200) * 111.24611797498)
     assert (golden.filtered_back_projection(golden.forward(x)) - x).abs().max() < 0.04
+    period = 180.0 if beam is Radon else 360.0
+    part = torch.arange(0, period / 2, 0.5)
+    uneven = even.at(torch.cat([part, period / 2 + part[::3]]))  # half of it three times as dense
+    assert (uneven.filtered_back_projection(uneven.forward(x)) - x).abs().max() < 0.06
     some = golden.of_views(torch.arange(200) % 8 != 3)
     assert (some.filtered_back_projection(some.forward(x)) - x).abs().max() < 0.06
 
