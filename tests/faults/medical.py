@@ -3,6 +3,12 @@
 from faults.fault import Fault, medical
 
 FAULTS = (
+    medical("ISMRMRD: the time of a sample the other way round", "io/ismrmrd",
+             "ratio = float(times[0] / times[1])", "ratio = float(times[1] / times[0])",
+             "io/test_ismrmrd", "noise_comes"),
+    medical("ISMRMRD: lines by number and not by centre", "io/ismrmrd",
+             "encoding.centres[0] + height // 2", "height // 2 + height // 2",
+             "io/test_ismrmrd", "partial"),
     medical("short scan: the fan's other side", "operators/radon",
              "g = -torch.atan(self.positions", "g = torch.atan(self.positions",
              "operators/test_radon", "short_scan"),

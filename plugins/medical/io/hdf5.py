@@ -39,3 +39,17 @@ def dataset_of(path: Path, file: Any, name: str) -> Any:
     if found.external or found.is_virtual:
         raise InputError(f"{path.name}: {name} is stored in other files; expected it in this one")
     return found
+
+
+def group_of(path: Path, file: Any, name: str) -> Any:
+    """A group stored in the file itself, or None where the name is of a dataset.
+
+    Raises:
+        InputError: a link.
+    """
+    import h5py
+
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        raise InputError(f"{path.name}: {name} is a link; expected a group")
+    found = file[name]
+    return found if isinstance(found, h5py.Group) else None

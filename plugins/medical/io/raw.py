@@ -1,4 +1,4 @@
-"""Raw measurements: sinograms and k-space as NumPy files with a JSON of geometry, fastMRI's HDF5.
+"""Raw measurements: sinograms and k-space, as NumPy files with a JSON, or HDF5 (fastMRI, ISMRMRD).
 
 ``scan.npy`` needs ``scan.json`` beside it.  For a sinogram: ``{"kind": "parallel", "views": 23,
 "arc_degrees": 180, "start_degrees": 0, "detector_spacing_mm": 1.0, "height": 128, "width": 128,
@@ -34,7 +34,7 @@ from jaxtyping import Bool, Complex64, Float32
 from core.errors import InputError
 from core.parts.config import bind
 from core.storage import files, json_file
-from plugins.medical.io import plausible
+from plugins.medical.io import ismrmrd, plausible
 from plugins.medical.io.acquisition import Geometry, KSpace, Length, Sinogram
 from plugins.medical.io.claims import check_claim, reason
 from plugins.medical.io.hdf5 import dataset_of, opened
@@ -148,7 +148,7 @@ def read_kspace(path: Path) -> KSpace:
             the middle.
     """
     if path.suffix.lower() in HDF5:
-        return _fastmri(path)
+        return _of_hdf5(path)
     description = _described(path)
     if description.get("kind") in get_args(Beam):
         raise InputError(f"{path.name}: is a sinogram, expected k-space; use reconstruct-ct")
@@ -160,13 +160,15 @@ def read_kspace(path: Path) -> KSpace:
 
 
 def kspace_slices(path: Path) -> int:
-    """The number of slices of a file of k-space; of HDF5 only the first one is read, and checked.
+    """The number of slices of a file of k-space; of fastMRI's the first is read, and checked.
 
     Raises:
         InputError: as of `read_kspace`.
     """
     if path.suffix.lower() not in HDF5:
         return len(read_kspace(path).values)
+    if (found := _of_ismrmrd(path)) is not None:
+        return len(found.values)
     read_fastmri(path, slices=slice(0, 1))
     with opened(path) as file:
         return int(file["kspace"].shape[0])
@@ -366,13 +368,27 @@ def _write(path: Path, values: np.ndarray, description: Mapping[str, Any]) -> No
 # --- fastMRI -------------------------------------------------------------------------------------
 
 
-def _fastmri(path: Path) -> KSpace:
-    """K-space of fastMRI's layout: slices, coils, rows, columns; or no coils.
+def _of_hdf5(path: Path) -> KSpace:
+    """K-space of fastMRI's layout: slices, coils, rows, columns, or no coils; or of ISMRMRD's.
 
     Source: Zbontar et al. 2018, arXiv:1811.08839, section 4.
     """
+    if (found := _of_ismrmrd(path)) is not None:
+        return found
     values, mask = read_fastmri(path)
     return _sampled(path, values, mask, 0.0)
+
+
+def _of_ismrmrd(path: Path) -> KSpace | None:
+    """K-space of a file of ISMRMRD's layout; None of another one."""
+    try:
+        with opened(path) as file:
+            group = None if "kspace" in file else ismrmrd.group_in(path, file)
+            return None if group is None else ismrmrd.read(path, group)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{path.name}: cannot be read as HDF5: {reason(error)}") from error
 
 
 def read_fastmri(
@@ -389,7 +405,10 @@ def read_fastmri(
         with opened(path) as file:
             stored = dataset_of(path, file, "kspace")
             if stored is None:
-                raise InputError(f"{path.name}: has no dataset kspace; expected fastMRI's layout")
+                raise InputError(
+                    f"{path.name}: has no dataset kspace, and no group of xml and data; expected "
+                    "fastMRI's layout or ISMRMRD's"
+                )
             if stored.dtype.kind != "c" or stored.ndim not in (3, 4):
                 raise InputError(
                     f"{path.name}: kspace has dtype {stored.dtype} and shape {_by(stored.shape)}; "
