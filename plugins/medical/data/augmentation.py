@@ -85,9 +85,9 @@ def displacement(
 
 
 def attenuated(
-    fine: Float[Tensor, " h w"], random: np.random.Generator, water: float, air: float
-) -> Float[Tensor, " h w"]:
-    """The slice of CT with its attenuation changed by one factor, within `water` of 1.
+    fine: Float[Tensor, " *slices h w"], random: np.random.Generator, water: float, air: float
+) -> Float[Tensor, " *slices h w"]:
+    """Slices of CT with their attenuation changed by one factor, within `water` of 1.
 
     Args:
         fine: in any linear scale of Hounsfield units.
@@ -99,15 +99,15 @@ def attenuated(
 
 
 def recoloured(
-    fine: Float[Tensor, " h w"],
+    fine: Float[Tensor, " *slices h w"],
     random: np.random.Generator,
     contrast: float,
     *,
     gamma: float = 1.0,
     bias: float = 1.5,
     gain: float = 0.6,
-) -> Float[Tensor, " h w"]:
-    """The slice with a random contrast and bias field; air stays 0.
+) -> Float[Tensor, " *slices h w"]:
+    """The slice, or adjacent ones, with a random contrast and bias field; air stays 0.
 
     Intensities go through a piecewise linear curve of six knots, each scaled by a factor of up to
     `contrast`, are multiplied by a smooth bias field between 1 / `bias` and `bias`, and scaled so
@@ -116,7 +116,7 @@ def recoloured(
     """
     knots = np.linspace(0, 1, 6)
     moved = knots * np.exp(random.uniform(-1, 1, 6) * math.log(contrast))
-    height, width = fine.shape
+    height, width = fine.shape[-2:]
     y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)
     terms = [x + 0 * y, y + 0 * x, x * y, x**2 + 0 * y, y**2 + 0 * x]
     field = sum(random.uniform(-1, 1) * term for term in terms)

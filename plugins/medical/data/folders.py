@@ -32,10 +32,10 @@ Planes = Literal["acquired", "axial", "coronal", "sagittal", "any"]
 class _Folder(Slices, ABC):
     """Slices of the scans in a folder and its subfolders, split by patient.
 
-    An item holds ``image`` (1, size, size) in [-1, 1], CT by its window, MR by 0 and a percentile,
-    and ``pixel``, its pixel spacing in millimetres, where files state it.  A test item also holds
-    ``fine`` (1, 2 size, 2 size), whose means over 2x2 are the image.  Scans are read when they are
-    first needed.
+    An item holds ``image`` (slices, size, size) in [-1, 1], CT by its window, MR by 0 and a
+    percentile; ``pixel``, its pixel spacing in millimetres, where files state it; and of several
+    slices ``gap``, their distance.  A test item also holds ``fine`` (slices, 2 size, 2 size), whose
+    means over 2x2 are the image.  Scans are read when they are first needed.
 
     Args:
         root: the folder.
@@ -44,6 +44,9 @@ class _Folder(Slices, ABC):
         pixel_range: least and largest pixel spacing of training slices, in millimetres; each has
             its own, drawn evenly by its logarithm, in place of `pixel`.  Slices finer than a scan
             are interpolated.
+        slices: adjacent slices of an item: 1, or 3 for a prior of stacks.
+        gap_range: least and largest distance of the slices of a training item, in millimetres,
+            drawn evenly by its logarithm; by default the scan's own.
         plane: of the slices; ``any``, for training: acquired in half, and each of the three
             standard planes in a sixth of the slices.
         low: CT: lower end of the window, in Hounsfield units.
@@ -72,6 +75,8 @@ class _Folder(Slices, ABC):
         size: int = 128,
         pixel: float | None = None,
         pixel_range: tuple[float, float] | None = None,
+        slices: Literal[1, 3] = 1,
+        gap_range: tuple[float, float] | None = None,
         plane: Planes = "acquired",
         low: float = -1000.0,
         high: float = 1000.0,
@@ -88,11 +93,15 @@ class _Folder(Slices, ABC):
         cache_gib: float = 2.0,
     ) -> None:
         _check(
-            split, size, pixel, pixel_range, (low, high), percentile, test_share, count, per_scan,
-            pose,
+            split, size, pixel, (pixel_range, gap_range), (low, high), percentile, test_share,
+            count, per_scan, pose,
         )  # fmt: skip
-        if pixel_range is not None and not self._spaced:
-            raise InputError("pixel_range: requires files that state their pixel spacing")
+        if gap_range is not None and slices == 1:
+            raise InputError("gap_range: is the distance of several slices; set slices: 3")
+        if (pixel_range or gap_range or slices > 1) and not self._spaced:
+            raise InputError(
+                "pixel_range, slices, gap_range: require files that state distances in millimetres"
+            )
         if volume is not None and not self._volumes:
             raise InputError("volume: applies to NIfTI only; leave it out")
         selection = Selection(modality=modality, volume=volume, exclude=exclude)
@@ -106,7 +115,7 @@ class _Folder(Slices, ABC):
         every: list[Plane] = ["acquired", "acquired", "acquired", "axial", "coronal", "sagittal"]
         self._options = (
             4, split, size, pixel, plane, low, high, percentile, modality, volume,
-            (count, pixel_range, pose, seed) if split == "train" else per_scan,
+            slices, (count, pixel_range, gap_range, pose, seed) if split == "train" else per_scan,
         )  # fmt: skip
         super().__init__(
             [(identity.pseudonym(entry.patient), entry.scan) for entry in self._entries],
@@ -114,6 +123,8 @@ class _Folder(Slices, ABC):
             size=size,
             pixel=pixel,
             pixel_range=pixel_range,
+            slices=slices,
+            gap_range=gap_range,
             planes=every if plane == "any" and split == "train" else [first],
             window=lambda scan: (low, high) if _is_ct(scan, modality) else None,
             percentile=percentile,
@@ -152,7 +163,7 @@ def _check(
     split: str,
     size: int,
     pixel: float | None,
-    pixel_range: tuple[float, float] | None,
+    ranges: tuple[tuple[float, float] | None, tuple[float, float] | None],
     window: tuple[float, float],
     percentile: float,
     test_share: float,
@@ -167,11 +178,12 @@ def _check(
         problems.append(f"size: expected 8 to 1024, got {size}")
     if pixel is not None and not pixel > 0:
         problems.append(f"pixel: expected more than 0, got {pixel:g}")
-    if pixel_range is not None and not 0 < pixel_range[0] <= pixel_range[1]:
-        problems.append(
-            "pixel_range: expected two numbers above 0, the least first, got "
-            f"{pixel_range[0]:g} and {pixel_range[1]:g}"
-        )
+    for name, ends in zip(("pixel_range", "gap_range"), ranges, strict=True):
+        if ends is not None and not 0 < ends[0] <= ends[1]:
+            problems.append(
+                f"{name}: expected two numbers above 0, the least first, got {ends[0]:g} and "
+                f"{ends[1]:g}"
+            )
     if not low < high:
         problems.append(f"low, high: expected low below high, got {low:g} and {high:g}")
     if not 0 < percentile <= 100:

@@ -92,9 +92,10 @@ def cut(
     shift: tuple[float, float] = (0.0, 0.0),
     mirror: bool = False,
     moved: Float64[Tensor, "2 fine fine"] | None = None,
+    along: tuple[float, ...] = (0.0,),
     finer: int = FINER,
-) -> Float[Tensor, " fine fine"]:
-    """A slice of a volume at `finer` times the resolution.
+) -> Float[Tensor, " slices fine fine"]:
+    """A slice of a volume, or parallel ones, at `finer` times the resolution.
 
     Args:
         volume: to slice.
@@ -106,6 +107,7 @@ def cut(
         shift: translation down and to the right, in millimetres.
         mirror: flip left and right.
         moved: displacement of each point down and to the right, in millimetres.
+        along: distances of the slices from that one along its normal, in millimetres.
         finer: points along each side of a pixel.
     """
     fine = size * finer
@@ -119,7 +121,10 @@ def cut(
         math.cos(b) * down + math.sin(b) * normal,
         math.cos(b) * normal - math.sin(b) * down,
     )
-    right = math.cos(c) * right + math.sin(c) * normal
+    right, normal = (
+        math.cos(c) * right + math.sin(c) * normal,
+        math.cos(c) * normal - math.sin(c) * right,
+    )
     shape = torch.tensor(volume.values.shape[2:], dtype=torch.float64)
     spacing = torch.tensor(volume.spacing, dtype=torch.float64)
     middle = (shape - 1) / 2 * spacing
@@ -128,10 +133,13 @@ def cut(
     points = middle + line[:, None, None] * down + across[:, None] * right  # h w 3, millimetres
     if moved is not None:
         points = points + moved[0, ..., None] * down + moved[1, ..., None] * right
-    index = points / spacing
-    grid = ((2 * index + 1) / shape - 1).flip(-1).float()[None, None]
-    found = F.grid_sample(volume.values, grid, padding_mode="zeros", align_corners=False)
-    return found[0, 0, 0]
+    found = []
+    for distance in along:
+        index = (points + distance * normal) / spacing if distance else points / spacing
+        grid = ((2 * index + 1) / shape - 1).flip(-1).float()[None, None]
+        values = F.grid_sample(volume.values, grid, padding_mode="zeros", align_corners=False)
+        found.append(values[0, 0, 0])
+    return torch.stack(found)
 
 
 def halved(fine: Float[Tensor, " c h w"]) -> Float[Tensor, " c y x"]:
@@ -139,15 +147,16 @@ def halved(fine: Float[Tensor, " c h w"]) -> Float[Tensor, " c y x"]:
     return F.avg_pool2d(fine, FINER)
 
 
-def _ranged(fine: Float[Tensor, " h w"]) -> Float[Tensor, "1 h w"]:
-    return (2 * fine.clamp(0, 1) - 1)[None]
+def _ranged(fine: Float[Tensor, " c h w"]) -> Float[Tensor, " c h w"]:
+    return 2 * fine.clamp(0, 1) - 1
 
 
 class Slices:
     """Slices of the scans of one split.
 
-    An item holds ``image`` (1, size, size) in [-1, 1] and ``pixel``, its pixel spacing in
-    millimetres; a test item also ``fine`` (1, 2 size, 2 size), whose means over 2x2 are the image.
+    An item holds ``image`` (slices, size, size) in [-1, 1] and ``pixel``, its pixel spacing in
+    millimetres; of several slices also ``gap``, their distance; a test item also ``fine``
+    (slices, 2 size, 2 size), whose means over 2x2 are the image.
 
     Args:
         scans: pseudonym and reader of each; read when first needed, and cached.
@@ -156,6 +165,9 @@ class Slices:
         pixel: pixel spacing in millimetres; None for the one that fits each scan's whole slice.
         pixel_range: the least and the most, between which the pixel spacing of each training slice
             is drawn, evenly by its logarithm; None for `pixel`.
+        slices: of an item, adjacent and parallel: an odd number.
+        gap_range: the least and the most, between which the distance of the slices of a training
+            item is drawn, evenly by its logarithm; None for the scan's own.
         planes: of the slices; the first one for testing.
         window: of a scan, as of `prepared`.
         percentile: as of `prepared`.
@@ -173,6 +185,8 @@ class Slices:
         size: int,
         pixel: float | None,
         pixel_range: tuple[float, float] | None = None,
+        slices: int = 1,
+        gap_range: tuple[float, float] | None = None,
         planes: Sequence[Plane],
         window: Callable[[Scan], tuple[float, float] | None],
         percentile: float,
@@ -183,14 +197,15 @@ class Slices:
     ) -> None:
         self._scans, self._split, self._size, self._pixel = list(scans), split, size, pixel
         self._range = pixel_range if split == "train" else None
+        self._slices, self._gaps = slices, gap_range if split == "train" else None
         self._planes, self._window, self._percentile = tuple(planes), window, percentile
         self._count, self._pose = count, pose
         self._seed = seed
-        self._kept = Cache[tuple[Volume, float, int]](cache)
+        self._kept = Cache[_Kept](cache)
         self._places: list[tuple[int, float]] = []
         if split == "test":
             for number in range(len(self._scans)):
-                depth = self._volume(number, self._planes[0])[2]
+                depth = self._volume(number, self._planes[0]).depth
                 here = min(count, depth)
                 at = (np.arange(here) + 0.5) * depth / here - 0.5
                 self._places += [(number, float(round(x))) for x in at]
@@ -203,27 +218,41 @@ class Slices:
             raise IndexError(f"item {index} of {len(self)}")
         if self._split == "test":
             number, at = self._places[index]
-            volume, pixel, depth = self._volume(number, self._planes[0])
-            at = (at + 0.5) * volume.values.shape[2] / depth - 0.5
-            fine = _ranged(cut(volume, at, self._size, pixel))
-            return {"image": halved(fine), "fine": fine, "pixel": torch.tensor(pixel)}
+            kept = self._volume(number, self._planes[0])
+            volume, pixel = kept.volume, kept.pixel
+            at = (at + 0.5) * volume.values.shape[2] / kept.depth - 0.5
+            along = _distances(self._slices, kept.gap)
+            fine = _ranged(cut(volume, at, self._size, pixel, along=along))
+            return {"image": halved(fine), "fine": fine, **self._stated(pixel, kept.gap)}
         random = self._random(index)
         number = int(random.integers(len(self._scans)))
         plane = self._planes[int(random.integers(len(self._planes)))]
         drawn = None if self._range is None else log_uniform(random, self._range)
-        volume, pixel, _ = self._volume(number, plane, drawn)
-        fine = self._drawn(random, volume, pixel)
+        kept = self._volume(number, plane, drawn)
+        volume, pixel, gap = kept.volume, kept.pixel if drawn is None else drawn, kept.gap
+        along = (0.0,)
+        if self._slices > 1:
+            gap = gap if self._gaps is None else log_uniform(random, self._gaps)
+            along = _distances(self._slices, gap * (1 - 2 * int(random.integers(2))))
+        fine = self._drawn(random, volume, pixel, along)
         for _ in range(TRIES):
             if (fine > DARK).float().mean() > LEAST:
                 break
-            fine = self._drawn(random, volume, pixel)
+            fine = self._drawn(random, volume, pixel, along)
         image = halved(_ranged(self._coloured(random, volume, fine)))
-        return {"image": image, "pixel": torch.tensor(pixel)}
+        return {"image": image, **self._stated(pixel, gap)}
+
+    def _stated(self, pixel: float, gap: float) -> dict[str, Tensor]:
+        """The distances that an item states."""
+        found = {"pixel": torch.tensor(pixel)}
+        return found | ({"gap": torch.tensor(gap)} if self._slices > 1 else {})
 
     def _random(self, index: int) -> np.random.Generator:
         return generator(self._seed, index)
 
-    def _drawn(self, random: np.random.Generator, volume: Volume, pixel: float) -> Tensor:
+    def _drawn(
+        self, random: np.random.Generator, volume: Volume, pixel: float, along: tuple[float, ...]
+    ) -> Tensor:
         pose, depth = self._pose, volume.values.shape[2]
         zoom = math.exp(random.uniform(-1, 1) * math.log(pose.zoom))
         reach = pose.shift * self._size * pixel
@@ -240,9 +269,10 @@ class Slices:
             shift=(down, right),
             mirror=pose.mirror and bool(random.integers(2)) and self._mirrored(volume),
             moved=self._moved(random, self._size * finer, pixel),
+            along=along,
             finer=finer,
         )
-        return found if finer == FINER else halved(found[None])[0]
+        return found if finer == FINER else halved(found)
 
     def _mirrored(self, volume: Volume) -> bool:
         """Whether a volume's columns may be flipped."""
@@ -263,10 +293,8 @@ class Slices:
             gain=pose.gain,
         )  # fmt: skip
 
-    def _volume(
-        self, number: int, plane: Plane, pixel: float | None = None
-    ) -> tuple[Volume, float, int]:
-        """A scan's volume, pixel spacing and number of slices.
+    def _volume(self, number: int, plane: Plane, pixel: float | None = None) -> "_Kept":
+        """A scan prepared for slicing.
 
         Args:
             number: of the scan.
@@ -287,9 +315,9 @@ class Slices:
             volume = prepared(
                 scan, plane, finest / zoom, window=self._window(scan), percentile=self._percentile
             )
-            found = volume, finest, shape[0]
+            found = _Kept(volume, finest, shape[0], spacing[0])
             self._kept.keep((number, plane, octave), found, volume.values.nbytes)
-        return found if pixel is None else (found[0], pixel, found[2])
+        return found
 
     def source(self, index: int) -> str:
         """The scan of an item."""
@@ -302,6 +330,21 @@ class Slices:
         if self._split == "test":
             return f"{self.source(index)}, slice {self._places[index][1] + 1:g}"
         return f"{self.source(index)}, pose {index + 1}"
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A scan's volume, pixel spacing in millimetres, number of slices and their distance."""
+
+    volume: Volume
+    pixel: float
+    depth: int
+    gap: float
+
+
+def _distances(slices: int, gap: float) -> tuple[float, ...]:
+    """Distances of parallel slices from the middle one."""
+    return tuple((k - slices // 2) * gap for k in range(slices))
 
 
 def dense_enough(volume: Volume, pixel: float) -> int:

@@ -25,7 +25,7 @@ from core.results.summary import summarised
 from core.storage.files import make_folder
 from core.task import Kind
 from plugins.medical.inference.draws import How, reconstructed, streams
-from plugins.medical.inference.reconstruct import prior_of
+from plugins.medical.inference.reconstruct import prior_of, single
 from plugins.medical.request import LEVELS, RULE, SOLVER, SamplersRequest, SamplersResult
 from plugins.medical.tasks.reconstruction import Reconstruction
 
@@ -96,7 +96,7 @@ def compare(
     request = bind(SamplersRequest, plain(request))
     if strange := [name for name in request.methods if name not in RULES]:
         raise InputError(f"methods: expected some of {', '.join(RULES)}, got {strange[0]!r}")
-    model = prior_of(request.checkpoint, request.task, machine)
+    model = single(prior_of(request.checkpoint, request.task, machine))
     task = model.task
     assert isinstance(task, Reconstruction)
     dataset = open_dataset(request.dataset, request.split, task)
@@ -111,8 +111,8 @@ def compare(
     todo = [(name, steps) for name in request.methods or tuple(RULES) for steps in request.steps]
     progress = counter(emit, len(todo), "sampler")
     for number, (name, steps) in enumerate(todo, start=1):
-        pixel = batch["pixel"] if task.conditions else None
-        drawn, calls = _draws(model, measurement, RULES[name], steps, classical, pixel, request)
+        given = task.condition(batch)
+        drawn, calls = _draws(model, measurement, RULES[name], steps, classical, given, request)
         progress(number)
         label = f"{name}, {calls:.0f}"
         if not all(bool(x.isfinite().all()) for x in drawn):
@@ -126,8 +126,8 @@ def compare(
             rows[averaged], kinds[averaged] = task.figures_of(mean, measurement, batch), "mean"
         curves.setdefault(name, []).append([calls, float(rows[label]["psnr"].mean())])
     metrics = _report(rows, kinds, curves, about, task, request).write(make_folder(out))
-    single = [name for name in rows if kinds[name] == "draw"]
-    best = max(single, key=lambda name: float(rows[name]["psnr"].mean()), default="none")
+    drawn_once = [name for name in rows if kinds[name] == "draw"]
+    best = max(drawn_once, key=lambda name: float(rows[name]["psnr"].mean()), default="none")
     return SamplersResult(
         metrics=metrics,
         best=best,
@@ -142,7 +142,7 @@ def _draws(
     rule: Rule,
     steps: int,
     classical: Mapping[str, Tensor],
-    pixel: Tensor | None,
+    condition: Condition,
     request: SamplersRequest,
 ) -> tuple[list[Tensor], float]:
     """Draws of all slices by one sampler, and its network evaluations for a slice."""
@@ -154,7 +154,7 @@ def _draws(
             model.process
         ),
         at_once=request.batch,
-        pixel=pixel,
+        condition=condition,
     )
     any_of_them = next(iter(classical.values()))
     first = torch.zeros_like(any_of_them) if rule.start == "noise" else classical[rule.start]

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -62,14 +61,18 @@ class Setting:
     grid: Spec
     how: How
 
-    def fitting(self, fit: Fit, slices: int) -> "Setting":
+    def fitting(self, fit: Fit, depth: int) -> "Setting":
         """The setting for the pixels of a volume of so many slices."""
-        pixel = None if fit.pixel is None else torch.full((slices,), fit.pixel)
-        return replace(self, how=replace(self.how, pixel=pixel, grids=fit.grids))
+        return replace(self, how=replace(self.how, condition=fit.condition(depth), grids=fit.grids))
 
 
 def settings_of(
-    process: GaussianPath, options: PosteriorOptions, level: float, steps: int
+    process: GaussianPath,
+    options: PosteriorOptions,
+    level: float,
+    steps: int,
+    *,
+    slices: int = 1,
 ) -> list[Setting]:
     """The settings to choose from, the default one first; one alone where a level is stated.
 
@@ -80,6 +83,7 @@ def settings_of(
         options: of the draws.
         level: the default one.
         steps: from the default level.
+        slices: of which the prior learned stacks.
     """
     levels = [level * part for part in PARTS] if options.choose == CHOSEN else [level]
     if options.level is not None:
@@ -100,8 +104,10 @@ def settings_of(
             method=configure("posterior", RULE),
             solver=configure("sampler", SOLVER)(),
             grid=configure("grid", grid)(process),
-            along=options.along,
+            along=options.along or 0.0,
             at_once=options.at_once,
+            tile=options.tile,
+            slices=slices,
         )
         found.append(Setting(at, grid, how))
     return found

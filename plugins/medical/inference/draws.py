@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.denoiser.parameterization import Condition, Denoiser, FunctionDenoiser, Prediction
-from core.denoiser.tiles import by_parts
+from core.denoiser.tiles import by_parts, tiled
 from core.inverse.measurement import Measurement
 from core.inverse.posterior import Method
 from core.process.noise import Noise, Source, seed_of
 from core.sampler.sample import Watch, prior, sample
 from core.sampler.solver import Solver
 from plugins.medical.inference.spacing import Resampling, beside_detail, consistent
-from plugins.medical.tasks.reconstruction import pixel_condition
+from plugins.medical.inference.stacks import of_stacks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,9 @@ class How:
             of that level added.
         along: weight of total variation between slices, in units of the images; 0 for none.
         at_once: slices per network call; bounds the memory.
-        pixel: spacing of each slice's pixels in millimetres, for a network that is given it.
+        tile: side of the overlapping tiles in which the network sees a slice; 0 for whole slices.
+        slices: of which the prior learned stacks; several for the slices of one volume alone.
+        condition: of the network, for each slice.
         grids: of the scan and of draws, where they differ.
     """
 
@@ -39,7 +41,9 @@ class How:
     grid: Float64[Tensor, " n"]
     along: float = 0.0
     at_once: int = 16
-    pixel: Float[Tensor, " b"] | None = None
+    tile: int = 0
+    slices: int = 1
+    condition: Condition | None = None
     grids: Resampling | None = None
 
 
@@ -86,6 +90,10 @@ def _drawn(
 ) -> Tensor:
     """One draw on the grid of `start`."""
     process, asked = denoise.process, by_parts(denoise, how.at_once)
+    if how.tile:
+        asked = tiled(asked, tile=how.tile, overlap=how.tile // 4)
+    if how.slices > 1:
+        asked = of_stacks(asked, how.slices)
     if how.along:
         asked = smooth_along(asked, how.along)
     guided = how.method(measurement, asked, how.solver)
@@ -94,8 +102,8 @@ def _drawn(
     else:
         level = how.grid[0].double().expand(len(start)).to(start.device)
         x = process.diffuse(start, level, noise.like(start))
-    condition = None if how.pixel is None else pixel_condition(how.pixel.to(x))
-    return sample(guided.denoise, how.grid, guided.solver, x, noise, condition, watch=watch)
+    given = how.condition and {name: value.to(x.device) for name, value in how.condition.items()}
+    return sample(guided.denoise, how.grid, guided.solver, x, noise, given, watch=watch)
 
 
 def streams(seed: int, items: Iterable[int], draw: int) -> Noise:

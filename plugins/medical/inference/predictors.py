@@ -83,20 +83,24 @@ class _Reconstruction(ABC):
     command: ClassVar[str]
     level: ClassVar[float]
     steps: ClassVar[int]
+    along: ClassVar[float]
 
     def __init__(
         self, machine: Machine, checkpoint: Path, task: Spec, options: PosteriorOptions
     ) -> None:
-        self._options = options
         self._model = model = prior_of(checkpoint, task, machine, emit=print_note)
         assert isinstance(model.task, Reconstruction)
         if options.start is not None:
             model.task.check_start(options.start)
-        self._settings = settings_of(model.process, options, self.level, self.steps)
+        self._slices = slices = model.task.slices
+        if options.along is None:
+            options = replace(options, along=0.0 if slices > 1 else self.along)
+        self._settings = settings_of(model.process, options, self.level, self.steps, slices=slices)
+        self._options = options
         self._learned = learned(model.request)
         self._about = {
             "prior": prior_facts(model),
-            "pixels_learned": None if self._learned is None else plain(self._learned),
+            "spacing_learned": None if self._learned is None else plain(self._learned),
             "task": plain(task),
             "posterior": plain(RULE),
             "sampler": plain(SOLVER),
@@ -145,6 +149,8 @@ class _Reconstruction(ABC):
             self._learned, size, spacing, self._options.spacing,
             conditioned=bool(self._model.task.conditions),
         )  # fmt: skip
+        if self._slices > 1:
+            fitting = fitting.stacked(self._learned, given.subject.scan)
         return replace(given, fit=fitting)
 
     def draw(self, given: Input, *, emit: Emit = silent) -> tuple[Found, Scale]:
@@ -188,6 +194,7 @@ class _Reconstruction(ABC):
             **self._about,
             "grid": plain(self._grid(choice)),
             "pixel_given": given.fit.pixel,
+            "gap_given": given.fit.gap,
             "start": self._start(choice),
             "measurement": dict(given.options),
             "misfit": misfit_of(found),
@@ -253,6 +260,7 @@ class ReconstructCt(_Reconstruction):
     command: ClassVar[str] = "reconstruct-ct"
     level: ClassVar[float] = 0.5
     steps: ClassVar[int] = 20
+    along: ClassVar[float] = 0.1
 
     def __init__(
         self,
@@ -302,13 +310,14 @@ class ReconstructMri(_Reconstruction):
     command: ClassVar[str] = "reconstruct-mri"
     level: ClassVar[float] = 0.15
     steps: ClassVar[int] = 12
+    along: ClassVar[float] = 0.0
 
     def __init__(
         self,
         machine: Machine,
         checkpoint: Path,
         *,
-        posterior: PosteriorOptions = PosteriorOptions(along=0.0),
+        posterior: PosteriorOptions = PosteriorOptions(),
         mri: MriOptions = MriOptions(),
         scan: ScanOptions = ScanOptions(),
     ) -> None:

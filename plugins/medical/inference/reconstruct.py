@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ def sample(
     """
     begun = time.perf_counter()
     request = bind(ReconstructRequest, plain(request))
-    model = prior_of(request.checkpoint, request.task, machine, emit=emit)
+    model = single(prior_of(request.checkpoint, request.task, machine, emit=emit))
     task = model.task
     assert isinstance(task, Reconstruction)
     dataset = open_dataset(request.dataset, request.split, task)
@@ -90,8 +91,8 @@ def prior_of(
     """
     prior = load_model(checkpoint, machine=machine, emit=emit)
     _check_prior(prior.request, task)
-    if isinstance(prior.task, Reconstruction) and prior.task.conditions:
-        task = Spec(task.name, {**task.options, "condition_on_pixel": True})
+    if isinstance(prior.task, Reconstruction):
+        task = Spec(task.name, {**task.options, **_given(prior.task)})
     model = for_task(prior, task)
     if isinstance(model.task, Ct):
         _check_window(prior.request, model.task)
@@ -101,6 +102,12 @@ def prior_of(
             f"task: {task.name} is not a reconstruction task; use medical/ct or medical/mri"
         )
     return model
+
+
+def _given(trained: Reconstruction) -> dict[str, Any]:
+    """The options of a task that say what its network is given, where they are not the defaults."""
+    found: dict[str, Any] = {"condition_on_pixel": True} if trained.conditions else {}
+    return found | ({"slices": trained.slices} if trained.slices > 1 else {})
 
 
 MODALITIES = {
@@ -146,6 +153,20 @@ def _check_window(trained: TrainRequest, task: Ct) -> None:
         )
 
 
+def single(model: Model) -> Model:
+    """The model, refused if it learned stacks: slices of a dataset have no neighbours.
+
+    Raises:
+        InputError: a prior of stacks.
+    """
+    if isinstance(model.task, Reconstruction) and model.task.slices > 1:
+        raise InputError(
+            "checkpoint: a prior of stacks of slices requires volumes; use reconstruct-ct, "
+            "reconstruct-mri or their predictors, or a prior of single slices"
+        )
+    return model
+
+
 def note_spacing(model: Model, dataset: Dataset, emit: Emit) -> None:
     """A note where the first slice's pixels are of another size than the prior learned."""
     known, pixel = learned(model.request), dataset[0].get("pixel") if len(dataset) else None
@@ -169,7 +190,7 @@ def draws(
     task = model.task
     assert isinstance(task, Reconstruction)
     batch = {name: x.to(model.device) for name, x in collate(dataset, items).items()}
-    how = replace(how, pixel=batch["pixel"] if task.conditions else None)
+    how = replace(how, condition=task.condition(batch))
     measurement = task.measured(batch)
     first, _ = beginning(task, measurement, batch["image"], start)
     found = []

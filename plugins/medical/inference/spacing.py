@@ -7,7 +7,7 @@ operator, so that the measurement stays on the scan's own grid.  Of coarser scan
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Inexact
@@ -16,11 +16,14 @@ from torch.nn import functional as F
 
 from core.errors import InputError
 from core.inverse.measurement import LinearOperator, Measurement, residual, update
+from core.network.conditioning import Condition
 from core.parts.registry import Spec
 from core.request import TrainRequest
 from plugins.medical.data.augmentation import Pose
 from plugins.medical.data.lodopab import SIDE
+from plugins.medical.io.scan import Scan
 from plugins.medical.request import Spacing
+from plugins.medical.tasks.reconstruction import spacing_condition
 
 NEAR = 1.1  # factor beyond the range learned up to which a spacing counts as learned
 FEWEST = 16  # pixels along a side of a draw
@@ -33,10 +36,12 @@ class Learned:
     Args:
         least: of them, in millimetres.
         most: of them.
+        gaps: least and most distance of slices, of a prior of stacks; None for the scans' own.
     """
 
     least: float
     most: float
+    gaps: tuple[float, float] | None = None
 
     def __str__(self) -> str:
         ends = f"{self.least:.3g}", f"{self.most:.3g}"
@@ -58,12 +63,13 @@ def learned(trained: TrainRequest) -> Learned | None:
     """
     dataset: Spec = trained.dataset
     options = dataset.options
+    gaps = None if options.get("gap_range") is None else tuple(options["gap_range"])
     if options.get("pixel_range") is not None:
         least, most = options["pixel_range"]
-        return Learned(float(least), float(most))
+        return Learned(float(least), float(most), gaps)
     if options.get("pixel") is not None:
         pixel, zoom = float(options["pixel"]), float(options.get("zoom", Pose().zoom))
-        return Learned(pixel / zoom, pixel * zoom)
+        return Learned(pixel / zoom, pixel * zoom, gaps)
     sides = {"medical/phantoms": options.get("side"), "medical/lodopab": SIDE}
     side, size = sides.get(dataset.name), options.get("size")
     if side is None or size is None:
@@ -182,11 +188,32 @@ class Fit:
         pixel: spacing in millimetres that the network is given; None where it is given none.
         grids: of the scan and of draws, where they differ.
         notes: sentences for the user.
+        gap: distance of slices in millimetres that the network of a prior of stacks is given.
     """
 
     pixel: float | None = None
     grids: Resampling | None = None
     notes: tuple[str, ...] = ()
+    gap: float | None = None
+
+    def condition(self, depth: int) -> Condition | None:
+        """The condition of a network for so many slices; None where it has none."""
+        if self.pixel is None:
+            return None
+        gap = None if self.gap is None else torch.full((depth,), self.gap)
+        return spacing_condition(torch.full((depth,), self.pixel), gap)
+
+    def stacked(self, prior: Learned | None, scan: Scan) -> "Fit":
+        """The same for a prior of stacks, which sees each slice beside its neighbours."""
+        gap, notes = scan.spacing[0], self.notes
+        gaps = Learned(*prior.gaps) if prior and prior.gaps else Learned(gap, gap)
+        if len(scan.voxels) == 1:
+            notes += ("the prior learned stacks of slices, and this is one: it has no neighbours",)
+        elif not gaps.holds(gap):
+            notes += (
+                f"the prior learned slices {gaps} apart, those of this scan are {gap:.3g} mm apart",
+            )
+        return replace(self, gap=None if self.pixel is None else gaps.nearest(gap), notes=notes)
 
 
 def fit(

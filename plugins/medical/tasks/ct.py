@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -40,8 +41,10 @@ class Ct(Reconstruction):
         high: Hounsfield units of 1 in the data.
         water: linear attenuation of water, per millimetre; 0.02 of LoDoPaB-CT.
         total_variation: weight of the penalty of the TV reconstruction.
-        condition_on_pixel: whether the network is given the pixel spacing of its image, in training
-            from the dataset.
+        slices: adjacent slices of a sample: 3 for a prior of stacks, which volumes are
+            reconstructed with.
+        condition_on_pixel: whether the network is given the pixel spacing of its image, and of
+            several slices their distance, in training from the dataset.
         seed: of the noise.
 
     Raises:
@@ -63,6 +66,7 @@ class Ct(Reconstruction):
         high: float = 1000.0,
         water: float = WATER,
         total_variation: float = 8.0,
+        slices: Literal[1, 3] = 1,
         condition_on_pixel: bool = False,
         seed: int = 0,
     ) -> None:
@@ -83,7 +87,7 @@ class Ct(Reconstruction):
             problems.append(f"low, high: expected low below high, got {low:g} and {high:g}")
         if problems:
             raise InputError("\n".join(problems))
-        super().__init__(1, condition_on_pixel=condition_on_pixel)
+        super().__init__(1, slices=slices, condition_on_pixel=condition_on_pixel)
         self.views, self.side, self.photons, self.seed = views, side, photons, seed
         self.model = model
         self._geometry: Beam = geometry
@@ -147,8 +151,9 @@ class Ct(Reconstruction):
     def _integrals(self, batch: Batch, scan: Radon) -> Tensor:
         """Line integrals; of the finer image, of the mean intensity over each detector's rays."""
         if "fine" not in batch:
-            return scan.forward(self._level + self._slope * batch["image"])
-        rays = self._scanner(scan.shape, FINER).forward(self._level + self._slope * batch["fine"])
+            return scan.forward(self._level + self._slope * self.middle(batch["image"]))
+        fine = self._level + self._slope * self.middle(batch["fine"])
+        rays = self._scanner(scan.shape, FINER).forward(fine)
         return -(-rays).exp().unflatten(-1, (scan.detectors, FINER)).mean(-1).log()
 
     def degrade(self, item: Batch, index: int) -> Batch:

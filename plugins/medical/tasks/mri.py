@@ -1,6 +1,7 @@
 """Magnetic resonance as a task."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from jaxtyping import Complex, Float
@@ -32,8 +33,10 @@ class Mri(Reconstruction):
             with maximum 1.
         total_variation: weight of the penalty of the TV reconstruction.
         wavelets: weight of the l1 penalty of the wavelet reconstruction.
-        condition_on_pixel: whether the network is given the pixel spacing of its image, in training
-            from the dataset.
+        slices: adjacent slices of a sample: 3 for a prior of stacks, which volumes are
+            reconstructed with.
+        condition_on_pixel: whether the network is given the pixel spacing of its image, and of
+            several slices their distance, in training from the dataset.
         seed: of phase, mask and noise.
 
     Raises:
@@ -51,28 +54,29 @@ class Mri(Reconstruction):
         noise: float = 0.005,
         total_variation: float = 6.0,
         wavelets: float = 100.0,
+        slices: Literal[1, 3] = 1,
         condition_on_pixel: bool = False,
         seed: int = 0,
     ) -> None:
         if not noise > 0:
             raise InputError(f"noise: expected more than 0, got {noise:g}")
-        super().__init__(2, condition_on_pixel=condition_on_pixel)
+        super().__init__(2, slices=slices, condition_on_pixel=condition_on_pixel)
         self._fourier = Fourier(mask=mask, acceleration=acceleration, centre=centre, seed=seed)
         self.noise, self.seed = noise, seed
         self._weights = (total_variation, wavelets)
 
     def degrade(self, item: Batch, index: int) -> Batch:
         """The image without its low-frequency phase, that phase over pi, and the index."""
-        magnitude = (item["image"][0] + 1) / 2
+        magnitude = (item["image"] + 1) / 2  # slices h w
         random = generator(derive(self.seed, "phase", index))
-        phased = turned(
-            magnitude[None].to(torch.complex64), smooth_phase(random, *magnitude.shape)[None]
-        )
+        smooth = smooth_phase(random, *magnitude.shape[1:])[None].expand_as(magnitude)
+        phased = turned(magnitude.to(torch.complex64), smooth)
         phase = low_phase(fourier(phased) + self._noise(phased.shape, index))
-        kept = {"pixel": item["pixel"]} if self.conditions else {}
+        kept = {name: item[name] for name in self.reads if name != "image"}
+        mine = self.slices // 2
         return {
-            "image": to_real(turned(phased, -phase))[0],
-            "phase": (phase / torch.pi).clamp(-1, 1),
+            "image": to_real(turned(phased, -phase)).flatten(0, 1),
+            "phase": (phase / torch.pi).clamp(-1, 1)[mine : mine + 1],
             "index": torch.tensor(index),
             **kept,
         }
@@ -82,7 +86,7 @@ class Mri(Reconstruction):
 
     def measured(self, batch: Batch) -> Measurement:
         """Undersampled k-space."""
-        image = batch["image"]
+        image = self.middle(batch["image"])
         phase = torch.polar(torch.ones_like(batch["phase"]), torch.pi * batch["phase"])
         operator = self._fourier.given(sensitivities=phase)
         y = operator.forward(image)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from core.errors import InputError
 from core.inverse.measurement import Measurement, misfit
+from core.network.conditioning import Condition
 from core.results.calibration import COVERAGE, calibration, local_std
 from core.results.metrics import psnr, ssim
 from core.results.scoring import ONE, name_of_mean, outputs, scores
@@ -35,13 +36,16 @@ NOISE_ALONE = "noise"
 """The start that is noise alone."""
 
 
-def pixel_condition(pixel: Float[Tensor, " b"]) -> dict[str, Float[Tensor, "b 1"]]:
-    """The condition of a network that is given pixel spacings: their binary logarithm.
+def spacing_condition(
+    pixel: Float[Tensor, " b"], gap: Float[Tensor, " b"] | None = None
+) -> dict[str, Float[Tensor, "b n"]]:
+    """The condition of a network that is given distances: their binary logarithms.
 
     Args:
         pixel: spacing of each image, in millimetres.
+        gap: distance of adjacent slices, of a prior of stacks.
     """
-    return {"vector": pixel.float().log2()[:, None]}
+    return {"vector": torch.stack([x.float().log2() for x in (pixel, gap) if x is not None], 1)}
 
 
 class Reconstruction(ABC):
@@ -51,9 +55,14 @@ class Reconstruction(ABC):
     methods without a prior (`classical`, by the names in `methods`), with total variation among
     them: it is the best of them nearly everywhere, so that what beats it beats them.
 
+    A prior of stacks learns several adjacent slices as channels.  What is measured, scored and
+    shown is the middle one; a volume is reconstructed with `plugins.medical.inference.stacks`.
+
     Args:
-        channels: of a sample.
-        condition_on_pixel: whether the network is given the pixel spacing of its image.
+        channels: of a slice.
+        slices: adjacent slices of a sample.
+        condition_on_pixel: whether the network is given the pixel spacing of its image, and of
+            several slices their distance.
     """
 
     reference = "TV"
@@ -69,11 +78,12 @@ class Reconstruction(ABC):
         "coverage": Figure("coverage of the 90 % interval", "%", "higher", best=100 * COVERAGE),
     }
 
-    def __init__(self, channels: int, *, condition_on_pixel: bool = False) -> None:
-        self.channels = channels
-        self.reads, self.conditions = {"image": "1 h w"}, {}
-        if condition_on_pixel:
-            self.reads, self.conditions = {"image": "1 h w", "pixel": ""}, {"vector": 1}
+    def __init__(self, channels: int, *, slices: int = 1, condition_on_pixel: bool = False) -> None:
+        self.channels, self.slices = slices * channels, slices
+        given = ("pixel", "gap") if slices > 1 else ("pixel",)
+        numbers = dict.fromkeys(given if condition_on_pixel else (), "")
+        self.reads = {"image": f"{slices} h w", **numbers}
+        self.conditions = {"vector": len(numbers)} if numbers else {}
         self.shown_as: tuple[float, float, str] = (0.0, 1.0, "")  # values of -1 and 1, and the unit
 
     @abstractmethod
@@ -134,18 +144,26 @@ class Reconstruction(ABC):
 
     def prepare(self, batch: Batch) -> Example:
         """Training example: the image, and its pixel spacing where that is a condition."""
-        pixel = batch["pixel"] if self.conditions else None
-        return Example(batch["image"], {} if pixel is None else pixel_condition(pixel))
+        return Example(batch["image"], self.condition(batch))
+
+    def condition(self, batch: Batch) -> Condition:
+        """The condition of a network that is given distances; none of another."""
+        return spacing_condition(batch["pixel"], batch.get("gap")) if self.conditions else {}
+
+    def middle(self, x: Float[Tensor, " b n h w"]) -> Float[Tensor, " b c h w"]:
+        """The middle one of a sample's slices."""
+        channels = x.shape[1] // self.slices
+        return x[:, channels * (self.slices // 2) :][:, :channels]
 
     def finish(self, x0: Tensor, batch: Batch) -> Tensor:
-        """The sample itself."""
-        return x0
+        """The sample itself, of several slices the middle one."""
+        return self.middle(x0)
 
     def figures_of(
         self, x: Float[Tensor, " b c h w"], measurement: Measurement, batch: Batch
     ) -> dict[str, Float[Tensor, " b"]]:
         """Metrics of a reconstruction, one number per item."""
-        shown, truth = self.picture(x), self.picture(batch["image"])
+        shown, truth = self.picture(x), self.picture(self.middle(batch["image"]))
         return {
             "psnr": psnr(shown, truth),
             "ssim": ssim(shown, truth),
@@ -158,7 +176,7 @@ class Reconstruction(ABC):
         compared = outputs(self.classical(measurement), results)
         found = scores(compared, lambda x: self.figures_of(x, measurement, batch))
         if results.shape[1] > 1:
-            truth = self.picture(batch["image"])
+            truth = self.picture(self.middle(batch["image"]))
             shown = torch.stack([self.picture(x) for x in results.unbind(1)], 1)
             more = calibration(shown, truth, (truth > AIR) | (shown.mean(1) > AIR))
             mean = name_of_mean(results.shape[1])
@@ -169,7 +187,7 @@ class Reconstruction(ABC):
         self, results: Float[Tensor, " b k c h w"], batch: Batch, titles: list[str]
     ) -> list[Panel]:
         """A viewer of all slices of each method, and images of each slice."""
-        truth = self.picture(batch["image"])
+        truth = self.picture(self.middle(batch["image"]))
         drawn = torch.stack([self.picture(x) for x in results.unbind(1)], 1)
         shown = {name: self.picture(x) for name, x in self.classical(self.measured(batch)).items()}
         shown["mean"], shown["truth"] = self.picture(results.mean(1)), truth

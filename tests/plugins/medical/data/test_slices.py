@@ -92,7 +92,7 @@ def test_a_slice_where_slices_lie_is_its_voxels():
     volume = prepared(scan, "acquired", 2.0, window=(-10.0, 10.0), percentile=99.0)
     found = cut(volume, 1.0, 8, 2.0)
     assert np.abs(found.numpy() - (voxels[1] + 10) / 20).max() < 1e-6
-    assert halved(found[None]).shape == (1, 8, 8)
+    assert halved(found).shape == (1, 8, 8)
 
 
 def test_finer_voxels_are_averaged_first():

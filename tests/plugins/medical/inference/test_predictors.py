@@ -105,10 +105,7 @@ def test_a_series_is_one_input_and_a_mask_none(tmp_path):
     ("name", "groups"),
     [
         ("reconstruct_ct", (PosteriorOptions(), CtOptions(), ScanOptions())),
-        (
-            "reconstruct_mri",
-            (PosteriorOptions(along=0.0), MriOptions(), ScanOptions()),
-        ),
+        ("reconstruct_mri", (PosteriorOptions(), MriOptions(), ScanOptions())),
     ],
 )
 def test_options_and_defaults_are_those_of_the_groups_and_of_the_command(name, groups):
