@@ -3,6 +3,9 @@
 from faults.fault import Fault, medical
 
 FAULTS = (
+    medical("uncertain: below the limit", "inference/outputs",
+             "(std > above).astype", "(std < above).astype",
+             "commands/test_measured", "uncertain_voxels"),
     medical("ISMRMRD: the time of a sample the other way round", "io/ismrmrd",
              "ratio = float(times[0] / times[1])", "ratio = float(times[1] / times[0])",
              "io/test_ismrmrd", "noise_comes"),

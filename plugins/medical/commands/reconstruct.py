@@ -31,6 +31,20 @@ Keep = Annotated[
     typer.Option(help="DICOM attribute to copy from the source, as PatientName; repeatable."),
 ]
 
+Uncertain = Annotated[
+    Path | None,
+    typer.Option(
+        help="Also write where the standard deviation is above --uncertain-above, as a .dcm "
+        "(Segmentation) or a .nii mask."
+    ),
+]
+Above = Annotated[
+    float | None,
+    typer.Option(
+        help="Standard deviation of an uncertain voxel, in units of the scan.",
+        show_default="a twentieth of the prior's range, CT 100 HU",
+    ),
+]
 NewUids = Annotated[
     bool,
     typer.Option(
@@ -46,6 +60,8 @@ def reconstruct_ct(
     checkpoint: Checkpoint,
     out: Out,
     deviation: Deviation = None,
+    uncertain: Uncertain = None,
+    uncertain_above: Above = None,
     keep: Keep = None,
     new_uids: NewUids = False,
     overwrite: Overwrite = False,
@@ -60,8 +76,14 @@ def reconstruct_ct(
 
     Example: polymode medical reconstruct-ct scans/ct --checkpoint runs/ct -o sparse
     """
+    from plugins.medical.inference.outputs import Outputs
+
     _check_raw(place, stated)
-    outputs = _outputs(out, deviation, keep, new_uids=new_uids, overwrite=overwrite)
+    outputs = Outputs(
+        out, deviation, tuple(keep or ()), new_uids, uncertain=uncertain, above=uncertain_above
+    )
+    outputs.check()
+    check_new(outputs.files, overwrite=overwrite)
     _reconstruct(place, checkpoint, outputs, predictor, machine)
 
 
@@ -71,6 +93,8 @@ def reconstruct_mri(
     checkpoint: Checkpoint,
     out: Out,
     deviation: Deviation = None,
+    uncertain: Uncertain = None,
+    uncertain_above: Above = None,
     keep: Keep = None,
     new_uids: NewUids = False,
     overwrite: Overwrite = False,
@@ -85,8 +109,14 @@ def reconstruct_mri(
 
     Example: polymode medical reconstruct-mri brain.h5 --checkpoint runs/mri -o b.nii.gz
     """
+    from plugins.medical.inference.outputs import Outputs
+
     _check_raw(place, stated)
-    outputs = _outputs(out, deviation, keep, new_uids=new_uids, overwrite=overwrite)
+    outputs = Outputs(
+        out, deviation, tuple(keep or ()), new_uids, uncertain=uncertain, above=uncertain_above
+    )
+    outputs.check()
+    check_new(outputs.files, overwrite=overwrite)
     _reconstruct(place, checkpoint, outputs, predictor, machine)
 
 
@@ -101,27 +131,6 @@ def _check_raw(place: Path, stated: Stated) -> None:
 
     if place.suffix.lower() in raw.SUFFIXES:
         check_unused(stated & simulation_options(CtOptions, MriOptions, ScanOptions))
-
-
-def _outputs(
-    out: Path,
-    deviation: Path | None,
-    keep: list[str] | None,
-    *,
-    new_uids: bool,
-    overwrite: bool,
-) -> "Outputs":
-    """Output paths that can be written to.
-
-    Raises:
-        InputError: they cannot, or files are there that would be replaced.
-    """
-    from plugins.medical.inference.outputs import Outputs
-
-    outputs = Outputs(out, deviation, tuple(keep or ()), new_uids)
-    outputs.check()
-    check_new(outputs.files, overwrite=overwrite)
-    return outputs
 
 
 def _reconstruct(

@@ -19,6 +19,8 @@ from plugins.medical.io.scans import Subject
 
 SHEET, RECORD, STD = "sheet.png", "record.json", "std.nii.gz"  # ends of names beside the mean's
 
+UNCERTAIN = 0.05  # of the prior's range: 100 HU of 2000
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -30,12 +32,22 @@ class Outputs:
             None for none.
         keep: DICOM attributes to copy.
         new_uids: whether DICOM has keyed hashes in place of the source's UIDs.
+        uncertain: a .dcm file (Segmentation) or NIfTI for the mask of uncertain voxels; None for
+            none.
+        above: the standard deviation from which on a voxel is uncertain, in units of the scan; by
+            default `UNCERTAIN` of the prior's range.
     """
 
     out: Path
     deviation: Path | None = None
     keep: tuple[str, ...] = ()
     new_uids: bool = False
+    uncertain: Path | None = None
+    above: float | None = None
+
+    @property
+    def _places(self) -> list[Path]:
+        return [x for x in (self.out, self.deviation, self.uncertain) if x is not None]
 
     @property
     def sheet(self) -> Path:
@@ -50,8 +62,8 @@ class Outputs:
     @property
     def files(self) -> list[Path]:
         """The files that are written, without folders for DICOM, which have to be empty."""
-        places = [place for place in (self.out, self.deviation) if place is not None]
-        return [*(place for place in places if not _is_series(place)), self.sheet, self.record]
+        own = (place for place in self._places if not _is_series(place))
+        return [*own, self.sheet, self.record]
 
     def check_source(self, source: Scan) -> tuple[str, ...]:
         """Refuse attributes to copy from a source that has none, before any work.
@@ -75,12 +87,14 @@ class Outputs:
         """Refuse the standard deviation of a single draw, which would be 0, before any work.
 
         Raises:
-            InputError: `deviation` is stated, and fewer than two draws.
+            InputError: `deviation` or `uncertain` is stated, and fewer than two draws.
         """
-        if self.deviation is not None and draws < 2:
+        stated = {"deviation": self.deviation, "uncertain": self.uncertain}
+        named = [name for name, place in stated.items() if place is not None]
+        if named and draws < 2:
             raise InputError(
-                f"deviation: the standard deviation requires at least 2 draws, got {draws}; raise "
-                "--draws, or leave --deviation out"
+                f"{', '.join(named)}: the standard deviation requires at least 2 draws, got "
+                f"{draws}; raise --draws, or leave {' and '.join(f'--{n}' for n in named)} out"
             )
 
     def check(self) -> None:
@@ -89,7 +103,11 @@ class Outputs:
         Raises:
             InputError: a folder that is not empty, no such folder, or one path for two results.
         """
-        places = [place for place in (self.out, self.deviation) if place is not None]
+        places = self._places
+        if self.above is not None and not (self.uncertain is not None and self.above > 0):
+            raise InputError(
+                "uncertain_above: expected more than 0, and --uncertain with a file to write"
+            )
         if self.keep:
             dicom_write.check_keep(self.keep)
             if not any(_is_series(place) for place in places):
@@ -99,10 +117,14 @@ class Outputs:
                 )
         if self.new_uids and all(map(_is_nifti, places)):
             raise InputError("new_uids: NIfTI has no UIDs; give -o a folder for DICOM")
-        if len(places) == 2 and os.path.realpath(places[0]) == os.path.realpath(places[1]):
-            raise InputError("out, deviation: expected two different paths, got the same one twice")
+        if len({os.path.realpath(place) for place in places}) < len(places):
+            raise InputError(
+                "out, deviation, uncertain: expected different paths, got the same one twice"
+            )
+        if self.uncertain is not None and _is_series(self.uncertain):
+            raise InputError(f"{self.uncertain}: expected a .dcm (Segmentation), .nii or .nii.gz")
         for place in places:
-            if _is_nifti(place) or (place is self.deviation and _is_map(place)):
+            if _is_nifti(place) or (place is not self.out and _is_map(place)):
                 if not place.parent.is_dir():
                     raise InputError(f"{place}: the folder {place.parent} does not exist; make it")
                 if place.is_dir():
@@ -147,8 +169,10 @@ class Outputs:
         self._write_volume(self.out, mean, subject, "mean of draws of a sparse measurement")
         if self.deviation is not None:
             self._write_volume(self.deviation, std, subject, "standard deviation of draws")
+        if self.uncertain is not None:
+            self._write_mask(self.uncertain, std, scale, subject)
         volume.write_sheet(self.sheet, found, scale, truth)
-        written = [path for path in (self.out, self.deviation, self.sheet) if path is not None]
+        written = [*self._places, self.sheet]
         record.write(
             self.record,
             command,
@@ -172,6 +196,22 @@ class Outputs:
             dicom_write.write(
                 place, voxels, like, description=what, keep=self.keep, new_uids=self.new_uids
             )
+
+    def _write_mask(
+        self, place: Path, std: Float32[np.ndarray, " d h w"], scale: Scale, subject: Subject
+    ) -> None:
+        """Voxels whose standard deviation is above the limit."""
+        above = UNCERTAIN * (scale.high - scale.low) if self.above is None else self.above
+        inside, like = subject.back((std > above).astype(np.float32)) > 0, subject.stored
+        what = f"std of draws above {above:.4g} {scale.unit}".rstrip()
+        if _is_nifti(place):
+            about = f"polymode: {what}, not for diagnosis"
+            nifti.write(place, inside.astype(np.float32), like, description=about)
+        else:
+            dicom_write.write_mask(
+                place, inside, like, description=what, label=f"Uncertain: {what}"[:64],
+                new_uids=self.new_uids,
+            )  # fmt: skip
 
 
 def sibling(out: Path, end: str) -> Path:

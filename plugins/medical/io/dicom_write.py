@@ -14,10 +14,10 @@ from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 
 from core.errors import InputError
 from core.storage import files
@@ -149,11 +149,6 @@ def write_map(
         InputError: voxels of another shape or not finite.
         StorageError: the disk is full or not writable.
     """
-    from highdicom.content import (
-        PixelMeasuresSequence,
-        PlaneOrientationSequence,
-        PlanePositionSequence,
-    )
     from highdicom.pm import ParametricMap, RealWorldValueMapping
     from pydicom.sr.coding import Code
     from pydicom.uid import generate_uid
@@ -162,36 +157,112 @@ def write_map(
         raise InputError(f"expected voxels of shape {like.voxels.shape}, got {voxels.shape}")
     if not np.isfinite(voxels).all():
         raise InputError(f"{path}: not written: some voxels are not finite")
-    like = _with_new_uids(like) if new_uids else like
-    series = _series(like, description, new_uids)
-    slices = [_source(series, like, number) for number in range(len(voxels))]
+    slices = _sources(like, description, new_uids)
     unit = ("[hnsf'U]", "Hounsfield unit") if like.modality == "CT" else ("1", "no units")
     low, high = float(voxels.min()), float(voxels.max())
-    first = slices[0]
     with quiet():
         made = ParametricMap(
             slices, voxels, generate_uid(), 1, generate_uid(), 1,
-            manufacturer="polymode", manufacturer_model_name="polymode", software_versions="1",
-            device_serial_number="0", contains_recognizable_visual_features=False,
+            **_EQUIPMENT, contains_recognizable_visual_features=False,
             real_world_value_mappings=[
                 RealWorldValueMapping(
                     "deviation", description, Code(unit[0], "UCUM", unit[1]), (low, high), 1.0, 0.0
                 )
             ],
             window_center=(low + high) / 2, window_width=max(high - low, 1.0),
-            content_description=description, content_label="DEVIATION",
-            pixel_measures=PixelMeasuresSequence(
-                first.PixelSpacing, first.SliceThickness, first.SpacingBetweenSlices
-            ),
-            plane_orientation=PlaneOrientationSequence("PATIENT", first.ImageOrientationPatient),
-            plane_positions=[
-                PlanePositionSequence("PATIENT", one.ImagePositionPatient) for one in slices
-            ],
+            content_description=description, content_label="DEVIATION", **_planes(slices),
         )  # fmt: skip
+        made.Laterality = ""  # of type 2C: unknown
+    _save(path, made, description)
+
+
+def write_mask(
+    path: Path,
+    inside: Bool[np.ndarray, " d h w"],
+    like: Scan,
+    *,
+    description: str,
+    label: str,
+    new_uids: bool = False,
+) -> None:
+    """Write a mask as one DICOM Segmentation (PS3.3 A.51) of a single binary segment.
+
+    The frames have the patient, study, frame of reference and geometry of the source and refer to
+    its slices; empty ones are written too.
+
+    Args:
+        path: of the file, replaced whole or not at all.
+        inside: True within the segment, in the shape and order of `like`.
+        like: the scan whose geometry they have.
+        description: SeriesDescription, up to 40 letters.
+        label: of the segment.
+        new_uids: as of `write`.
+
+    Raises:
+        InputError: a mask of another shape.
+        StorageError: the disk is full or not writable.
+    """
+    from highdicom import AlgorithmIdentificationSequence
+    from highdicom.seg import Segmentation, SegmentDescription
+    from pydicom.sr.codedict import codes
+    from pydicom.sr.coding import Code
+    from pydicom.uid import generate_uid
+
+    if inside.shape != like.voxels.shape:
+        raise InputError(f"expected a mask of shape {like.voxels.shape}, got {inside.shape}")
+    slices = _sources(like, description, new_uids)
+    with quiet():
+        segment = SegmentDescription(
+            1, label, codes.SCT.SpatialAndRelationalConcept,
+            Code("UNCERTAIN", "99POLYMODE", "Uncertain reconstruction"), "AUTOMATIC",
+            AlgorithmIdentificationSequence("polymode", codes.DCM.ArtificialIntelligence, "1"),
+        )  # fmt: skip
+        made = Segmentation(
+            slices, inside.astype(np.uint8), "BINARY", [segment],
+            generate_uid(), 1, generate_uid(), 1, **_EQUIPMENT,
+            content_description=description, content_label="UNCERTAIN",
+            omit_empty_frames=False, **_planes(slices),
+        )  # fmt: skip
+    _save(path, made, description)
+
+
+_EQUIPMENT = {
+    "manufacturer": "polymode", "manufacturer_model_name": "polymode", "software_versions": "1",
+    "device_serial_number": "0",
+}  # fmt: skip
+
+
+def _planes(slices: "Sequence[Dataset]") -> dict[str, Any]:
+    """Where the frames of a multi-frame object lie, as highdicom takes it."""
+    from highdicom.content import (
+        PixelMeasuresSequence,
+        PlaneOrientationSequence,
+        PlanePositionSequence,
+    )
+
+    first = slices[0]
+    return {
+        "pixel_measures": PixelMeasuresSequence(
+            first.PixelSpacing, first.SliceThickness, first.SpacingBetweenSlices
+        ),
+        "plane_orientation": PlaneOrientationSequence("PATIENT", first.ImageOrientationPatient),
+        "plane_positions": [
+            PlanePositionSequence("PATIENT", one.ImagePositionPatient) for one in slices
+        ],
+    }
+
+
+def _save(path: Path, made: "Dataset", description: str) -> None:
     made.SeriesDescription = f"{description[:40]}. {WARNING}"[:64]
-    made.Laterality = ""  # of type 2C: unknown
     with files.replaced(path) as file:
         made.save_as(file, enforce_file_format=True)
+
+
+def _sources(like: Scan, description: str, new_uids: bool) -> "list[Dataset]":
+    """The headers of the source's slices, as the frames of an object derived from them need."""
+    like = _with_new_uids(like) if new_uids else like
+    series = _series(like, description, new_uids)
+    return [_source(series, like, number) for number in range(len(like.voxels))]
 
 
 def _source(series: "Dataset", like: Scan, number: int) -> "Dataset":

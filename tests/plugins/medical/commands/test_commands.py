@@ -341,7 +341,7 @@ def refused(tmp_path, priors):
         "full": ((source, *model, "-o", tmp_path / "full"), "is not an empty folder"),
         "same": (
             (source, *model, *here, "--deviation", tmp_path / "x.nii"),
-            "expected two different paths",
+            "expected different paths",
         ),
         "suffix": ((source, *model, "-o", tmp_path / "x.npy"), "expected a .nii or .nii.gz"),
         "no folder": ((source, *model, "-o", tmp_path / "n" / "x.nii"), "does not exist"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 from commands import call
 
@@ -14,7 +15,7 @@ from core.commands import run_app
 from core.request import Machine
 from plugins.medical.__main__ import app
 from plugins.medical.inference.predictors import ReconstructMri
-from plugins.medical.io import raw
+from plugins.medical.io import nifti, raw
 from plugins.medical.io.acquisition import KSpace
 from plugins.medical.operators.ellipses import rasterised, shepp_logan
 from plugins.medical.operators.sampling import sampling_mask
@@ -163,6 +164,44 @@ def test_a_standard_deviation_of_one_draw_is_refused_before_it(tmp_path, priors)
     said = call(main, "reconstruct-mri", kspace(tmp_path), "--checkpoint", priors / "mri", *FAST,
                 "--deviation", tmp_path / "s.nii", "-o", tmp_path / "o.nii")  # fmt: skip
     assert (said.returncode, "requires at least 2 draws, got 1" in said.stderr) == (2, True)
+    assert "step" not in said.stderr
+
+
+@pytest.mark.slow
+def test_uncertain_voxels_are_those_above_the_limit(tmp_path, priors):
+    """As a Segmentation and as NIfTI, of the standard deviation that is written beside them."""
+    values = head(16, 16)[None] * 1000 - 500
+    source = write_series(tmp_path / "scan", values, spacing=(3.0, 2.0, 2.0))
+    options = ("--checkpoint", priors / "ct", "--draws", 2, "--steps", 2, "--views", 9,
+               "--threads", 1, "--uncertain-above", 30)  # fmt: skip
+    for end in ("dcm", "nii"):
+        said = call(main, "reconstruct-ct", source, *options, "-o", tmp_path / f"{end}.nii.gz",
+                    "--deviation", tmp_path / f"{end}-std.nii",
+                    "--uncertain", tmp_path / f"mask.{end}")  # fmt: skip
+        assert said.returncode == 0, said.stderr
+        assert str(tmp_path / f"mask.{end}") in said.stdout.splitlines()
+    std = nifti.read(tmp_path / "nii-std.nii").voxels
+    assert 0 < (std > 30).mean() < 1
+    assert np.array_equal(nifti.read(tmp_path / "mask.nii").voxels, std > 30)
+    segments = pydicom.dcmread(tmp_path / "mask.dcm")
+    assert segments.pixel_array.sum() == (std > 30).sum()
+    assert segments.SegmentSequence[0].SegmentLabel == "Uncertain: std of draws above 30 HU"
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--uncertain", "folder"), "expected a .dcm (Segmentation), .nii or .nii.gz"),
+        (("--uncertain-above", 3), "and --uncertain with a file to write"),
+        (("--uncertain", "o.nii", "--draws", 2), "expected different paths"),
+        (("--uncertain", "u.dcm", "--draws", 1), "uncertain: the standard deviation requires"),
+    ],
+)
+def test_masks_that_cannot_be_written_are_refused(tmp_path, priors, words, reason, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = call(main, "reconstruct-mri", kspace(tmp_path), "--checkpoint", priors / "mri", *FAST,
+                "-o", "o.nii", *words)  # fmt: skip
+    assert (said.returncode, reason in said.stderr) == (2, True), said.stderr
     assert "step" not in said.stderr
 
 

@@ -23,6 +23,7 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
     ParametricMapStorage,
     RLELossless,
+    SegmentationStorage,
 )
 
 from core.errors import InputError
@@ -496,3 +497,33 @@ def test_a_parametric_map_has_values_unit_and_geometry(tmp_path):
         assert np.array_equal(frame, values[round(k)])
     assert NAME[:6] not in str(found)
     assert NUMBER not in str(found)
+
+
+def test_a_segmentation_has_the_mask_and_the_geometry_of_its_source(tmp_path):
+    """Read by pydicom: each frame by its position; PS3.3 A.51, C.8.20."""
+    write_series(tmp_path / "in")
+    scan = dicom.read(tmp_path / "in")
+    inside = np.random.default_rng(0).random(scan.voxels.shape) > 0.7
+    inside[1] = False  # an empty frame is a frame
+    dicom_write.write_mask(tmp_path / "a.dcm", inside, scan, description="std", label="Uncertain")
+    found = pydicom.dcmread(tmp_path / "a.dcm")
+    assert found.SOPClassUID == SegmentationStorage
+    assert scan.origin is not None
+    assert found.FrameOfReferenceUID == scan.origin.frame_of_reference
+    assert found.StudyInstanceUID == scan.origin.study
+    (segment,) = found.SegmentSequence
+    assert (segment.SegmentLabel, segment.SegmentAlgorithmType) == ("Uncertain", "AUTOMATIC")
+    assert found.SegmentationType == "BINARY"
+    frames = found.PerFrameFunctionalGroupsSequence
+    assert len(frames) == len(inside)
+    for frame, group in zip(found.pixel_array, frames, strict=True):
+        place = group.PlanePositionSequence[0].ImagePositionPatient
+        k = np.linalg.solve(scan.affine, [*map(float, place), 1])[2]  # its slice
+        assert abs(k - round(k)) < 1e-6
+        assert np.array_equal(frame, inside[round(k)])
+        (image,) = group.DerivationImageSequence[0].SourceImageSequence
+        assert image.ReferencedSOPInstanceUID == scan.origin.sources[round(k)][1]
+    assert NAME[:6] not in str(found)
+    assert NUMBER not in str(found)
+    with pytest.raises(InputError, match="expected a mask of shape"):
+        dicom_write.write_mask(tmp_path / "b.dcm", inside[1:], scan, description="", label="a")

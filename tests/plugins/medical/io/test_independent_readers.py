@@ -61,9 +61,13 @@ def errors_of(path):
 def test_dciodvfy_finds_no_error_in_a_series_and_in_a_map(tmp_path, modality):
     source = written(tmp_path, modality=modality)
     dicom_write.write_map(tmp_path / "map.dcm", np.abs(source.voxels), source, description="std")
+    dicom_write.write_mask(
+        tmp_path / "mask.dcm", source.voxels > 0, source, description="std", label="Uncertain"
+    )
     dicom_write.write(tmp_path / "new", source.voxels, source, description="", new_uids=True)
     folders = (tmp_path / "out", tmp_path / "new")
-    for path in (tmp_path / "map.dcm", *(path for one in folders for path in one.iterdir())):
+    objects = (tmp_path / "map.dcm", tmp_path / "mask.dcm")
+    for path in (*objects, *(path for one in folders for path in one.iterdir())):
         assert not errors_of(path), path
 
 
