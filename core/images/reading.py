@@ -73,7 +73,7 @@ def _read(file: BinaryIO, path: Path) -> Picture:
             file.seek(0)
             if kind := heif.kind_of(head):
                 return _boxed(file, path, kind)
-            with _opened(file) as image:
+            with opened(file) as image:
                 _refuse(image, path)
                 _refuse_scans(image, file, path)
                 return _decode(image, file, path)
@@ -94,7 +94,7 @@ def _read(file: BinaryIO, path: Path) -> Picture:
         ) from error
 
 
-def _opened(file: BinaryIO) -> Image.Image:
+def opened(file: BinaryIO) -> Image.Image:
     """The image with its header read, up to our limit instead of Pillow's of 89 million pixels."""
     with _HEADER:
         kept, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS

@@ -24,8 +24,12 @@ def blocks_of(network: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+class _LastTapped(Exception):
+    """The last tapped block has run."""
+
+
 @contextmanager
-def tapped(network: nn.Module, names: Sequence[str]) -> Iterator[Features]:
+def tapped(network: nn.Module, names: Sequence[str], *, stop: bool = False) -> Iterator[Features]:
     """Within the context, the outputs of these modules at the network's last call, by name.
 
     Forward hooks, removed at the end; a network that is not tapped costs nothing.
@@ -39,6 +43,8 @@ def tapped(network: nn.Module, names: Sequence[str]) -> Iterator[Features]:
             is the i-th output block of ADM; a transformer ``patch_embedding``, ``block.0``, ...; an
             MLP ``linear_in``, ``block.0``, ....
         names: of blocks, see `blocks_of`.
+        stop: whether the network's first call ends after the last of these blocks, and with it
+            what the context holds: blocks behind it cost nothing, and there is no output.
 
     Raises:
         InputError: no block of such a name.
@@ -51,10 +57,13 @@ def tapped(network: nn.Module, names: Sequence[str]) -> Iterator[Features]:
                 f"{', '.join(known)}"
             )
     found: Features = {}
+    last = max(names, key=list(known).index) if stop and names else None
 
     def keep(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
             found[name] = output
+            if name == last:
+                raise _LastTapped
 
         return hook
 
@@ -62,6 +71,8 @@ def tapped(network: nn.Module, names: Sequence[str]) -> Iterator[Features]:
     hooks = [known[name].register_forward_hook(keep(name)) for name in names]
     try:
         yield found
+    except _LastTapped:
+        pass  # the context ends here
     finally:
         for hook in hooks:
             hook.remove()

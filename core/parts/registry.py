@@ -24,6 +24,7 @@ GROUP = "polymode.plugins"
 
 Kind = Literal[
     "dataset",
+    "features",
     "grid",
     "guidance",
     "metric",
@@ -71,6 +72,7 @@ class Part:
 
 
 dataset, grid, metric = partial(Part, "dataset"), partial(Part, "grid"), partial(Part, "metric")
+features = partial(Part, "features")
 guidance, posterior = partial(Part, "guidance"), partial(Part, "posterior")
 network, operator = partial(Part, "network"), partial(Part, "operator")
 objective = partial(Part, "objective")

@@ -12,6 +12,7 @@ from core.parts.registry import Registry
 from core.parts.signature import options_of
 from core.predictor import folders_of, names_of
 from core.process.gaussian import GaussianPath
+from core.testing.features import check_features
 from core.testing.networks import check_network
 from core.testing.processes import (
     check_grid,
@@ -106,6 +107,7 @@ def _predictor(build: Any) -> None:
 _CHECKS: dict[str, Callable[..., None]] = {
     "network": check_network,
     "dataset": check_dataset,
+    "features": check_features,
     "task": check_task,
     "operator": check_operator,
     "metric": check_metric,

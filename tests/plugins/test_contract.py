@@ -1,5 +1,8 @@
 """Every registered part keeps its kind's contract."""
 
+import sys
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
@@ -12,6 +15,9 @@ from core.process.schedules import edm, vp_cosine
 from core.testing.contract import check_part
 from plugins.medical.io import dicom_write, nifti
 from plugins.medical.io.scan import Scan
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "core"))
+from small_model import trained
 
 # Autoguidance loads a checkpoint; `test_autoguidance_keeps_its_contract` has what it builds.
 PARTS = [(part.kind, name) for name, part in installed().names() if name != "core/autoguidance"]
@@ -146,6 +152,8 @@ def test_part_keeps_its_contract(kind, name, tmp_path):
             make, options = FOLDERS[name]
             options = {**options, "root": make(tmp_path)}
         inputs = {"options": options}
+    if name == "segmentation/diffusion":
+        inputs = {"options": {"checkpoint": trained(tmp_path / "run")}}
     if kind == "operator":
         inputs = OPERATORS.get(name, {})
     processes = {"sampler": PROCESSES[:1], "grid": PROCESSES}

@@ -5,7 +5,9 @@ Train and test hold different images.  Item i depends on the options and on i al
 
 import hashlib
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
@@ -50,6 +52,8 @@ class Folder(Dataset[dict[str, Tensor]]):
             equal.
         test_fraction: fraction of the images kept for testing, approximate since the content
             decides; 0 for a folder of training images only, 1 for one of test images.
+        exclude: names of images, or paths in the folder, that are left out; ``*`` stands for any
+            letters, as in ``*_mask.png``.
         corrupt: whether an image that cannot be read is skipped or stops the run (refuse).
         colour: largest change of contrast and white balance of training crops, as a logarithm, with
             a random order of the channels; 0 for none.  Not for colourisation.
@@ -67,6 +71,7 @@ class Folder(Dataset[dict[str, Tensor]]):
         patches: int = 20000,
         per_photo: int = 4,
         test_fraction: float = 0.1,
+        exclude: tuple[str, ...] = (),
         corrupt: Literal["skip", "refuse"] = "skip",
         colour: float = 0.0,
         seed: int = 0,
@@ -84,6 +89,7 @@ class Folder(Dataset[dict[str, Tensor]]):
         )
         self.root, self._seed = root, seed
         self._colour = colour if split == "train" else 0.0
+        self._exclude = tuple(exclude)
         self._cache = Cache[np.ndarray](int(cache_gib * 2**30))
         self.skipped: tuple[tuple[Path, str], ...] = ()
         usable = self._usable(size, corrupt)
@@ -118,7 +124,7 @@ class Folder(Dataset[dict[str, Tensor]]):
 
     def _usable(self, size: int, corrupt: str) -> list[Photo]:
         """The usable images of the folder, sorted; sets `skipped`."""
-        found, damaged = find(self.root)
+        found, damaged = find(self.root, self._exclude)
         small: list[tuple[Path, str]] = []
         seen: dict[str, Photo] = {}
         for path in found:
@@ -209,14 +215,24 @@ class Folder(Dataset[dict[str, Tensor]]):
         return self._plan.digest([*(photo.digest for photo in self._photos), *changed])
 
 
-def find(root: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+def find(root: Path, exclude: Sequence[str] = ()) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Image files of `root` and its subfolders, sorted, and those skipped with the reason.
+
+    Args:
+        root: the folder.
+        exclude: patterns of names, or of paths in the folder, that are left out without a word.
 
     Raises:
         InputError: no such folder.
     """
     suffixes = {*READ, *UNREAD}
-    found = files_in(root, contents="images", wanted=lambda path: path.suffix.lower() in suffixes)
+
+    def wanted(path: Path) -> bool:
+        names = (path.name, path.relative_to(root).as_posix())
+        left_out = any(fnmatch(name, pattern) for name in names for pattern in exclude)
+        return path.suffix.lower() in suffixes and not left_out
+
+    found = files_in(root, contents="images", wanted=wanted)
     readable = [path for path in found.files if path.suffix.lower() in READ]
     others = [
         (path, UNREAD[path.suffix.lower()]) for path in found.files if path.suffix.lower() in UNREAD

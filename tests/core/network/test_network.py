@@ -141,6 +141,24 @@ def test_features_are_tapped_by_name_and_nothing_stays_behind():
         pass
 
 
+def test_a_network_stops_after_the_last_tapped_block():
+    network = stirred(UNet(3, 3, {}, width=8, multipliers=(1, 2, 2), blocks=1, attention=()))
+    x, level = drawn(1, 3, 16, 16), torch.zeros(1)
+    ran = []
+    for name in ("up.3", "up.4"):
+        blocks_of(network)[name].register_forward_hook(lambda *_, name=name: ran.append(name))
+    with tapped(network, ["up.3", "middle"]) as whole:
+        network(x, level)
+    assert ran == ["up.3", "up.4"]
+    with tapped(network, ["up.3", "middle"], stop=True) as features:
+        network(x, level)
+        raise AssertionError("the call did not end the context")
+    assert ran == ["up.3", "up.4", "up.3"]
+    assert features.keys() == whole.keys()
+    assert all(torch.equal(features[name], whole[name]) for name in whole)
+    assert network(x, level).shape == x.shape  # and nothing stays behind
+
+
 def test_channels_follow_width_and_multipliers():
     network = UNet(3, 3, {}, width=24, multipliers=(0.5, 1, 2), blocks=1, attention=(),
                    middle_attention=False)  # fmt: skip

@@ -1,0 +1,36 @@
+"""Segmentation of images from a handful of labelled ones, by features of a diffusion model."""
+
+from core.parts.registry import Plugin, Verb, features, predictor
+
+PLUGIN = Plugin(
+    name="segmentation",
+    summary="Pixel classifiers from a few labelled images, by features of a diffusion model.",
+    extra="polymode[segmentation]",
+    commands="plugins.segmentation.__main__:app",
+    parts=(
+        features(
+            "diffusion",
+            "plugins.segmentation.features.diffusion:Diffusion",
+            "Decoder features of a diffusion model of images",
+        ),
+        features(
+            "filters",
+            "plugins.segmentation.features.filters:Filters",
+            "Gaussians, gradients, Hessians at several scales",
+        ),
+        predictor(
+            "segment",
+            "plugins.segmentation.inference.predictor:Segment",
+            "Masks of images by a fitted classifier",
+        ),
+    ),
+    verbs=(
+        Verb(
+            name="fit",
+            request="plugins.segmentation.request:FitRequest",
+            result="plugins.segmentation.request:FitResult",
+            target="plugins.segmentation.inference.fit:fit",
+            summary="A pixel classifier from images with labels",
+        ),
+    ),
+)

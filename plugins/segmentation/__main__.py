@@ -1,0 +1,13 @@
+"""``polymode segmentation``: commands for images; ``python -m plugins.segmentation`` too."""
+
+from core.commands import domain, run_app
+from plugins.segmentation.commands.classify import evaluate, fit, predict
+from plugins.segmentation.commands.prior import train_prior
+
+app = domain(
+    "Segmentation of your own images from a handful of labelled ones.",
+    train_prior, fit, predict, evaluate,
+)  # fmt: skip
+
+if __name__ == "__main__":
+    run_app(app)

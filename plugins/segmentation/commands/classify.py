@@ -1,0 +1,153 @@
+"""``polymode segmentation fit``, ``predict`` and ``evaluate``."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from core.commands import OnMachine, Overwrite, Seed, check_new, keeps_nothing
+from core.errors import InputError
+from core.parts.registry import Spec
+from plugins.segmentation.request import FitRequest, Kind, Labels, Tiling
+
+Images = Annotated[Path, typer.Argument(help="Folder of images; those with a mask are used.")]
+Classifier = Annotated[
+    Path, typer.Option(help="Folder of a classifier that `polymode segmentation fit` wrote.")
+]
+Prior = Annotated[
+    Path | None,
+    typer.Option(help="Checkpoint of the classifier's features, where it has moved."),
+]
+
+
+@keeps_nothing
+def fit(
+    images: Images,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the classifier.")],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a diffusion model of your images, as train-prior writes it."),
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="What the classifier reads, as a part's name or {name: ..., options ...}; see "
+            "`polymode list features`.",
+            show_default="segmentation/diffusion of --checkpoint",
+        ),
+    ] = None,
+    kind: Annotated[
+        Kind, typer.Option(help="Ten small networks, or a linear one in closed form: seconds.")
+    ] = "ensemble",
+    members: Annotated[int, typer.Option(min=1, max=100, help="Members of the ensemble.")] = 10,
+    pixels: Annotated[
+        int, typer.Option(min=100, help="Labelled pixels that are used at most.")
+    ] = 40_000,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    *,
+    labels: Labels,
+    tiling: Tiling,
+    machine: OnMachine,
+) -> None:
+    """Fit a pixel classifier on images with masks; a few are enough, and few labelled pixels.
+
+    A mask of photo.png is photo_mask.png beside it, or photo.png in the folder of --masks: a grey
+    image or a palette of class numbers, 255 where there is no label.
+
+    Example: polymode segmentation fit labelled --checkpoint runs/prior -o runs/classifier
+    """
+    request = FitRequest(
+        images=images, labels=labels, features=_features(features, checkpoint), kind=kind,
+        members=members, pixels=pixels, tiling=tiling, seed=seed,
+    )  # fmt: skip
+    check_new([out / "classifier.json"], overwrite=overwrite)
+    from core.progress import listener
+    from plugins.segmentation.inference import fit as fitting
+
+    with listener("fit") as emit:
+        result = fitting.fit(request, out, machine=machine, emit=emit)
+    print(result.classifier)
+
+
+def _features(text: str | None, checkpoint: Path | None) -> Spec:
+    """The features of the options.
+
+    Raises:
+        InputError: neither features nor a checkpoint.
+    """
+    from core.parts.yaml_file import parse_yaml
+
+    if text is None and checkpoint is None:
+        raise InputError(
+            "fit: expected --checkpoint of a diffusion model of your images (`polymode "
+            "segmentation train-prior`), or --features segmentation/filters, which needs none"
+        )
+    spec = Spec.parse("segmentation/diffusion" if text is None else parse_yaml(text, "--features"))
+    if checkpoint is None:
+        return spec
+    return Spec(spec.name, {**spec.options, "checkpoint": str(checkpoint)})
+
+
+@keeps_nothing
+def predict(
+    files: Annotated[list[Path], typer.Argument(help="Image files; a folder: `polymode apply`.")],
+    classifier: Classifier,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the masks.")],
+    prior: Prior = None,
+    overwrite: Overwrite = False,
+    *,
+    machine: OnMachine,
+) -> None:
+    """Segment images: masks with a palette, overlays, uncertainty and areas.
+
+    Example: polymode segmentation predict *.png --classifier runs/classifier -o masks
+    """
+    from core.errors import printable
+    from core.storage.files import make_folder
+    from plugins.segmentation.inference.predictor import Segment
+
+    for file in files:
+        if file.is_dir():
+            raise InputError(
+                f"{file}: a folder; use: polymode apply segmentation/segment {file} -o {out} "
+                f"--set checkpoint={classifier}"
+            )
+    targets = [out / Segment.result_name(file.name) for file in files]
+    if len(set(targets)) < len(targets):
+        raise InputError("files: two have one name; segment them into different folders")
+    beside = [target.with_name(n) for target in targets for n in Segment.beside(target.name)]
+    check_new([*targets, *beside], overwrite=overwrite)
+    segment = Segment(machine, classifier, prior=prior)
+    make_folder(out)
+    for file, target in zip(files, targets, strict=True):
+        facts = segment(file, target)
+        shown = ", ".join(f"{name} {part:.1%}" for name, part in facts["areas"].items())
+        print(f"{printable(str(file.name))}: {shown}", file=sys.stderr)
+        print(target)
+
+
+def evaluate(
+    images: Images,
+    classifier: Classifier,
+    prior: Prior = None,
+    *,
+    labels: Labels,
+    machine: OnMachine,
+) -> None:
+    """Score a classifier on images with masks: intersection over union of each class.
+
+    One confusion matrix is summed over all pixels; a class that is neither there nor found does
+    not count.
+
+    Example: polymode segmentation evaluate held-out --classifier runs/classifier
+    """
+    from plugins.segmentation.evaluation.scores import evaluate_folder
+
+    found, classes = evaluate_folder(images, classifier, labels, machine, prior=prior)
+    width = max(len("mean IoU"), *map(len, classes.names))
+    for name, value in zip(classes.names, found.iou.tolist(), strict=True):
+        print(f"{name:{width}}  IoU {value:.4f}")
+    print(f"{'mean IoU':{width}}      {found.mean_iou:.4f}")
+    print(f"{'accuracy':{width}}      {found.accuracy:.4f}")

@@ -1,0 +1,1 @@
+"""Scores of masks: confusion, intersection over union, average precision of instances."""

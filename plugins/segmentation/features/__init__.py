@@ -1,0 +1,1 @@
+"""What a pixel classifier reads: maps of a diffusion model, of a transformer, of filters."""

@@ -1,0 +1,1 @@
+"""Pixel classifiers on features at several resolutions, without the upsampled tensor."""

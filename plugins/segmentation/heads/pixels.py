@@ -1,0 +1,137 @@
+"""Labelled pixels with their features, split into those to learn from and those that stop it."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor
+
+from core.errors import InputError
+from core.features import Maps
+from core.process.noise import derive
+from plugins.segmentation.heads.projection import sampled
+from plugins.segmentation.io.classes import IGNORE
+
+BLOCK = 16  # pixels: side of the squares that are held out whole: neighbours are alike
+HELD = 5  # one square in so many is held out
+
+
+class Pixels(NamedTuple):
+    """Labelled pixels.
+
+    Args:
+        features: of each.
+        labels: their classes, 0 to `classes - 1`.
+        held: which are held out.
+        classes: number of classes.
+    """
+
+    features: Float[Tensor, " n k"]
+    labels: Int64[Tensor, " n"]
+    held: Bool[Tensor, " n"]
+    classes: int
+
+    @property
+    def weights(self) -> Float[Tensor, " n"]:
+        """Of each pixel: classes weigh alike, and the mean is 1."""
+        counts = torch.bincount(self.labels, minlength=self.classes).clamp(min=1)
+        weights = 1.0 / counts[self.labels]
+        return weights / weights.mean()
+
+
+class Places(NamedTuple):
+    """Labelled pixels, where they are.
+
+    Args:
+        image: number of the image of each.
+        y: its row.
+        x: its column.
+        labels: its class, 0 to `classes - 1`.
+        held: which are held out.
+        classes: number of classes.
+    """
+
+    image: Int64[Tensor, " n"]
+    y: Int64[Tensor, " n"]
+    x: Int64[Tensor, " n"]
+    labels: Int64[Tensor, " n"]
+    held: Bool[Tensor, " n"]
+    classes: int
+
+
+def places_of(
+    masks: Sequence[UInt8[Tensor, "h w"]], classes: int, *, most: int = 40_000, seed: int = 0
+) -> Places:
+    """The labelled pixels of images, at most `most`, as many of each class as possible.
+
+    Args:
+        masks: the classes of the images' pixels, `IGNORE` where there is none.
+        classes: number of classes.
+        most: number of pixels; more are drawn at random, rare classes first.
+        seed: random seed of that draw, and of the squares that are held out.
+
+    Raises:
+        InputError: no labelled pixel, or pixels of one class alone.
+    """
+    found = [_labelled(number, mask) for number, mask in enumerate(masks)]
+    image, y, x, labels = (torch.cat(part) for part in zip(*found, strict=True))
+    present = labels.unique().tolist()
+    if not present:
+        raise InputError("labels: no pixel has one; paint some pixels of each class")
+    if len(present) == 1:
+        raise InputError(
+            f"labels: all {len(labels)} labelled pixels are of class {present[0]}; label some of "
+            "another class too"
+        )
+    chosen = _balanced(labels, most, seed)
+    image, y, x, labels = image[chosen], y[chosen], x[chosen], labels[chosen]
+    return Places(image, y, x, labels, _held(image, y, x, labels, seed), classes)
+
+
+def with_features(places: Places, maps: Callable[[int], Maps]) -> Pixels:
+    """The pixels with their features, one image after another.
+
+    Args:
+        places: of the pixels.
+        maps: of an image, by its number; called once for each that has labelled pixels.
+    """
+    found = torch.zeros(0)
+    for number in places.image.unique().tolist():
+        mine = places.image == number
+        part = sampled(maps(number), 0, places.y[mine], places.x[mine]).cpu()
+        if not found.numel():
+            found = torch.empty(len(places.labels), part.shape[1])
+        found[mine] = part
+    return Pixels(found, places.labels, places.held, places.classes)
+
+
+def _labelled(number: int, mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    y, x = torch.nonzero(mask != IGNORE, as_tuple=True)
+    return torch.full_like(y, number), y, x, mask[y, x].long()
+
+
+def _balanced(label: Tensor, most: int, seed: int) -> Int64[Tensor, " n"]:
+    """At most `most` positions, in order: each class gets an even part, or all that it has."""
+    draw = torch.Generator().manual_seed(derive("segmentation/pixels", seed))
+    groups = [torch.nonzero(label == one)[:, 0] for one in label.unique().tolist()]
+    kept, left = [], most
+    for rank, group in enumerate(sorted(groups, key=len)):
+        part = min(len(group), left // (len(groups) - rank))
+        kept.append(group[torch.randperm(len(group), generator=draw)[:part]])
+        left -= part
+    return torch.cat(kept).sort().values
+
+
+def _held(image: Tensor, y: Tensor, x: Tensor, label: Tensor, seed: int) -> Bool[Tensor, " n"]:
+    """Pixels of one square in `HELD`; none of a class that would have no other."""
+    squares = torch.stack([image, y // BLOCK, x // BLOCK], 1)
+    unique, which = squares.unique(dim=0, return_inverse=True)
+    draw = torch.Generator().manual_seed(derive("segmentation/held", seed))
+    chosen = torch.randperm(len(unique), generator=draw)[: len(unique) // HELD]
+    held = torch.isin(which, chosen)
+    for one in label.unique().tolist():
+        mine = label == one
+        if bool(held[mine].all()):
+            held[mine] = False
+    return held

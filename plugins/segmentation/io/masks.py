@@ -1,0 +1,93 @@
+"""Masks written: numbers with a palette, overlays, maps of uncertainty, tables of areas."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from core.errors import InputError
+from core.images.pictures import reason
+from core.storage import files
+from plugins.segmentation.io.classes import Classes
+
+STRENGTH = 0.45  # of a class's colour in an overlay
+
+
+def write_mask(path: Path, labels: np.ndarray, classes: Classes) -> None:
+    """A PNG with a palette, whose numbers are those of the masks that were learned from.
+
+    Numbers above 255 do not fit a palette: the classes are then numbered from 0.
+
+    Args:
+        path: of the file.
+        labels: class indices (h, w).
+        classes: their numbers and colours.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    fits = all(value < 256 for value in classes.values)
+    values = classes.values if fits else tuple(range(len(classes)))
+    table, palette = np.zeros(256, np.uint8), np.zeros((256, 3), np.uint8)
+    for index, value in enumerate(values):
+        table[index] = value
+        palette[value] = classes.colour(index)
+    image = Image.fromarray(table[labels])
+    image.putpalette(palette.tobytes())
+    _save(path, image)
+
+
+def write_overlay(path: Path, pixels: np.ndarray, labels: np.ndarray, classes: Classes) -> None:
+    """The image (h, w, 3) uint8 with each class but the first in its colour, outlined.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    colours = np.array([classes.colour(i) for i in range(len(classes))], np.float32)
+    shown = pixels.astype(np.float32)
+    inside = labels > 0
+    shown[inside] += STRENGTH * (colours[labels[inside]] - shown[inside])
+    edge = np.zeros(labels.shape, bool)
+    edge[:-1] |= labels[:-1] != labels[1:]
+    edge[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    own = np.maximum(labels, np.pad(labels, ((0, 1), (0, 1)))[1:, 1:])
+    shown[edge] = colours[own[edge]]
+    _save(path, Image.fromarray(np.rint(shown).astype(np.uint8)))
+
+
+def write_uncertainty(path: Path, uncertainty: np.ndarray, most: float) -> None:
+    """A grey PNG: black for 0, white for `most` nats and more.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    grey = np.rint(np.clip(uncertainty / most, 0, 1) * 255).astype(np.uint8)
+    _save(path, Image.fromarray(grey))
+
+
+def write_areas(path: Path, labels: np.ndarray, classes: Classes) -> None:
+    """A CSV table: pixels and fraction of each class.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    counts = np.bincount(labels.ravel(), minlength=len(classes))
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["class", "value", "pixels", "fraction"])
+    for index, (name, value) in enumerate(zip(classes.names, classes.values, strict=True)):
+        rows.writerow([name, value, int(counts[index]), f"{counts[index] / labels.size:.6f}"])
+    try:
+        files.write_text(path, text.getvalue())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {reason(error)}") from error
+
+
+def _save(path: Path, image: Image.Image) -> None:
+    try:
+        with files.replaced(path) as waiting, waiting.open("xb") as file:
+            image.save(file, "PNG")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {reason(error)}") from error

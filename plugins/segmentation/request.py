@@ -1,0 +1,81 @@
+"""Requests and results of the plug-in's verbs: frozen values, no torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le
+
+from core.parts.registry import Spec
+
+Kind = Literal["ensemble", "linear"]
+"""Of a pixel classifier: ten small networks, or a linear one in closed form."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """How masks are read.
+
+    Args:
+        masks: folder of masks, each with its image's name; by default they lie beside the images,
+            as ``photo_mask.png`` beside ``photo.png``.
+        classes: names of the classes 0, 1, ...; by default the numbers found in the masks.
+        ignore: numbers of pixels without a label; with `instances` every number counts.
+        instances: every number but 0 is an object of one class.
+    """
+
+    masks: Path | None = None
+    classes: tuple[str, ...] = ()
+    ignore: tuple[Annotated[int, Ge(0)], ...] = (255,)
+    instances: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiling:
+    """How large images are read.
+
+    Args:
+        tile: side of the part of an image that is read at once, in pixels.
+        margin: of each part, whose labels the neighbours decide, in pixels.
+    """
+
+    tile: Annotated[int, Ge(64)] = 512
+    margin: Annotated[int, Ge(0)] = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitRequest:
+    """A pixel classifier from images with labels.
+
+    Args:
+        images: folder of images; those with a mask are used.
+        labels: how masks are read.
+        features: what the classifier reads.
+        kind: the paper's ensemble, or a linear classifier in closed form.
+        members: of the ensemble.
+        pixels: labelled pixels that are used at most, as many of each class as possible.
+        tiling: how large images are read.
+        seed: random seed of weights, pixels and held-out squares.
+    """
+
+    images: Path
+    features: Spec
+    labels: Labels = Labels()
+    kind: Kind = "ensemble"
+    members: Annotated[int, Ge(1), Le(100)] = 10
+    pixels: Annotated[int, Ge(100)] = 40_000
+    tiling: Tiling = Tiling()
+    seed: Annotated[int, Ge(0)] = 0
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A fitted classifier.
+
+    Args:
+        classifier: the folder of it.
+        loss: cross-entropy of held-out labelled pixels, in nats.
+    """
+
+    classifier: Path
+    loss: float

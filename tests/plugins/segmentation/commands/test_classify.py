@@ -1,0 +1,173 @@
+"""fit, predict and evaluate on images of discs, as a user runs them."""
+
+import csv
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from core.errors import InputError
+from plugins.segmentation.__main__ import app
+
+FILTERS = "segmentation/filters"
+NUMBERS = (0, 128)
+
+
+def scene(seed, size=(72, 60)):
+    """Bright discs on a dark ground, with noise; their mask."""
+    draw = np.random.default_rng(seed)
+    y, x = np.mgrid[: size[0], : size[1]]
+    mask = np.zeros(size, bool)
+    for _ in range(4):
+        cy, cx, r = draw.integers(size[0]), draw.integers(size[1]), draw.integers(6, 12)
+        mask |= (y - cy) ** 2 + (x - cx) ** 2 < r**2
+    grey = np.where(mask, 150, 90) + draw.normal(0, 12, size)
+    return np.clip(grey, 0, 255).astype(np.uint8), mask
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, seeds in (("learned", (0, 1, 2)), ("other", (3, 4))):
+        (tmp_path / name).mkdir()
+        for seed in seeds:
+            grey, mask = scene(seed)
+            Image.fromarray(np.dstack([grey] * 3)).save(tmp_path / name / f"{seed}.png")
+            numbers = np.where(mask, *NUMBERS[::-1]).astype(np.uint8)
+            Image.fromarray(numbers).save(tmp_path / name / f"{seed}_mask.png")
+    return tmp_path
+
+
+def run(*words):
+    return CliRunner().invoke(app, [*map(str, words)], catch_exceptions=False)
+
+
+def fitted(folder, *more):
+    out = folder / "classifier"
+    words = ("fit", folder / "learned", "--features", FILTERS, "-o", out, "--threads", 1, *more)
+    done = run(*words)
+    assert done.exit_code == 0, done.output
+    return out
+
+
+def test_masks_of_other_images_have_their_numbers_and_what_goes_with_them(folder):
+    out = fitted(folder, "--kind", "linear")
+    done = run("predict", folder / "other" / "3.png", "--classifier", out, "-o", folder / "masks")
+    assert done.exit_code == 0
+    with Image.open(folder / "masks" / "3.png") as image:
+        assert image.mode == "P"
+        found = np.asarray(image)
+    truth = scene(3)[1]
+    assert found.shape == truth.shape
+    assert set(np.unique(found)) == set(NUMBERS)
+    assert ((found == 128) == truth).mean() > 0.97
+    rows = list(csv.DictReader((folder / "masks" / "3-areas.csv").open()))
+    assert [int(row["value"]) for row in rows] == [0, 128]
+    assert [int(row["pixels"]) for row in rows] == [int((found == v).sum()) for v in NUMBERS]
+    for name in ("3-overlay.png", "3-uncertainty.png"):
+        with Image.open(folder / "masks" / name) as image:
+            assert image.size == (60, 72)
+
+
+def test_scores_are_of_the_masks_that_are_written(folder):
+    out = fitted(folder, "--kind", "linear")
+    done = run("evaluate", folder / "other", "--classifier", out)
+    assert done.exit_code == 0
+    stated = float(next(line for line in done.output.splitlines() if "mean" in line).split()[-1])
+    files = [folder / "other" / f"{seed}.png" for seed in (3, 4)]
+    run("predict", *files, "--classifier", out, "-o", folder / "masks")
+    found = np.stack([np.asarray(Image.open(folder / "masks" / f.name)) == 128 for f in files])
+    truth = np.stack([scene(seed)[1] for seed in (3, 4)])
+    each = [(found == v)[truth == v].sum() / ((found == v) | (truth == v)).sum() for v in (0, 1)]
+    assert stated == pytest.approx(float(np.mean(each)), abs=1e-4)
+    assert stated > 0.9
+
+
+@pytest.mark.slow
+def test_an_ensemble_on_a_diffusion_models_features(folder, prior):
+    out = folder / "classifier"
+    words = ("fit", folder / "learned", "--checkpoint", prior, "-o", out, "--members", 3)
+    done = run(*words, "--threads", 1)
+    assert done.exit_code == 0, done.output
+    done = run("evaluate", folder / "other", "--classifier", out)
+    assert float(done.output.split("mean IoU")[1].split()[0]) > 0.8
+    moved = shutil.copytree(prior, folder / "moved" / "run")
+    done = run("evaluate", folder / "other", "--classifier", out, "--prior", moved)
+    assert done.exit_code == 0
+
+
+def test_large_images_are_segmented_in_tiles(folder):
+    """A tile that sees as far as the filters reach gives the whole image's mask."""
+    grey, _ = scene(5, size=(200, 180))
+    Image.fromarray(grey).save(folder / "large.png")
+    words = ("--kind", "linear", "--overwrite", "--features",
+             "{name: segmentation/filters, scales: [1, 2]}")  # fmt: skip
+    masks = []
+    for tile in (512, 64):
+        out = fitted(folder, *words, "--tile", tile, "--margin", 16)
+        run("predict", folder / "large.png", "--classifier", out, "-o", folder / f"{tile}")
+        masks.append(np.asarray(Image.open(folder / f"{tile}" / "large.png")))
+    assert (masks[0] != masks[1]).mean() < 1e-3
+
+
+def refused(*words):
+    with pytest.raises(InputError) as caught:
+        run(*words)
+    return str(caught.value)
+
+
+def test_bad_input_is_one_sentence(folder):
+    learned, out = folder / "learned", folder / "classifier"
+    fit = ("fit", learned, "--features", FILTERS, "-o", out)
+    assert "expected --checkpoint of a diffusion model" in refused("fit", learned, "-o", out)
+    assert "at least" not in refused("fit", folder / "nothing", "--features", FILTERS, "-o", out)
+    Image.fromarray(np.zeros((5, 6), np.uint8)).save(learned / "1_mask.png")
+    assert "6 x 5 pixels, its image" in refused(*fit)
+    Image.fromarray(np.full((72, 60), 9, np.uint8)).save(learned / "1_mask.png")
+    assert "568 pixels have the label 128" in refused(*fit, "--classes", "a", "--classes", "b")
+    for seed in (0, 1, 2):
+        Image.fromarray(np.zeros((72, 60), np.uint8)).save(learned / f"{seed}_mask.png")
+    assert "are of class 0; label some of another" in refused(*fit)
+    for seed in (0, 1, 2):
+        Image.fromarray(np.full((72, 60), 255, np.uint8)).save(learned / f"{seed}_mask.png")
+    assert "no pixel has one" in refused(*fit)
+    for seed in (0, 1, 2):
+        (learned / f"{seed}_mask.png").unlink()
+    assert "masks: none found" in refused(*fit)
+    assert "no classifier; give the folder" in refused(
+        "predict", learned / "0.png", "--classifier", out, "-o", folder / "masks"
+    )
+    assert "a folder; use: polymode apply" in refused(
+        "predict", learned, "--classifier", out, "-o", folder / "masks"
+    )
+
+
+def test_a_mask_of_instances_has_one_class_of_objects(folder):
+    for seed in (0, 1, 2):
+        _, mask = scene(seed)
+        numbers = (mask * np.arange(250, 250 + 60)).astype(np.uint16)  # 255 among them
+        Image.fromarray(numbers).save(folder / "learned" / f"{seed}_mask.png")
+    out = fitted(folder, "--kind", "linear", "--instances")
+    run("predict", folder / "other" / "3.png", "--classifier", out, "-o", folder / "masks")
+    found = np.asarray(Image.open(folder / "masks" / "3.png"))
+    assert ((found == 1) == scene(3)[1]).mean() > 0.97
+
+
+def test_results_are_not_replaced_unasked(folder):
+    fitted(folder, "--kind", "linear")
+    words = ("fit", folder / "learned", "--features", FILTERS, "-o", folder / "classifier")
+    assert "already there" in refused(*words)
+    one = ("predict", folder / "other" / "3.png", "--classifier", folder / "classifier")
+    assert run(*one, "-o", folder / "masks").exit_code == 0
+    assert "already there" in refused(*one, "-o", folder / "masks")
+
+
+def test_features_that_have_changed_are_noticed(folder):
+    out = fitted(folder, "--kind", "linear")
+    record = (out / "classifier.json").read_text()
+    (out / "classifier.json").write_text(record.replace("0.7", "0.8"))
+    words = ("predict", folder / "other" / "3.png", "--classifier", out, "-o", folder / "masks")
+    assert "have changed since it was fitted" in refused(*words)
+    (out / "classifier.json").write_text("{")
+    assert "cannot be read" in refused(*words)

@@ -1,0 +1,78 @@
+"""The ensemble, against torch's own layers."""
+
+import pytest
+import torch
+from torch import nn
+
+from plugins.segmentation.heads import mlp
+from plugins.segmentation.heads.pixels import Pixels
+
+
+def circles(count=800, seed=0):
+    """Two classes that a line does not part: inside and outside a circle, off-centre and scaled."""
+    draw = torch.Generator().manual_seed(seed)
+    x = 2 * torch.rand(count, 2, generator=draw) - 1
+    labels = (x.square().sum(1) < 0.5).long()
+    held = torch.rand(count, generator=draw) < 0.2
+    return Pixels(x * torch.tensor([100.0, 0.01]) + 7, labels, held, 2)
+
+
+def as_torch(ensemble, member):
+    """A member as torch's own layers."""
+    t = {name: value[member] for name, value in ensemble.tensors.items()}
+    layers = []
+    for i in range(3):
+        linear = nn.Linear(t[f"weight{i}"].shape[1], t[f"weight{i}"].shape[0])
+        linear.load_state_dict({"weight": t[f"weight{i}"], "bias": t[f"bias{i}"]})
+        layers.append(linear)
+        if i < 2:
+            norm = nn.BatchNorm1d(len(t[f"mean{i}"]))
+            norm.load_state_dict(
+                {
+                    "weight": t[f"scale{i}"], "bias": t[f"shift{i}"], "running_mean": t[f"mean{i}"],
+                    "running_var": t[f"variance{i}"], "num_batches_tracked": torch.tensor(1),
+                }
+            )  # fmt: skip
+            layers += [nn.ReLU(), norm]
+    return nn.Sequential(*layers).eval()
+
+
+def test_members_are_what_torchs_layers_compute():
+    pixels = circles()
+    ensemble, _ = mlp.fit(pixels, members=3, most=50)
+    weight, bias = ensemble.first
+    logits = ensemble.after_first(pixels.features @ weight.T + bias)
+    assert logits.shape == (3, 800, 2)
+    for member in range(3):
+        with torch.no_grad():
+            expected = as_torch(ensemble, member)(pixels.features)
+        torch.testing.assert_close(logits[member], expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_what_no_line_parts_is_learned_and_the_best_is_kept():
+    ensemble, how = mlp.fit(circles(), members=4)
+    test = circles(seed=1)
+    weight, bias = ensemble.first
+    found = ensemble.after_first(test.features @ weight.T + bias).argmax(-1)
+    wrong = (found != test.labels).float().mean(1)
+    assert wrong.max() < 0.05  # the larger class alone would be wrong in 0.39
+    assert how.steps < 3000
+    assert how.loss < 0.15
+
+
+def test_a_seed_gives_the_same_ensemble_and_members_differ():
+    one, again, other = (mlp.fit(circles(300), members=2, most=25, seed=s)[0] for s in (0, 0, 1))
+    assert all(torch.equal(one.tensors[name], again.tensors[name]) for name in one.tensors)
+    assert not torch.equal(one.tensors["weight0"], other.tensors["weight0"])
+    assert not torch.equal(one.tensors["weight0"][0], one.tensors["weight0"][1])
+
+
+@pytest.mark.parametrize(("classes", "hidden"), [(2, (128, 32)), (29, (128, 32)), (30, (256, 128))])
+def test_sizes_are_the_papers(classes, hidden):
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % classes
+    pixels = Pixels(torch.randn(60, 5, generator=draw), labels, labels < 0, classes)
+    ensemble, _ = mlp.fit(pixels, members=1, most=25)
+    shapes = [tuple(ensemble.tensors[f"weight{i}"].shape[1:]) for i in range(3)]
+    assert shapes == [(hidden[0], 5), (hidden[1], hidden[0]), (classes, hidden[1])]
