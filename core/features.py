@@ -26,7 +26,7 @@ class Maps(NamedTuple):
 
 @runtime_checkable
 class Features(Protocol):
-    """What a pixel classifier reads: a registered part of the kind ``features``.
+    """Maps of images for pixel classifiers: a registered part of the kind ``features``.
 
     Built from a `core.request.Machine`; its options are keyword-only.  Its constructor raises
     `InputError` for what no image could be read with, such as a checkpoint of another task.

@@ -1,1 +1,1 @@
-"""What a pixel classifier reads: maps of a diffusion model, of a transformer, of filters."""
+"""Features of images: maps of a diffusion model, of filters."""
