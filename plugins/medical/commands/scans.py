@@ -68,6 +68,13 @@ def train_prior(
     pixel: Annotated[
         float | None, typer.Option(help="One pixel spacing in mm, in place of a range.")
     ] = None,
+    stacks: Annotated[
+        bool,
+        typer.Option(
+            "--stacks",
+            help="Learn stacks of three adjacent slices, as far apart as pixels, for volumes.",
+        ),
+    ] = False,
     test_share: Annotated[
         float, typer.Option(min=0, max=1, help="Fraction of the patients held out for testing.")
     ] = 0.2,
@@ -120,10 +127,14 @@ def train_prior(
     if dry_run:
         _list(folder, dataset)
         return
-    request["dataset"] = dataset | ({"pixel_range": pixel_range} if pixel_range else {})
+    dataset |= {"pixel_range": pixel_range} if pixel_range else {}
+    if stacks:
+        dataset |= {"slices": 3, "gap_range": dataset["pixel_range"]}
+        request["task"] = request["task"] | {"slices": 3}
     if pixel is not None:
-        request["dataset"] = dataset | {"pixel": pixel, "pixel_range": None}
-        request["task"] = request["task"] | {"condition_on_pixel": False}
+        dataset |= {"pixel": pixel, "pixel_range": None}
+        request["task"] = request["task"] | {"condition_on_pixel": stacks}
+    request["dataset"] = dataset
     request |= {"steps": steps} if steps is not None else {}
     with listener("train-prior") as emit:
         result = runs.train(bind(TrainRequest, request), out, machine=machine, emit=emit)

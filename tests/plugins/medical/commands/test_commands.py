@@ -266,6 +266,19 @@ def test_a_prior_of_one_spacing_is_given_none(tmp_path):
     assert not trained.task.options["condition_on_pixel"]
 
 
+@pytest.mark.slow
+def test_a_prior_of_stacks_goes_through_the_command(tmp_path):
+    series(tmp_path / "scans" / "a")
+    words = ("train-prior", tmp_path / "scans", "--kind", "ct", "-o", tmp_path / "run",
+             "--steps", 1, "--test-share", 0, "--threads", 1, "--stacks")  # fmt: skip
+    said = call(main, *words, "--pixel-range", 1, 3)
+    assert said.returncode == 0, said.stderr
+    model = load_model(tmp_path / "run")
+    options = model.request.dataset.options
+    assert (options["slices"], tuple(options["gap_range"])) == (3, (1.0, 3.0))
+    assert (model.task.channels, model.task.conditions) == (3, {"vector": 2})
+
+
 def test_a_dry_run_of_training_lists_every_scan_and_what_is_left_out(tmp_path):
     for number in range(25):
         series(tmp_path / "scans" / f"p{number:02d}")
