@@ -1,10 +1,11 @@
 """Minutes on a GPU: priors of CT and MR slices, and what they add to sparse measurements.
 
-python tests/benchmarks/gpu/medical.py --ct train test --mri train test [--minutes 10]
+python tests/benchmarks/gpu/medical.py --ct train test --mri train test [--minutes 10] [--one]
 
 Each pair is a folder of scans to learn from and one of other patients to measure (DICOM or NIfTI).
 Without them phantoms are learned from and measured, which shows that all runs.  The minutes are
-divided evenly between the two priors, or given to the one that `--only` names.  A network has 6.6
+divided evenly between the two priors, or given to the one that `--only` names.  Priors learn the
+ranges of pixel spacings of the configurations, or one spacing each by `--one`.  A network has 6.6
 million parameters; its averaged weights, in half precision, take 13 MiB.  Tables are those of the
 plug-in's README: ten slices of 128x128, CT of 23 and 10 views, MRI at a quarter and an eighth.
 """
@@ -30,10 +31,12 @@ NETWORK = {
     "middle_attention": False, "patch": 2,
 }  # fmt: skip
 CLOSE = Spec("core/karras", {"steps": 12, "sigma_min": 0.004, "sigma_max": 0.15, "rho": 3.0})
-TASKS = {
-    "ct": Spec("core/generate", {"channels": 1}),
-    "mri": Spec("medical/mri"),
+TASKS = {"ct": "medical/ct", "mri": "medical/mri"}
+CROPS = {
+    "ct": {"pixel_range": (2.0, 6.0), "water": 0.02},
+    "mri": {"pixel_range": (0.8, 2.5), "tilt": 20.0, "gamma": 1.3},
 }
+ONE = {"ct": {"pixel": 4.0}, "mri": {"pixel": 1.7, "tilt": 20.0}}
 MEASURED = {
     "ct": {
         "23 views": (Spec("medical/ct", {"views": 23, "side": 500.0}), {}),
@@ -56,13 +59,13 @@ def folder_of(root: Path) -> str:
     return "medical/nifti_folder" if found else "medical/dicom_folder"
 
 
-def datasets(kind: str, roots: list[Path] | None, size: int) -> tuple[Spec, Spec]:
+def datasets(kind: str, roots: list[Path] | None, size: int, *, one: bool) -> tuple[Spec, Spec]:
     """Slices to learn from and to measure."""
     if roots is None:
         made = Spec("medical/phantoms", {"size": size})
         return made, made
     learned, measured = roots
-    crops = {"ct": {"pixel": 4.0}, "mri": {"pixel": 1.7, "tilt": 20.0}}[kind]
+    crops = ONE[kind] if one else {**CROPS[kind], "elastic": 0.02, "mirror_sagittal": False}
     return Spec(
         folder_of(learned),
         {"root": learned, "plane": "any", "size": size, "zoom": 1.25, "shift": 0.25,
@@ -72,11 +75,14 @@ def datasets(kind: str, roots: list[Path] | None, size: int) -> tuple[Spec, Spec
     )  # fmt: skip
 
 
-def request_of(kind: str, dataset: Spec, width: int, batch: int, steps: int) -> TrainRequest:
+def request_of(
+    kind: str, dataset: Spec, width: int, batch: int, steps: int, *, one: bool
+) -> TrainRequest:
     """Training of a prior until the minutes are over, or the steps taken."""
     edm = Spec("core/edm", {"data_std": DATA_STD[kind]})
     return TrainRequest(
-        task=TASKS[kind], dataset=dataset, network=Spec("core/unet", {**NETWORK, "width": width}),
+        task=Spec(TASKS[kind], {"condition_on_pixel": not one}), dataset=dataset,
+        network=Spec("core/unet", {**NETWORK, "width": width}),
         process=Spec("core/edm"), parameterization=edm, weighting=edm,
         times=Spec("core/log_normal", {"mean": MEAN[kind], "std": 1.2}), precision=precision(),
         steps=steps, batch=batch, lr=1e-3, warmup=200, decay="constant", ema=0.9995,
@@ -134,6 +140,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=96, help="pixels of a slice to learn from")
     parser.add_argument("--items", type=int, default=10, help="slices measured; 0: no table")
     parser.add_argument("--width", type=int, default=64, help="less, to try it on a CPU")
+    parser.add_argument("--one", action="store_true", help="one pixel spacing, given to no network")
     parser.add_argument("--workers", type=int, default=8 if torch.cuda.is_available() else 0)
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"))
     options = parser.parse_args(arguments)
@@ -141,8 +148,10 @@ def main(arguments: list[str] | None = None) -> None:
     figures: dict[str, Any] = {"projector 256x256, 180 views, batch 4": projector()}
     for kind in chosen:
         run = options.out / "runs" / kind
-        learned, held_out = datasets(kind, getattr(options, kind), options.size)
-        request = request_of(kind, learned, options.width, options.batch, options.steps)
+        learned, held_out = datasets(kind, getattr(options, kind), options.size, one=options.one)
+        request = request_of(
+            kind, learned, options.width, options.batch, options.steps, one=options.one
+        )
         minutes = options.minutes / len(chosen)
         figures[kind] = {"training": trained(request, run, minutes, workers=options.workers)}
         write_weights(options.out, kind, run)
