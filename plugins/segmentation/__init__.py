@@ -1,6 +1,6 @@
 """Segmentation of images from a handful of labelled ones, by features of a diffusion model."""
 
-from core.parts.registry import Plugin, Verb, features, predictor
+from core.parts.registry import Plugin, Verb, dataset, features, predictor
 
 PLUGIN = Plugin(
     name="segmentation",
@@ -8,6 +8,17 @@ PLUGIN = Plugin(
     extra="polymode[segmentation]",
     commands="plugins.segmentation.__main__:app",
     parts=(
+        dataset(
+            "digits_scene",
+            "plugins.segmentation.data.scenes:DigitsScene",
+            "Handwritten digits with pixel labels; no download",
+            needs=("sklearn",),
+        ),
+        dataset(
+            "folder",
+            "plugins.segmentation.data.folder:LabelledFolder",
+            "Crops of your own labelled images",
+        ),
         features(
             "diffusion",
             "plugins.segmentation.features.diffusion:Diffusion",

@@ -1,6 +1,6 @@
 """Faults in the plug-in of images."""
 
-from faults.fault import image, images
+from faults.fault import Fault, image, images
 
 FAULTS = (
     image("JPEG: tables transposed", "operators/jpeg",
@@ -45,14 +45,14 @@ FAULTS = (
            "math.cos(angle) * down + math.sin(angle) * right",
            "operators/test_degradation", "turned"),
     # Plug-ins: data and tasks.
-    image("crops: colours without a change of white balance", "data/crops",
-           "u[torch.from_numpy(order)] * gains", "u[torch.from_numpy(order)]",
-           "data/test_crops", "gain"),
-    image("crops: the order of the channels kept", "data/crops",
-           "u[torch.from_numpy(order)] * gains", "u * gains", "data/test_crops", "gain"),
-    image("crops: never the last position", "data/crops",
-           "random.integers(wide - size + 1)", "random.integers(wide - size)",
-           "data/test_crops", "positions"),
+    Fault("crops: colours without a change of white balance", "core/crops.py",
+          "u[torch.from_numpy(order)] * gains", "u[torch.from_numpy(order)]",
+          "core/test_crops.py", "gain"),
+    Fault("crops: the order of the channels kept", "core/crops.py",
+          "u[torch.from_numpy(order)] * gains", "u * gains", "core/test_crops.py", "gain"),
+    Fault("crops: never the last position", "core/crops.py",
+          "random.integers(wide - size + 1)", "random.integers(wide - size)",
+          "core/test_crops.py", "positions"),
     image("masks: strokes of the radius' square", "tasks/random_masks",
            "<= radius**2", "<= radius**2 / 4", "tasks/test_random_masks"),
     image("masks: boxes as often as strokes", "tasks/random_masks",

@@ -49,6 +49,16 @@ def noise_pictures(folder):
     return folder
 
 
+def labelled_pictures(folder):
+    """Noise with masks of two classes."""
+    noise_pictures(folder)
+    draw = np.random.Generator(np.random.PCG64(1))
+    for number in range(6):
+        numbers = draw.integers(0, 2, (80, 90), dtype=np.uint8)
+        Image.fromarray(numbers).save(folder / f"{number}_mask.png")
+    return folder
+
+
 def cifar_files(folder):
     """Each file of CIFAR-10 with two pictures of noise."""
     draw = np.random.Generator(np.random.PCG64(0))
@@ -119,6 +129,7 @@ def lodopab_files(folder):
 FOLDERS = {  # what makes the files of a dataset, and the options that split them
     "image2image/folder": (noise_pictures, {"patches": 40, "size": 32, "test_fraction": 0.4}),
     "image2image/cifar10": (cifar_files, {}),
+    "segmentation/folder": (labelled_pictures, {"patches": 40, "size": 32, "test_fraction": 0.4}),
     "medical/dicom_folder": (dicom_series, {"size": 16, "count": 5, "test_share": 0.5}),
     "medical/nifti_folder": (nifti_volumes, {"size": 16, "count": 5, "test_share": 0.5}),
     "medical/scan_folder": (scans_of_both_kinds, {"size": 16, "count": 5, "test_share": 0.5}),
@@ -133,6 +144,7 @@ FOLDERS = {  # what makes the files of a dataset, and the options that split the
 }
 OPTIONS = {
     "image2image/digits": {},
+    "segmentation/digits_scene": {"count": 5},
     "medical/phantoms": {"size": 16, "count": 5},
     "medical/samples": {"count": 5},
     "core/blank": {"shape": (1, 5), "count": 3},

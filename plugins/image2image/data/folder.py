@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from core.crops import FAR, Plan, check_options, cut, recoloured
 from core.data import Cache, place_of, split_of
 from core.errors import InputError, printable
 from core.images.formats import FORMATS, READ, UNREAD
@@ -23,7 +24,6 @@ from core.images.reading import read_picture
 from core.process.noise import derive, generator
 from core.storage import memory
 from core.storage.folders import files_in
-from plugins.image2image.data.crops import FAR, Plan, check_options, cut, recoloured
 
 
 @dataclass(frozen=True, slots=True)

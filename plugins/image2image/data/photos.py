@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from plugins.image2image.data.crops import FAR, Plan, check_options, cut
+from core.crops import FAR, Plan, check_options, cut
 
 # Test: three colour photographs whose content (an animal, a still life, a night scene) is not in
 # the training set.  Train keeps the portrait, for skin, cloth and lettering, and an outdoor scene.

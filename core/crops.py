@@ -1,4 +1,4 @@
-"""Square crops of photographs: which ones a split has, and how they are cut.
+"""Square crops of images: which ones a split has, and how they are cut.
 
 Item i depends on the options and on i alone.
 """
@@ -80,12 +80,17 @@ def lay_out(high: int, wide: int, size: int, count: int) -> list[tuple[int, int]
     return list(dict.fromkeys(places))
 
 
+def window(values: np.ndarray, crop: Crop, size: int) -> np.ndarray:
+    """The crop of an array (..., h, w), turned and mirrored."""
+    patch = values[..., crop.top : crop.top + size, crop.left : crop.left + size]
+    if crop.mirrored:
+        patch = patch[..., ::-1]
+    return np.rot90(patch, crop.turns, axes=(-2, -1))
+
+
 def cut(pixels: np.ndarray, crop: Crop, size: int) -> Float[Tensor, " 3 size size"]:
     """The crop of integer pixels (3, h, w), in [-1, 1]."""
-    patch = pixels[:, crop.top : crop.top + size, crop.left : crop.left + size]
-    if crop.mirrored:
-        patch = patch[:, :, ::-1]
-    patch = np.ascontiguousarray(np.rot90(patch, crop.turns, axes=(1, 2)), dtype=np.float32)
+    patch = np.ascontiguousarray(window(pixels, crop, size), dtype=np.float32)
     return torch.from_numpy(patch).mul_(2 / np.iinfo(pixels.dtype).max).sub_(1)
 
 

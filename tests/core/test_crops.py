@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from core.crops import Plan, draw, lay_out, probabilities, recoloured
 from core.process.noise import generator
-from plugins.image2image.data.crops import Plan, draw, lay_out, probabilities, recoloured
 
 
 def test_positions_reach_every_edge():
