@@ -3,6 +3,9 @@
 from faults.fault import Fault, medical
 
 FAULTS = (
+    medical("trajectory: the library's own scale", "operators/nonuniform",
+             "return (2 * torch.from_numpy(found))", "return (1 * torch.from_numpy(found))",
+             "operators/test_nonuniform", "sum_itself"),
     medical("uncertain: below the limit", "inference/outputs",
              "(std > above).astype", "(std < above).astype",
              "commands/test_measured", "uncertain_voxels"),

@@ -31,7 +31,10 @@ def info(place: Place, *, stated: Stated, scan: Chosen) -> None:
         measured = raw.read(place)
         shape = " x ".join(map(str, measured.values.shape))
         if isinstance(measured, KSpace):
-            print(f"k-space: {shape}; {measured.mask.mean():.0%} sampled")
+            height, width = measured.size
+            along = f"along a trajectory, of images of {width}x{height}"
+            part = f"{measured.mask.mean():.0%} sampled"
+            print(f"k-space: {shape}; {part if measured.trajectory is None else along}")
         else:
             print(f"sinogram: {shape}; {measured.geometry}")
         for note in measured.notes:

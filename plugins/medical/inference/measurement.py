@@ -22,6 +22,7 @@ from plugins.medical.operators.fourier import (
     root_sum_of_squares,
     white_noise,
 )
+from plugins.medical.operators.nonuniform import NonUniform
 from plugins.medical.operators.phase import smooth_phase, turned
 from plugins.medical.operators.photons import counted, of_counts
 from plugins.medical.operators.sampling import sampling_mask
@@ -167,6 +168,8 @@ def undersampled(kspace: KSpace, options: MriOptions, seed: int) -> KSpace:
     Raises:
         InputError: an option out of its range, or nothing would remain.
     """
+    if kspace.trajectory is not None:
+        raise InputError("k-space along a trajectory is not undersampled; leave samples out of it")
     height, width = kspace.mask.shape
     chosen = sampling_mask(
         options.mask, height, width,
@@ -217,12 +220,31 @@ def measured_mri(kspace: KSpace, *, noise: float = 0.0) -> tuple[Measurement, fl
             it states none for an estimate from the outermost frequencies, where there is little
             signal.
     """
+    if kspace.trajectory is not None:
+        return _measured_along(kspace, torch.from_numpy(kspace.trajectory), noise)
     k = torch.from_numpy(kspace.values)
     seen = root_sum_of_squares(inverse_fourier(k))
     bright = max(float(np.percentile(seen.numpy(), BRIGHT)), 1e-30)
     mask = torch.from_numpy(kspace.mask)
     operator = Fourier().given(frequencies=mask, sensitivities=coils_of(k, mask))
     std = noise or kspace.noise or corner_std(k, mask)
+    return Measurement(operator, k / bright, std / bright), bright
+
+
+def _measured_along(
+    kspace: KSpace, trajectory: Float[Tensor, " n 2"], noise: float
+) -> tuple[Measurement, float]:
+    """Samples along a trajectory, as of `measured_mri`; coils are estimated of gridded images."""
+    k = torch.from_numpy(kspace.values)[:, :, 0]
+    operator = NonUniform(trajectory, *kspace.size)
+    weights = operator.density()
+    grid = fourier(operator.spread(k * weights))
+    operator = operator.given(coils_of(grid, torch.ones(kspace.size, dtype=torch.bool)))
+    seen = operator.gridded(k, weights).square().sum(1).sqrt()
+    bright = max(float(np.percentile(seen.numpy(), BRIGHT)), 1e-30)
+    radius = trajectory.norm(dim=1)
+    outer = k[..., radius >= float(np.quantile(radius.numpy(), 0.9))]
+    std = noise or kspace.noise or _median_std(outer, float(k.abs().max()))
     return Measurement(operator, k / bright, std / bright), bright
 
 
@@ -237,7 +259,10 @@ def corner_std(k: Complex[Tensor, " d c h w"], mask: Tensor) -> float:
     columns = (torch.arange(width) - width // 2).abs() / (width / 2)
     far = torch.maximum(rows[:, None].expand_as(mask), columns.expand_as(mask))
     outer = mask & (far >= float(np.quantile(far[mask].numpy(), 0.9)))
-    values = k[..., outer]
+    return _median_std(k[..., outer], float(k.abs().max()))
+
+
+def _median_std(values: Complex[Tensor, "..."], largest: float) -> float:
     values = torch.view_as_real(values[values != 0]).flatten()
-    rounding = torch.finfo(torch.float32).eps * float(k.abs().max())
+    rounding = torch.finfo(torch.float32).eps * largest
     return max(float(values.abs().median()) / 0.6745, rounding)

@@ -154,7 +154,7 @@ def understood(
     if isinstance(measured, KSpace):
         measurement, bright = measured_mri(measured)
         y = measurement.y.to(model.device)
-        like = torch.zeros(len(y), 2, *y.shape[-2:], device=model.device)
+        like = torch.zeros(len(y), 2, *measured.size, device=model.device)
         return replace(measurement, y=y), like, Scale(0.0, bright)
     task = model.task
     assert isinstance(task, Ct)
@@ -171,7 +171,7 @@ def place_of(measured: Sinogram | KSpace) -> Subject:
         geometry = measured.geometry
         size = geometry.height, geometry.width
     else:
-        size = measured.values.shape[2:]
+        size = measured.size
     rows, columns = spacing_of(measured) or (1.0, 1.0)
     voxels = np.zeros((len(measured.values), *size), np.float32)
     note = "raw data have no slice spacing: it was set to the pixel spacing"

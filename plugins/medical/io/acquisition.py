@@ -83,14 +83,18 @@ class Sinogram:
 
 @dataclass(frozen=True, eq=False)
 class KSpace:
-    """MRI k-space, its zero frequency in the centre.
+    """MRI k-space, its zero frequency in the centre; or samples along a trajectory.
 
     Args:
-        values: slices, coils, rows, columns; 0 where not sampled.
+        values: slices, coils, rows, columns; 0 where not sampled.  Of a trajectory slices, coils,
+            1, samples.
         mask: sampling mask, the same for every slice and coil.
         noise: standard deviation of the real and imaginary part each; 0 if unknown.
         notes: sentences for the user about what reading found.
         pixel_mm: distance of the image's rows and columns; None if unknown.
+        trajectory: frequencies of the samples along rows and columns, in cycles per pixel; None on
+            a Cartesian grid.
+        image: of a trajectory, height and width of the image.
     """
 
     values: Complex64[np.ndarray, " d c h w"]
@@ -98,3 +102,10 @@ class KSpace:
     noise: float = 0.0
     notes: tuple[str, ...] = ()
     pixel_mm: tuple[float, float] | None = None
+    trajectory: Float32[np.ndarray, " n 2"] | None = None
+    image: tuple[int, int] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image."""
+        return self.image or (self.mask.shape[0], self.mask.shape[1])

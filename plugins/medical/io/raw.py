@@ -14,6 +14,9 @@ standard deviation of the real and imaginary part each, and pixel_mm the distanc
 rows and columns (optional); frequencies not sampled are 0, or a ``mask`` names a file of ones and
 zeros beside it.  An array of three axes states which they are: ``"axes": ["slices", "rows",
 "columns"]``.  ``partitions`` in place of slices are those of a 3-D acquisition, and transformed.
+Samples along a trajectory, such as spokes and spirals, state ``"trajectory": "where.npy"``, two
+frequencies for each sample, along rows and columns, from -0.5 to 0.5 cycles per pixel, with
+``height`` and ``width`` of the image; the array's axes are slices, coils and samples.
 
 A frequency that is exactly 0 in every slice and coil counts as not sampled, whatever a mask states:
 receivers have noise, so it was padded or left out by the scanner (an elliptical or partial
@@ -21,7 +24,6 @@ acquisition).  As a measurement of 0 it would force the image's detail to 0, and
 as 0.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -35,16 +37,18 @@ from core.errors import InputError
 from core.parts.config import bind
 from core.storage import files, json_file
 from plugins.medical.io import ismrmrd, plausible
-from plugins.medical.io.acquisition import Geometry, KSpace, Length, Sinogram
+from plugins.medical.io.acquisition import Geometry, KSpace, Length, Side, Sinogram
 from plugins.medical.io.claims import check_claim, reason
 from plugins.medical.io.hdf5 import dataset_of, opened
+from plugins.medical.io.numpy_file import array_of, by, finite
 from plugins.medical.request import Beam
 
 Form = TypeVar("Form")
 HDF5 = (".h5", ".hdf5")
 SUFFIXES = (".npy", *HDF5)
-Axis = Literal["slices", "partitions", "coils", "rows", "columns"]
+Axis = Literal["slices", "partitions", "coils", "rows", "columns", "samples"]
 AXES: tuple[Axis, ...] = ("slices", "coils", "rows", "columns")
+ALONG: tuple[Axis, ...] = ("slices", "coils", "samples")  # a trajectory
 MOST = 20.0  # largest median of line integrals: e^-20 of the photons would be left
 
 
@@ -57,6 +61,9 @@ class _KSpaceFile:
     mask: str | None = None
     axes: tuple[Axis, ...] = ()
     pixel_mm: tuple[Length, Length] | None = None
+    trajectory: str | None = None
+    height: Side | None = None
+    width: Side | None = None
 
 
 def read(path: Path) -> Sinogram | KSpace:
@@ -81,11 +88,11 @@ def read_sinogram(path: Path) -> Sinogram:
         raise InputError(f"{path.name}: is k-space, expected a sinogram; use reconstruct-mri")
     geometry = _bound(path, Geometry, description)
     _check_geometry(path, geometry, description)
-    values = _array(path, "f")
+    values = array_of(path, "f")
     values = values[None] if values.ndim == 2 else values
     if values.ndim != 3 or values.shape[1] != geometry.views:
         raise InputError(
-            f"{path.name}: has shape {_by(values.shape)}, its geometry {geometry.views} views; "
+            f"{path.name}: has shape {by(values.shape)}, its geometry {geometry.views} views; "
             "expected views x detectors, or slices x views x detectors"
         )
     if geometry.units == "counts":
@@ -153,7 +160,9 @@ def read_kspace(path: Path) -> KSpace:
     if description.get("kind") in get_args(Beam):
         raise InputError(f"{path.name}: is a sinogram, expected k-space; use reconstruct-ct")
     about = _bound(path, _KSpaceFile, description)
-    values = _arranged(path, _array(path, "c"), about.axes)
+    if about.trajectory is not None or about.height is not None or about.width is not None:
+        return _along_trajectory(path, about)
+    values = _arranged(path, array_of(path, "c"), about.axes)
     plausible.check_centred(path.name, values)
     found = _sampled(path, values, _mask(path, about.mask, values), about.noise)
     return replace(found, pixel_mm=about.pixel_mm)
@@ -166,7 +175,10 @@ def kspace_slices(path: Path) -> int:
         InputError: as of `read_kspace`.
     """
     if path.suffix.lower() not in HDF5:
-        return len(read_kspace(path).values)
+        found = read_kspace(path)
+        if found.trajectory is not None:
+            raise InputError(f"{path.name}: is k-space along a trajectory; expected Cartesian one")
+        return len(found.values)
     if (found := _of_ismrmrd(path)) is not None:
         return len(found.values)
     read_fastmri(path, slices=slice(0, 1))
@@ -211,44 +223,9 @@ def _bound(path: Path, form: type[Form], description: Mapping[str, Any]) -> Form
         raise InputError("\n".join(f"{name}: {line}" for line in lines)) from error
 
 
-def _array(path: Path, kind: Literal["f", "c"]) -> np.ndarray:
-    """Real or complex numbers of a NumPy file; its size is checked before it is read."""
-    try:
-        with files.open_regular(path) as file:
-            version = np.lib.format.read_magic(file)
-            head = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }.get(version)
-            if head is None:
-                raise InputError(f"{path.name}: has NumPy format {version}; expected 1.0 or 2.0")
-            shape, _, dtype = head(file)
-            start = file.tell()
-        wanted = "iuf" if kind == "f" else "iufc"
-        if dtype.kind not in wanted or dtype.hasobject:
-            raise InputError(f"{path.name}: dtype is {dtype}; expected numbers")
-        check_claim(path, tuple(shape), 16)
-        held, claimed = path.stat().st_size - start, math.prod(shape) * dtype.itemsize
-        if held < claimed:
-            raise InputError(f"{path.name}: is truncated after {held:,} of {claimed:,} bytes")
-        values = np.load(path, allow_pickle=False)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"{path.name}: cannot be read as NumPy: {reason(error)}") from error
-    return _finite(path, values.astype(np.float32 if kind == "f" else np.complex64))
-
-
-def _finite(path: Path, values: np.ndarray) -> np.ndarray:
-    if not np.isfinite(values).all():
-        lost = int((~np.isfinite(values)).sum())
-        raise InputError(f"{path.name}: {lost} values are not finite; correct them")
-    return values
-
-
 def _arranged(path: Path, values: np.ndarray, axes: tuple[Axis, ...]) -> np.ndarray:
     """K-space as slices, coils, rows, columns."""
-    shape = _by(values.shape)
+    shape = by(values.shape)
     if not axes and values.ndim == 3:
         raise InputError(
             f"{path.name}: has shape {shape}, and the first axis may be slices or coils; state in "
@@ -307,18 +284,54 @@ def _sampled(path: Path, values: np.ndarray, mask: np.ndarray | None, noise: flo
     return KSpace(values, there, noise, notes)
 
 
+def _along_trajectory(path: Path, about: _KSpaceFile) -> KSpace:
+    """Samples as slices, coils, 1, samples, with the frequency of each."""
+    said = path.with_suffix(".json").name
+    if about.trajectory is None or about.height is None or about.width is None or about.mask:
+        raise InputError(
+            f"{said}: expected trajectory, height and width together, and no mask; height and "
+            "width are of the image"
+        )
+    given = files.inside(path.parent, about.trajectory)
+    if not given.is_file():
+        raise InputError(f"{said}: trajectory: no file {given.name} beside it")
+    trajectory, values = array_of(given, "f"), array_of(path, "c")
+    if trajectory.shape[-1:] != (2,) or not (np.abs(trajectory) <= 0.5).all():
+        raise InputError(
+            f"{given.name}: has shape {by(trajectory.shape)} and values up to "
+            f"{np.abs(trajectory).max():.4g}; expected two frequencies for each sample, along rows "
+            "and columns, from -0.5 to 0.5 cycles per pixel"
+        )
+    trajectory = np.ascontiguousarray(trajectory.reshape(-1, 2))
+    axes = about.axes or {1: ALONG[2:], 3: ALONG}.get(values.ndim, ())
+    fits = len(axes) == values.ndim == len(set(axes)) and {"samples"} <= {*axes} <= {*ALONG}
+    if not fits or values.shape[axes.index("samples")] != len(trajectory):
+        raise InputError(
+            f"{path.name}: has shape {by(values.shape)} and {', '.join(axes) or 'no'} axes stated; "
+            f"expected the {len(trajectory)} samples of the trajectory and, where there are more "
+            "axes, slices or coils or both, each once"
+        )
+    values = values.transpose([axes.index(axis) for axis in ALONG if axis in axes])
+    missing = tuple(at for at, axis in enumerate(ALONG[:2]) if axis not in axes)
+    values = np.expand_dims(values, missing)[:, :, None]
+    return KSpace(
+        np.ascontiguousarray(values), np.ones((1, len(trajectory)), bool), about.noise,
+        pixel_mm=about.pixel_mm, trajectory=trajectory, image=(about.height, about.width),
+    )  # fmt: skip
+
+
 def _mask(path: Path, name: str | None, values: np.ndarray) -> np.ndarray | None:
     if name is None:
         return None
     given = files.inside(path.parent, name)
-    mask = _array(given, "f") if given.is_file() else None
+    mask = array_of(given, "f") if given.is_file() else None
     if mask is None:
         raise InputError(f"{path.with_suffix('.json').name}: mask: no file {given.name} beside it")
     if mask.ndim == 1:
         mask = np.broadcast_to(mask, values.shape[-2:][:1] + mask.shape)
     if mask.shape != values.shape[-2:]:
         raise InputError(
-            f"{given.name}: the mask is {_by(mask.shape)}, k-space {_by(values.shape[-2:])}"
+            f"{given.name}: the mask is {by(mask.shape)}, k-space {by(values.shape[-2:])}"
         )
     if not np.isin(mask, (0, 1)).all():
         raise InputError(f"{given.name}: expected a mask of ones (sampled) and zeros")
@@ -326,12 +339,13 @@ def _mask(path: Path, name: str | None, values: np.ndarray) -> np.ndarray | None
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
-    """The files that a measurement is read from: HDF5, or NumPy and its JSON, and a mask's."""
+    """The files that a measurement is read from: HDF5, or NumPy, its JSON, and those it names."""
     if path.suffix.lower() in HDF5:
         return (path,)
-    mask = _described(path).get("mask")
-    own = (path, path.with_suffix(".json"))
-    return (*own, files.inside(path.parent, mask)) if isinstance(mask, str) else own
+    described = _described(path)
+    others = (described.get(name) for name in ("mask", "trajectory"))
+    beside = (files.inside(path.parent, name) for name in others if isinstance(name, str))
+    return (path, path.with_suffix(".json"), *beside)
 
 
 def files_beside(path: Path) -> tuple[Path, ...]:
@@ -411,7 +425,7 @@ def read_fastmri(
                 )
             if stored.dtype.kind != "c" or stored.ndim not in (3, 4):
                 raise InputError(
-                    f"{path.name}: kspace has dtype {stored.dtype} and shape {_by(stored.shape)}; "
+                    f"{path.name}: kspace has dtype {stored.dtype} and shape {by(stored.shape)}; "
                     "expected complex numbers: slices, coils, rows, columns"
                 )
             check_claim(path, tuple(stored.shape), 16)
@@ -426,10 +440,10 @@ def read_fastmri(
     if mask is not None:
         if mask.shape != values.shape[-1:]:
             raise InputError(
-                f"{path.name}: the mask is {_by(mask.shape)}, k-space {_by(values.shape)}"
+                f"{path.name}: the mask is {by(mask.shape)}, k-space {by(values.shape)}"
             )
         mask = np.broadcast_to(mask.astype(bool), values.shape[-2:]).copy()
-    plausible.check_centred(path.name, _finite(path, values))
+    plausible.check_centred(path.name, finite(path, values))
     return values, mask
 
 
@@ -467,8 +481,4 @@ def lodopab(
         raise InputError(f"{path.name}: cannot be read as HDF5: {reason(error)}") from error
     if found is None:
         return count, None
-    return count, (_finite(path, found) * np.float32(81.35858) - 20) / np.float32(19.98) * 1000
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
+    return count, (finite(path, found) * np.float32(81.35858) - 20) / np.float32(19.98) * 1000

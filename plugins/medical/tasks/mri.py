@@ -12,6 +12,7 @@ from core.inverse.measurement import Measurement
 from core.process.noise import derive, generator
 from core.task import Batch
 from plugins.medical.operators.fourier import Fourier, fourier, to_complex, to_real, white_noise
+from plugins.medical.operators.nonuniform import NonUniform
 from plugins.medical.operators.phase import low_phase, smooth_phase, turned
 from plugins.medical.request import SamplingMask
 from plugins.medical.tasks import classical
@@ -99,8 +100,10 @@ class Mri(Reconstruction):
         return 2 * to_complex(x).abs()[:, None] - 1
 
     def classical(self, measurement: Measurement) -> dict[str, Tensor]:
-        """Zero-filled, sparse wavelets, total variation."""
-        zero = measurement.operator.adjoint(measurement.y)
+        """Zero-filled (gridded, of a trajectory), sparse wavelets, total variation."""
+        operator = measurement.operator
+        back = operator.gridded if isinstance(operator, NonUniform) else operator.adjoint
+        zero = back(measurement.y)
         tv, wavelets = self._weights
         return {
             "zero-filled": zero,

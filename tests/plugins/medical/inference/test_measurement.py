@@ -14,6 +14,7 @@ from plugins.medical.inference import measurement as measuring
 from plugins.medical.io import dicom
 from plugins.medical.io.acquisition import Geometry, KSpace, Sinogram
 from plugins.medical.io.scan import Scan
+from plugins.medical.operators import nonuniform
 from plugins.medical.operators.fourier import (
     fourier,
     inverse_fourier,
@@ -26,6 +27,7 @@ from plugins.medical.request import WATER, CtOptions, MriOptions
 from plugins.medical.tasks import classical
 from plugins.medical.tasks.ct import Ct
 from plugins.medical.tasks.geometry import scanner
+from plugins.medical.tasks.mri import Mri
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from made_scans import phantom
@@ -181,3 +183,41 @@ def test_scale_and_water_of_a_sinogram_are_those_of_its_scanner():
     geometry = Geometry(**about, photons=1e4, water_per_mm=0.02)
     _, variance = measuring.integrals(Sinogram(np.ones((1, 60, 48), np.float32), geometry))
     assert variance.unique().item() == pytest.approx(math.e / 1e4 * (0.0193 / 0.02) ** 2)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    nonuniform.importlib.util.find_spec(nonuniform.LIBRARY) is None, reason="no mri-nufft"
+)
+@pytest.mark.parametrize("coils", [1, 4])
+def test_spokes_are_a_measurement_of_the_image(coils):
+    """Least squares of its own maps give the magnitude back, with the noise that is stated."""
+    picture = (phantom()["image"][0] + 1) / 2
+    at, down = torch.linspace(-1, 1, 64).expand(64, 64), torch.linspace(-1, 1, 64)[:, None]
+    maps = torch.stack([
+        torch.polar((-((down - y) ** 2 + (at - x) ** 2) / 2).exp(), 0.5 * x * at)
+        for y in (-0.8, 0.8)
+        for x in (-0.8, 0.8)
+    ])[:coils]  # fmt: skip
+    maps = maps if coils > 1 else torch.polar(torch.ones(64, 64), 0.5 * at)[None]
+    trajectory = nonuniform.radial(90, 64).float()
+    operator = nonuniform.NonUniform(trajectory, 64, 64)
+    seen = (picture * maps)[None]
+    k = operator.sampled(seen)[:, :, None]
+    kspace = KSpace(
+        k.numpy(), np.ones((1, len(trajectory)), bool), 1e-3,
+        trajectory=trajectory.numpy(), image=(64, 64),
+    )  # fmt: skip
+    measurement, bright = measuring.measured_mri(kspace)
+    assert measurement.noise_std * bright == pytest.approx(1e-3)
+    whole = root_sum_of_squares(seen) / bright
+    start = measurement.operator.gridded(measurement.y)
+    found = classical.least_squares(measurement, start, iterations=60, discrepancy=0.1)
+    away = [float((to_complex(x).abs() - whole).norm() / whole.norm()) for x in (found, start)]
+    assert away[0] < 0.6 * away[1]
+    assert away[0] < 0.2  # the corners of k-space are not sampled, and edges have energy there
+    task = Mri()
+    known = task.classical(measurement)
+    assert torch.equal(known["zero-filled"], start)
+    with pytest.raises(InputError, match="along a trajectory is not undersampled"):
+        measuring.undersampled(kspace, MriOptions(), 0)

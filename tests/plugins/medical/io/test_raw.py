@@ -126,6 +126,59 @@ def test_fields_that_disagree_are_refused(tmp_path, said, reason):
         raw.read_sinogram(sinogram(tmp_path, **said))
 
 
+# --- trajectories ---------------------------------------------------------------------------------
+
+
+def along(folder, values=None, where=None, **said):
+    """Eight samples of two slices and three coils."""
+    path = folder / "k.npy"
+    draw = np.random.default_rng(0)
+    whole = draw.normal(size=(2, 3, 8)) + 1j * draw.normal(size=(2, 3, 8))
+    np.save(path, whole.astype(np.complex64) if values is None else values)
+    where = draw.uniform(-0.5, 0.5, (2, 4, 2)) if where is None else where
+    np.save(folder / "where.npy", where)
+    told = {"kind": "k-space", "trajectory": "where.npy", "height": 6, "width": 5} | said
+    path.with_suffix(".json").write_text(json.dumps({k: v for k, v in told.items() if v}))
+    return path
+
+
+def test_samples_along_a_trajectory_have_a_frequency_each(tmp_path):
+    path = along(tmp_path, noise=0.5)
+    found = raw.read(path)
+    assert found.values.shape == (2, 3, 1, 8)
+    assert found.trajectory.shape == (8, 2)
+    assert np.allclose(found.trajectory, np.load(tmp_path / "where.npy").reshape(8, 2))
+    assert (found.size, found.noise) == ((6, 5), 0.5)
+    assert raw.files_of(path) == (path, path.with_suffix(".json"), tmp_path / "where.npy")
+    turned = np.load(path)[0].T
+    again = raw.read(along(tmp_path, turned, axes=["samples", "coils"]))
+    assert np.array_equal(again.values, found.values[:1])
+    with pytest.raises(InputError, match="is k-space along a trajectory"):
+        raw.kspace_slices(path)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"width": None}, "trajectory, height and width together"),
+        ({"mask": "where.npy"}, "and no mask"),
+        ({"trajectory": "none.npy"}, "no file none.npy"),
+        ({"trajectory": None}, "trajectory, height and width together"),
+        ({"axes": ["coils", "slices", "rows"]}, "expected the 8 samples"),
+    ],
+)
+def test_trajectories_that_do_not_fit_are_refused(tmp_path, said, reason):
+    with pytest.raises(InputError, match=reason):
+        raw.read_kspace(along(tmp_path, **said))
+
+
+def test_frequencies_that_are_whole_numbers_are_refused(tmp_path):
+    with pytest.raises(InputError, match="values up to 7; expected two frequencies"):
+        raw.read_kspace(along(tmp_path, where=np.arange(16).reshape(8, 2) % 8))
+    with pytest.raises(InputError, match="expected the 5 samples"):
+        raw.read_kspace(along(tmp_path, where=np.zeros((5, 2))))
+
+
 # --- axes and padding ----------------------------------------------------------------------------
 
 
