@@ -70,7 +70,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -c "import torch" 2>/dev/null || \
 		$(PIP) install --no-compile "$$(grep '^torch==' constraints.txt)"
 	grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
-	$(PIP) install --no-compile -c $(VENV)/constraints.txt -e '.[image2image,heic,medical,medical-formats,cluster,segmentation,dev]'
+	$(PIP) install --no-compile -c $(VENV)/constraints.txt -e '.[image2image,heic,medical,medical-formats,medical-noncartesian,cluster,segmentation,dev]'
 	touch $@
 
 clean:

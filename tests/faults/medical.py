@@ -3,9 +3,9 @@
 from faults.fault import Fault, medical
 
 FAULTS = (
-    medical("trajectory: the library's own scale", "operators/nonuniform",
-             "return (2 * torch.from_numpy(found))", "return (1 * torch.from_numpy(found))",
-             "operators/test_nonuniform", "sum_itself"),
+    medical("trajectory: frequencies of any unit", "io/raw",
+             "or not (np.abs(trajectory) <= 0.5).all()", "or not np.isfinite(trajectory).all()",
+             "io/test_raw", "whole_numbers"),
     medical("uncertain: below the limit", "inference/outputs",
              "(std > above).astype", "(std < above).astype",
              "commands/test_measured", "uncertain_voxels"),
