@@ -19,6 +19,7 @@ from core.request import Emit, Machine, Note, SampleResult, TrainRequest, silent
 from core.results import samples
 from core.storage.files import make_folder
 from plugins.medical.inference.draws import How, reconstructed, streams
+from plugins.medical.inference.measurement import BRIGHT
 from plugins.medical.inference.spacing import learned
 from plugins.medical.request import ReconstructRequest
 from plugins.medical.tasks.ct import Ct
@@ -96,6 +97,8 @@ def prior_of(
     model = for_task(prior, task)
     if isinstance(model.task, Ct):
         _check_window(prior.request, model.task)
+    else:
+        _note_percentile(prior.request, emit)
     model = guided_by_default(model, emit=emit)
     if not isinstance(model.task, Reconstruction):
         raise InputError(
@@ -151,6 +154,17 @@ def _check_window(trained: TrainRequest, task: Ct) -> None:
             f"low, high: the prior was trained on {low:g} to {high:g} HU, got "
             f"{task.shown_as[0]:g} to {task.shown_as[1]:g}; state the prior's"
         )
+
+
+def _note_percentile(trained: TrainRequest, emit: Emit) -> None:
+    """A note where a prior of MR images learned another scale of intensities than measurements."""
+    percentile = trained.dataset.options.get("percentile", BRIGHT)
+    if percentile != BRIGHT:
+        emit(Note(text=(
+            f"the prior learned images whose {percentile:g}th percentile is 1, measurements are "
+            f"scaled by their {BRIGHT:g}th: its contrasts are of another size; train one with "
+            f"percentile {BRIGHT:g}"
+        )))  # fmt: skip
 
 
 def single(model: Model) -> Model:

@@ -328,6 +328,26 @@ def test_the_verb_gives_each_slice_its_spacing_and_notes_what_was_never_learned(
     )
 
 
+def test_a_prior_of_another_scale_of_intensities_is_a_note(tmp_path, conditioned):
+    """Of CT the window is compared, and refused."""
+    with pytest.raises(InputError, match="the prior was trained on -1000 to 1000 HU"):
+        prior_of(conditioned / "run", Spec("medical/ct", {"low": -500.0}))
+    request = {
+        "task": "medical/mri", "dataset": {
+            "name": "medical/scan_folder", "root": str(conditioned / "scans"), "size": 16,
+            "percentile": 95.0, "test_share": 0.0,
+        },
+        "network": {"name": "core/unet", "width": 8, "multipliers": [1], "blocks": 1,
+                    "attention": [], "middle_attention": False},
+        "process": "core/edm", "parameterization": "core/edm", "weighting": "core/edm",
+        "times": "core/log_normal", "steps": 1, "batch": 1, "warmup": 1,
+    }  # fmt: skip
+    runs.train(bind(TrainRequest, request), tmp_path / "run")
+    notes = []
+    prior_of(tmp_path / "run", Spec("medical/mri"), emit=notes.append)
+    assert any("whose 95th percentile is 1" in note.text for note in notes)
+
+
 @pytest.mark.parametrize("build", [Ct, Mri])
 def test_a_training_example_has_the_logarithm_of_its_spacing(build):
     task = build(condition_on_pixel=True)
