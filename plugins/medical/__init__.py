@@ -74,7 +74,7 @@ PLUGIN = Plugin(
         dataset(
             "undersampled_scans",
             "plugins.medical.data.kspace:UndersampledScans",
-            "Your scans, of each slice a quarter of k-space alone",
+            "Your MR scans, each slice undersampled once",
             needs=("pydicom", "nibabel"),
         ),
         dataset(

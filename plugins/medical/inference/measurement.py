@@ -236,7 +236,7 @@ def _measured_along(
 ) -> tuple[Measurement, float]:
     """Samples along a trajectory, as of `measured_mri`; coils are estimated of gridded images."""
     k = torch.from_numpy(kspace.values)[:, :, 0]
-    operator = NonUniform(trajectory, *kspace.size)
+    operator = NonUniform(trajectory, *kspace.size, readouts=kspace.readouts)
     weights = operator.density()
     grid = fourier(operator.spread(k * weights))
     operator = operator.given(coils_of(grid, torch.ones(kspace.size, dtype=torch.bool)))

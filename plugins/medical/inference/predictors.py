@@ -295,8 +295,9 @@ class ReconstructCt(_Reconstruction):
 class ReconstructMri(_Reconstruction):
     """Accelerated MRI of k-space, or of k-space simulated of a scan, by a prior of MRI images.
 
-    K-space is a .npy with its JSON or fastMRI's HDF5; a scan a NIfTI file, a DICOM file or a folder
-    of a series.  The result is NIfTI with the geometry of the scan.  Not a medical device.
+    K-space is a .npy with its JSON or HDF5 of fastMRI or ISMRMRD; a scan a NIfTI file, a DICOM file
+    or a folder of a series.  The result is NIfTI with the geometry of the scan.  Not a medical
+    device.
 
     Args:
         posterior: a group of options.

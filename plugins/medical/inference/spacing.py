@@ -68,7 +68,8 @@ def learned(trained: TrainRequest) -> Learned | None:
         least, most = options["pixel_range"]
         return Learned(float(least), float(most), gaps)
     if options.get("pixel") is not None:
-        pixel, zoom = float(options["pixel"]), float(options.get("zoom", Pose().zoom))
+        usual = 1.0 if dataset.name == "medical/undersampled_scans" else Pose().zoom
+        pixel, zoom = float(options["pixel"]), float(options.get("zoom", usual))
         return Learned(pixel / zoom, pixel * zoom, gaps)
     sides = {"medical/phantoms": options.get("side"), "medical/lodopab": SIDE}
     side, size = sides.get(dataset.name), options.get("size")

@@ -15,6 +15,7 @@ from core.inverse.measurement import Measurement
 from core.inverse.operators import Weighted
 from core.process.noise import derive, generator
 from plugins.medical.operators.fourier import Fourier
+from plugins.medical.operators.nonuniform import NonUniform
 from plugins.medical.operators.radon import Radon
 
 PART = 8  # one of so many is left out
@@ -36,6 +37,8 @@ def split(measurement: Measurement, like: Float[Tensor, " b c h w"], seed: int) 
         return _of_views(measurement, operator.operator, operator.weights, random)
     if isinstance(operator, Fourier):
         return _of_frequencies(measurement, operator, operator.measured(*like.shape[-2:]), random)
+    if isinstance(operator, NonUniform):
+        return _of_readouts(measurement, operator, random)
     return None
 
 
@@ -188,3 +191,36 @@ def _of_points(
     noise = (count * measurement.noise_std**2 * weights.square()).repeat(len(measurement.y))
     about = f"{len(at)} of {int(mask.sum())} points of k-space"
     return HeldOut(kept, held, rows, noise.to(measurement.y.device), about, len(at))
+
+
+# --- readouts of a trajectory --------------------------------------------------------------------
+
+
+def _of_readouts(
+    measurement: Measurement, operator: NonUniform, random: np.random.Generator
+) -> HeldOut | None:
+    """Whole readouts, such as spokes; each sample weighted by the inverse density of all."""
+    at = evenly(operator.readouts, random)
+    if not at:
+        return None
+    left = torch.zeros(operator.readouts, dtype=torch.bool)
+    left[at] = True
+
+    def part(chosen: Tensor) -> Measurement:
+        y = measurement.y[..., operator.samples_of(chosen).to(measurement.y.device)]
+        return replace(measurement, operator=operator.of_readouts(chosen), y=y)
+
+    weights = (
+        operator.density()[operator.samples_of(left)].double().sqrt().unflatten(0, (len(at), -1))
+    )
+
+    def rows(residual: Inexact[Tensor, " b *measured"]) -> Tensor:
+        samples = residual.movedim(1, -1).unflatten(1, (len(at), -1))  # b, readouts, samples, coils
+        parts = torch.view_as_real(samples.contiguous()).flatten(3).double()
+        return (parts * weights.to(parts)[..., None]).flatten(2).flatten(0, 1)
+
+    count = 2 * measurement.y.shape[1]
+    noise = count * measurement.noise_std**2 * weights.square().sum(1)
+    noise = noise.repeat(len(measurement.y)).to(measurement.y.device)
+    about = f"{len(at)} of {operator.readouts} readouts"
+    return HeldOut(part(~left), part(left), rows, noise, about, len(at))

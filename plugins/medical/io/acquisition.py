@@ -95,6 +95,7 @@ class KSpace:
         trajectory: frequencies of the samples along rows and columns, in cycles per pixel; None on
             a Cartesian grid.
         image: of a trajectory, height and width of the image.
+        readouts: of a trajectory, number of its readouts of equal length; 1 if unknown.
     """
 
     values: Complex64[np.ndarray, " d c h w"]
@@ -104,6 +105,7 @@ class KSpace:
     pixel_mm: tuple[float, float] | None = None
     trajectory: Float32[np.ndarray, " n 2"] | None = None
     image: tuple[int, int] | None = None
+    readouts: int = 1
 
     @property
     def size(self) -> tuple[int, int]:

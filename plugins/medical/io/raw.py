@@ -15,8 +15,9 @@ rows and columns (optional); frequencies not sampled are 0, or a ``mask`` names 
 zeros beside it.  An array of three axes states which they are: ``"axes": ["slices", "rows",
 "columns"]``.  ``partitions`` in place of slices are those of a 3-D acquisition, and transformed.
 Samples along a trajectory, such as spokes and spirals, state ``"trajectory": "where.npy"``, two
-frequencies for each sample, along rows and columns, from -0.5 to 0.5 cycles per pixel, with
-``height`` and ``width`` of the image; the array's axes are slices, coils and samples.
+frequencies for each sample, along rows and columns, from -0.5 to 0.5 cycles per pixel (readouts x
+samples x 2, or samples x 2), with ``height`` and ``width`` of the image; the array's axes are
+slices, coils and samples.
 
 A frequency that is exactly 0 in every slice and coil counts as not sampled, whatever a mask states:
 receivers have noise, so it was padded or left out by the scanner (an elliptical or partial
@@ -302,6 +303,7 @@ def _along_trajectory(path: Path, about: _KSpaceFile) -> KSpace:
             f"{np.abs(trajectory).max():.4g}; expected two frequencies for each sample, along rows "
             "and columns, from -0.5 to 0.5 cycles per pixel"
         )
+    readouts = len(trajectory) if trajectory.ndim == 3 else 1
     trajectory = np.ascontiguousarray(trajectory.reshape(-1, 2))
     axes = about.axes or {1: ALONG[2:], 3: ALONG}.get(values.ndim, ())
     fits = len(axes) == values.ndim == len(set(axes)) and {"samples"} <= {*axes} <= {*ALONG}
@@ -317,6 +319,7 @@ def _along_trajectory(path: Path, about: _KSpaceFile) -> KSpace:
     return KSpace(
         np.ascontiguousarray(values), np.ones((1, len(trajectory)), bool), about.noise,
         pixel_mm=about.pixel_mm, trajectory=trajectory, image=(about.height, about.width),
+        readouts=readouts,
     )  # fmt: skip
 
 

@@ -32,6 +32,8 @@ class NonUniform:
         height: of the image.
         width: of the image.
         sensitivities: S, of each coil, for all samples or for each; None for one uniform coil.
+        readouts: number of readouts, such as spokes, of equal length, one after another; 1 where
+            that is unknown.
 
     Raises:
         InputError: mri-nufft is not installed, or frequencies out of range.
@@ -43,6 +45,8 @@ class NonUniform:
         height: int,
         width: int,
         sensitivities: Complex[Tensor, "*b coils h w"] | None = None,
+        *,
+        readouts: int = 1,
     ) -> None:
         if importlib.util.find_spec(LIBRARY) is None:
             raise InputError(
@@ -56,7 +60,7 @@ class NonUniform:
                 "matrix size where they are whole numbers"
             )
         self.trajectory, self.shape = trajectory, (height, width)
-        self.sensitivities = sensitivities
+        self.sensitivities, self.readouts = sensitivities, readouts
         self._made: dict[tuple[int, torch.dtype], Any] = {}
 
     def given(self, sensitivities: Complex[Tensor, "*b coils h w"]) -> "NonUniform":
@@ -65,9 +69,15 @@ class NonUniform:
         made.sensitivities = sensitivities
         return made
 
-    def of_samples(self, chosen: Bool[Tensor, " n"]) -> "NonUniform":
-        """The same operator of some samples alone."""
-        return NonUniform(self.trajectory[chosen], *self.shape, self.sensitivities)
+    def of_readouts(self, chosen: Bool[Tensor, " readouts"]) -> "NonUniform":
+        """The same operator of some readouts alone."""
+        kept = self.trajectory[self.samples_of(chosen)]
+        number = int(chosen.sum())
+        return NonUniform(kept, *self.shape, self.sensitivities, readouts=number)
+
+    def samples_of(self, chosen: Bool[Tensor, " readouts"]) -> Bool[Tensor, " n"]:
+        """The samples of some readouts."""
+        return chosen.repeat_interleave(len(self.trajectory) // self.readouts)
 
     def forward(self, x: Float[Tensor, " b 2 h w"]) -> Complex[Tensor, " b coils n"]:
         """The samples.

@@ -6,6 +6,7 @@ import torch
 from core.inverse.measurement import Measurement
 from core.inverse.operators import Weighted
 from plugins.medical.inference.splits import split
+from plugins.medical.operators import nonuniform
 from plugins.medical.operators.fourier import Fourier, fourier, to_complex
 from plugins.medical.operators.radon import FanBeam, Radon
 from plugins.medical.operators.sampling import sampling_mask
@@ -146,3 +147,32 @@ def test_too_few_measurements_leave_none_out():
     assert split(mri(torch.zeros(1, 2, 16, 16), lines), torch.zeros(1, 2, 16, 16), 0) is None
     everything = torch.ones(64, 64, dtype=torch.bool)
     assert split(mri(torch.zeros(1, 2, 64, 64), everything), torch.zeros(1, 2, 64, 64), 0) is None
+
+
+# --- readouts of a trajectory --------------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    nonuniform.importlib.util.find_spec(nonuniform.LIBRARY) is None, reason="no mri-nufft"
+)
+def test_readouts_are_those_of_the_whole_and_stand_for_the_image():
+    x = torch.cat([blob(3.0), blob(5.0)]).repeat(1, 2, 1, 1)
+    operator = nonuniform.NonUniform(nonuniform.radial(64, 64).float(), SIDE, SIDE, readouts=64)
+    whole = Measurement(operator, operator.forward(x), 0.1)
+    held = split(whole, x, 0)
+    assert held is not None
+    assert held.about == "8 of 64 readouts"
+    assert (held.kept.operator.forward(x) - held.kept.y).abs().max() < 1e-4
+    assert (held.left.operator.forward(x) - held.left.y).abs().max() < 1e-4
+    assert held.kept.y.shape[-1] + held.left.y.shape[-1] == whole.y.shape[-1]
+    # The squares of all readouts would add up to those of the image: eight are an eighth.
+    squares = held.residuals(0 * x).square().sum(1).reshape(2, -1).sum(1)
+    ratio = 8 * squares / x.square().sum((1, 2, 3))
+    assert ratio.tolist() == pytest.approx([1, 1], abs=0.2)
+    noise = torch.complex(normal(2, 1, 4096, seed=1), normal(2, 1, 4096, seed=2))
+    seen = split(Measurement(operator, 0.1 * noise, 0.1), x, 0)
+    assert seen is not None
+    expected = seen.residuals(0 * x).square().sum(1)
+    assert float(expected.mean() / seen.noise.mean()) == pytest.approx(1, abs=0.1)  # 2048 numbers
+    one = nonuniform.NonUniform(operator.trajectory, SIDE, SIDE)
+    assert split(Measurement(one, whole.y, 0.1), x, 0) is None
