@@ -154,7 +154,7 @@ def test_attributes_of_a_source_that_has_none_are_refused(tmp_path, priors):
 def test_attributes_that_a_source_lacks_are_named_before_any_draw(tmp_path, priors):
     source = write_series(tmp_path / "scan", head(16, 16)[None] * 100)
     said = call(main, "reconstruct-ct", source, "--checkpoint", priors / "ct", *FAST, "--views", 9,
-                "--keep", "PatientAge", "-o", tmp_path / "o")  # fmt: skip
+                "--spacing", "ignore", "--keep", "PatientAge", "-o", tmp_path / "o")  # fmt: skip
     assert said.returncode == 0, said.stderr
     assert said.stderr.count("the source has no PatientAge; left out") == 1
     assert said.stderr.index("PatientAge") < said.stderr.index("step")

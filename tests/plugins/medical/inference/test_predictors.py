@@ -200,7 +200,8 @@ def test_a_folder_of_scans_goes_through_apply_as_through_the_command(tmp_path, p
     assert said.returncode == 0, said.stderr
     (scans / "damaged.nii").write_bytes(b"no scan")
     words = ("apply", "medical/reconstruct_ct", scans, "-o", out, "--set",
-             f"checkpoint={priors / 'ct'}", "--set", "predictor.views=9", *QUICK)  # fmt: skip
+             f"checkpoint={priors / 'ct'}", "--set", "predictor.views=9",
+             "--set", "predictor.spacing=ignore", *QUICK)  # fmt: skip
     said = call(main, *words)
     assert said.returncode == 1
     assert "3 done, 1 bad" in said.stderr, said.stderr
@@ -218,7 +219,8 @@ def test_a_folder_of_scans_goes_through_apply_as_through_the_command(tmp_path, p
         alone = tmp_path / f"{command}-alone.nii.gz"
         views = () if command == "sino.npy" else ("--views", 9)  # it states them itself
         said = call(medical, "reconstruct-ct", source, "--checkpoint", priors / "ct", *views,
-                    "--draws", 2, "--steps", 2, "--threads", 1, "-o", alone)  # fmt: skip
+                    "--spacing", "ignore", "--draws", 2, "--steps", 2, "--threads", 1,
+                    "-o", alone)  # fmt: skip
         assert said.returncode == 0, said.stderr
         assert alone.read_bytes() == (results / f"{name}.nii.gz").read_bytes()
     lines = [json.loads(line) for line in (out / "files.jsonl").read_text().splitlines()]
