@@ -3,6 +3,9 @@
 from faults.fault import Fault, medical
 
 FAULTS = (
+    medical("mirrored: frequencies of odd and even sides alike", "data/kspace",
+             "flipped.roll(1, -1) if flipped.shape[-1] % 2 == 0 else flipped", "flipped",
+             "data/test_kspace", "mirror_image_is"),
     medical("trajectory: frequencies of any unit", "io/raw",
              "or not (np.abs(trajectory) <= 0.5).all()", "or not np.isfinite(trajectory).all()",
              "io/test_raw", "whole_numbers"),

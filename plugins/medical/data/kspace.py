@@ -68,6 +68,8 @@ class KSpaceFolder:
         corrupt: ``refuse`` to start with files that cannot be read, or ``skip`` them.
         test_share: fraction of the patients held out for testing, approximate, since a hash of the
             patient decides; 0 and 1 for folders of one split alone.
+        mirror: augmentation: train on every slice and on its mirror image, left and right flipped,
+            which is known at the same frequencies.
         cache_gib: memory for files, in GiB, in each process; the least recently used are dropped.
 
     Raises:
@@ -84,6 +86,7 @@ class KSpaceFolder:
         exclude: tuple[str, ...] = (),
         corrupt: Corrupt = "refuse",
         test_share: float = 0.2,
+        mirror: bool = True,
         cache_gib: float = 2.0,
     ) -> None:
         _check(problems_of_split(split), size=size, test_share=test_share)
@@ -103,15 +106,18 @@ class KSpaceFolder:
         self._all, self._share, self._size, self._coils = found, test_share, size, coils
         self._places = [(n, at) for n, one in enumerate(self._files) for at in range(one.slices)]
         self._kept = Cache[tuple[Tensor, Tensor, Tensor]](int(cache_gib * 2**30))
-        self._options = (1, split, size, coils)
+        self._twice = mirror and split == "train"
+        self._options = (1, split, size, coils, self._twice)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._places) * (1 + self._twice)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        number, at = self._places[index]
+        mirror, at = _which(index, self)
+        number, at = self._places[at]
         k, coils, mask = self._volume(number)
-        return {"kspace": k[at], "sensitivities": coils[at], "frequencies": mask}
+        item = {"kspace": k[at], "sensitivities": coils[at], "frequencies": mask}
+        return mirrored(item) if mirror else item
 
     def _volume(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
         found = self._kept.get(number)
@@ -130,11 +136,14 @@ class KSpaceFolder:
 
     def source(self, index: int) -> str:
         """The patient of an item, by pseudonym."""
-        return identity.pseudonym(self._files[self._places[index][0]].patient)
+        number, _ = self._places[_which(index, self)[1]]
+        return identity.pseudonym(self._files[number].patient)
 
     def name(self, index: int) -> str:
         """``patient-7f3a91c2, slice 12``, from 1."""
-        return f"{self.source(index)}, slice {self._places[index][1] + 1}"
+        mirror, at = _which(index, self)
+        name = f"{self.source(index)}, slice {self._places[at][1] + 1}"
+        return f"{name}, mirrored" if mirror else name
 
     def digest(self) -> str:
         """SHA-256 of the files' bytes and of the options of cropping."""
@@ -152,6 +161,29 @@ class KSpaceFolder:
             patients, slices = len({one.patient for one in here}), sum(one.slices for one in here)
             lines.append(f"{split}: {len(here)} files, {patients} patients, {slices} slices")
         return [*lines, *(f"left out: {line}" for line in self._refused)]
+
+
+def _which(index: int, items: "KSpaceFolder | UndersampledScans") -> tuple[bool, int]:
+    """Whether an item is a mirror image, which lie behind the others, and of which slice."""
+    if not 0 <= index < len(items):
+        raise IndexError(f"item {index} of {len(items)}")
+    own = len(items) // (1 + items._twice)
+    return index >= own, index % own
+
+
+def mirrored(item: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The measurement of the image with left and right flipped: at the mirrored frequencies.
+
+    The zero frequency stays at n // 2; of an even number of columns the first one, too.
+    """
+    flipped = item["frequencies"].flip(-1)
+    sampled = flipped.roll(1, -1) if flipped.shape[-1] % 2 == 0 else flipped
+    k = fourier(inverse_fourier(item["kspace"]).flip(-1))
+    return {
+        "kspace": k * sampled,  # rounding, where nothing was sampled
+        "sensitivities": item["sensitivities"].flip(-1),
+        "frequencies": sampled,
+    }
 
 
 def _surveyed(root: Path, exclude: tuple[str, ...]) -> tuple[list[_File], list[str]]:
@@ -227,6 +259,8 @@ class UndersampledScans:
         centre: fraction of the lines, or of each side, that is fully sampled in the centre.
         noise: standard deviation of the real and imaginary part of k-space noise each, for images
             with maximum 1.
+        mirror: augmentation: train on every slice and on its mirror image, left and right flipped,
+            which is known at the same frequencies.
         seed: of masks, phases and noise.
         cache_gib: memory for volumes, in GiB, in each process; the least recently used are dropped.
 
@@ -252,6 +286,7 @@ class UndersampledScans:
         acceleration: float = 4.0,
         centre: float = 0.08,
         noise: float = NOISE,
+        mirror: bool = True,
         seed: int = 0,
         cache_gib: float = 2.0,
     ) -> None:
@@ -271,15 +306,22 @@ class UndersampledScans:
         self._mask: SamplingMask = mask
         self._sampling = {"acceleration": acceleration, "centre": centre}
         self._noise, self._seed = noise, derive(seed, "undersampled", split)
+        self._twice = mirror and split == "train"
         self._options = (
             1, split, size, pixel, plane, percentile, volume, per_scan, mask, acceleration, centre,
-            noise, seed,
+            noise, self._twice, seed,
         )  # fmt: skip
 
     def __len__(self) -> int:
-        return len(self._slices)
+        return len(self._slices) * (1 + self._twice)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
+        mirror, at = _which(index, self)
+        item = self._measured(at)
+        return mirrored(item) if mirror else item
+
+    def _measured(self, index: int) -> dict[str, Tensor]:
+        """A slice, measured once."""
         magnitude = (self._slices[index]["image"] + 1) / 2
         height, width = magnitude.shape[1:]
         phase = smooth_phase(generator(derive(self._seed, "phase", index)), height, width)
@@ -297,11 +339,12 @@ class UndersampledScans:
 
     def source(self, index: int) -> str:
         """The patient of an item, by pseudonym."""
-        return self._slices.source(index)
+        return self._slices.source(_which(index, self)[1])
 
     def name(self, index: int) -> str:
         """``patient-7f3a91c2, slice 12``, from 1."""
-        return self._slices.name(index)
+        mirror, at = _which(index, self)
+        return f"{self._slices.name(at)}, mirrored" if mirror else self._slices.name(at)
 
     def digest(self) -> str:
         """SHA-256 of the files' bytes and of the options of slicing and sampling."""

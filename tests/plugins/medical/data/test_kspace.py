@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from core.errors import InputError
-from plugins.medical.data.kspace import KSpaceFolder, UndersampledScans
+from plugins.medical.data.kspace import KSpaceFolder, UndersampledScans, mirrored
 from plugins.medical.io import nifti
 from plugins.medical.io.scan import Scan
 from plugins.medical.operators.coils import compressed
@@ -41,7 +41,7 @@ def test_kspace_is_cropped_to_the_field_of_view_and_the_middle(tmp_path):
         tmp_path / "a.h5", (fourier(wide) * torch.from_numpy(mask))[None].expand(3, -1, -1), mask
     )
     data = KSpaceFolder("train", root=tmp_path, size=32, coils=1, test_share=0.0)
-    assert len(data) == 3
+    assert len(data) == 6  # three slices and their mirror images
     item = data[1]
     assert torch.equal(item["frequencies"], torch.from_numpy(mask[4:36]).expand(32, -1))
     expected = (fourier(truth) * torch.from_numpy(mask))[8:40, 4:36]
@@ -102,3 +102,36 @@ def test_numpy_files_with_a_json_are_read(tmp_path):
     item = KSpaceFolder("train", root=tmp_path, size=20, coils=2, test_share=0.0)[0]
     assert item["kspace"].shape == (2, 20, 20)
     assert not item["kspace"][1].any()  # filled
+
+
+@pytest.mark.parametrize("width", [12, 13])
+def test_a_mirror_image_is_measured_at_mirrored_frequencies(width):
+    image = image_of(10, width)[None]
+    coils = torch.polar(torch.ones(1, 10, width), 0.1 * torch.arange(width).expand(1, 10, width))
+    mask = torch.zeros(10, width, dtype=torch.bool)
+    mask[:, [0, 3, width // 2, width - 1]] = True
+    k = fourier(image * coils) * mask
+    found = mirrored({"kspace": k, "sensitivities": coils, "frequencies": mask})
+    expected = fourier((image * coils).flip(-1)) * found["frequencies"]
+    assert torch.allclose(found["kspace"], expected, atol=1e-5)
+    assert found["frequencies"].sum() == mask.sum()
+    assert found["frequencies"][0, width // 2]
+    # What was not sampled is nowhere needed: the flipped zero-filled image has the same energy.
+    assert found["kspace"].abs().square().sum() == pytest.approx(float(k.abs().square().sum()))
+    again = mirrored(found)
+    assert torch.equal(again["frequencies"], mask)
+    assert torch.allclose(again["kspace"], k, atol=1e-5)
+
+
+def test_mirror_images_are_learned_from_and_not_tested_on(tmp_path):
+    fastmri(tmp_path / "a.h5", fourier(image_of(32, 32))[None])
+    options = {"root": tmp_path, "size": 32, "coils": 1}
+    data = KSpaceFolder("train", **options, test_share=0.0)
+    assert len(data) == 2
+    assert data.name(1) == f"{data.name(0)}, mirrored"
+    assert data.source(1) == data.source(0)
+    assert torch.equal(data[1]["kspace"], mirrored(data[0])["kspace"])
+    assert len(KSpaceFolder("test", **options, test_share=1.0)) == 1
+    assert len(KSpaceFolder("train", **options, test_share=0.0, mirror=False)) == 1
+    with pytest.raises(IndexError, match="item 2 of 2"):
+        data[2]
