@@ -23,6 +23,7 @@ from faults import (
     pipelines,
     processes,
     samplers,
+    segmentation,
     storage,
     training,
 )
@@ -31,6 +32,7 @@ from faults.fault import Fault
 ROOT = Path(__file__).resolve().parents[1]
 AREAS = (
     samplers, processes, storage, networks, training, interfaces, medical, image2image, pipelines,
+    segmentation,
 )  # fmt: skip
 FAULTS: tuple[Fault, ...] = tuple(fault for area in AREAS for fault in area.FAULTS)
 

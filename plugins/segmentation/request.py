@@ -17,17 +17,21 @@ class Labels:
     """How masks are read.
 
     Args:
-        masks: folder of masks, each with its image's name; by default they lie beside the images,
-            as ``photo_mask.png`` beside ``photo.png``.
-        classes: names of the classes 0, 1, ...; by default the numbers found in the masks.
+        masks: folder of masks, each with its image's name, or a file or folder of annotations (COCO
+            JSON, LabelMe JSON, CVAT for images 1.1); by default masks lie beside the images, as
+            ``photo_mask.png`` beside ``photo.png``.
+        classes: names of the classes 0, 1, ...; by default the numbers found in the masks, or
+            background and the classes of the annotations.
         ignore: numbers of pixels without a label; with `instances` every number counts.
-        instances: every number but 0 is an object of one class.
+        instances: every number but 0, or every shape, is an object of one class.
+        sparse: pixels outside all shapes of an annotation have no label, instead of background.
     """
 
     masks: Path | None = None
     classes: tuple[str, ...] = ()
     ignore: tuple[Annotated[int, Ge(0)], ...] = (255,)
     instances: bool = False
+    sparse: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,6 +85,10 @@ def image(name: str, file: str, right: str, wrong: str, where: str, look: str = 
     return of("plugins/image2image", name, file, right, wrong, where, look)
 
 
+def segmentation(name: str, file: str, right: str, wrong: str, where: str, look: str = "") -> Fault:
+    return of("plugins/segmentation", name, file, right, wrong, where, look)
+
+
 def pipeline(name: str, file: str, right: str, wrong: str, where: str, look: str = "") -> Fault:
     return of("pipelines", name, file, right, wrong, where, look)
 

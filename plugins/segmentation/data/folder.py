@@ -27,11 +27,13 @@ class LabelledFolder:
 
     Args:
         root: folder of the images, with its subfolders.
-        masks: folder of the masks, each with its image's name; by default they lie beside the
-            images, as ``photo_mask.png`` beside ``photo.png``.
-        classes: names of the classes 0, 1, ...; by default the numbers found in the masks.
+        masks: folder of the masks, each with its image's name, or a file or folder of annotations;
+            by default masks lie beside the images, as ``photo_mask.png`` beside ``photo.png``.
+        classes: names of the classes 0, 1, ...; by default the numbers found in the masks, or
+            background and the classes of the annotations.
         ignore: numbers of pixels without a label; with `instances` every number counts.
-        instances: every number but 0 is an object of one class.
+        instances: every number but 0, or every shape, is an object of one class.
+        sparse: pixels outside all shapes of an annotation have no label, instead of background.
         size: side of the crops in pixels, at most the smallest image's.
         patches: number of different random crops of the training set.
         per_photo: number of fixed crops of each image of the test set; fewer where they would be
@@ -54,6 +56,7 @@ class LabelledFolder:
         classes: tuple[str, ...] = (),
         ignore: tuple[int, ...] = (255,),
         instances: bool = False,
+        sparse: bool = False,
         size: int = 64,
         patches: int = 20000,
         per_photo: int = 4,
@@ -72,7 +75,11 @@ class LabelledFolder:
         )
         self.root = root
         labelled = read_labelled(
-            pairs_of(root, masks), classes=classes, ignore=ignore, instances=instances
+            pairs_of(root, masks),
+            classes=classes,
+            ignore=ignore,
+            instances=instances,
+            sparse=sparse,
         )
         for file, mask in zip(labelled.files, labelled.masks, strict=True):
             if min(mask.shape) < size:

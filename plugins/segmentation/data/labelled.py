@@ -1,7 +1,7 @@
-"""Images and their masks, paired by name."""
+"""Images and their masks or annotations, paired by name."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -9,11 +9,13 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from core.errors import InputError
+from core.errors import InputError, brief
 from core.images.formats import READ
 from core.images.labels import read_labels
 from core.images.reading import read_picture
 from core.storage.folders import files_in
+from plugins.segmentation.io.annotations.drawing import Drawing, classes_drawn
+from plugins.segmentation.io.annotations.reading import annotation_files, read_drawings
 from plugins.segmentation.io.classes import Classes, classes_of
 
 ENDINGS = ("_mask", "_masks", "_label", "_labels", "_seg", "_segmentation", "_instances")
@@ -26,12 +28,12 @@ class Pair(NamedTuple):
     Args:
         name: of the image in its folder, without the suffix.
         image: its file.
-        mask: its mask's file.
+        mask: its mask's file, or its annotation.
     """
 
     name: str
     image: Path
-    mask: Path
+    mask: Path | Drawing
 
 
 class Labelled(NamedTuple):
@@ -56,12 +58,16 @@ def pairs_of(images: Path, masks: Path | None = None) -> list[Pair]:
     Args:
         images: a folder, with its subfolders.
         masks: the folder of masks, each in the same subfolder with the image's name, with or
-            without one of `ENDINGS`; by default masks lie beside the images and have an ending.
+            without one of `ENDINGS`; or a file of annotations, or a folder of them (a folder with
+            any is taken for one); by default masks lie beside the images and have an ending.
 
     Raises:
         InputError: no such folder, no image with a mask, or two masks of one image.
     """
     found = {**_named(images)}
+    if masks is not None and (annotations := annotation_files(masks)):
+        drawn = _drawn(found, masks, annotations)
+        return [Pair(name, path, drawn[name]) for name, path in found.items() if name in drawn]
     if masks is None:
         labels = {name: path for name, path in found.items() if _plain(name) != name}
         found = {name: path for name, path in found.items() if name not in labels}
@@ -81,6 +87,52 @@ def pairs_of(images: Path, masks: Path | None = None) -> list[Pair]:
             "photo.png in the folder of --masks"
         )
     return pairs
+
+
+def _drawn(found: Mapping[str, Path], masks: Path, files: Sequence[Path]) -> dict[str, Drawing]:
+    """Annotations by the images that they are of; those of other images are left out.
+
+    Raises:
+        InputError: a file that is not read, two annotations of an image, or none of any.
+    """
+    drawings = [(file, one) for file in files for one in read_drawings(file)]
+    if not drawings:
+        raise InputError(f"{masks}: no image there has a shape; annotate some, and export again")
+    drawn: dict[str, Drawing] = {}
+    for file, one in drawings:
+        beside = file.relative_to(masks).with_suffix("").as_posix() if masks.is_dir() else ""
+        name = _image_of(one, found, beside)
+        if name in drawn:
+            raise InputError(f"{drawn[name]} and {one}: two annotations of one image; remove one")
+        if name:
+            drawn[name] = one
+    if not drawn:
+        raise InputError(
+            f"{masks}: none of its {len(drawings)} images, such as {brief(drawings[0][1].image)}, "
+            f"is in the folder of images, which has {brief(next(iter(found.values())).name)} and "
+            f"{len(found) - 1} others; give the folder that was annotated"
+            if found
+            else f"{masks}: annotations, but the folder of images has none"
+        )
+    return drawn
+
+
+def _image_of(drawing: Drawing, found: Mapping[str, Path], beside: str) -> str:
+    """The image of an annotation: by its path, by the annotation's own, or by its name alone."""
+    stated = PurePosixPath(drawing.image.replace("\\", "/"))
+    plain = stated.with_suffix("").as_posix() if stated.name else ""
+    if plain in found:
+        return plain
+    base = PurePosixPath(plain).name
+    if beside in found and PurePosixPath(beside).name == base:
+        return beside
+    named = [name for name in found if PurePosixPath(name).name == base]
+    if len(named) > 1:
+        raise InputError(
+            f"{drawing}: {len(named)} images have this name, {found[named[0]]} and "
+            f"{found[named[1]]} among them; give the folder that was annotated, or rename one"
+        )
+    return named[0] if named else ""
 
 
 def images_of(folder: Path) -> list[Path]:
@@ -125,30 +177,44 @@ def read_labelled(
     classes: Classes | Sequence[str] = (),
     ignore: Sequence[int] = (255,),
     instances: bool = False,
+    sparse: bool = False,
 ) -> Labelled:
     """The masks of images, checked against them, as class indices.
 
     Args:
         pairs: of images and masks.
-        classes: of the masks, or the names of classes 0, 1, ...; by default the numbers found.
+        classes: of the masks, or the names of classes 0, 1, ...; by default the numbers found, or
+            the classes of annotations.
         ignore: numbers of pixels without a class; none of masks of instances.
-        instances: whether every number but 0 is an object of the one class beside the background.
+        instances: whether every number but 0, or every shape, is an object of the one class beside
+            the background.
+        sparse: whether pixels outside all shapes of an annotation have no class.
 
     Raises:
         InputError: a file that cannot be read, a mask of another size than its image, or a number
-            that no class has.
+            or class that is unknown.
     """
-    numbers = [_checked(pair) for pair in pairs]
     if instances:
-        ignore = ()  # 255 is the number of an object
-        numbers = [(one > 0).astype(np.int64) for one in numbers]
         classes = classes or ("background", "object")
-    if not isinstance(classes, Classes):
-        classes = classes_of(numbers, classes, ignore=ignore)
-    indices = [
-        classes.indices(one, str(pair.mask), ignore=ignore)
-        for one, pair in zip(numbers, pairs, strict=True)
-    ]
+    drawings = [pair.mask for pair in pairs if isinstance(pair.mask, Drawing)]
+    if drawings:
+        if not isinstance(classes, Classes):
+            classes = classes_drawn(drawings, classes)
+        indices = [
+            one.indices(classes, _size(pair, one.size), outside=not sparse, one=instances)
+            for pair, one in zip(pairs, drawings, strict=True)
+        ]
+    else:
+        numbers = [_checked(pair) for pair in pairs]
+        if instances:
+            ignore = ()  # 255 is the number of an object
+            numbers = [(one > 0).astype(np.int64) for one in numbers]
+        if not isinstance(classes, Classes):
+            classes = classes_of(numbers, classes, ignore=ignore)
+        indices = [
+            classes.indices(one, str(pair.mask), ignore=ignore)
+            for one, pair in zip(numbers, pairs, strict=True)
+        ]
     return Labelled(
         tuple(pair.name for pair in pairs),
         tuple(pair.image for pair in pairs),
@@ -157,15 +223,37 @@ def read_labelled(
     )
 
 
+def objects_of(pair: Pair) -> np.ndarray:
+    """A number from 1 for each object of an image's mask or annotation, int64 (h, w).
+
+    Raises:
+        InputError: as `read_labelled`.
+    """
+    if isinstance(pair.mask, Drawing):
+        return pair.mask.objects(_size(pair, pair.mask.size))
+    return _checked(pair)
+
+
 def _checked(pair: Pair) -> np.ndarray:
+    assert isinstance(pair.mask, Path)
     numbers = read_labels(pair.mask)
-    size = read_picture(pair.image).pixels.shape[1:]
-    if tuple(size) != numbers.shape:
-        raise InputError(
-            f"{pair.mask}: {numbers.shape[1]} x {numbers.shape[0]} pixels, its image {pair.image} "
-            f"has {size[1]} x {size[0]}; export the mask at the image's size"
-        )
+    _size(pair, (numbers.shape[0], numbers.shape[1]))
     return numbers
+
+
+def _size(pair: Pair, stated: tuple[int, int] | None) -> tuple[int, int]:
+    """Height and width of an image.
+
+    Raises:
+        InputError: its mask has others.
+    """
+    high, wide = read_picture(pair.image).pixels.shape[1:]
+    if stated not in (None, (high, wide)):
+        raise InputError(
+            f"{pair.mask}: {stated[1]} x {stated[0]} pixels, its image {pair.image} "
+            f"has {wide} x {high}; export the mask at the image's size"
+        )
+    return high, wide
 
 
 def rgb(path: Path) -> Float[Tensor, " 3 h w"]:

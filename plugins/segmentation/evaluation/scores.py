@@ -29,6 +29,7 @@ def evaluate_folder(
         classes=built.classes,
         ignore=labels.ignore,
         instances=labels.instances,
+        sparse=labels.sparse,
     )
     total: Confusion | None = None
     for file, truth in zip(labelled.files, labelled.masks, strict=True):

@@ -29,6 +29,7 @@ def read(images: Path, labels: Labels) -> Labelled:
     return read_labelled(
         pairs_of(images, labels.masks),
         classes=labels.classes, ignore=labels.ignore, instances=labels.instances,
+        sparse=labels.sparse,
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ def test_labels_are_the_digits_enlarged_where_they_are_placed():
         assert clear.mean() > 0.99
 
 
+@pytest.mark.slow  # 300 scenes
 def test_splits_have_digits_of_their_own_and_all_classes():
     numbers, classes = {}, {}
     for split in ("train", "test"):

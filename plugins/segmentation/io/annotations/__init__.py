@@ -1,0 +1,1 @@
+"""Annotation files: COCO JSON, CVAT for images, LabelMe."""
