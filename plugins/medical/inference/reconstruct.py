@@ -91,7 +91,7 @@ def prior_of(
         InputError: not a reconstruction task, or a prior of other images or another window.
     """
     prior = load_model(checkpoint, machine=machine, emit=emit)
-    _check_prior(prior.request, task)
+    _check_prior(prior, task)
     if isinstance(prior.task, Reconstruction):
         task = Spec(task.name, {**task.options, **_given(prior.task)})
     model = for_task(prior, task)
@@ -121,25 +121,31 @@ MODALITIES = {
 """Of the tasks and datasets that have one."""
 
 
-def _check_prior(trained: TrainRequest, task: Spec) -> None:
+def _check_prior(prior: Model, task: Spec) -> None:
     """Refuse a prior that, by its own request, learned other images than those of the task.
 
     Raises:
-        InputError: another modality.
+        InputError: another modality, or other channels.
     """
-    wanted = MODALITIES.get(task.name)
+    trained, wanted = prior.request, MODALITIES.get(task.name)
     stated = {
         "task": MODALITIES.get(trained.task.name),
         "dataset": MODALITIES.get(trained.dataset.name),
         "dataset.modality": trained.dataset.options.get("modality"),
     }
+    kind = {"CT": "ct", "MR": "mri"}.get(wanted or "")
     for name, modality in stated.items():
         if modality in ("CT", "MR") and wanted not in (None, modality):
-            kind = {"CT": "ct", "MR": "mri"}[str(wanted)]
             raise InputError(
                 f"checkpoint: {name} of its training says {modality}, expected a prior of {wanted} "
                 f"images; train one with `polymode medical train-prior --kind {kind}`"
             )
+    channels, expected = prior.task.channels, {"CT": 1, "MR": 2}.get(wanted or "")
+    if not isinstance(prior.task, Reconstruction) and expected not in (None, channels):
+        raise InputError(
+            f"checkpoint: a prior of images of {channels} channels, expected {expected} for "
+            f"{wanted}; train one with `polymode medical train-prior --kind {kind}`"
+        )
 
 
 def _check_window(trained: TrainRequest, task: Ct) -> None:

@@ -189,6 +189,13 @@ def test_a_start_that_no_method_has_is_refused_before_a_scan_is_read(priors):
         )
 
 
+def test_a_prior_of_ct_for_mri_is_refused_by_its_channels(priors):
+    """Its request states no modality: phantoms are neither."""
+    expected = "a prior of images of 1 channels, expected 2 for MR; train one with .* --kind mri"
+    with pytest.raises(InputError, match=expected):
+        ReconstructMri(Machine(threads=1), priors / "ct")
+
+
 @pytest.mark.slow
 def test_a_folder_of_scans_goes_through_apply_as_through_the_command(tmp_path, priors):
     """A DICOM series, NIfTI and a sinogram; the same voxels as the command's; nothing twice."""
