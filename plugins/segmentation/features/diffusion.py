@@ -6,7 +6,7 @@ Source: Baranchuk et al. 2022, arXiv:2112.03126, section 4.
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Le
@@ -25,6 +25,8 @@ from core.request import Machine
 from core.storage import tensor_file
 
 CHAIN = 1000  # steps of the chain that `steps` counts
+PUBLISHED = (("up.5", "up.6", "up.7", "up.8", "up.12"), (50, 150, 250))
+"""Blocks and steps of ddpm-segmentation for ADM at 256x256 pixels, as of March 2022."""
 
 
 class Diffusion:
@@ -41,6 +43,8 @@ class Diffusion:
         steps: noise levels, as steps from 0 to 999 of DDPM's linear chain of 1000; other processes
             are read at the same ratio of signal to noise.
         seed: random seed of the noise.
+        preset: ddpm-segmentation for the published blocks (5, 6, 7, 8 and 12) and steps (50, 150
+            and 250) of ADM's networks of 256x256 pixels, in place of `blocks` and `steps`.
     """
 
     def __init__(
@@ -51,7 +55,12 @@ class Diffusion:
         blocks: tuple[str, ...] = (),
         steps: tuple[Annotated[int, Ge(0), Le(999)], ...] = (50, 150, 250),
         seed: Annotated[int, Ge(0)] = 0,
+        preset: Literal["ddpm-segmentation"] | None = None,
     ) -> None:
+        if preset is not None:
+            if blocks:
+                raise InputError("preset: has blocks of its own; leave blocks out, or the preset")
+            blocks, steps = PUBLISHED
         self._model = _prior(checkpoint, machine)
         if not steps:
             raise InputError("steps: expected at least one noise level, got none")
