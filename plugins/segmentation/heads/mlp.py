@@ -19,7 +19,7 @@ from plugins.segmentation.heads.pixels import Pixels
 HIDDEN = {False: (128, 32), True: (256, 128)}  # of up to 29 classes, and of more
 MANY = 30  # classes
 CHECK, PATIENCE = 25, 8  # steps between looks at the held-out pixels, and looks without gain
-MOMENTUM = 0.1
+MOMENTUM, EPSILON = 0.1, 1e-5  # of the batch norms
 
 
 class Fit(NamedTuple):
@@ -65,7 +65,8 @@ class Ensemble:
         h = x.unflatten(1, (self.members, -1)).transpose(0, 1)
         for layer in (0, 1):
             t = {name: self.tensors[f"{name}{layer}"][:, None] for name in NORMS}
-            h = (F.relu(h) - t["mean"]) / (t["variance"] + 1e-5).sqrt() * t["scale"] + t["shift"]
+            gain = t["scale"] / (t["variance"] + EPSILON).sqrt()
+            h = torch.addcmul(t["shift"] - t["mean"] * gain, F.relu(h), gain)
             h = torch.baddbmm(
                 self.tensors[f"bias{layer + 1}"][:, None], h, self.tensors[f"weight{layer + 1}"].mT
             )
@@ -183,7 +184,7 @@ class _Members(nn.Module):
         members, count, width = x.shape
         flat = x.transpose(0, 1).reshape(count, members * width)
         mean, variance, scale, shift = (self._of(name, layer).flatten() for name in NORMS)
-        out = F.batch_norm(flat, mean, variance, scale, shift, training, MOMENTUM)
+        out = F.batch_norm(flat, mean, variance, scale, shift, training, MOMENTUM, EPSILON)
         return out.view(count, members, width).transpose(0, 1)
 
     def _of(self, name: str, layer: int) -> Tensor:

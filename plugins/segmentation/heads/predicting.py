@@ -14,7 +14,7 @@ from torch import Tensor
 from core.features import Maps
 from plugins.segmentation.heads.projection import projected
 
-STRIP = 32  # rows at once
+STRIP = 2**22  # outputs of the first layer at once: 16 MiB
 
 
 @runtime_checkable
@@ -62,8 +62,9 @@ def segmented(head: Head, maps: Maps) -> Segmented:
 def _strips(head: Head, maps: Maps) -> Iterator[Segmented]:
     weight, bias = head.first
     found, height = projected(maps, weight), maps.size[0]
-    for top in range(0, height, STRIP):
-        rows = range(top, min(top + STRIP, height))
+    step = max(1, STRIP // (len(bias) * maps.size[1]))
+    for top in range(0, height, step):
+        rows = range(top, min(top + step, height))
         outputs = found.rows(rows)[0] + bias.to(found.values[0])[:, None, None]
         logits = head.after_first(outputs.flatten(1).mT.float())
         yield _voted(logits, (len(rows), maps.size[1]))

@@ -72,10 +72,10 @@ class Projected(NamedTuple):
 
     def rows(self, rows: range) -> Float[Tensor, " b o h w"]:
         """The layer's output in some rows of the images."""
-        parts = [upsampled(value, self.area, rows) for value in self.values]
-        return torch.stack(parts).sum(0)[..., : self.size[1]] if len(parts) > 1 else (
-            parts[0][..., : self.size[1]]
-        )  # fmt: skip
+        total = upsampled(self.values[0], self.area, rows)
+        for value in self.values[1:]:
+            total = total + upsampled(value, self.area, rows)
+        return total[..., : self.size[1]]
 
 
 def projected(maps: Maps, weight: Float[Tensor, " o k"]) -> Projected:
@@ -91,7 +91,7 @@ def projected(maps: Maps, weight: Float[Tensor, " o k"]) -> Projected:
         # On the map's own grid, then added to what has the same grid.
         found = torch.einsum("oc,bcyx->boyx", part.to(value), value)
         grid = tuple(value.shape[-2:])
-        by_grid[grid] = by_grid[grid] + found if grid in by_grid else found
+        by_grid[grid] = by_grid[grid].add_(found) if grid in by_grid else found
     return Projected(tuple(by_grid.values()), maps.area, maps.size)
 
 

@@ -61,7 +61,7 @@ def test_uncertainty_is_the_divergence_of_jensen_and_shannon():
 
 def test_strips_are_the_whole_image(monkeypatch):
     maps, head = noise_maps(), Given(7, 2)
-    monkeypatch.setattr(predicting, "STRIP", 4)
+    monkeypatch.setattr(predicting, "STRIP", 4 * 14 * 37)  # four rows
     found = segmented(head, maps)
     logits = head.after_first(eager(maps)[0].flatten(1).mT)
     mean = logits.softmax(-1).mean(0).mT.reshape(2, *maps.size)
