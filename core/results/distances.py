@@ -228,3 +228,9 @@ def _check(a: Tensor, b: Tensor) -> None:
         raise InputError(
             f"features: expected two sets of two items or more, got {len(a)} and {len(b)}"
         )
+
+
+def cosine_distance(a: Float[Tensor, " d"], b: Float[Tensor, " d"]) -> float:
+    """1 - cos(a, b) as |a/|a| - b/|b||^2 / 2, which is 0 for equal features and never below."""
+    apart = a.double() / a.double().norm() - b.double() / b.double().norm()
+    return float(apart.square().sum() / 2)

@@ -29,6 +29,11 @@ PLUGIN = Plugin(
             "plugins.segmentation.features.filters:Filters",
             "Gaussians, gradients, Hessians at several scales",
         ),
+        features(
+            "vit",
+            "plugins.segmentation.features.vit:Vit",
+            "Tokens of your own DINO or DINOv2, from a file",
+        ),
         predictor(
             "segment",
             "plugins.segmentation.inference.predictor:Segment",

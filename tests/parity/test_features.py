@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from plugins.image2image.evaluation import dino, lpips
+from core.weights import dino
+from plugins.image2image.evaluation import lpips
 
 pytestmark = pytest.mark.parity
 WITHIN = 1e-5  # float32; attention in another order

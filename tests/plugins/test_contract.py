@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from core.network.vision_transformer import Sizes, VisionTransformer
 from core.parts.config import configure
 from core.parts.registry import Part, Plugin, Registry, Spec, installed
 from core.process.schedules import edm, vp_cosine
@@ -38,6 +40,17 @@ OPERATORS = {
     "medical/fan_beam": BEAMS,
     "medical/fourier": {"shape": (2, 2, 16, 24)},
 }
+
+
+def vision_transformer(path):
+    """The file of a small DINO of random weights."""
+    draw = torch.Generator().manual_seed(0)
+    network = VisionTransformer(Sizes(patch=8, width=64, depth=2, heads=1, hidden=16, grid=4))
+    save_file(
+        {k: 0.1 * torch.randn(v.shape, generator=draw) for k, v in network.state_dict().items()},
+        path,
+    )
+    return path
 
 
 def noise_pictures(folder):
@@ -166,6 +179,8 @@ def test_part_keeps_its_contract(kind, name, tmp_path):
         inputs = {"options": options}
     if name == "segmentation/diffusion":
         inputs = {"options": {"checkpoint": trained(tmp_path / "run")}}
+    if name == "segmentation/vit":
+        inputs = {"options": {"weights": vision_transformer(tmp_path / "vit.safetensors")}}
     if kind == "operator":
         inputs = OPERATORS.get(name, {})
     processes = {"sampler": PROCESSES[:1], "grid": PROCESSES}

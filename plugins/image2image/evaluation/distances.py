@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core.errors import InputError
-from core.results.distances import frechet, kernel_distance
-from plugins.image2image.evaluation.dino import SIDE, cosine_distance
+from core.results.distances import cosine_distance, frechet, kernel_distance
+from core.weights.dino import SIDE
 from plugins.image2image.evaluation.features import Features, patches
 from plugins.image2image.evaluation.lpips import Lpips
 

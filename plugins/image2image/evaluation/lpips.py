@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from core.errors import InputError
 from core.storage import tensor_file
-from plugins.image2image.evaluation import published
-from plugins.image2image.evaluation.dino import DEVIATION, MEAN
+from core.weights import user_file
+from core.weights.dino import DEVIATION, MEAN
 
 TILE = 512  # pixels; a multiple of the largest stride, 16
 MARGIN = 112  # likewise; a position of the last maps sees 90 pixels before it and 106 after
@@ -188,7 +188,7 @@ def load(paths: Sequence[Path]) -> Lpips:
     stored: dict[str, tuple[Path, str]] = {}  # where each tensor is
     found: dict[str, tuple[int, ...]] = {}
     for path in paths:
-        for name, shape in published.shapes_of(path).items():
+        for name, shape in user_file.shapes_of(path).items():
             ours = _ours(name)
             if UNUSED.fullmatch(ours):
                 continue
@@ -200,11 +200,11 @@ def load(paths: Sequence[Path]) -> Lpips:
     backbone = "vgg" if "features.28.weight" in found else "alex"
     expected = _shapes(backbone)
     title = f"{', '.join(map(str, paths))}: read as LPIPS of {backbone}"
-    published.check(found, expected, title, REMEDY)
+    user_file.check(found, expected, title, REMEDY)
     weights: dict[str, Tensor] = {}
     for path in paths:
         names = {ours: stored[ours][1] for ours in expected if stored[ours][0] == path}
-        read = published.read(path, names.values())
+        read = user_file.read(path, names.values())
         weights |= {ours: read[name] for ours, name in names.items()}
     for number in range(5):
         if (weights[head := f"lin{number}.model.1.weight"] < 0).any():

@@ -26,7 +26,8 @@ from core.images.reading import read_picture
 from core.progress import counter
 from core.request import Emit, silent
 from core.results.metrics import psnr, ssim
-from plugins.image2image.evaluation import dino, lpips
+from core.weights import dino
+from plugins.image2image.evaluation import lpips
 from plugins.image2image.evaluation.distances import Distances
 from plugins.image2image.evaluation.features import Features, learned, load
 from plugins.image2image.operators.bicubic import Bicubic

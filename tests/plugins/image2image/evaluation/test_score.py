@@ -14,11 +14,11 @@ from skimage import metrics
 from typer.testing import CliRunner
 
 from core.errors import InputError
+from core.network.vision_transformer import Sizes, VisionTransformer
 from core.results.distances import frechet, kernel_distance
 from plugins.image2image.evaluation import lpips
 from plugins.image2image.evaluation.distances import PATCH, Distances
 from plugins.image2image.evaluation.score import score, studio_luma
-from plugins.image2image.evaluation.vit import Sizes, VisionTransformer
 from plugins.image2image.operators.bicubic import Bicubic
 from plugins.image2image.request import ScoreOptions
 

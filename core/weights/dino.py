@@ -1,4 +1,4 @@
-"""Features of whole images by a user's DINO or DINOv2 weights.
+"""A user's DINO or DINOv2 weights, and the features of whole images by them.
 
 Source: Caron et al. 2021, arXiv:2104.14294; Oquab et al. 2023, arXiv:2304.07193; their class token
 for distances between sets of images, Stein et al. 2023, arXiv:2306.04675.
@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.errors import InputError, brief
+from core.network.vision_transformer import Sizes, VisionTransformer
 from core.storage import json_file, tensor_file
-from plugins.image2image.evaluation import published
-from plugins.image2image.evaluation.vit import Sizes, VisionTransformer
+from core.weights import user_file
 
 SIDE = 224  # pixels of the shorter side, as both were evaluated
 LONGEST = 4  # times the shorter side
@@ -99,12 +99,6 @@ def resized(height: int, width: int, patch: int) -> tuple[int, int]:
     return (side, other) if height <= width else (other, side)
 
 
-def cosine_distance(a: Float[Tensor, " d"], b: Float[Tensor, " d"]) -> float:
-    """1 - cos(a, b) as |a/|a| - b/|b||^2 / 2, which is 0 for equal features and never below."""
-    apart = a.double() / a.double().norm() - b.double() / b.double().norm()
-    return float(apart.square().sum() / 2)
-
-
 # --- the user's file ---------------------------------------------------------------------------
 
 
@@ -118,7 +112,7 @@ def load(path: Path) -> Dino:
         InputError: it cannot be read, or is of another network.
     """
     file = path / "model.safetensors" if path.is_dir() else path
-    shapes = published.shapes_of(file)
+    shapes = user_file.shapes_of(file)
     stored = {_bare(name): name for name in shapes}
     found = {name: shapes[full] for name, full in stored.items() if not UNUSED.fullmatch(name)}
     naming = 0 if any(".layernorm_before." in name for name in found) else 1
@@ -133,8 +127,8 @@ def load(path: Path) -> Dino:
         for part in parts[name]:
             expected[part] = (len(value) // len(parts[name]), *value.shape[1:])
     title = f"{file}: read as a ViT of {sizes.depth} blocks of {sizes.width} channels"
-    published.check(found, expected, title, REMEDY)
-    read = published.read(file, [stored[name] for name in expected])
+    user_file.check(found, expected, title, REMEDY)
+    read = user_file.read(file, [stored[name] for name in expected])
     weights = {name: torch.cat([read[stored[part]] for part in of]) for name, of in parts.items()}
     network.load_state_dict(weights, assign=True)
     kind = "DINOv2" if sizes.scaled else "DINO"
@@ -162,7 +156,7 @@ def _names(ours: str, naming: int) -> tuple[str, ...]:
 
 
 def _sizes(
-    found: published.Shapes, naming: int | None, config: Mapping[str, Any], file: Path
+    found: user_file.Shapes, naming: int | None, config: Mapping[str, Any], file: Path
 ) -> Sizes:
     """Sizes of the network by the shapes of its tensors; `naming` is None for our own names.
 

@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from scipy.special import erf, softmax
 
 from core.errors import InputError
-from plugins.image2image.evaluation import dino
-from plugins.image2image.evaluation.vit import Sizes, VisionTransformer
+from core.network.vision_transformer import Sizes, VisionTransformer
+from core.results.distances import cosine_distance
+from core.weights import dino
 
 SIZES = Sizes(patch=8, width=64, depth=2, heads=1, hidden=24, grid=28)
 
@@ -103,10 +104,10 @@ def test_sides_are_224_and_a_multiple_of_the_patch():
 
 def test_cosine_distance_is_its_definition():
     a, b = torch.tensor([1.0, 0, 0]), torch.tensor([2.0, 2, 0])
-    assert dino.cosine_distance(a, b) == pytest.approx(1 - math.cos(math.pi / 4))
-    assert dino.cosine_distance(b, a) == dino.cosine_distance(a, b)
-    assert dino.cosine_distance(b, 3 * b) == pytest.approx(0, abs=1e-15)
-    assert dino.cosine_distance(a, -a) == pytest.approx(2)
+    assert cosine_distance(a, b) == pytest.approx(1 - math.cos(math.pi / 4))
+    assert cosine_distance(b, a) == cosine_distance(a, b)
+    assert cosine_distance(b, 3 * b) == pytest.approx(0, abs=1e-15)
+    assert cosine_distance(a, -a) == pytest.approx(2)
 
 
 def hub(w, *, second):

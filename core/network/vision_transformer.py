@@ -1,4 +1,4 @@
-"""The vision transformer of DINO and DINOv2: an image to the class token that describes it.
+"""The vision transformer of DINO and DINOv2: an image to its class token, or to maps of patches.
 
 Patch embedding, class token, position embedding, pre-norm blocks of self-attention and an MLP, a
 last norm.  DINOv2 scales what a block adds, channel by channel, and may have registers: tokens
@@ -7,6 +7,7 @@ Source: Dosovitskiy et al. 2021, arXiv:2010.11929, eq. 1 to 4; Touvron et al. 20
 arXiv:2103.17239, eq. 3 (layer scale); Darcet et al. 2024, arXiv:2309.16588 (registers).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,6 +61,26 @@ class VisionTransformer(nn.Module):
 
     def forward(self, x: Float[Tensor, " b 3 h w"]) -> Float[Tensor, " b d"]:
         """The class token after the last norm, of images normalised as in training."""
+        x = self._embedded(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x[:, 0])  # eq. 4
+
+    def patches(
+        self, x: Float[Tensor, " b 3 h w"], blocks: Sequence[int]
+    ) -> list[Float[Tensor, " b d rows columns"]]:
+        """Tokens of the patches after some blocks, counted from 0, each under the last norm."""
+        rows, columns = (side // self.sizes.patch for side in x.shape[-2:])
+        x = self._embedded(x)
+        found: dict[int, Tensor] = {}
+        for number, block in enumerate(self.blocks[: max(blocks) + 1]):
+            x = block(x)
+            if number in blocks:
+                tokens = self.norm(x[:, 1 + self.sizes.registers :])
+                found[number] = tokens.mT.unflatten(2, (rows, columns))
+        return [found[number] for number in blocks]
+
+    def _embedded(self, x: Float[Tensor, " b 3 h w"]) -> Float[Tensor, " b tokens d"]:
         x = self.patch_embed["proj"](x)  # b d rows columns
         rows, columns = x.shape[-2:]
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x.flatten(2).mT], 1)
@@ -67,9 +88,7 @@ class VisionTransformer(nn.Module):
         if self.sizes.registers:  # behind the class token, without a position
             registers = self.register_tokens.expand(len(x), -1, -1)
             x = torch.cat([x[:, :1], registers, x[:, 1:]], 1)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x[:, 0])  # eq. 4
+        return x
 
     def _positions(self, rows: int, columns: int) -> Float[Tensor, " 1 tokens d"]:
         """The position embedding, that of patches interpolated bicubically to another grid.
