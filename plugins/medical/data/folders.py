@@ -252,7 +252,7 @@ class FastMri(_Folder):
         paths, refused = files_of(root, selection.exclude)
         entries = []
         for path in (path for path in paths if path.suffix.lower() == ".h5"):
-            patient = raw.fastmri_patient(path) or path.stem
+            patient = raw.hdf5_patient(path) or path.stem
             try:
                 _, mask = raw.read_fastmri(path, slices=slice(0, 1))
             except InputError as error:

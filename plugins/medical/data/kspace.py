@@ -199,7 +199,7 @@ def _surveyed(root: Path, exclude: tuple[str, ...]) -> tuple[list[_File], list[s
             refused.append(f"{path}: {error}")
             continue
         hdf5 = path.suffix.lower() in raw.HDF5
-        found.append(_File(path, (raw.fastmri_patient(path) if hdf5 else "") or path.stem, slices))
+        found.append(_File(path, (raw.hdf5_patient(path) if hdf5 else "") or path.stem, slices))
     return found, refused
 
 

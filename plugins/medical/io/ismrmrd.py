@@ -87,7 +87,16 @@ def read(path: Path, group: Any) -> KSpace:
 # --- the header ----------------------------------------------------------------------------------
 
 
-def _encoding(path: Path, group: Any) -> _Encoding:
+def patient(path: Path, group: Any) -> str:
+    """PatientID of the header; empty where it has none.
+
+    Raises:
+        InputError: the header cannot be read.
+    """
+    return _header(path, group).findtext("subjectInformation/patientID", "").strip()
+
+
+def _header(path: Path, group: Any) -> ElementTree.Element:
     stored = dataset_of(path, group, "xml")
     text = stored[()] if stored is not None and stored.size == 1 else b""
     text = text if isinstance(text, bytes | str) else text.reshape(-1)[0]
@@ -100,6 +109,11 @@ def _encoding(path: Path, group: Any) -> _Encoding:
         raise InputError(f"{path.name}: its XML header is not valid: {reason(error)}") from error
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
+    return root
+
+
+def _encoding(path: Path, group: Any) -> _Encoding:
+    root = _header(path, group)
     kinds = [one.findtext("trajectory", "").strip().lower() for one in root.findall("encoding")]
     if not kinds or kinds[0] not in CARTESIAN:
         found = kinds[0] if kinds else "no encoding"

@@ -450,10 +450,13 @@ def read_fastmri(
     return values, mask
 
 
-def fastmri_patient(path: Path) -> str:
-    """The attribute patient_id; empty where it is missing or cannot be read."""
+def hdf5_patient(path: Path) -> str:
+    """The attribute patient_id, or ISMRMRD's PatientID; empty where it cannot be read."""
     try:
         with opened(path) as file:
+            group = None if "kspace" in file else ismrmrd.group_in(path, file)
+            if group is not None:
+                return ismrmrd.patient(path, group)
             return str(file.attrs.get("patient_id", ""))
     except Exception:  # noqa: BLE001  (damaged files raise many types; `read_fastmri` reports them)
         return ""

@@ -1,12 +1,17 @@
 """ISMRMRD's files: lines put where they belong, and what is no Cartesian image is refused."""
 
+import os
+import resource
+
 import h5py
 import numpy as np
 import pytest
+from mutated import mutated
 
 from core.errors import InputError
 from plugins.medical.io import raw
 
+COUNT = 2000 if os.environ.get("POLYMODE_TORTURE") else 60
 INDEX = ("kspace_encode_step_1", "kspace_encode_step_2", "average", "slice", "contrast", "phase",
          "repetition", "set", "segment")  # fmt: skip
 HEAD = np.dtype([
@@ -90,6 +95,17 @@ def test_lines_in_any_order_make_the_slices(tmp_path):
     assert found.mask.all()
     assert found.pixel_mm == (2.5, 2.0)
     assert raw.kspace_slices(tmp_path / "a.h5") == 2
+
+
+def test_the_patient_of_the_header_is_known_and_split_by(tmp_path):
+    _, k = whole()
+    path = written(tmp_path / "a.h5", lines_of(k), x=16, y=10)
+    assert raw.hdf5_patient(path) == ""
+    with h5py.File(path, "r+") as file:
+        text = file["dataset"]["xml"][0].decode()
+        where = "<subjectInformation><patientID> 17 </patientID></subjectInformation><encoding>"
+        file["dataset"]["xml"][0] = text.replace("<encoding>", where)
+    assert raw.hdf5_patient(path) == "17"
 
 
 def test_an_oversampled_readout_is_cropped_to_the_field_of_view(tmp_path):
@@ -184,6 +200,22 @@ def test_a_table_that_lies_elsewhere_is_refused(tmp_path):
         file["dataset"]["data"] = h5py.ExternalLink("b.h5", "data")
     with pytest.raises(InputError, match="data is a link"):
         raw.read_kspace(tmp_path / "a.h5")
+
+
+def test_mutated_files_give_data_or_a_clear_error(tmp_path):
+    _, k = whole(slices=1, coils=1)
+    path = written(tmp_path / "a.h5", lines_of(k), x=16, y=10)
+    sound, fine, said = path.read_bytes(), 0, []
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for seed in range(COUNT):
+        path.write_bytes(mutated(sound, seed))
+        try:
+            fine += bool(np.isfinite(raw.read_kspace(path).values).all())
+        except InputError as error:
+            said.append(str(error))
+    assert 0 < fine < COUNT
+    assert all("\n" not in one and str(tmp_path) not in one for one in said)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
 
 
 def test_files_of_its_own_library_are_read(tmp_path):

@@ -404,7 +404,7 @@ def test_mutated_files_give_data_or_a_clear_error(tmp_path, kind):
 def test_pipes_in_the_place_of_files_are_not_waited_for(tmp_path):
     for name in ("a.hdf5", "a.npy"):
         os.mkfifo(tmp_path / name)
-    assert raw.fastmri_patient(tmp_path / "a.hdf5") == ""
+    assert raw.hdf5_patient(tmp_path / "a.hdf5") == ""
     with pytest.raises(InputError, match="not a regular file"):
         raw.lodopab(tmp_path / "a.hdf5")
     assert not dicom.is_dicom(tmp_path / "a.hdf5")
