@@ -166,7 +166,7 @@ def main() -> None:
     torch.set_num_threads(1)
     pool, test = (
         crops(read_labelled(pairs_of(folder), instances=True), wanted.size, each, seed)
-        for folder, each, seed in ((wanted.train, 4, 0), (wanted.test, 4, 1))
+        for folder, each, seed in ((wanted.train, 4, 0), (wanted.test, 2, 1))
     )
     how = {"blocks": tuple(wanted.blocks), "steps": tuple(wanted.steps)}
     with tempfile.TemporaryDirectory() as folder:

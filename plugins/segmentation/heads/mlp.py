@@ -18,6 +18,7 @@ from plugins.segmentation.heads.pixels import Pixels
 
 HIDDEN = {False: (128, 32), True: (256, 128)}  # of up to 29 classes, and of more
 MANY = 30  # classes
+MOST_HELD = 4096  # held-out pixels that are looked at
 CHECK, PATIENCE = 25, 8  # steps between looks at the held-out pixels, and looks without gain
 MOMENTUM, EPSILON = 0.1, 1e-5  # of the batch norms
 
@@ -102,8 +103,9 @@ def fit(
     x, y, weights = pixels.features, pixels.labels, pixels.weights
     mean, std = x[learned].mean(0), x[learned].std(0).clamp(min=1e-6)
     inside = (x - mean) / std
-    held = pixels.held if pixels.held.any() else learned
+    held = torch.nonzero(pixels.held if pixels.held.any() else learned)[:, 0]
     draw = torch.Generator().manual_seed(derive("segmentation/ensemble", seed))
+    held = held[torch.randperm(len(held), generator=draw)[:MOST_HELD]]
     network = _Members(members, x.shape[1], pixels.classes, draw)
     optimizer = torch.optim.Adam(network.parameters(), lr=lr)
     places = torch.nonzero(learned)[:, 0]
