@@ -38,6 +38,7 @@ PLUGIN = Plugin(
             "segment",
             "plugins.segmentation.inference.predictor:Segment",
             "Masks of images by a fitted classifier",
+            needs=("skimage",),
         ),
     ),
     verbs=(

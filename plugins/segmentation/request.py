@@ -12,6 +12,26 @@ Kind = Literal["ensemble", "linear"]
 """Of a pixel classifier: ten small networks, or a linear one in closed form."""
 
 
+Objects = Literal["none", "components", "watershed"]
+"""How masks are divided into objects: connected components, or a watershed of their distance."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dividing:
+    """How masks are divided into objects.
+
+    Args:
+        objects: connected components of each class but the first, or a watershed of their distance
+            to the background, which divides those that touch.
+        min_area: pixels of an object at least; smaller ones are left out.
+        apart: pixels between the middles of two objects at least; for the watershed.
+    """
+
+    objects: Objects = "none"
+    min_area: Annotated[int, Ge(0)] = 0
+    apart: Annotated[int, Ge(1)] = 5
+
+
 @dataclass(frozen=True, kw_only=True)
 class Labels:
     """How masks are read.

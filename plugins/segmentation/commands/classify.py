@@ -9,7 +9,7 @@ import typer
 from core.commands import OnMachine, Overwrite, Seed, check_new, keeps_nothing
 from core.errors import InputError
 from core.parts.registry import Spec
-from plugins.segmentation.request import FitRequest, Kind, Labels, Tiling
+from plugins.segmentation.request import Dividing, FitRequest, Kind, Labels, Tiling
 
 Images = Annotated[Path, typer.Argument(help="Folder of images; those with a mask are used.")]
 Classifier = Annotated[
@@ -98,9 +98,12 @@ def predict(
     prior: Prior = None,
     overwrite: Overwrite = False,
     *,
+    dividing: Dividing,
     machine: OnMachine,
 ) -> None:
     """Segment images: masks with a palette, overlays, uncertainty and areas.
+
+    With --objects instances too, counted and measured: NAME-instances.png and NAME-objects.csv.
 
     Example: polymode segmentation predict *.png --classifier runs/classifier -o masks
     """
@@ -119,11 +122,15 @@ def predict(
         raise InputError("files: two have one name; segment them into different folders")
     beside = [target.with_name(n) for target in targets for n in Segment.beside(target.name)]
     check_new([*targets, *beside], overwrite=overwrite)
-    segment = Segment(machine, classifier, prior=prior)
+    segment = Segment(
+        machine, classifier, prior=prior, objects=dividing.objects, min_area=dividing.min_area,
+        apart=dividing.apart,
+    )  # fmt: skip
     make_folder(out)
     for file, target in zip(files, targets, strict=True):
         facts = segment(file, target)
         shown = ", ".join(f"{name} {part:.1%}" for name, part in facts["areas"].items())
+        shown += f"; {facts['objects']} objects" if "objects" in facts else ""
         print(f"{printable(str(file.name))}: {shown}", file=sys.stderr)
         print(target)
 
@@ -132,22 +139,42 @@ def evaluate(
     images: Images,
     classifier: Classifier,
     prior: Prior = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder of metrics.json: the scores beside a baseline's, with "
+            "intervals over images.",
+            show_default="none",
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
     *,
     labels: Labels,
+    dividing: Dividing,
     machine: OnMachine,
 ) -> None:
     """Score a classifier on images with masks: intersection over union of each class.
 
     One confusion matrix is summed over all pixels; a class that is neither there nor found does
-    not count.
+    not count.  Intervals (95 %) redraw images.  With --objects also the average precision of
+    instances, TP / (TP + FP + FN), at an overlap of 0.5 and over 0.5 to 0.95, as a mean over
+    images; true ones are those of --instances or of annotations, whatever their class.
 
     Example: polymode segmentation evaluate held-out --classifier runs/classifier
     """
+    if out is not None:
+        check_new([out / "metrics.json"], overwrite=overwrite)
+    from core.storage.files import make_folder
     from plugins.segmentation.evaluation.scores import evaluate_folder
 
-    found, classes = evaluate_folder(images, classifier, labels, machine, prior=prior)
-    width = max(len("mean IoU"), *map(len, classes.names))
-    for name, value in zip(classes.names, found.iou.tolist(), strict=True):
+    found = evaluate_folder(images, classifier, labels, machine, prior=prior, dividing=dividing)
+    names = {"miou": "mean IoU", "accuracy": "accuracy", "ap50": "AP 0.5", "ap": "AP 0.5:0.95"}
+    width = max(len(text) for text in (*names.values(), *found.classes.names))
+    for name, value in zip(found.classes.names, found.total.iou.tolist(), strict=True):
         print(f"{name:{width}}  IoU {value:.4f}")
-    print(f"{'mean IoU':{width}}      {found.mean_iou:.4f}")
-    print(f"{'accuracy':{width}}      {found.accuracy:.4f}")
+    for name, cell in found.figures().items():
+        print(f"{names[name]:{width}}      {cell.mean:.4f}  ({cell.low:.4f} to {cell.high:.4f})")
+    if out is not None:
+        print(found.evaluation(images).write(make_folder(out)))

@@ -53,4 +53,4 @@ class Confusion:
     @property
     def accuracy(self) -> float:
         """Fraction of the pixels whose class is found."""
-        return float(self.counts.diagonal().sum() / self.counts.sum().clamp(min=1))
+        return int(self.counts.diagonal().sum()) / max(1, int(self.counts.sum()))

@@ -3,21 +3,25 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from annotated_types import Ge
 
 from core.images.formats import READ, UNREAD
 from core.request import Machine
 from core.results.sheet import to_bytes
 from plugins.segmentation.data.labelled import rgb
 from plugins.segmentation.inference.classifier import load
+from plugins.segmentation.inference.objects import measured, objects_in
 from plugins.segmentation.io.masks import (
     write_areas,
     write_mask,
     write_overlay,
     write_uncertainty,
 )
+from plugins.segmentation.io.objects import write_objects
+from plugins.segmentation.request import Objects
 
 
 class Segment:
@@ -25,17 +29,35 @@ class Segment:
 
     Beside the mask: ``NAME-overlay.png``, the image with its classes in colour;
     ``NAME-uncertainty.png``, where the members of the ensemble disagree, white for all they can;
-    ``NAME-areas.csv``, pixels of each class.  Any size, in tiles.
+    ``NAME-areas.csv``, pixels of each class.  With `objects` also ``NAME-instances.png``, the
+    number of each pixel's object in 16 bits, and ``NAME-objects.csv``, a row for each: area,
+    centroid, bounding box (right and bottom excluded), mean intensity (the channels' mean, 0 to 1)
+    and eccentricity.  Any size, in tiles.
 
     Args:
         prior: the checkpoint of the classifier's features, where it has moved.
+        objects: connected components of each class but the first, or a watershed of their distance
+            to the background, which divides those that touch.
+        min_area: pixels of an object at least; smaller ones are left out.
+        apart: pixels between the middles of two objects at least; for the watershed.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = tuple(READ)
     unread: ClassVar[Mapping[str, str]] = UNREAD
 
-    def __init__(self, machine: Machine, checkpoint: Path, *, prior: Path | None = None) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        checkpoint: Path,
+        *,
+        prior: Path | None = None,
+        objects: Objects = "none",
+        min_area: Annotated[int, Ge(0)] = 0,
+        apart: Annotated[int, Ge(1)] = 5,
+    ) -> None:
         self.classifier = load(checkpoint, machine, prior=prior)
+        self._objects: Objects = objects
+        self._min_area, self._apart = min_area, apart
 
     @staticmethod
     def result_name(name: str) -> str:
@@ -46,14 +68,15 @@ class Segment:
     def beside(name: str) -> tuple[str, ...]:
         """Names of what is written beside a mask."""
         stem = name[: -len(".png")]
-        return (f"{stem}-overlay.png", f"{stem}-uncertainty.png", f"{stem}-areas.csv")
+        endings = ("overlay.png", "uncertainty.png", "areas.csv", "instances.png", "objects.csv")
+        return tuple(f"{stem}-{ending}" for ending in endings)
 
     def __call__(self, source: Path, target: Path) -> Mapping[str, Any]:
         """Write the mask of one image file.
 
         Returns:
             ``areas``, the fraction of each class, and ``uncertainty``, the mean in nats of the
-            tenth of the pixels that are least certain.
+            tenth of the pixels that are least certain; ``objects``, how many, if they are counted.
 
         Raises:
             InputError: `source` cannot be read, or `target` cannot be written.
@@ -61,14 +84,24 @@ class Segment:
         image = rgb(source)
         found = self.classifier(image)
         labels, classes = found.labels.numpy(), self.classifier.classes
-        overlay, uncertainty, areas = (target.with_name(n) for n in self.beside(target.name))
+        overlay, uncertainty, areas, numbers, table = (
+            target.with_name(name) for name in self.beside(target.name)
+        )
         write_overlay(overlay, to_bytes(image), labels, classes)
         write_uncertainty(uncertainty, found.uncertainty.numpy(), math.log(len(classes)))
         write_areas(areas, labels, classes)
+        counted = {}
+        if self._objects != "none":
+            divided = objects_in(labels, self._objects, min_area=self._min_area, apart=self._apart)
+            brightness = image.mean(0).add_(1).div_(2).numpy()
+            rows = measured(divided, brightness, classes.names)
+            write_objects(numbers, table, divided.numbers, rows)
+            counted = {"objects": len(rows)}
         write_mask(target, labels, classes)
         counts = np.bincount(labels.ravel(), minlength=len(classes)) / labels.size
         worst = found.uncertainty.flatten().topk(max(1, labels.size // 10)).values.mean()
         return {
             "areas": {n: round(float(c), 6) for n, c in zip(classes.names, counts, strict=True)},
             "uncertainty": round(float(worst), 6),
+            **counted,
         }

@@ -74,7 +74,7 @@ def test_scores_are_of_the_masks_that_are_written(folder):
     out = fitted(folder, "--kind", "linear")
     done = run("evaluate", folder / "other", "--classifier", out)
     assert done.exit_code == 0
-    stated = float(next(line for line in done.output.splitlines() if "mean" in line).split()[-1])
+    stated = float(done.output.split("mean IoU")[1].split()[0])
     files = [folder / "other" / f"{seed}.png" for seed in (3, 4)]
     run("predict", *files, "--classifier", out, "-o", folder / "masks")
     found = np.stack([np.asarray(Image.open(folder / "masks" / f.name)) == 128 for f in files])
@@ -152,6 +152,35 @@ def test_a_mask_of_instances_has_one_class_of_objects(folder):
     run("predict", folder / "other" / "3.png", "--classifier", out, "-o", folder / "masks")
     found = np.asarray(Image.open(folder / "masks" / "3.png"))
     assert ((found == 1) == scene(3)[1]).mean() > 0.97
+
+
+@pytest.mark.slow
+def test_objects_are_counted_measured_and_scored(folder):
+    """Discs that lie apart: every one is found, and its row is of its pixels."""
+    y, x = np.mgrid[:72, :60]
+    for seed in (3, 4):
+        numbers = np.zeros((72, 60), np.uint8)
+        for number, (cy, cx) in enumerate(((15, 15), (20, 45), (50, 20)), start=1):
+            numbers[(y - cy) ** 2 + (x - cx) ** 2 < 100] = 80 * number
+        Image.fromarray(numbers).save(folder / "other" / f"{seed}_mask.png")
+        grey = np.where(numbers > 0, 150, 90) + np.random.default_rng(seed).normal(0, 8, (72, 60))
+        Image.fromarray(grey.clip(0, 255).astype(np.uint8)).save(folder / "other" / f"{seed}.png")
+    out = fitted(folder, "--kind", "linear", "--instances")
+    how = ("--objects", "watershed", "--min-area", 30, "--classifier", out)
+    done = run("predict", folder / "other" / "3.png", *how, "-o", folder / "masks")
+    assert "; 3 objects" in done.output
+    with Image.open(folder / "masks" / "3-instances.png") as image:
+        assert image.mode == "I;16"
+        found = np.asarray(image)
+    rows = list(csv.DictReader((folder / "masks" / "3-objects.csv").open()))
+    assert [int(row["area"]) for row in rows] == np.bincount(found.ravel())[1:].tolist()
+    assert float(rows[1]["centroid_x"]) == pytest.approx(45, abs=1)
+    assert float(rows[1]["mean_intensity"]) == pytest.approx(150 / 255, abs=0.02)
+    done = run("evaluate", folder / "other", "--instances", *how, "-o", folder / "scores")
+    line = next(line for line in done.output.splitlines() if line.startswith("AP 0.5 "))
+    assert line.split(maxsplit=2)[2] == "1.0000  (1.0000 to 1.0000)"
+    assert (folder / "scores" / "metrics.json").exists()
+    assert "give --instances if every object" in refused("evaluate", folder / "other", *how)
 
 
 def test_results_are_not_replaced_unasked(folder):
