@@ -4,7 +4,7 @@
 # make torture  the reliability battery in full counts: kills, crashes, power cuts, damage
 # make parity compare with k-diffusion and diffusers; installs them first
 # make gpu    on a CUDA GPU: its tests, then figures and weights of some 20 minutes, in runs/gpu
-# make browser  tests of the report in Chromium; fetches one where there is none
+# make browser  tests of the report and the labelling page in Chromium; fetches one where there is none
 # make lint   style, types and directions of import
 # make clean  remove what the above made
 #
@@ -56,7 +56,8 @@ gpu: $(VENV)/.ready
 browser: $(VENV)/.ready
 	$(PIP) install --no-compile -c $(VENV)/constraints.txt -e '.[image2image,medical,segmentation,dev,browser]'
 	$(BIN)/python tests/chromium.py || $(BIN)/playwright install --only-shell chromium
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/pipelines/report/test_browser.py -m browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/pipelines/report/test_browser.py \
+		tests/plugins/segmentation/label/test_browser.py -m browser
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

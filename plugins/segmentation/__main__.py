@@ -2,11 +2,12 @@
 
 from core.commands import domain, run_app
 from plugins.segmentation.commands.classify import evaluate, fit, predict
+from plugins.segmentation.commands.label import label, suggest
 from plugins.segmentation.commands.prior import train_prior
 
 app = domain(
     "Segmentation of your own images from a handful of labelled ones.",
-    train_prior, fit, predict, evaluate,
+    train_prior, label, fit, predict, suggest, evaluate,
 )  # fmt: skip
 
 if __name__ == "__main__":

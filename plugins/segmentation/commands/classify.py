@@ -59,7 +59,7 @@ def fit(
     Example: polymode segmentation fit labelled --checkpoint runs/prior -o runs/classifier
     """
     request = FitRequest(
-        images=images, labels=labels, features=_features(features, checkpoint), kind=kind,
+        images=images, labels=labels, features=features_of(features, checkpoint), kind=kind,
         members=members, pixels=pixels, tiling=tiling, seed=seed,
     )  # fmt: skip
     check_new([out / "classifier.json"], overwrite=overwrite)
@@ -71,7 +71,7 @@ def fit(
     print(result.classifier)
 
 
-def _features(text: str | None, checkpoint: Path | None) -> Spec:
+def features_of(text: str | None, checkpoint: Path | None) -> Spec:
     """The features of the options.
 
     Raises:

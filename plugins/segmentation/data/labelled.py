@@ -64,21 +64,11 @@ def pairs_of(images: Path, masks: Path | None = None) -> list[Pair]:
     Raises:
         InputError: no such folder, no image with a mask, or two masks of one image.
     """
-    found = {**_named(images)}
     if masks is not None and (annotations := annotation_files(masks)):
+        found = _named(images)
         drawn = _drawn(found, masks, annotations)
         return [Pair(name, path, drawn[name]) for name, path in found.items() if name in drawn]
-    if masks is None:
-        labels = {name: path for name, path in found.items() if _plain(name) != name}
-        found = {name: path for name, path in found.items() if name not in labels}
-    else:
-        labels = _named(masks)
-    by_image: dict[str, Path] = {}
-    for name, path in labels.items():
-        image = name if name in found and masks is not None else _plain(name)
-        if image in by_image:
-            raise InputError(f"{by_image[image]} and {path}: two masks of one image; remove one")
-        by_image[image] = path
+    found, by_image = masks_of(images, masks)
     pairs = [Pair(name, path, by_image[name]) for name, path in found.items() if name in by_image]
     if not pairs:
         where = f"{images} beside their images" if masks is None else f"{masks} for {images}"
@@ -133,6 +123,36 @@ def _image_of(drawing: Drawing, found: Mapping[str, Path], beside: str) -> str:
             f"{found[named[1]]} among them; give the folder that was annotated, or rename one"
         )
     return named[0] if named else ""
+
+
+def masks_of(images: Path, masks: Path | None = None) -> tuple[dict[str, Path], dict[str, Path]]:
+    """The images of a folder, and the masks that there are; both by the images' names.
+
+    Args:
+        images: as of `pairs_of`.
+        masks: a folder of masks, as of `pairs_of`; inside `images` it holds no images.
+
+    Raises:
+        InputError: no such folder, annotations, or two masks of one image.
+    """
+    if masks is not None and annotation_files(masks):
+        raise InputError(f"{masks}: holds annotations; expected a folder of masks alone")
+    found = _named(images)
+    if masks is None:
+        labels = {n: path for n, path in found.items() if _plain(n) != n and _plain(n) in found}
+        found = {name: path for name, path in found.items() if name not in labels}
+    else:
+        labels = _named(masks)
+        if images.resolve() in masks.resolve().parents:
+            inside = masks.resolve()
+            found = {n: path for n, path in found.items() if inside not in path.resolve().parents}
+    by_image: dict[str, Path] = {}
+    for name, path in labels.items():
+        image = name if name in found and masks is not None else _plain(name)
+        if image in by_image:
+            raise InputError(f"{by_image[image]} and {path}: two masks of one image; remove one")
+        by_image[image] = path
+    return found, by_image
 
 
 def images_of(folder: Path) -> list[Path]:

@@ -84,9 +84,9 @@ def places_of(
             f"labels: all {len(labels)} labelled pixels are of class {present[0]}; label some of "
             "another class too"
         )
-    chosen = _balanced(labels, most, seed)
+    chosen = balanced(labels, most, seed)
     image, y, x, labels = image[chosen], y[chosen], x[chosen], labels[chosen]
-    return Places(image, y, x, labels, _held(image, y, x, labels, seed), classes)
+    return Places(image, y, x, labels, held_out(image, y, x, labels, seed), classes)
 
 
 def with_features(places: Places, maps: Callable[[int], Maps]) -> Pixels:
@@ -111,7 +111,7 @@ def _labelled(number: int, mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor
     return torch.full_like(y, number), y, x, mask[y, x].long()
 
 
-def _balanced(label: Tensor, most: int, seed: int) -> Int64[Tensor, " n"]:
+def balanced(label: Int64[Tensor, " n"], most: int, seed: int) -> Int64[Tensor, " kept"]:
     """At most `most` positions, in order: each class gets an even part, or all that it has."""
     draw = torch.Generator().manual_seed(derive("segmentation/pixels", seed))
     groups = [torch.nonzero(label == one)[:, 0] for one in label.unique().tolist()]
@@ -123,7 +123,13 @@ def _balanced(label: Tensor, most: int, seed: int) -> Int64[Tensor, " n"]:
     return torch.cat(kept).sort().values
 
 
-def _held(image: Tensor, y: Tensor, x: Tensor, label: Tensor, seed: int) -> Bool[Tensor, " n"]:
+def held_out(
+    image: Int64[Tensor, " n"],
+    y: Int64[Tensor, " n"],
+    x: Int64[Tensor, " n"],
+    label: Int64[Tensor, " n"],
+    seed: int,
+) -> Bool[Tensor, " n"]:
     """Pixels of one square in `HELD`; none of a class that would have no other."""
     squares = torch.stack([image, y // BLOCK, x // BLOCK], 1)
     unique, which = squares.unique(dim=0, return_inverse=True)

@@ -67,10 +67,11 @@ def _strips(head: Head, maps: Maps) -> Iterator[Segmented]:
         rows = range(top, min(top + step, height))
         outputs = found.rows(rows)[0] + bias.to(found.values[0])[:, None, None]
         logits = head.after_first(outputs.flatten(1).mT.float())
-        yield _voted(logits, (len(rows), maps.size[1]))
+        yield voted(logits, (len(rows), maps.size[1]))
 
 
-def _voted(logits: Float[Tensor, " m n classes"], shape: tuple[int, int]) -> Segmented:
+def voted(logits: Float[Tensor, " m n classes"], shape: tuple[int, int]) -> Segmented:
+    """Labels, mean probability and uncertainty of a rectangle of pixels, from members' logits."""
     log = logits.log_softmax(-1)
     mean = log.exp().mean(0)
     votes = torch.nn.functional.one_hot(log.argmax(-1), log.shape[-1]).sum(0)

@@ -86,16 +86,21 @@ def _least(scores: Tensor, labels: Tensor, mass: Tensor) -> tuple[float, float]:
 def _solved(
     z: Tensor, goals: Tensor, weights: Tensor, strengths: tuple[float, ...]
 ) -> list[tuple[Tensor, Tensor]]:
-    """Weight and bias for each strength, from one eigendecomposition of the covariance."""
+    """Weight and bias for each strength, from one eigendecomposition.
+
+    With A the weighted, centred features (n, k) and E the classes: (A'A + r)^-1 A' E, or, of fewer
+    pixels than features, the equal A' (AA' + r)^-1 E (Hastie et al. 2009, exercise 18.4).
+    """
     mass = weights / weights.sum()
-    centre, goal = mass @ z, mass @ goals
-    far = z - centre
-    covariance = far.T @ (far * mass[:, None])
-    values, vectors = torch.linalg.eigh(covariance)
-    turned = vectors.T @ (far.T @ ((goals - goal) * mass[:, None]))
-    scale = values.clamp(min=0).mean()
+    centre, goal, root = mass @ z, mass @ goals, mass.sqrt()[:, None]
+    far, aim = (z - centre) * root, (goals - goal) * root
+    few = len(far) < far.shape[1]
+    values, vectors = torch.linalg.eigh(far @ far.T if few else far.T @ far)
+    turned = vectors.T @ (aim if few else far.T @ aim)
+    back = far.T @ vectors if few else vectors
+    scale = far.square().sum() / far.shape[1]  # the mean eigenvalue of A'A
     found = []
     for strength in strengths:
-        weight = (vectors @ (turned / (values.clamp(min=0) + strength * scale)[:, None])).T
+        weight = (back @ (turned / (values.clamp(min=0) + strength * scale)[:, None])).T
         found.append((weight, goal - weight @ centre))
     return found

@@ -14,6 +14,7 @@ from core.results.sheet import to_bytes
 from plugins.segmentation.data.labelled import rgb
 from plugins.segmentation.inference.classifier import load
 from plugins.segmentation.inference.objects import measured, objects_in
+from plugins.segmentation.inference.suggest import least_certain
 from plugins.segmentation.io.masks import (
     write_areas,
     write_mask,
@@ -99,9 +100,8 @@ class Segment:
             counted = {"objects": len(rows)}
         write_mask(target, labels, classes)
         counts = np.bincount(labels.ravel(), minlength=len(classes)) / labels.size
-        worst = found.uncertainty.flatten().topk(max(1, labels.size // 10)).values.mean()
         return {
             "areas": {n: round(float(c), 6) for n, c in zip(classes.names, counts, strict=True)},
-            "uncertainty": round(float(worst), 6),
+            "uncertainty": round(least_certain(found.uncertainty), 6),
             **counted,
         }

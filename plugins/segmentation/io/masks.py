@@ -10,19 +10,21 @@ from PIL import Image
 from core.errors import InputError
 from core.images.pictures import reason
 from core.storage import files
-from plugins.segmentation.io.classes import Classes
+from plugins.segmentation.io.classes import IGNORE, Classes
 
+UNLABELLED = (128, 128, 128)  # colour in a mask's palette
 STRENGTH = 0.45  # of a class's colour in an overlay
 
 
 def write_mask(path: Path, labels: np.ndarray, classes: Classes) -> None:
     """A PNG with a palette, whose numbers are those of the masks that were learned from.
 
-    Numbers above 255 do not fit a palette: the classes are then numbered from 0.
+    Numbers above 255 do not fit a palette: the classes are then numbered from 0.  Pixels without a
+    class are 255.
 
     Args:
         path: of the file.
-        labels: class indices (h, w).
+        labels: class indices (h, w); `IGNORE` where there is none.
         classes: their numbers and colours.
 
     Raises:
@@ -34,6 +36,9 @@ def write_mask(path: Path, labels: np.ndarray, classes: Classes) -> None:
     for index, value in enumerate(values):
         table[index] = value
         palette[value] = classes.colour(index)
+    if (labels == IGNORE).any():
+        table[IGNORE] = IGNORE
+        palette[IGNORE] = UNLABELLED
     image = Image.fromarray(table[labels])
     image.putpalette(palette.tobytes())
     _save(path, image)
