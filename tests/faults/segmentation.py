@@ -3,6 +3,10 @@
 from faults.fault import segmentation
 
 FAULTS = (
+    segmentation("label: any Host is answered", "label/server",
+                 "not in [[host] for host in hosts]", "is None", "label/test_server", "host"),
+    segmentation("label: a stroke that is not sampled anew", "label/session",
+                 "self._fresh.discard(number)", "pass", "label/test_session", "disc"),
     segmentation("scenes: digits of both splits", "data/scenes",
                  "side if split == \"train\" else ~side", "side | True",
                  "data/test_scenes", "splits"),

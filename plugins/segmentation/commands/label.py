@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from core.errors import InputError, printable
 from core.parts.registry import Spec
 from plugins.segmentation.commands.classify import Classifier, Prior, features_of
 from plugins.segmentation.request import Labels, Tiling
+
+if TYPE_CHECKING:
+    from plugins.segmentation.label.server import Server
 
 Folder = Annotated[Path, typer.Argument(help="Folder of images, searched recursively.")]
 Painted = Annotated[Labels, ("masks", "classes", "ignore")]
@@ -72,18 +75,24 @@ def label(
         read = configure("features", spec)(machine)
 
     def score(path: Path) -> float:
-        assert fitted is not None, "asked only with one"
-        return next(scored(fitted, [(path.name, path)])).uncertainty
+        return next(scored(fitted, [(path.name, path)])).uncertainty if fitted else 0.0
 
     session = Session(
         items, classes, read,
         tiling=tiling, ignore=labels.ignore, score=score if fitted is not None else None,
     )  # fmt: skip
-    with Server(session, port) as server:
+    _serve(Server(session, port))
+
+
+def _serve(server: "Server") -> None:
+    """Print the address and answer until a signal ends it."""
+    session = server.session
+    with server:
         session.start()
         print(server.address, flush=True)
         print(
-            f"{len(items)} images; open the address in a browser on this machine, stop with Ctrl-C",
+            f"{len(session.items)} images; open the address in a browser on this machine, stop "
+            "with Ctrl-C",
             file=sys.stderr,
         )
         try:

@@ -93,7 +93,7 @@ def classes_for(items: Sequence[Item], labels: Labels) -> Classes:
 
 @dataclass
 class _State:
-    """What is known of an image so far.
+    """Progress, trouble and score of an image so far.
 
     Args:
         done: tiles whose features are read.
