@@ -5,7 +5,7 @@ Item i depends on the options and on i alone.
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -116,8 +116,18 @@ def recoloured(
     return u * 2 - 1
 
 
-def check_options(split: str, **ranges: tuple[float | int, float | int, float | int]) -> None:
-    """Refuse values outside their ranges, each given as (value, least, most)."""
+def check_options(
+    split: str, ranges: Mapping[str, tuple[float | int, float | int, float | int]]
+) -> None:
+    """Refuse what is no split, and values outside their ranges.
+
+    Args:
+        split: ``train`` or ``test``.
+        ranges: (value, least, most) by the option's name.
+
+    Raises:
+        InputError: with a line for each.
+    """
     problems = problems_of_split(split)
     for name, (value, least, most) in ranges.items():
         if not least <= value <= most:

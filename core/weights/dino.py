@@ -200,7 +200,7 @@ def _sizes(
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """What is used of a ``config.json``; nothing where there is none.
+    """Options of a ``config.json`` that are used; none where there is no such file.
 
     Raises:
         InputError: it is not one, or is of a network that differs from DINO's.

@@ -79,13 +79,15 @@ class Folder(Dataset[dict[str, Tensor]]):
     ) -> None:
         check_options(
             split,
-            size=(size, 1, 65536),
-            patches=(patches, 1, FAR),
-            per_photo=(per_photo, 1, 1024),
-            test_fraction=(test_fraction, 0.0, 1.0),
-            colour=(colour, 0.0, 1.0),
-            seed=(seed, 0, FAR),
-            cache_gib=(cache_gib, 0, FAR),
+            {
+                "size": (size, 1, 65536),
+                "patches": (patches, 1, FAR),
+                "per_photo": (per_photo, 1, 1024),
+                "test_fraction": (test_fraction, 0.0, 1.0),
+                "colour": (colour, 0.0, 1.0),
+                "seed": (seed, 0, FAR),
+                "cache_gib": (cache_gib, 0, FAR),
+            },
         )
         self.root, self._seed = root, seed
         self._colour = colour if split == "train" else 0.0

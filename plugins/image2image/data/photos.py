@@ -67,10 +67,12 @@ class Photos(Dataset[dict[str, Tensor]]):
     ) -> None:
         check_options(
             split,
-            size=(size, 1, SMALLEST_PHOTO_SIDE),
-            patches=(patches, 1, FAR),
-            per_photo=(per_photo, 1, 1024),
-            seed=(seed, 0, FAR),
+            {
+                "size": (size, 1, SMALLEST_PHOTO_SIDE),
+                "patches": (patches, 1, FAR),
+                "per_photo": (per_photo, 1, 1024),
+                "seed": (seed, 0, FAR),
+            },
         )
         names = TRAIN_PHOTOS if split == "train" else TEST_PHOTOS
         sizes = [photograph(name).shape[1:] for name in names]

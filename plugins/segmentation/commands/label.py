@@ -62,10 +62,8 @@ def label(
 
     items = items_of(folder, labels.masks)
     fitted = load(classifier, machine) if classifier is not None else None
-    if fitted is not None and not labels.classes:
-        classes = fitted.classes
-    else:
-        classes = classes_for(items, labels)
+    named = fitted is None or labels.classes
+    classes = classes_for(items, labels) if named or fitted is None else fitted.classes
     if fitted is not None and checkpoint is None and features is None:
         read, tiling = fitted.features, fitted.tiling
     else:

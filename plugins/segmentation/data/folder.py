@@ -66,12 +66,14 @@ class LabelledFolder:
     ) -> None:
         check_options(
             split,
-            size=(size, 1, 65536),
-            patches=(patches, 1, FAR),
-            per_photo=(per_photo, 1, 1024),
-            test_fraction=(test_fraction, 0.0, 1.0),
-            seed=(seed, 0, FAR),
-            cache_gib=(cache_gib, 0, FAR),
+            {
+                "size": (size, 1, 65536),
+                "patches": (patches, 1, FAR),
+                "per_photo": (per_photo, 1, 1024),
+                "test_fraction": (test_fraction, 0.0, 1.0),
+                "seed": (seed, 0, FAR),
+                "cache_gib": (cache_gib, 0, FAR),
+            },
         )
         self.root = root
         labelled = read_labelled(

@@ -75,11 +75,13 @@ class DigitsScene:
     ) -> None:
         check_options(
             split,
-            size=(size, int(CELLS * SCALES[1]), 4096),
-            count=(count, 1, FAR),
-            most=(most, 1, 100),
-            noise=(noise, 0.0, 1.0),
-            seed=(seed, 0, FAR),
+            {
+                "size": (size, int(CELLS * SCALES[1]), 4096),
+                "count": (count, 1, FAR),
+                "most": (most, 1, 100),
+                "noise": (noise, 0.0, 1.0),
+                "seed": (seed, 0, FAR),
+            },
         )
         if not digits or len(set(digits)) < len(digits) or not set(digits) <= set(range(10)):
             raise InputError(f"digits: expected some of 0 to 9, each once, got {list(digits)}")
