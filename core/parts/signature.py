@@ -230,6 +230,8 @@ def _options_in_text(module: str, attribute: str) -> tuple[Option, ...]:
             match kind.bases:
                 case [ast.Name(id=base)] if not inits and _is_class(tree, base):
                     return _options_in_text(module, base)  # it is made as what it builds on
+                case [] if not inits and not kind.decorator_list:
+                    return ()  # it is made of nothing
             if len(inits) != 1 or not isinstance(inits[0], ast.FunctionDef):
                 raise _NotPlain(attribute)
             args = inits[0].args

@@ -31,7 +31,7 @@ from plugins.medical.operators.fourier import (
 )
 from plugins.medical.operators.phase import smooth_phase, turned
 from plugins.medical.operators.sampling import check, sampling_mask
-from plugins.medical.request import NOISE, Corrupt, Plane, SamplingMask
+from plugins.medical.request import Corrupt, Plane, SamplingMask
 
 BRIGHT = 99.8  # percentile of the zero-filled magnitude that is scaled to 1
 OVERSAMPLED = 1.5  # rows to columns: above it the readout is oversampled, as fastMRI's is twice
@@ -285,7 +285,7 @@ class UndersampledScans:
         mask: SamplingMask = "random",
         acceleration: float = 4.0,
         centre: float = 0.08,
-        noise: float = NOISE,
+        noise: float = 0.005,
         mirror: bool = True,
         seed: int = 0,
         cache_gib: float = 2.0,

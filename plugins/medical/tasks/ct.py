@@ -16,7 +16,7 @@ from core.task import Batch
 from plugins.medical.data.slices import FINER
 from plugins.medical.operators.photons import counted, of_counts
 from plugins.medical.operators.radon import Radon
-from plugins.medical.request import WATER, Beam
+from plugins.medical.request import Beam
 from plugins.medical.tasks import classical
 from plugins.medical.tasks.geometry import geometry_of, scanner
 from plugins.medical.tasks.reconstruction import Reconstruction
@@ -64,7 +64,7 @@ class Ct(Reconstruction):
         model: float = 0.02,
         low: float = -1000.0,
         high: float = 1000.0,
-        water: float = WATER,
+        water: float = 0.0193,
         total_variation: float = 8.0,
         slices: Literal[1, 3] = 1,
         condition_on_pixel: bool = False,

@@ -68,7 +68,7 @@ class DigitsScene:
         *,
         size: int = 64,
         count: int = 2000,
-        digits: tuple[int, ...] = tuple(range(10)),
+        digits: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
         most: int = 6,
         noise: float = 0.1,
         seed: int = 0,
