@@ -466,6 +466,7 @@ def test_mutated_files_give_a_scan_or_one_clear_error(tmp_path):
     assert not [one for one in said if NAME[:6] in one or NUMBER in one or "\n" in one]
 
 
+@pytest.mark.slow
 def test_a_parametric_map_has_values_unit_and_geometry(tmp_path):
     """Read by pydicom: each frame by its position; PS3.3 A.75, C.7.6.16.2.11."""
     write_series(tmp_path / "in")
@@ -499,6 +500,7 @@ def test_a_parametric_map_has_values_unit_and_geometry(tmp_path):
     assert NUMBER not in str(found)
 
 
+@pytest.mark.slow
 def test_a_segmentation_has_the_mask_and_the_geometry_of_its_source(tmp_path):
     """Read by pydicom: each frame by its position; PS3.3 A.51, C.8.20."""
     write_series(tmp_path / "in")

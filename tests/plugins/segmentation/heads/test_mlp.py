@@ -37,6 +37,7 @@ def as_torch(ensemble, member):
     return nn.Sequential(*layers).eval()
 
 
+@pytest.mark.slow
 def test_members_are_what_torchs_layers_compute():
     pixels = circles()
     ensemble, _ = mlp.fit(pixels, members=3, most=50)
