@@ -58,8 +58,17 @@ def test_what_no_line_parts_is_learned_and_the_best_is_kept():
     found = ensemble.after_first(test.features @ weight.T + bias).argmax(-1)
     wrong = (found != test.labels).float().mean(1)
     assert wrong.max() < 0.05  # the larger class alone would be wrong in 0.39
-    assert how.steps < 3000
     assert how.loss < 0.15
+
+
+@pytest.mark.slow
+def test_held_out_pixels_stop_it_where_labels_are_noise():
+    pixels = circles(300)
+    flipped = torch.rand(300, generator=torch.Generator().manual_seed(5)) < 0.3
+    noisy = pixels._replace(labels=torch.where(flipped, 1 - pixels.labels, pixels.labels))
+    _, how = mlp.fit(noisy, members=2)
+    assert how.steps < 1500  # all 3000 would learn the noise by heart
+    assert 0.5 < how.loss < 0.75  # of labels of which 30 % are wrong: 0.61 at best
 
 
 def test_a_seed_gives_the_same_ensemble_and_members_differ():
