@@ -1,7 +1,7 @@
 """Outputs of a network's blocks, by name: features for segmentation, and for looking inside."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from jaxtyping import Float
@@ -70,9 +70,8 @@ def tapped(network: nn.Module, names: Sequence[str], *, stop: bool = False) -> I
     # Hooks see outputs as the network's next block does; they are removed whatever happens.
     hooks = [known[name].register_forward_hook(keep(name)) for name in names]
     try:
-        yield found
-    except _LastTapped:
-        pass  # the context ends here
+        with suppress(_LastTapped):  # it ends the context, and nothing else
+            yield found
     finally:
         for hook in hooks:
             hook.remove()
