@@ -57,6 +57,27 @@ def open_regular(path: Path) -> BufferedReader:
     raise NotRegular(errno.EINVAL, "not a regular file", str(path))
 
 
+class Unusable(ValueError):
+    """A file that is not read: no regular one, or larger than expected; the message says which."""
+
+
+def read_at_most(path: Path, largest: int) -> bytes:
+    """The bytes of a regular file.
+
+    Raises:
+        OSError: there is none, or it cannot be read now.
+        Unusable: it is not a regular file, or of more than `largest` bytes.
+    """
+    try:
+        with open_regular(path) as file:
+            data = file.read(largest + 1)
+    except NotRegular as error:
+        raise Unusable("not a regular file") from error
+    if len(data) > largest:
+        raise Unusable(f"more than {largest} bytes")
+    return data
+
+
 def digest(path: Path) -> str:
     """sha256 of a regular file's bytes, in hexadecimal."""
     with open_regular(path) as file:

@@ -59,12 +59,9 @@ def read(path: Path, *, largest: int = LARGEST) -> Any:
         NotJson: it is not a regular file, too large, or not JSON.
     """
     try:
-        with files.open_regular(path) as file:
-            data = file.read(largest + 1)
-    except files.NotRegular as error:
-        raise NotJson("not a regular file") from error
-    if len(data) > largest:
-        raise NotJson(f"more than {largest} bytes")
+        data = files.read_at_most(path, largest)
+    except files.Unusable as error:
+        raise NotJson(str(error)) from error
     return parse(data)
 
 

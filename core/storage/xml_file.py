@@ -63,10 +63,7 @@ def read(path: Path, *, largest: int = LARGEST) -> Element:
         NotXml: it is not a regular file, too large, or not XML.
     """
     try:
-        with files.open_regular(path) as file:
-            data = file.read(largest + 1)
-    except files.NotRegular as error:
-        raise NotXml("not a regular file") from error
-    if len(data) > largest:
-        raise NotXml(f"more than {largest} bytes")
+        data = files.read_at_most(path, largest)
+    except files.Unusable as error:
+        raise NotXml(str(error)) from error
     return parse(data)

@@ -1,6 +1,5 @@
 """Slices of the scans in a folder: NIfTI, DICOM, and public datasets."""
 
-import hashlib
 import re
 from abc import ABC, abstractmethod
 from dataclasses import replace
@@ -14,10 +13,18 @@ import torch
 from core.data import problems_of_split, split_of
 from core.errors import InputError
 from core.process.noise import derive
-from core.storage import files
 from plugins.medical.data.augmentation import Pose
 from plugins.medical.data.slices import Slices
-from plugins.medical.data.survey import Entry, Refused, Selection, Survey, bad, files_of, survey
+from plugins.medical.data.survey import (
+    Entry,
+    Refused,
+    Selection,
+    Survey,
+    bad,
+    digest_of,
+    files_of,
+    survey,
+)
 from plugins.medical.io import dicom, identity, nifti, raw
 from plugins.medical.io.scan import Scan
 from plugins.medical.operators.fourier import inverse_fourier, root_sum_of_squares
@@ -140,11 +147,8 @@ class _Folder(Slices, ABC):
 
     def digest(self) -> str:
         """SHA-256 of the files' bytes and of the options of slicing."""
-        whole = hashlib.sha256(repr(self._options).encode())
-        for entry in self._entries:
-            for path in entry.files:
-                whole.update(files.digest(path).encode())
-        return whole.hexdigest()
+        paths = (path for entry in self._entries for path in entry.files)
+        return digest_of(paths, self._options)
 
     def notes(self) -> list[str]:
         """Scans, patients, slices and split, and what is left out with the reasons."""

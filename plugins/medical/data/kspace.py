@@ -17,10 +17,9 @@ from torch import Tensor
 from core.data import Cache, problems_of_split, split_of
 from core.errors import InputError
 from core.process.noise import derive, generator
-from core.storage import files
 from plugins.medical.data.folders import side
 from plugins.medical.data.slices import Pose, Slices
-from plugins.medical.data.survey import Selection, files_of, survey
+from plugins.medical.data.survey import Selection, digest_of, files_of, survey
 from plugins.medical.io import identity, raw
 from plugins.medical.operators.coils import coils_of, compressed
 from plugins.medical.operators.fourier import (
@@ -147,11 +146,8 @@ class KSpaceFolder:
 
     def digest(self) -> str:
         """SHA-256 of the files' bytes and of the options of cropping."""
-        whole = hashlib.sha256(repr(self._options).encode())
-        for one in self._files:
-            for path in raw.files_beside(one.path):
-                whole.update(files.digest(path).encode())
-        return whole.hexdigest()
+        paths = (path for one in self._files for path in raw.files_beside(one.path))
+        return digest_of(paths, self._options)
 
     def notes(self) -> list[str]:
         """Files, patients, slices and split, and what is left out with the reasons."""
@@ -348,11 +344,8 @@ class UndersampledScans:
 
     def digest(self) -> str:
         """SHA-256 of the files' bytes and of the options of slicing and sampling."""
-        whole = hashlib.sha256(repr(self._options).encode())
-        for entry in self._entries:
-            for path in entry.files:
-                whole.update(files.digest(path).encode())
-        return whole.hexdigest()
+        paths = (path for entry in self._entries for path in entry.files)
+        return digest_of(paths, self._options)
 
     def notes(self) -> list[str]:
         """Scans, patients, slices and split, and what is left out with the reasons."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from core.data import split_of
 from core.errors import InputError, printable
-from core.storage import memory
+from core.storage import files, memory
 from core.storage.folders import files_in
 from plugins.medical.data import label_maps
 from plugins.medical.io import dicom, dicom_file, dicom_pixels, identity, intensities, itk, nifti
@@ -79,6 +79,14 @@ class Entry:
                 raise
             kind = memory.NotEnough if isinstance(error, memory.NotEnough) else InputError
             raise kind(f"{self.place}: {_without(self.place, error)}; {LEAVE_OUT}") from error
+
+
+def digest_of(paths: Iterable[Path], options: object) -> str:
+    """SHA-256 of the bytes of files, and of the options of making slices of them."""
+    whole = hashlib.sha256(repr(options).encode())
+    for path in paths:
+        whole.update(files.digest(path).encode())
+    return whole.hexdigest()
 
 
 @dataclass(frozen=True)

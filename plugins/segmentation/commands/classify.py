@@ -21,14 +21,17 @@ Prior = Annotated[
 ]
 
 
+PriorOfImages = Annotated[
+    Path | None,
+    typer.Option(help="Folder of a diffusion model of your images, as train-prior writes it."),
+]
+
+
 @keeps_nothing
 def fit(
     images: Images,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the classifier.")],
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="Folder of a diffusion model of your images, as train-prior writes it."),
-    ] = None,
+    checkpoint: PriorOfImages = None,
     features: Annotated[
         str | None,
         typer.Option(

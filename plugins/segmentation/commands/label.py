@@ -9,7 +9,7 @@ import typer
 from core.commands import OnMachine, Overwrite, after_stop, check_new, keeps_nothing
 from core.errors import InputError, printable
 from core.parts.registry import Spec
-from plugins.segmentation.commands.classify import Classifier, Prior, features_of
+from plugins.segmentation.commands.classify import Classifier, Prior, PriorOfImages, features_of
 from plugins.segmentation.request import Labels, Tiling
 
 if TYPE_CHECKING:
@@ -23,10 +23,7 @@ Masks = Annotated[Labels, ("masks",)]
 @after_stop("every stroke is in its mask")
 def label(
     folder: Folder,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="Folder of a diffusion model of your images, as train-prior writes it."),
-    ] = None,
+    checkpoint: PriorOfImages = None,
     features: Annotated[
         str | None,
         typer.Option(

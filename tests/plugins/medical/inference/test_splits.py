@@ -152,10 +152,8 @@ def test_too_few_measurements_leave_none_out():
 # --- readouts of a trajectory --------------------------------------------------------------------
 
 
-@pytest.mark.skipif(
-    nonuniform.importlib.util.find_spec(nonuniform.LIBRARY) is None, reason="no mri-nufft"
-)
 def test_readouts_are_those_of_the_whole_and_stand_for_the_image():
+    pytest.importorskip(nonuniform.LIBRARY)
     x = torch.cat([blob(3.0), blob(5.0)]).repeat(1, 2, 1, 1)
     operator = nonuniform.NonUniform(nonuniform.radial(64, 64).float(), SIDE, SIDE, readouts=64)
     whole = Measurement(operator, operator.forward(x), 0.1)

@@ -1,6 +1,7 @@
 """Trajectories: the sum itself, the adjoint, and Cartesian ones, which are the masked transform."""
 
 import math
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -13,9 +14,7 @@ from plugins.medical.operators.fourier import Fourier, to_real
 from plugins.medical.operators.nonuniform import NonUniform, radial, spiral
 from plugins.medical.tasks import classical
 
-needs_library = pytest.mark.skipif(
-    nonuniform.importlib.util.find_spec(nonuniform.LIBRARY) is None, reason="no mri-nufft"
-)
+needs_library = pytest.mark.skipif(find_spec(nonuniform.LIBRARY) is None, reason="no mri-nufft")
 
 
 def draw(*shape, seed=0, dtype=torch.complex128):
