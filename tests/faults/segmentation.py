@@ -3,6 +3,21 @@
 from faults.fault import segmentation
 
 FAULTS = (
+    segmentation("objects: beyond the image is an object too", "inference/objects",
+                 "distance_transform_edt(np.pad(inside, 1)))[1:-1, 1:-1]",
+                 "distance_transform_edt(inside))", "inference/test_objects", "slow or not slow"),
+    segmentation("ensemble: standardised features not folded in", "heads/mlp",
+                 "weight = state[\"weight0\"] / std", "weight = state[\"weight0\"]",
+                 "heads/test_mlp", "parts"),
+    segmentation("projection: pixels' corners for their centres", "heads/projection",
+                 "((at.double() + 0.5) * (cells / length) - 0.5)", "(at.double() * (cells / length))",
+                 "heads/test_projection"),
+    segmentation("votes: the mean probability decides", "heads/predicting",
+                 "labels = (votes + mean).argmax(-1)", "labels = mean.argmax(-1)",
+                 "heads/test_predicting", "majority"),
+    segmentation("diffusion: images without noise", "features/diffusion",
+                 "noise = self.noise(x0.shape[1], size).to(x0)", "noise = torch.zeros_like(x0)",
+                 "features/test_diffusion", "noise"),
     segmentation("label: any Host is answered", "label/server",
                  "not in [[host] for host in hosts]", "is None", "label/test_server", "host"),
     segmentation("label: a stroke that is not sampled anew", "label/session",

@@ -37,6 +37,20 @@ def test_an_object_at_the_border_is_not_divided_and_corners_connect():
     assert objects_in(diagonal, "components").numbers.max() == 1
 
 
+@pytest.mark.parametrize(
+    "placed",
+    [
+        ((2, 64, 8), (4, 37, 12), (2, 22, 15), (-4, 22, 11)),
+        ((3, 26, 9), (5, 14, 10), (2, 63, 13), (4, 3, 11)),
+        ((5, 49, 10), (1, 37, 12), (3, 0, 10), (1, 19, 15)),
+    ],
+)
+def test_objects_that_the_border_cuts_are_divided_as_within_a_margin(placed):
+    labels = discs(*placed)
+    alone, within = (objects_in(x, "watershed").numbers.max() for x in (labels, np.pad(labels, 20)))
+    assert alone == within
+
+
 def test_objects_are_numbered_by_their_first_rows_and_small_ones_left_out():
     labels = discs((45, 10, 6), (20, 30, 8), (5, 60, 1))
     labels[20:40, 60:70] = 2
