@@ -85,7 +85,9 @@ class Diffusion:
 
     def digest(self) -> str:
         """SHA-256 of weights, blocks, steps and seed."""
-        found = hashlib.sha256(tensor_file.seal(self._model.network.state_dict()).encode())
+        state = self._model.network.state_dict()
+        weights = {name: value.cpu() for name, value in state.items()}
+        found = hashlib.sha256(tensor_file.seal(weights).encode())
         found.update(repr((self.blocks, self._steps, self._seed)).encode())
         return found.hexdigest()
 

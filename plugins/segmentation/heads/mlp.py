@@ -65,12 +65,11 @@ class Ensemble:
         """Logits of each member from the outputs of `first`."""
         h = x.unflatten(1, (self.members, -1)).transpose(0, 1)
         for layer in (0, 1):
-            t = {name: self.tensors[f"{name}{layer}"][:, None] for name in NORMS}
+            t = {name: self.tensors[f"{name}{layer}"].to(x)[:, None] for name in NORMS}
             gain = t["scale"] / (t["variance"] + EPSILON).sqrt()
             h = torch.addcmul(t["shift"] - t["mean"] * gain, F.relu(h), gain)
-            h = torch.baddbmm(
-                self.tensors[f"bias{layer + 1}"][:, None], h, self.tensors[f"weight{layer + 1}"].mT
-            )
+            bias, weight = (self.tensors[f"{n}{layer + 1}"].to(x) for n in ("bias", "weight"))
+            h = torch.baddbmm(bias[:, None], h, weight.mT)
         return h
 
 

@@ -111,9 +111,10 @@ def sampled(
         down = corners(y, value.shape[-2], maps.area[0])
         right = corners(x, value.shape[-1], maps.area[1])
         one = value[image].float()
-        low = torch.lerp(one[:, down.low, right.low], one[:, down.low, right.high], right.part)
-        high = torch.lerp(one[:, down.high, right.low], one[:, down.high, right.high], right.part)
-        found.append(torch.lerp(low, high, down.part))
+        part = right.part.to(one)
+        low = torch.lerp(one[:, down.low, right.low], one[:, down.low, right.high], part)
+        high = torch.lerp(one[:, down.high, right.low], one[:, down.high, right.high], part)
+        found.append(torch.lerp(low, high, down.part.to(one)))
     return torch.cat(found).mT.contiguous()
 
 

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from core.features import Maps
-from plugins.segmentation.heads import predicting
+from plugins.segmentation.heads import mlp, predicting, ridge
+from plugins.segmentation.heads.pixels import Pixels
 from plugins.segmentation.heads.predicting import segmented
+from plugins.segmentation.heads.projection import projected, sampled
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from made_maps import eager, noise_maps
@@ -68,3 +70,17 @@ def test_strips_are_the_whole_image(monkeypatch):
     torch.testing.assert_close(found.probability, mean, atol=1e-5, rtol=1e-5)
     votes = logits.argmax(-1).float().mean(0).round().reshape(maps.size)
     assert torch.equal(found.labels, votes.to(torch.uint8))
+
+
+def test_maps_may_lie_on_another_device_than_the_classifier():
+    """Shapes alone, on the device that has no values: nothing mixes it with the processor's."""
+    maps = noise_maps(grids=((3, 5), (6, 10)))
+    far = maps._replace(values=tuple(value.to("meta") for value in maps.values))
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(40) % 2
+    pixels = Pixels(torch.randn(40, 5, generator=draw), labels, labels < 0, 2)
+    for head in (mlp.fit(pixels, members=2, most=25)[0], ridge.fit(pixels)):
+        outputs = projected(far, head.first[0]).rows(range(4))[0].flatten(1).mT
+        assert head.after_first(outputs).shape[1:] == (4 * 37, 2)
+    y = x = torch.arange(5)
+    assert sampled(far, 0, y, x).shape == (5, 5)
