@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
+from core.errors import InputError
 from core.parts.registry import Spec
 
 Kind = Literal["ensemble", "linear"]
@@ -60,11 +61,22 @@ class Tiling:
 
     Args:
         tile: side of the part of an image that is read at once, in pixels.
-        margin: of each part, whose labels the neighbours decide, in pixels.
+        margin: of each part, whose labels the neighbours decide, in pixels; less than half of
+            `tile`.
+
+    Raises:
+        InputError: a margin that leaves nothing of a tile.
     """
 
     tile: Annotated[int, Ge(64)] = 512
     margin: Annotated[int, Ge(0)] = 64
+
+    def __post_init__(self) -> None:
+        if 2 * self.margin >= self.tile:
+            raise InputError(
+                f"margin: expected less than half of the tile's {self.tile} pixels, got "
+                f"{self.margin}; state a smaller margin, or a larger tile"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,6 +121,7 @@ def test_bad_input_is_one_sentence(folder):
     learned, out = folder / "learned", folder / "classifier"
     fit = ("fit", learned, "--features", FILTERS, "-o", out)
     assert "expected --checkpoint of a diffusion model" in refused("fit", learned, "-o", out)
+    assert "margin: expected less than half of the tile's 128" in refused(*fit, "--tile", 128)
     assert "at least" not in refused("fit", folder / "nothing", "--features", FILTERS, "-o", out)
     Image.fromarray(np.zeros((5, 6), np.uint8)).save(learned / "1_mask.png")
     assert "6 x 5 pixels, its image" in refused(*fit)
