@@ -1,4 +1,4 @@
-"""What running a job of sixteen steps costs beside the steps themselves.
+"""What planning a job, and running one of sixteen steps, costs beside the steps themselves.
 
 python -m pytest tests/benchmarks/bench_pipelines.py -m benchmark -s
 """
@@ -15,6 +15,7 @@ import pytest
 
 TOYS = Path(__file__).parents[1] / "pipelines"
 CACHED, STEP = 2.0, 0.05  # seconds of CPU for sixteen hits; seconds for a step without Ray
+PLANNED = 2.0  # milliseconds of CPU to parse and plan a step
 
 
 def _cost(folder: Path, *words: str) -> tuple[float, float, str]:
@@ -53,3 +54,31 @@ def test_sixteen_steps_cost_little(tmp_path):
     assert cached <= CACHED
     assert 0 < cpu <= STEP
     assert wall <= STEP
+
+
+PLANS = """
+import sys, time
+from pathlib import Path
+from pipelines.job.file import parse
+from pipelines.job.plan import plan
+
+request = {"task": "image2image/sr3", "dataset": "image2image/photos", "network": {"width": 32}}
+for count in (1, 10, 100, 1000):  # the first imports modules and reads signatures
+    steps = {f"t{i}": {"run": "train", "request": {**request, "seed": i}} for i in range(count)}
+    began = time.process_time()
+    planned = plan(parse({"name": "many", "steps": steps}), Path(sys.argv[1]))
+    print(1e3 * (time.process_time() - began) / len({p.key for p in planned}))
+"""
+
+
+@pytest.mark.benchmark
+def test_a_step_is_planned_in_two_milliseconds(tmp_path):
+    """In a process of its own, whose functions are not checked."""
+    done = subprocess.run(
+        [sys.executable, "-c", PLANS, tmp_path], capture_output=True, text=True, check=True
+    )
+    _, *each = map(float, done.stdout.split())
+    print(
+        "\n10, 100, 1000 steps planned: " + ", ".join(f"{x:.2f}" for x in each) + " ms of CPU each"
+    )
+    assert max(each) <= PLANNED

@@ -401,7 +401,7 @@ def test_copied_stores_are_hits_too(root, tmp_path_factory):
 
 
 PLANS = """
-import sys, time
+import cProfile, sys
 from pathlib import Path
 from pipelines.job.file import parse
 from pipelines.job.plan import plan
@@ -409,18 +409,22 @@ from pipelines.job.plan import plan
 request = {"task": "image2image/sr3", "dataset": "image2image/photos", "network": {"width": 32}}
 for count in (1, 10, 100, 1000):  # the first imports modules and reads signatures
     steps = {f"t{i}": {"run": "train", "request": {**request, "seed": i}} for i in range(count)}
-    began = time.process_time()
-    planned = plan(parse({"name": "many", "steps": steps}), Path(sys.argv[1]))
-    print(1e3 * (time.process_time() - began) / len({p.key for p in planned}))
+    with cProfile.Profile() as calls:
+        planned = plan(parse({"name": "many", "steps": steps}), Path(sys.argv[1]))
+    print(sum(entry.callcount for entry in calls.getstats()) / len({p.key for p in planned}))
 """
 
 
 @pytest.mark.slow
-def test_a_step_takes_at_most_two_milliseconds_to_plan(tmp_path):
-    """In a process of its own, whose functions are not checked: signatures are read once."""
+def test_the_work_of_a_plan_is_small_and_linear_in_its_steps(tmp_path):
+    """Calls of functions, which a busy machine does not change.
+
+    In a process of its own, whose functions are not checked: signatures are read once.
+    """
     done = subprocess.run(
         [sys.executable, "-c", PLANS, tmp_path], capture_output=True, text=True, check=True
     )
-    _, *each = map(float, done.stdout.split())
-    assert len(each) == 3
-    assert max(each) < 2
+    _, ten, *more = map(float, done.stdout.split())
+    assert len(more) == 2
+    assert ten < 8000
+    assert max(more) <= ten
