@@ -22,30 +22,23 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from scan_slices import case
 from torch import Tensor
 
-from core.data import collate, open_dataset
 from core.inverse.measurement import Measurement
-from core.parts.registry import Spec
-from core.request import Machine
 from core.results.calibration import calibration, rank_correlation
 from core.results.metrics import psnr
-from core.task import Batch
 from plugins.medical.inference import choice as choosing
 from plugins.medical.inference import volume
 from plugins.medical.inference.draws import How, reconstructed
-from plugins.medical.inference.predictors import ReconstructCt, ReconstructMri
-from plugins.medical.inference.reconstruct import prior_of
-from plugins.medical.io.nifti import SUFFIXES
-from plugins.medical.request import PosteriorOptions
-from plugins.medical.tasks.reconstruction import AIR, Reconstruction
+from plugins.medical.tasks.reconstruction import AIR
 
 DRAWS, NORMAL = 8, 1.6449
-ROWS = {
-    "ct23": Spec("medical/ct", {"views": 23, "side": 500.0}),
-    "ct10": Spec("medical/ct", {"views": 10, "side": 500.0}),
-    "mri4": Spec("medical/mri", {"acceleration": 4.0}),
-    "mri8": Spec("medical/mri", {"mask": "density", "acceleration": 8.0}),
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ct23": ("ct", {"views": 23}),
+    "ct10": ("ct", {"views": 10}),
+    "mri4": ("mri", {"acceleration": 4.0}),
+    "mri8": ("mri", {"mask": "density", "acceleration": 8.0}),
 }
 
 
@@ -69,18 +62,6 @@ def kept(folder: Path | None) -> None:
     choosing.reconstructed = volume.reconstructed = draw
 
 
-def measured(
-    row: str, folder: Path, items: list[int], size: int, task: Any
-) -> tuple[Batch, Measurement]:
-    """Slices of a folder of scans, and their measurement."""
-    found = any(p.name.lower().endswith(SUFFIXES) for p in folder.rglob("*"))
-    modality = {"modality": "CT" if row.startswith("ct") else "MR"}
-    options = {"root": folder, "size": size, "per_scan": 10, "test_share": 1.0, **modality}
-    spec = Spec("medical/nifti_folder" if found else "medical/dicom_folder", options)
-    batch = collate(open_dataset(spec, "test", task), items)
-    return batch, task.measured(batch)
-
-
 def body(truth: Tensor, mean: Tensor) -> Tensor:
     return (truth > AIR) | (mean > AIR)
 
@@ -99,15 +80,9 @@ def steepest(truth: Tensor, where: Tensor) -> Tensor:
 
 def table(row: str, folder: Path, items: list[int], prior: Path, size: int) -> dict[str, float]:
     """The figures of one row, means over the slices."""
-    build = ReconstructCt if row.startswith("ct") else ReconstructMri
-    model = prior_of(prior, ROWS[row], Machine(threads=1))
-    options = PosteriorOptions(along=0.0, draws=DRAWS)
-    settings = choosing.settings_of(model.process, options, build.level, build.steps)
-    task = model.task
-    assert isinstance(task, Reconstruction)
-    batch, measurement = measured(row, folder, items, size, task)
-    truth = task.picture(batch["image"])
-    like = batch["image"]
+    measured = case(prior, folder, *ROWS[row], items, size, draws=DRAWS)
+    model, measurement, like = measured.model, measured.measurement, measured.like
+    task, truth, settings = measured.task, measured.truth, measured.settings
 
     def drawn(how: How, start: str, choice: Any = None) -> volume.Found:
         return volume.drawn(

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from core.data import collate, open_dataset
 from core.inverse.measurement import Measurement
 from core.model import Model
+from core.network.conditioning import Condition
 from core.parts.registry import Spec
 from core.request import Machine
 from plugins.medical.evaluation.samplers import RULES, compare
@@ -31,8 +33,17 @@ TASK = Spec("medical/ct", {"views": 23, "side": 256.0})
 DATA = Spec("medical/phantoms", {"size": 64, "count": 16})
 
 
-def peers(model: Model, measurement: Measurement) -> dict[str, Callable[[], torch.Tensor]]:
-    """deepinv's samplers, as calls that give pictures in [-1, 1]; nothing where it is absent."""
+def peers(
+    model: Model, measurement: Measurement, like: Tensor, condition: Condition
+) -> dict[str, Callable[[], Tensor]]:
+    """deepinv's samplers, as calls that give samples; nothing where it is absent.
+
+    Args:
+        model: a prior of images in [-1, 1].
+        measurement: of all slices; complex ones become pairs of numbers.
+        like: a sample of each slice.
+        condition: what the network is given.
+    """
     try:
         import deepinv
     except ImportError as missing:
@@ -42,30 +53,38 @@ def peers(model: Model, measurement: Measurement) -> dict[str, Callable[[], torc
     class Denoiser(deepinv.models.Denoiser):
         """Ours on pictures in [0, 1]: x = 2 u - 1 at twice the level."""
 
-        def forward(self, x: torch.Tensor, sigma: Any, **_: Any) -> torch.Tensor:
+        def forward(self, x: Tensor, sigma: Any, **_: Any) -> Tensor:
             level = torch.as_tensor(sigma, dtype=torch.float64).flatten() * 2
             level = level.clamp(model.process.t_first, model.process.t_max).expand(len(x))
-            return (model.denoise(2 * x.float() - 1, level).x0.to(x) + 1) / 2
+            return (model.denoise(2 * x.float() - 1, level, condition).x0.to(x) + 1) / 2
 
     operator, sigma = measurement.operator, measurement.noise_std / 2
+    paired = measurement.y.is_complex()
+
+    def forward(u: Tensor, **_: Any) -> Tensor:
+        y = operator.forward(u.float())
+        return (torch.view_as_real(y) if paired else y).to(u)
+
+    def adjoint(y: Tensor, **_: Any) -> Tensor:
+        y32 = y.float().contiguous()
+        return operator.adjoint(torch.view_as_complex(y32) if paired else y32).to(y)
+
     physics = deepinv.physics.LinearPhysics(
-        A=lambda u, **_: operator.forward(u.float()).to(u),
-        A_adjoint=lambda y, **_: operator.adjoint(y.float()).to(y),
-        noise_model=deepinv.physics.GaussianNoise(sigma),
+        A=forward, A_adjoint=adjoint, noise_model=deepinv.physics.GaussianNoise(sigma)
     )
-    one = operator.forward(torch.ones(len(measurement.y), 1, 64, 64))
-    y = (measurement.y + one) / 2  # of u = (x + 1) / 2
+    y = torch.view_as_real(measurement.y) if paired else measurement.y
+    y = (y + forward(torch.ones_like(like))) / 2  # of u = (x + 1) / 2
     fidelity = deepinv.optim.data_fidelity.L2(sigma=sigma)
 
-    def diffpir(steps: int) -> torch.Tensor:
+    def diffpir(steps: int) -> Tensor:
         torch.default_generator.manual_seed(0)  # the peer draws from the global stream
         run = deepinv.sampling.DiffPIR(Denoiser(), fidelity, sigma=sigma, max_iter=steps)
         with torch.no_grad():
-            return 2 * run(y, physics) - 1
+            return (2 * run(y, physics) - 1).float()
 
-    def dps(steps: int) -> torch.Tensor:
+    def dps(steps: int) -> Tensor:
         run = deepinv.sampling.DPS(Denoiser(), schedule="ve", num_steps=steps, dtype=torch.float32)
-        return 2 * run(y, physics, x_init=tuple(one.new_zeros(len(y), 1, 64, 64).shape), seed=0) - 1
+        return (2 * run(y, physics, x_init=tuple(like.shape), seed=0) - 1).float()
 
     return {
         "deepinv DiffPIR, 20": lambda: diffpir(20),
@@ -101,9 +120,9 @@ def main() -> None:
             if label.startswith(name):
                 said = "  ".join(f"{key} {value:.3f}" for key, value in row.items())
                 print(f"{label:28} {said}  ({seconds:.2f} s a slice for all of its steps)")
-    for label, draw in peers(model, measurement).items():
+    for label, draw in peers(model, measurement, batch["image"], {}).items():
         begun = time.perf_counter()
-        x = draw().float()
+        x = draw()
         seconds = (time.perf_counter() - begun) / wanted.count
         row = task.figures_of(x, measurement, batch)
         said = "  ".join(f"{key} {float(value.mean()):.3f}" for key, value in row.items())

@@ -14,23 +14,12 @@ import argparse
 import math
 from pathlib import Path
 
+from scan_slices import BUILDS, Case, case
 from torch import Tensor
 
-from core.data import collate, open_dataset
-from core.inverse.measurement import Measurement
-from core.model import Model
-from core.parts.registry import Spec
-from core.request import Machine
 from plugins.medical.inference import choice as choosing
 from plugins.medical.inference import volume
-from plugins.medical.inference.predictors import ReconstructCt, ReconstructMri
-from plugins.medical.inference.reconstruct import prior_of
-from plugins.medical.inference.spacing import Fit, fit, learned
-from plugins.medical.io.nifti import SUFFIXES
-from plugins.medical.request import PosteriorOptions
-from plugins.medical.tasks.reconstruction import AIR, Reconstruction
-
-BUILDS = {"ct": ReconstructCt, "mri": ReconstructMri}
+from plugins.medical.tasks.reconstruction import AIR
 
 
 def decibels(x: Tensor, truth: Tensor) -> str:
@@ -40,76 +29,44 @@ def decibels(x: Tensor, truth: Tensor) -> str:
     return " / ".join(f"{10 * math.log10(4 / float(one)):.2f}" for one in found)
 
 
-def dataset_of(options: argparse.Namespace, size: int) -> Spec:
-    """The slices of a folder of scans at a number of pixels."""
-    found = any(p.name.lower().endswith(SUFFIXES) for p in options.folder.rglob("*"))
-    modality = "CT" if options.kind == "ct" else "MR"
-    return Spec(
-        "medical/nifti_folder" if found else "medical/dicom_folder",
-        {"root": options.folder, "size": size, "per_scan": 10, "test_share": 1.0,
-         "modality": modality},
-    )  # fmt: skip
-
-
-def task_of(options: argparse.Namespace, side: float) -> Spec:
-    """The measurement of a field of view of `side` millimetres."""
-    if options.kind == "ct":
-        return Spec("medical/ct", {"views": options.views, "side": side})
-    return Spec("medical/mri", {"acceleration": options.acceleration})
-
-
-def drawn(
-    options: argparse.Namespace, model: Model, measurement: Measurement, like: Tensor, how: Fit
-) -> dict[str, Tensor]:
+def drawn(options: argparse.Namespace, measured: Case) -> dict[str, Tensor]:
     """The mean of draws of a prior, and the default result where it is asked for."""
-    build = BUILDS[options.kind]
-    some = PosteriorOptions(along=0.0, draws=options.draws)
-    settings = [
-        one.fitting(how, len(like))
-        for one in choosing.settings_of(model.process, some, build.level, build.steps)
-    ]
+    given = (measured.model, measured.measurement, measured.like)
     common = {"draws": options.draws, "seed": 0}
-    plain = volume.drawn(model, measurement, like, settings[0].how, start="TV", **common)
-    found = {"mean": plain.mean}
+    found = {"mean": volume.drawn(*given, measured.settings[0].how, start="TV", **common).mean}
     if options.default:
-        choice = choosing.chosen(model, measurement, like, settings, start=None, **common)
+        choice = choosing.chosen(*given, measured.settings, start=None, **common)
         assert choice is not None
-        best = volume.drawn(
-            model, measurement, like, choice.setting.how, start=choice.start, choice=choice,
-            **common,
-        )  # fmt: skip
-        found["default"] = best.mean
+        how = choice.setting.how
+        found["default"] = volume.drawn(
+            *given, how, start=choice.start, choice=choice, **common
+        ).mean
     return found
 
 
 def row(options: argparse.Namespace, size: int, priors: dict[str, Path]) -> None:
     """Print the figures of one pixel size."""
-    spec, items, first = dataset_of(options, size), list(range(options.slices)), True
+    ct = options.kind == "ct"
+    task = {"views": options.views} if ct else {"acceleration": options.acceleration}
+    items = [5 + i for i in range(options.slices)]
+    known: dict[str, Tensor] = {}
     for name, path in priors.items():
-        # The side follows from the slices, which are read by a task of any side.
-        pixel = float(open_dataset(spec, "test", prior_of(path, task_of(options, 1.0)).task)[0][
-            "pixel"])  # fmt: skip
-        model = prior_of(path, task_of(options, pixel * size), Machine(threads=options.threads))
-        task = model.task
-        assert isinstance(task, Reconstruction)
-        batch = collate(open_dataset(spec, "test", task), [5 + i for i in items])
-        batch = {key: value.to(model.device) for key, value in batch.items()}
-        measurement, like = task.measured(batch), task.middle(batch["image"])
-        truth = task.picture(like)
-        if first:
-            known = {key: task.picture(x) for key, x in task.classical(measurement).items()}
-            print(f"\n{size}x{size}, pixels of {pixel:.2f} mm")
-            for key, x in known.items():
-                print(f"  {key:24} {decibels(x, truth)}")
-        first, given = False, bool(task.conditions)
-        seen, (height, width) = learned(model.request), like.shape[2:]
-        for way in ("ignore", "resample"):
-            how = fit(seen, (height, width), (pixel, pixel), way, conditioned=given)
-            if way == "resample" and how.grids is None:
+        for spacing in ("ignore", "resample"):
+            measured = case(
+                path, options.folder, options.kind, task, items, size,
+                spacing=spacing, draws=options.draws, threads=options.threads,
+            )  # fmt: skip
+            if not known:
+                known = measured.task.classical(measured.measurement)
+                print(f"\n{size}x{size}, pixels of {measured.pixel:.2f} mm")
+                for key, x in known.items():
+                    print(f"  {key:24} {decibels(measured.task.picture(x), measured.truth)}")
+            if spacing == "resample" and not measured.resampled:
                 continue  # the same
-            label = f"{name}, as it is" if how.grids is None else f"{name}, fit"
-            for key, x in drawn(options, model, measurement, like, how).items():
-                print(f"  {label + ', ' + key:24} {decibels(task.picture(x), truth)}", flush=True)
+            label = f"{name}, fit" if measured.resampled else f"{name}, as it is"
+            for key, x in drawn(options, measured).items():
+                psnr = decibels(measured.task.picture(x), measured.truth)
+                print(f"  {label + ', ' + key:24} {psnr}", flush=True)
 
 
 def main() -> None:
