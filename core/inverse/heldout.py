@@ -151,6 +151,17 @@ def mixture(known: Sequence[Float64[Tensor, " u m"]], drawn: Drawn | None = None
     return Mixture(tuple(weights.tolist()), squares)
 
 
+def alone(number: int, index: int, squares: Float64[Tensor, " u"]) -> Mixture:
+    """One candidate as a mixture of weight 1.
+
+    Args:
+        number: of candidates.
+        index: of the one.
+        squares: of its held-out residuals.
+    """
+    return Mixture(tuple(float(k == index) for k in range(number)), squares)
+
+
 def least_on_simplex(gram: Float64[Tensor, " k k"]) -> Float64[Tensor, " k"]:
     """The w that minimises w G w with w >= 0 and sum w = 1, exactly: every support is tried.
 

@@ -45,7 +45,7 @@ def column(measured: Case, some: list[str]) -> dict[str, float]:
     seconds = {"ours": time.process_time() - begun}
     for name, x in default.classical.items():
         found[name] = float(psnr(x, truth).mean())
-    found["ours"] = float(psnr(default.mean, truth).mean())
+    found["ours"] = float(psnr(default.mean.clamp(-1, 1), truth).mean())
     condition = task.condition(measured.batch)
     others = peers(measured.model, measured.measurement, measured.like, condition)
     for name, draw in others.items():

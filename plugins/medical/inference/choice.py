@@ -17,6 +17,7 @@ from core.inverse.heldout import (
     HeldOut,
     Misfit,
     Mixture,
+    alone,
     drawn_of,
     improves,
     misfit_of,
@@ -200,19 +201,31 @@ def chosen(
     drawn = _drawn(model, held, [setting.how for setting in settings], first, draws, seed, emit)
     mixed = [mixture(list(rows.values()), one) for one in drawn]
     best = _lowest([one.squares for one in mixed], [one.level for one in settings])
+    result, by_draws = mixed[best], _squares(drawn[best])
+    safe = min(squares, key=lambda name: float(squares[name].mean()))
+    worse = improves(squares[safe], by_draws, errors=1.0)
+    # Draws that are worse alone, and weights that fit no more than the chance of few units, would
+    # help where measurements are missing, which in the result they are not.
+    if worse or not improves(result.squares, squares[safe], errors=1.0):
+        result = alone(len(rows) + 1, list(rows).index(safe), squares[safe])
     return Choice(
         settings[best],
         begun,
-        _named(mixed[best], list(rows)),
-        scale_of(mixed[best].squares, held.noise, drawn[best].variance),
+        _named(result, list(rows)),
+        scale_of(result.squares, held.noise, drawn[best].variance),
         held.about,
         {name: misfit_of(square, held.noise) for name, square in squares.items()},
         {
-            setting.level: misfit_of(one.rows.square().sum(1) + one.excess, held.noise)
+            setting.level: misfit_of(_squares(one), held.noise)
             for setting, one in zip(settings, drawn, strict=True)
         },
-        misfit_of(mixed[best].squares, held.noise),
+        misfit_of(result.squares, held.noise),
     )
+
+
+def _squares(drawn: Drawn) -> Tensor:
+    """Expected square of each unit's residual of the mean of `drawn.count` draws."""
+    return drawn.rows.square().sum(1) + drawn.excess
 
 
 def _lowest(squares: Sequence[Tensor], levels: Sequence[float]) -> int:

@@ -72,7 +72,7 @@ def reconstruct(model, measurement, truth, *levels):
 
 def figures(found, truth):
     classical = {name: float(psnr(x, truth).mean()) for name, x in found.classical.items()}
-    return float(psnr(found.mean, truth).mean()), max(classical.values())
+    return float(psnr(found.mean.clamp(-1, 1), truth).mean()), max(classical.values())
 
 
 def test_of_levels_that_chance_alone_tells_apart_the_lowest_is_taken():
@@ -113,6 +113,21 @@ def test_a_prior_of_nonsense_leaves_the_classical_result(scanned):
     chart = misfit_curve(record)
     assert chart.shape == (320, 320, 3)
     assert len({tuple(row) for row in chart.reshape(-1, 3)}) > 4  # axes, lines, points
+
+
+@pytest.mark.slow
+def test_a_prior_that_is_worse_alone_gets_no_weight(scanned):
+    """The truth blurred and with an error of its own, which a mixture would average out."""
+    truth, measurement = scanned
+    chance = torch.Generator().manual_seed(0)
+    error = 0.3 * torch.randn(truth.shape, generator=chance)
+    model = model_of(lambda x, t: (truth + error)[: len(x)])
+    choice, found = reconstruct(model, measurement, truth, 0.1)
+    alone, best = choice.levels[0.1], min(choice.classical.values(), key=lambda m: m.mean)
+    assert alone.mean > 1.5 * best.mean
+    assert POSTERIOR not in choice.weights
+    ours, classical = figures(found, truth)
+    assert ours > classical - 0.1
 
 
 @pytest.mark.slow
