@@ -13,6 +13,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 if not os.environ.get("POLYMODE_GPU"):  # answers here are a CPU's; `make gpu` runs those of a GPU
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(1, str(Path(__file__).parent / "benchmarks"))
 
 import privileges
 from chromium import chromium as find_chromium
