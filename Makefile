@@ -39,7 +39,7 @@ torture: $(VENV)/.ready
 # k-diffusion without what it requires: its samplers need neither torchvision nor wandb nor clip,
 # and not all of those have a CPU build.
 parity: $(VENV)/.ready
-	$(PIP) install --no-compile -c $(VENV)/constraints.txt -e '.[image2image,medical,cluster,segmentation,dev,parity]'
+	$(PIP) install --no-compile -c $(VENV)/constraints.txt -e '.[image2image,medical,cluster,segmentation,video,dev,parity]'
 	$(PIP) install --no-compile --no-deps k-diffusion==0.1.1.post1 lpips==0.1.4
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/parity -m parity
 
@@ -54,7 +54,7 @@ gpu: $(VENV)/.ready
 
 # Where a Chromium is on PATH (Debian: apt install chromium) or POLYMODE_CHROMIUM names one, that one.
 browser: $(VENV)/.ready
-	$(PIP) install --no-compile -c $(VENV)/constraints.txt -e '.[image2image,medical,segmentation,dev,browser]'
+	$(PIP) install --no-compile -c $(VENV)/constraints.txt -e '.[image2image,medical,segmentation,video,dev,browser]'
 	$(BIN)/python tests/chromium.py || $(BIN)/playwright install --only-shell chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/pipelines/report/test_browser.py \
 		tests/plugins/segmentation/label/test_browser.py -m browser
@@ -71,7 +71,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -c "import torch" 2>/dev/null || \
 		$(PIP) install --no-compile "$$(grep '^torch==' constraints.txt)"
 	grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
-	$(PIP) install --no-compile -c $(VENV)/constraints.txt -e '.[image2image,heic,medical,medical-formats,medical-noncartesian,cluster,segmentation,dev]'
+	$(PIP) install --no-compile -c $(VENV)/constraints.txt -e '.[image2image,heic,medical,medical-formats,medical-noncartesian,cluster,segmentation,video,dev]'
 	touch $@
 
 clean:

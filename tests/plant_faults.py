@@ -26,13 +26,14 @@ from faults import (
     segmentation,
     storage,
     training,
+    video,
 )
 from faults.fault import Fault
 
 ROOT = Path(__file__).resolve().parents[1]
 AREAS = (
     samplers, processes, storage, networks, training, interfaces, medical, image2image, pipelines,
-    segmentation,
+    segmentation, video,
 )  # fmt: skip
 FAULTS: tuple[Fault, ...] = tuple(fault for area in AREAS for fault in area.FAULTS)
 

@@ -292,19 +292,32 @@ class Attention(nn.Module):
         shaped = x.reshape(b, n, parts, self.heads, k // parts // self.heads)
         return shaped.permute(2, 0, 3, 1, 4).unbind(0)  # each b heads n d
 
-    def forward(
-        self, x: Float[Tensor, " b c *space"], sequence: Float[Tensor, " b m k"] | None = None
-    ) -> Float[Tensor, " b c *space"]:
-        b, c, *size = x.shape
-        # Positions as a sequence; queries from it, keys and values from it or the other sequence.
-        h = (x if self.norm is None else self.norm(x)).flatten(2).transpose(1, 2)
+    def attend(
+        self,
+        h: Float[Tensor, " b n c"],
+        sequence: Float[Tensor, " b m k"] | None = None,
+        bias: Float[Tensor, " b heads n m"] | None = None,
+    ) -> Float[Tensor, " b n c"]:
+        """The branch without norm and residual, of positions as a sequence.
+
+        Args:
+            h: queries are made from it, keys and values too where there is no `sequence`.
+            sequence: keys and values are made from it.
+            bias: added to q k^T / sqrt(d).
+        """
         if sequence is None:
             q, k, v = self._split(self.qkv(h), 3)
         else:
             (q,), (k, v) = self._split(self.q(h), 1), self._split(self.kv(sequence.to(h)), 2)
-        mixed = F.scaled_dot_product_attention(q, k, v)  # softmax(q k^T / sqrt(d)) v, eq. 1
-        mixed = self.out(mixed.transpose(1, 2).reshape(b, -1, c))  # heads side by side
-        return x + mixed.transpose(1, 2).reshape(b, c, *size)
+        # softmax(q k^T / sqrt(d) + bias) v, eq. 1
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return self.out(mixed.transpose(1, 2).reshape(h.shape))  # heads side by side
+
+    def forward(
+        self, x: Float[Tensor, " b c *space"], sequence: Float[Tensor, " b m k"] | None = None
+    ) -> Float[Tensor, " b c *space"]:
+        h = (x if self.norm is None else self.norm(x)).flatten(2).transpose(1, 2)
+        return x + self.attend(h, sequence).transpose(1, 2).reshape(x.shape)
 
 
 HEAD = 32  # channels of a head where neither their number nor their width is given

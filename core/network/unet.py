@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -40,7 +40,13 @@ class Block(nn.Module):
         cross: to the sequence.
         resample: half or twice the size; a `Resample` or a residual block with one.
         recompute: keep the input alone in training and compute the block again for the gradient.
+
+    Attributes:
+        between: a layer before the change of size in which samples of the batch meet, such as the
+            frames of a clip, called with `UNet.run`'s `frames`; set by the network that has one.
     """
+
+    between: nn.Module | None
 
     def __init__(
         self,
@@ -53,14 +59,17 @@ class Block(nn.Module):
         super().__init__()
         self.residual, self.attention, self.cross = residual, attention, cross
         self.resample, self.recompute = resample, recompute
+        self.between = None
 
-    def _run(self, x: Tensor, embedding: Tensor, sequence: Tensor | None) -> Tensor:
+    def _run(self, x: Tensor, embedding: Tensor, sequence: Tensor | None, frames: Any) -> Tensor:
         if self.residual is not None:
             x = self.residual(x, embedding)
         if self.attention is not None:
             x = self.attention(x)
         if self.cross is not None:
             x = self.cross(x, sequence)
+        if self.between is not None:
+            x = self.between(x, frames)
         return x if self.resample is None else self.resample(x, embedding)
 
     def forward(
@@ -68,12 +77,13 @@ class Block(nn.Module):
         x: Float[Tensor, " b c *space"],
         embedding: Float[Tensor, " b d"],
         sequence: Float[Tensor, " b m k"] | None = None,
+        frames: Any = None,
     ) -> Float[Tensor, " b c2 *other"]:
         if self.recompute and self.training and torch.is_grad_enabled():
-            found = checkpoint(self._run, x, embedding, sequence, use_reentrant=False)
+            found = checkpoint(self._run, x, embedding, sequence, frames, use_reentrant=False)
             assert isinstance(found, Tensor)
             return found
-        return self._run(x, embedding, sequence)
+        return self._run(x, embedding, sequence, frames)
 
 
 class Middle(nn.Module):
@@ -88,8 +98,10 @@ class Middle(nn.Module):
         x: Float[Tensor, " b c *space"],
         embedding: Float[Tensor, " b d"],
         sequence: Float[Tensor, " b m k"] | None = None,
+        frames: Any = None,
     ) -> Float[Tensor, " b c *space"]:
-        return self.second(self.first(x, embedding, sequence), embedding, sequence)
+        x = self.first(x, embedding, sequence, frames)
+        return self.second(x, embedding, sequence, frames)
 
 
 class Stage(NamedTuple):
@@ -390,12 +402,12 @@ class UNet(nn.Module):
         self.middle = build.middle(stages[-1].channels, middle_attention, normed=middle_norm)
         self.up = build.up(stages, blocks)
         self.conv_out = build.output(stages[0].channels, outputs * patch**dims)
-        _lay_out(self)
+        lay_out(self)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "UNet":
         """As of every module, moves and conversions; weights take the layout of their device."""
         super()._apply(fn, recurse)
-        _lay_out(self)
+        lay_out(self)
         return self
 
     @property
@@ -410,22 +422,40 @@ class UNet(nn.Module):
         condition: conditioning.Condition | None = None,
     ) -> Float[Tensor, " b k *space"]:
         given = self.null_condition(condition)
-        size, sequence = x.shape[2:], given.get("sequence")
-        # Inputs: fine detail and the image condition are channels; padded, folded into patches.
+        # Inputs: fine detail and the image condition are channels.
         x = conditioning.concatenated(fine_detail(x, self.octaves) if self.octaves else x, given)
+        embedding = self.condition_embedding(self.level_embedding(level), given)
+        return self.run(x, embedding, given.get("sequence"))
+
+    def run(
+        self,
+        x: Float[Tensor, " b c *space"],
+        embedding: Float[Tensor, " b d"],
+        sequence: Float[Tensor, " b m k"] | None = None,
+        frames: Any = None,
+    ) -> Float[Tensor, " b k *space"]:
+        """The output for all channels of the input and the embedding of level and condition.
+
+        Args:
+            x: noisy sample, fine detail and image condition as channels.
+            embedding: of level, class and vector; for each sample.
+            sequence: the condition of that name.
+            frames: passed to the layers `Block.between`.
+        """
+        size, embedding = x.shape[2:], F.silu(embedding)
+        # Padded, folded into patches.
         h = fold(pad_to_multiple(x, self.multiples), self.patch)
         if h.ndim == 4:
             h = h.contiguous(memory_format=_layout(h))
-        embedding = F.silu(self.condition_embedding(self.level_embedding(level), given))
         # Down, keeping every output; through the middle; up, each block with what was kept.
         h = self.conv_in(h)
         kept = [h]
         for block in self.down:
-            h = block(h, embedding, sequence)
+            h = block(h, embedding, sequence, frames)
             kept.append(h)
-        h = self.middle(h, embedding, sequence)
+        h = self.middle(h, embedding, sequence, frames)
         for block in self.up:
-            h = block(torch.cat([h, kept.pop()], dim=1), embedding, sequence)
+            h = block(torch.cat([h, kept.pop()], dim=1), embedding, sequence, frames)
         return crop(unfold(self.conv_out(h), self.patch), size)
 
 
@@ -438,7 +468,7 @@ def _layout(x: Tensor) -> torch.memory_format:
     return torch.channels_last if x.is_cpu else torch.contiguous_format
 
 
-def _lay_out(network: nn.Module) -> None:
+def lay_out(network: nn.Module) -> None:
     """Lay out the weights of convolutions of images as those are fastest with."""
     for parameter in network.parameters():
         if parameter.ndim == 4:

@@ -1,8 +1,9 @@
 """Checkpoints of earlier formats under the names and options of today's networks."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Shaped
@@ -51,6 +52,17 @@ FORMER_OPTIONS = {
 LABEL = "condition_embedding.label.weight"
 WEIGHTS = {"model", "ema", "averages"}  # groups of a checkpoint whose tensors are a network's
 LABEL_NUMBER = 4  # among the parameters: behind the two linear layers of the level's embedding
+
+
+@runtime_checkable
+class Extending(Protocol):
+    """A network that can start from the weights of a smaller one, such as one of images."""
+
+    def extended(
+        self, weights: Mapping[str, Shaped[Tensor, "..."]]
+    ) -> dict[str, Shaped[Tensor, "..."]]:
+        """Its own weights, those of the smaller network in their places; its own as they are."""
+        ...
 
 
 def renamed(network: str, name: str) -> str:

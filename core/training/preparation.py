@@ -13,7 +13,7 @@ from core.errors import InputError
 from core.model import GAIN, compile_network, gain_of, network_of, objective_of
 from core.network.conditioning import takes_null
 from core.network.ema import WIDTHS, ExponentialAverage, PowerAverage
-from core.network.upgrade import upgraded
+from core.network.upgrade import Extending, upgraded
 from core.parts.config import configure, plain
 from core.parts.registry import installed
 from core.process.gaussian import GaussianPath
@@ -268,6 +268,8 @@ def _load_start(request: TrainRequest, network: nn.Module, out: Path, emit: Emit
         emit(Note(text=f"start: {error}; resuming without it, since this run has checkpoints"))
         return checkpoint.load(out, groups=("ema",)).state.get("start", "")
     weights = upgraded(saved).tensors["ema"]
+    if isinstance(network, Extending):
+        weights = network.extended(weights)
     wrong = _misfits(weights, network.state_dict())
     if wrong:
         raise InputError(

@@ -89,6 +89,10 @@ def segmentation(name: str, file: str, right: str, wrong: str, where: str, look:
     return of("plugins/segmentation", name, file, right, wrong, where, look)
 
 
+def video(name: str, file: str, right: str, wrong: str, where: str, look: str = "") -> Fault:
+    return of("plugins/video", name, file, right, wrong, where, look)
+
+
 def pipeline(name: str, file: str, right: str, wrong: str, where: str, look: str = "") -> Fault:
     return of("pipelines", name, file, right, wrong, where, look)
 

@@ -32,6 +32,7 @@ NETWORKS = {
     },
     "core/mlp": {"width": 16, "depth": 2},
     "core/transformer": {"width": 16, "depth": 2, "head_channels": 8, "patch": 2},
+    "video/unet3d": SMALL,
 }  # fmt: skip
 
 BEAMS = {"options": {"height": 16, "width": 24, "views": 5}, "shape": (2, 3, 16, 24)}
@@ -162,6 +163,8 @@ OPTIONS = {
     "medical/samples": {"count": 5},
     "core/blank": {"shape": (1, 5), "count": 3},
     "core/points": {"count": 5},
+    "video/bouncing_balls": {"count": 5},
+    "video/moving_digits": {"count": 5, "bounces": "random"},
 }
 
 

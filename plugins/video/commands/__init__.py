@@ -1,0 +1,1 @@
+"""The commands of ``polymode video``: one file each."""

@@ -1,0 +1,1 @@
+"""Scores of clips, pooled and frame by frame."""

@@ -1,0 +1,1 @@
+"""From a trained model and a user's clip to a result."""

@@ -1,0 +1,1 @@
+"""Clips in and out: video files, animations and folders of frames."""

@@ -1,0 +1,1 @@
+"""What is learned, scored and shown, and the classical methods beside it."""
