@@ -101,7 +101,10 @@ def table(row: str, folder: Path, items: list[int], prior: Path, size: int) -> d
     figures = {name: float(psnr(x, truth).mean()) for name, x in old.classical.items()}
     first = max(figures, key=lambda name: figures[name])
     best = figures[first]
-    means = {f"from {at:g}": float(psnr(one.mean.clamp(-1, 1), truth).mean()) for at, one in plain.items()}
+    means = {
+        f"from {at:g}": float(psnr(one.mean.clamp(-1, 1), truth).mean())
+        for at, one in plain.items()
+    }
     variants = task.variants(measurement, task.classical(measurement))
     more = {n: float(psnr(task.picture(x), truth).mean()) for n, x in variants.items()}
     new = float(psnr(ours.mean.clamp(-1, 1), truth).mean())
