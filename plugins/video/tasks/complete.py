@@ -17,6 +17,7 @@ from core.task import Batch, Clip, Example, Figure, Item, Panel, Scores
 from plugins.video.tasks import figures as measured
 from plugins.video.tasks.classical import averaged, blended, copied
 from plugins.video.tasks.given import Kind, drawn
+from plugins.video.tasks.history import noised
 
 BORDER = (244, 162, 30)  # of frames that were given
 TICKS = 1000  # of a dataset's times in a frame's usual duration
@@ -134,15 +135,12 @@ class Complete:
     def _noisy(self, clip: Tensor, random: np.random.Generator) -> dict[str, Tensor]:
         """Given frames with noise, each of its own level, and those levels; clean in other clips.
 
-        alpha = cos(pi u / 2), sigma = sin(pi u / 2), u uniform for each frame.
         Source: Chen et al. 2024, arXiv:2407.01392, algorithm 1 (independent levels).
         """
         frames = clip.shape[1]
-        u = random.random(frames) * (random.random() < self.noisy_history)
-        alpha, sigma = (torch.from_numpy(f(np.pi / 2 * u)).float() for f in (np.cos, np.sin))
+        u = torch.from_numpy(random.random(frames) * (random.random() < self.noisy_history))
         eps = torch.from_numpy(random.standard_normal(clip.shape)).float()
-        level = 50 * (alpha / sigma.clamp(min=1e-9)).log().clamp(-10, 10)
-        seen = alpha[:, None, None] * clip + sigma[:, None, None] * eps
+        seen, level = noised(clip, u, eps)
         return {"seen": seen, "known_level": level}
 
     def prepare(self, batch: Batch) -> Example:
