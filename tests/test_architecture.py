@@ -61,7 +61,7 @@ def test_the_help_names_plugins_without_importing_their_commands():
     done = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True
     )
-    for plugin in ("image2image", "medical", "segmentation"):
+    for plugin in ("image2image", "medical", "segmentation", "video"):
         assert f"  {plugin} " in done.stdout
 
 
@@ -71,7 +71,7 @@ def test_the_help_names_plugins_without_importing_their_commands():
         "list", "list network", "list *snr*", "show network core/unet", "show verb sample",
         "show verb medical/samplers", "--help", "run --help", "image2image --help",
         "image2image upscale --help", "medical reconstruct-ct --help",
-        "segmentation fit --help",
+        "segmentation fit --help", "video predict --help",
     ],
 )  # fmt: skip
 def test_looking_imports_nothing_heavy(arguments):

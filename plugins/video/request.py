@@ -24,7 +24,7 @@ class DrawOptions:
             model is told; against drift in long clips.
         short: the shorter side of the frames is reduced to so many pixels; by default they keep
             their size, and frames larger than the model learned are drawn in tiles.
-        overlap: of tiles, in pixels.
+        overlap: of tiles, in pixels; by default a quarter of their side.
         seed: the same seed gives the same frames.
     """
 
@@ -39,5 +39,5 @@ class DrawOptions:
     history_noise: Annotated[float, Ge(0), Le(1)] = 0.0
     stabilise: Annotated[float, Ge(0), Le(1)] = 0.0
     short: Annotated[int, Ge(8)] | None = None
-    overlap: Annotated[int, Ge(0)] = 16
+    overlap: Annotated[int, Ge(0)] | None = None
     seed: Annotated[int, Ge(0)] = 0

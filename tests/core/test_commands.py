@@ -241,7 +241,7 @@ def every_command(group, path=()):
 
 def test_the_usage_of_a_command_brackets_each_argument_once():
     """Required ones in braces, optional ones in brackets, dots behind several."""
-    names = ("image2image", "medical", "segmentation")
+    names = ("image2image", "medical", "segmentation", "video")
     groups = [cli.app, *(installed().load_commands(name) for name in names)]
     usages = {
         (number, words): " ".join(command.collect_usage_pieces(typer.Context(command)))

@@ -3,6 +3,15 @@
 from faults.fault import video
 
 FAULTS = (
+    video("plan: only the nearest side is given", "inference/plan",
+          "sides = [side for side in (before[-1:], behind[:1]) if side]",
+          "sides = [side for side in (before[-1:],) if side]", "inference/test_plan", "sides"),
+    video("files: turned the other way", "io/reading",
+          "np.rot90(frame.to_ndarray(format=\"rgb24\"), clip.turns)",
+          "np.rot90(frame.to_ndarray(format=\"rgb24\"), -clip.turns)", "io/test_video_files", "turned"),
+    video("history: the given frames count twice", "tasks/history",
+          "(scale - 1) * (with_history - without)", "scale * (with_history - without)",
+          "tasks/test_history", "linear"),
     video("unet3d: neighbours weighed by the other gap", "networks",
           "torch.stack([F.pad(near, (1, 0)), F.pad(near, (0, 1))], -1)",
           "torch.stack([F.pad(near, (0, 1)), F.pad(near, (1, 0))], -1)",

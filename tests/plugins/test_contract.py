@@ -1,6 +1,7 @@
 """Every registered part keeps its kind's contract."""
 
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import h5py
@@ -17,6 +18,7 @@ from core.process.schedules import edm, vp_cosine
 from core.testing.contract import check_part
 from plugins.medical.io import dicom_write, nifti
 from plugins.medical.io.scan import Scan
+from plugins.video.io.writing import Written, writer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "core"))
 from small_model import trained
@@ -140,6 +142,17 @@ def lodopab_files(folder):
     return folder
 
 
+def videos(folder):
+    """Four videos of noise, lossless."""
+    draw = np.random.Generator(np.random.PCG64(0))
+    for number in range(4):
+        form = Written(36, 40, Fraction(10), lossless=True)
+        with writer(folder / f"{number}.mkv", form) as write:
+            for t in range(20):
+                write(draw.integers(0, 256, (36, 40, 3), dtype=np.uint8), Fraction(t, 10))
+    return folder
+
+
 FOLDERS = {  # what makes the files of a dataset, and the options that split them
     "image2image/folder": (noise_pictures, {"patches": 40, "size": 32, "test_fraction": 0.4}),
     "image2image/cifar10": (cifar_files, {}),
@@ -155,6 +168,7 @@ FOLDERS = {  # what makes the files of a dataset, and the options that split the
     ),
     "medical/fastmri": (fastmri_files, {"size": 16, "count": 5, "test_share": 0.5}),
     "medical/lodopab": (lodopab_files, {"size": 181}),
+    "video/folder": (videos, {"size": 32, "count": 5, "test_fraction": 0.5}),
 }
 OPTIONS = {
     "image2image/digits": {},

@@ -253,7 +253,7 @@ def _write(
         emit(Note(text=f"{clip.path.name}: its audio is left out"))
     aspect = Fraction(1) if clip is None else clip.aspect
     form = Written(shape[0], shape[1], wanted.rate, aspect, lossless, audio)
-    progress = counter(emit, wanted.total + wanted.held, "frame written")
+    progress = counter(emit, wanted.total + wanted.held, "frame")
     with writer(out, form) as write:
         for number in range(wanted.total + wanted.held):
             pixels = spool.read([min(number, wanted.total - 1)])[0]

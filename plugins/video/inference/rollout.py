@@ -109,7 +109,7 @@ class Roll:
 
 
 def prepared(
-    model: Model, request: SampleRequest, *, stabilise: float, overlap: int, emit: Emit
+    model: Model, request: SampleRequest, *, stabilise: float, overlap: int | None, emit: Emit
 ) -> Roll:
     """The model made ready: its guidance, and tiles of the size that it was trained on.
 
@@ -126,8 +126,8 @@ def prepared(
         )
     _, frames, height, width = model.shape
     denoise = guided(model, request, emit)
-    sides, shared = (frames, height, width), min(overlap, height - 1, width - 1)
-    denoise = tiled(denoise, tile=sides, overlap=(0, shared, shared))
+    shared = min(height, width) // 4 if overlap is None else overlap
+    denoise = tiled(denoise, tile=(frames, height, width), overlap=(0, shared, shared))
     return Roll(model, denoise, request, request.seed, stabilise)
 
 
