@@ -4,6 +4,7 @@ Plans are lists of indices; nothing here knows of tensors.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -70,7 +71,7 @@ def planned(
     step = min(step, window - 1)
     for level in _levels(scheme, total, done, window, step, every):
         wanted = [frame for frame in level if frame not in done]
-        for group in _groups(wanted, step, done):
+        for group in _groups(wanted, step, window, sorted(done)):
             given = _chosen(sorted(done), group, window - len(group), scheme == "long_range")
             calls.append(Call(given, group))
             done |= set(group)
@@ -117,13 +118,21 @@ def _levels(
     return [*(left[s - 1 :: s] for s in strides), everything]
 
 
-def _groups(wanted: Sequence[int], step: int, done: set[int]) -> list[tuple[int, ...]]:
-    """At most `step` frames each, in order; frames with a finished one between them apart."""
+def _groups(
+    wanted: Sequence[int], step: int, window: int, done: Sequence[int]
+) -> list[tuple[int, ...]]:
+    """At most `step` frames each, in order.
+
+    Finished frames among those of a group, and one on each side, fit into the window with them.
+    """
     groups: list[list[int]] = []
     for frame in wanted:
         last = groups[-1] if groups else None
-        between = last is not None and any(last[-1] < one < frame for one in done)
-        if last is None or len(last) == step or between:
+        if last is None or len(last) == step:
+            groups.append([frame])
+            continue
+        among = bisect_left(done, frame) - bisect_left(done, last[0])
+        if among and len(last) + 1 + among + 2 > window:
             groups.append([frame])
         else:
             last.append(frame)

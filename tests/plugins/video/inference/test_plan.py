@@ -81,6 +81,13 @@ def test_holes_are_seen_from_both_sides():
     assert call.given == (3, 4, 9, 10)
 
 
+def test_frames_between_given_ones_are_drawn_together():
+    """Twice the frame rate: a window of 9 holds four new frames and the five around them."""
+    calls = planned("autoregressive", 21, range(0, 21, 2), window=9, step=4)
+    assert [c.wanted for c in calls] == [(1, 3, 5, 7), (9, 11, 13, 15), (17, 19)]
+    assert calls[1].given == (8, 10, 12, 14, 16)
+
+
 def test_numbers_out_of_range_are_refused_together():
     with pytest.raises(InputError, match=r"window: expected at least 2.*\nstep.*\nobserved"):
         planned("long_range", 4, [4], window=1, step=0)
