@@ -133,7 +133,7 @@ def make_clip(
     shape = (height, width, model.task.channels)
     spool = Spool(out.with_name(f".{out.name}.part"), shape, identity)
     _fill(spool, wanted)
-    calls, given = _plan(spool, wanted, model, options)
+    calls, given = _plan(spool, wanted, model, options, emit)
     count = sum(len(call.wanted) for call in calls)
     emit(Note(text=f"{count} frames of {width}x{height} in {len(calls)} calls"))
     complete(roll, calls, [float(i) for i in range(wanted.total)], given, spool, emit)
@@ -194,11 +194,13 @@ def _fitted(pixels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def _plan(
-    spool: Spool, wanted: Wanted, model: Model, options: DrawOptions
+    spool: Spool, wanted: Wanted, model: Model, options: DrawOptions, emit: Emit
 ) -> tuple[list[Call], frozenset[int]]:
     """Calls of every scene, and the frames that are there; between scenes frames are copies."""
     window = options.window or model.shape[1]
     step = options.step or max(1, window // 2)
+    if window > model.shape[1]:
+        emit(Note(text=f"window {window}: the model learned clips of {model.shape[1]} frames"))
     seen = sorted(wanted.observed)
     there = set(seen)
     scenes, first = [], 0

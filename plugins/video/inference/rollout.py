@@ -26,6 +26,8 @@ from core.storage import files
 from plugins.video.inference.plan import Call
 from plugins.video.tasks.history import noised
 
+ALL = 1 << 30  # frames are not divided into tiles
+
 
 class Spool:
     """Frames of a clip in one file, uint8, each written once; which are there is in another.
@@ -124,10 +126,10 @@ def prepared(
             "stabilise: this model never saw given frames with noise; train with "
             "task.noisy_history=0.2, or leave it at 0"
         )
-    _, frames, height, width = model.shape
+    height, width = model.shape[2:]
     denoise = guided(model, request, emit)
     shared = min(height, width) // 4 if overlap is None else overlap
-    denoise = tiled(denoise, tile=(frames, height, width), overlap=(0, shared, shared))
+    denoise = tiled(denoise, tile=(ALL, height, width), overlap=(0, shared, shared))
     return Roll(model, denoise, request, request.seed, stabilise)
 
 
