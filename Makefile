@@ -51,6 +51,7 @@ gpu: $(VENV)/.ready
 	$(BIN)/python tests/benchmarks/gpu/unet.py
 	$(BIN)/python tests/benchmarks/gpu/medical.py --minutes $(GPU_MINUTES) $(MEDICAL)
 	$(BIN)/python tests/benchmarks/gpu/image2image.py --minutes $(GPU_MINUTES) $(IMAGES)
+	$(BIN)/python tests/benchmarks/gpu/segmentation.py --minutes $(GPU_MINUTES) $(NUCLEI)
 
 # Where a Chromium is on PATH (Debian: apt install chromium) or POLYMODE_CHROMIUM names one, that one.
 browser: $(VENV)/.ready

@@ -33,9 +33,12 @@ class Features(Protocol):
 
     Attributes:
         least: smallest side of an image in pixels; smaller ones are padded by whoever calls.
+        stretch: whether whole images go through `core.images.contrast.stretched` before they are
+            cut and read, by whoever calls.
     """
 
     least: int
+    stretch: bool
 
     @property
     def channels(self) -> Sequence[int]:

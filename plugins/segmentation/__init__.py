@@ -43,6 +43,13 @@ PLUGIN = Plugin(
     ),
     verbs=(
         Verb(
+            name="choose",
+            request="plugins.segmentation.request:ChooseRequest",
+            result="plugins.segmentation.request:ChooseResult",
+            target="plugins.segmentation.evaluation.choose:choose",
+            summary="Mean IoU over blocks and noise levels of a prior",
+        ),
+        Verb(
             name="fit",
             request="plugins.segmentation.request:FitRequest",
             result="plugins.segmentation.request:FitResult",

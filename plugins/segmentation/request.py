@@ -13,6 +13,10 @@ Kind = Literal["ensemble", "linear"]
 """Of a pixel classifier: ten small networks, or a linear one in closed form."""
 
 
+Frequencies = Literal["labelled", "even"]
+"""Of classes: those of the labelled pixels, or all alike."""
+
+
 Objects = Literal["none", "components", "watershed"]
 """How masks are divided into objects: connected components, or a watershed of their distance."""
 
@@ -90,6 +94,8 @@ class FitRequest:
         kind: the paper's ensemble, or a linear classifier in closed form.
         members: of the ensemble.
         pixels: labelled pixels that are used at most, as many of each class as possible.
+        frequencies: how frequent classes are taken to be where an image does not tell: as they are
+            in the labels, or even, as where strokes do not say how much there is of each.
         tiling: how large images are read.
         seed: random seed of weights, pixels and held-out squares.
     """
@@ -100,8 +106,55 @@ class FitRequest:
     kind: Kind = "ensemble"
     members: Annotated[int, Ge(1), Le(100)] = 10
     pixels: Annotated[int, Ge(100)] = 40_000
+    frequencies: Frequencies = "labelled"
     tiling: Tiling = Tiling()
     seed: Annotated[int, Ge(0)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChooseRequest:
+    """Mean IoU of a linear classifier over blocks and noise levels of a diffusion model.
+
+    Cross-validated over the images: each is segmented by a classifier of the others.
+
+    Args:
+        images: folder of images; those with a mask are used, two at least.
+        checkpoint: folder of a model of task core/generate without conditions.
+        labels: how masks are read.
+        blocks: names of the U-Net's blocks to compare; by default all of its decoder.
+        steps: noise levels to compare, as steps from 0 to 999 of DDPM's linear chain of 1000.
+        pixels: labelled pixels that are used at most, as many of each class as possible.
+        folds: parts that the images are divided into; as many as images where there are fewer.
+        tiling: how large images are read.
+        seed: random seed of pixels and noise.
+    """
+
+    images: Path
+    checkpoint: Path
+    labels: Labels = Labels()
+    blocks: tuple[str, ...] = ()
+    steps: tuple[Annotated[int, Ge(0), Le(999)], ...] = (1, 20, 50, 100, 150, 250)
+    pixels: Annotated[int, Ge(100)] = 10_000
+    folds: Annotated[int, Ge(2)] = 5
+    tiling: Tiling = Tiling()
+    seed: Annotated[int, Ge(0)] = 0
+
+
+@dataclass(frozen=True)
+class ChooseResult:
+    """The blocks and noise levels of the highest mean IoU.
+
+    Args:
+        metrics: ``metrics.json``: mean IoU of every combination, with intervals over images.
+        blocks: of the best combination.
+        steps: of the best combination.
+        miou: of the best combination.
+    """
+
+    metrics: Path
+    blocks: tuple[str, ...]
+    steps: tuple[int, ...]
+    miou: float
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,10 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from core.errors import InputError
 from core.model import load_model
@@ -49,6 +51,36 @@ def test_one_step_writes_figures_and_weights(script, tmp_path, name, model, tabl
     pairs = zip(small.network.parameters(), trained.network.parameters(), strict=True)
     for one, other in pairs:  # half precision: 11 bits, and 2^-24 between its smallest numbers
         torch.testing.assert_close(one, other, rtol=2**-11, atol=2**-25)
+
+
+@pytest.mark.slow
+def test_a_prior_of_images_and_mean_iou_of_a_few_labels(script, tmp_path):
+    draw, (y, x) = np.random.default_rng(0), np.mgrid[:48, :48]
+    for side in ("train", "test"):
+        (tmp_path / side).mkdir()
+        for number in range(3):
+            cy, cx = draw.integers(12, 36, 2)
+            disc = (y - cy) ** 2 + (x - cx) ** 2 < 144
+            grey = (20 + 30 * disc + draw.normal(0, 2, disc.shape)).astype(np.uint8)
+            Image.fromarray(grey).save(tmp_path / side / f"{number}.png")
+            instances = disc.astype(np.uint8)
+            Image.fromarray(instances).save(tmp_path / side / f"{number}_instances.png")
+    tiny = ["--width", "8", "--size", "32", "--batch", "2", "--workers", "0", "--steps", "2"]
+    few = ["--labels", "2", "--draws", "1", "--seconds", "0.5"]
+    few += ["--only", "ensemble, filters", "U-Net from nothing"]
+    images = ["--images", str(tmp_path / "train"), str(tmp_path / "test")]
+    script("segmentation").main([*tiny, *few, *images, "--out", str(tmp_path / "out")])
+    document = json.loads((tmp_path / "out" / "segmentation-nuclei.json").read_text())
+    figures = document["figures"]["nuclei"]
+    assert figures["training"]["steps"] == 2
+    assert figures["images_per_second"] > 0
+    for name, row in figures["miou"].items():
+        mean, low, high = row["2"]
+        assert low == mean == high  # of one draw
+        # Discs that are twice as bright as their ground: a threshold finds them.
+        assert mean > (0.9 if "filters" in name else 0)
+    assert len(figures["miou"]) == 2
+    load_model(tmp_path / "out" / "weights" / "nuclei")
 
 
 def test_weights_that_are_too_large_are_refused(script, tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from core.crops import FAR, Plan, check_options, cut, recoloured
 from core.data import Cache, place_of, split_of
 from core.errors import InputError, printable
+from core.images.contrast import stretched
 from core.images.formats import FORMATS, READ, UNREAD
 from core.images.reading import read_picture
 from core.process.noise import derive, generator
@@ -57,6 +58,8 @@ class Folder(Dataset[dict[str, Tensor]]):
         corrupt: whether an image that cannot be read is skipped or stops the run (refuse).
         colour: largest change of contrast and white balance of training crops, as a logarithm, with
             a random order of the channels; 0 for none.  Not for colourisation.
+        stretch: stretch the values of each image between percentiles, as of microscopy with another
+            brightness in each.
         seed: random seed of the crops; the split and the test set do not depend on it.
         cache_gib: memory for decoded images in GiB, in each process; images of a larger set are
             decoded repeatedly, which is slow.
@@ -74,6 +77,7 @@ class Folder(Dataset[dict[str, Tensor]]):
         exclude: tuple[str, ...] = (),
         corrupt: Literal["skip", "refuse"] = "skip",
         colour: float = 0.0,
+        stretch: bool = False,
         seed: int = 0,
         cache_gib: float = 1.0,
     ) -> None:
@@ -91,7 +95,7 @@ class Folder(Dataset[dict[str, Tensor]]):
         )
         self.root, self._seed = root, seed
         self._colour = colour if split == "train" else 0.0
-        self._exclude = tuple(exclude)
+        self._exclude, self._stretch = tuple(exclude), stretch
         self._cache = Cache[np.ndarray](int(cache_gib * 2**30))
         self.skipped: tuple[tuple[Path, str], ...] = ()
         usable = self._usable(size, corrupt)
@@ -132,7 +136,7 @@ class Folder(Dataset[dict[str, Tensor]]):
         for path in found:
             name = path.relative_to(self.root).as_posix()
             try:
-                digest, pixels = _decode(path)
+                digest, pixels = _decode(path, self._stretch)
             except memory.NotEnough:
                 raise  # skipped, the data would depend on what else this machine does
             except InputError as error:
@@ -206,7 +210,7 @@ class Folder(Dataset[dict[str, Tensor]]):
         kept = self._cache.get(name)
         if kept is not None:
             return kept
-        now, pixels = _decode(self.root / name)
+        now, pixels = _decode(self.root / name, self._stretch)
         if now != digest:
             raise InputError(f"{self.root / name}: changed while in use; start the run again")
         return self._cache.keep(name, pixels, pixels.nbytes)
@@ -214,6 +218,7 @@ class Folder(Dataset[dict[str, Tensor]]):
     def digest(self) -> str:
         """SHA-256 of the items, from the files' bytes and the crops."""
         changed = [f"colour {self._colour!r}"] if self._colour else []
+        changed += ["stretch"] if self._stretch else []
         return self._plan.digest([*(photo.digest for photo in self._photos), *changed])
 
 
@@ -242,12 +247,18 @@ def find(root: Path, exclude: Sequence[str] = ()) -> tuple[list[Path], list[tupl
     return readable, [*found.refused, *others]
 
 
-def _decode(path: Path) -> tuple[str, np.ndarray]:
-    """Digest of the file, and its pixels (3, h, w) as uint8 or uint16, without alpha."""
+def _decode(path: Path, stretch: bool) -> tuple[str, np.ndarray]:
+    """Digest of the file, and its pixels (3, h, w) as uint8 or uint16, without alpha.
+
+    Args:
+        path: of the file.
+        stretch: whether its values are stretched.
+    """
     picture = read_picture(path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     top = 2**picture.depth - 1
-    values = picture.pixels.add(1).mul_(top / 2).round_().numpy()
+    pixels = stretched(picture.pixels) if stretch else picture.pixels
+    values = pixels.add(1).mul_(top / 2).round_().numpy()
     values = values.astype(np.uint16 if picture.depth == 16 else np.uint8)
     return digest, np.repeat(values, 3, axis=0) if len(values) == 1 else values

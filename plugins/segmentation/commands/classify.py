@@ -9,7 +9,7 @@ import typer
 from core.commands import OnMachine, Overwrite, Seed, check_new, keeps_nothing
 from core.errors import InputError
 from core.parts.registry import Spec
-from plugins.segmentation.request import Dividing, FitRequest, Kind, Labels, Tiling
+from plugins.segmentation.request import Dividing, FitRequest, Frequencies, Kind, Labels, Tiling
 
 Images = Annotated[Path, typer.Argument(help="Folder of images; those with a mask are used.")]
 Classifier = Annotated[
@@ -47,6 +47,10 @@ def fit(
     pixels: Annotated[
         int, typer.Option(min=100, help="Labelled pixels that are used at most.")
     ] = 40_000,
+    frequencies: Annotated[
+        Frequencies,
+        typer.Option(help="Of classes: as in the labels; even, where strokes do not say."),
+    ] = "labelled",
     seed: Seed = 0,
     overwrite: Overwrite = False,
     *,
@@ -63,7 +67,7 @@ def fit(
     """
     request = FitRequest(
         images=images, labels=labels, features=features_of(features, checkpoint), kind=kind,
-        members=members, pixels=pixels, tiling=tiling, seed=seed,
+        members=members, pixels=pixels, frequencies=frequencies, tiling=tiling, seed=seed,
     )  # fmt: skip
     check_new([out / "classifier.json"], overwrite=overwrite)
     from core.progress import listener

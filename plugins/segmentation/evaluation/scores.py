@@ -51,7 +51,7 @@ class Scored:
 
     def figures(self) -> dict[str, Interval]:
         """Mean IoU and accuracy of the summed confusion, and mean precisions of objects."""
-        found = _pooled(torch.stack([one.counts for one in self.confusions]), self.names)
+        found = pooled(torch.stack([one.counts for one in self.confusions]), self.names)
         for place, figure in enumerate((AP50, AP)):
             known = {
                 name: one[place]
@@ -89,10 +89,10 @@ class Scored:
             figures={name: one for name, one in described.items() if name in own},
             reference=REFERENCE,
             methods={
-                REFERENCE: Row("baseline", _pooled(constant, self.names)),
+                REFERENCE: Row("baseline", pooled(constant, self.names)),
                 MODEL: Row("model", own),
             },
-            differences={MODEL: _pooled(counts, self.names, less=constant)},
+            differences={MODEL: pooled(counts, self.names, less=constant)},
             further={
                 "iou": {name: None if np.isnan(v) else v for name, v in iou.items()},
                 "confusion": self.total.counts.tolist(),
@@ -100,7 +100,7 @@ class Scored:
         )
 
 
-def _pooled(
+def pooled(
     counts: Tensor, names: tuple[str, ...], less: Tensor | None = None
 ) -> dict[str, Interval]:
     """Mean IoU and accuracy of summed confusions (n, classes, classes), redrawn over images.

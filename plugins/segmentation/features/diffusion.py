@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 import torch
 from annotated_types import Ge, Le
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from core.denoiser.parameterization import NetworkDenoiser, network_output
 from core.errors import InputError
@@ -23,6 +24,7 @@ from core.process.schedules import beta_table
 from core.progress import print_note
 from core.request import Machine
 from core.storage import tensor_file
+from plugins.segmentation.features.filters import Filters
 
 CHAIN = 1000  # steps of the chain that `steps` counts
 PUBLISHED = (("up.5", "up.6", "up.7", "up.8", "up.12"), (50, 150, 250))
@@ -39,12 +41,15 @@ class Diffusion:
     Args:
         checkpoint: folder of a model of task core/generate without conditions, trained or imported.
         blocks: names of the U-Net's blocks, such as ``up.5``, which is the fifth output block of
-            ADM counted from 0; by default all of the decoder but those of the finest resolution.
+            ADM counted from 0; by default all of the decoder.
         steps: noise levels, as steps from 0 to 999 of DDPM's linear chain of 1000; other processes
             are read at the same ratio of signal to noise.
         seed: random seed of the noise.
         preset: ddpm-segmentation for the published blocks (5, 6, 7, 8 and 12) and steps (50, 150
             and 250) of ADM's networks of 256x256 pixels, in place of `blocks` and `steps`.
+        stretch: images are first stretched between percentiles of their values; by default where
+            those that the model learned were.
+        filters: the filters of `segmentation/filters` are maps too, at the image's own resolution.
     """
 
     def __init__(
@@ -56,6 +61,8 @@ class Diffusion:
         steps: tuple[Annotated[int, Ge(0), Le(999)], ...] = (50, 150, 250),
         seed: Annotated[int, Ge(0)] = 0,
         preset: Literal["ddpm-segmentation"] | None = None,
+        stretch: bool | None = None,
+        filters: bool = False,
     ) -> None:
         if preset is not None:
             if blocks:
@@ -69,26 +76,30 @@ class Diffusion:
                 f"{checkpoint}: samples have {self._model.task.channels} channels; features are of "
                 "models of grey (1) or RGB (3) images"
             )
+        learned = bool(self._model.request.dataset.options.get("stretch"))
+        self.stretch = learned if stretch is None else stretch
         network = self._model.network
         self._times = [_time_of(self._model, step) for step in steps]
         self.least = 2 * max(getattr(network, "multiples", (1,)))
-        self.blocks = tuple(dict.fromkeys(blocks)) or self._coarse_decoder()
+        self.blocks = tuple(dict.fromkeys(blocks)) or _decoder(network)
         self._seed, self._steps = seed, tuple(steps)
+        self._filters = Filters(machine) if filters else None
         # One call on nothing has every name checked and gives the number of channels.
         probe = torch.zeros(1, 3, self.least, self.least)
         self._channels = tuple(value.shape[1] for value in self(probe).values)
 
     @property
     def channels(self) -> Sequence[int]:
-        """Channels of each map: of each block at the first step, then at the next."""
+        """Channels of each map: of each block at the first step, then at the next; of filters."""
         return self._channels
 
     def digest(self) -> str:
-        """SHA-256 of weights, blocks, steps and seed."""
+        """SHA-256 of weights and options."""
         state = self._model.network.state_dict()
         weights = {name: value.cpu() for name, value in state.items()}
         found = hashlib.sha256(tensor_file.seal(weights).encode())
-        found.update(repr((self.blocks, self._steps, self._seed)).encode())
+        more = (*("stretch",) * self.stretch, *("filters",) * (self._filters is not None))
+        found.update(repr((self.blocks, self._steps, self._seed, *more)).encode())
         return found.hexdigest()
 
     @torch.no_grad()
@@ -108,6 +119,10 @@ class Diffusion:
             values += [found[name].float() for name in self.blocks]
         multiple = max(getattr(model.network, "multiples", (1,)))
         area = tuple(-(-side // multiple) * multiple for side in size)
+        if self._filters is not None:
+            (filtered,) = self._filters(images.to(model.device)).values
+            lacks = (0, area[1] - size[1], 0, area[0] - size[0])
+            values.append(F.pad(filtered, lacks, mode="replicate"))
         return Maps(tuple(values), (area[0], area[1]), size)
 
     def noise(self, channels: int, size: tuple[int, int]) -> Float[Tensor, " 1 c h w"]:
@@ -120,19 +135,20 @@ class Diffusion:
         assert isinstance(denoise, NetworkDenoiser), "load_model makes one"
         network_output(denoise.network, denoise.process, denoise.parameterization, x, t, None)
 
-    def _coarse_decoder(self) -> tuple[str, ...]:
-        """Blocks of the decoder whose output is coarser than the image; all where none is."""
-        network, side = self._model.network, self.least
-        names = [name for name in blocks_of(network) if name.startswith("up.")]
-        if not names:
-            raise InputError(
-                f"blocks: {type(network).__name__} has no decoder; name some of its blocks: "
-                f"{', '.join(blocks_of(network))}"
-            )
-        x = torch.zeros(1, self._model.task.channels, side, side, device=self._model.device)
-        with torch.no_grad(), tapped(network, names) as found:
-            self._run(x, self._times[0])
-        return tuple(n for n in names if found[n].shape[-1] < side) or tuple(names)
+
+def _decoder(network: nn.Module) -> tuple[str, ...]:
+    """Names of the decoder's blocks.
+
+    Raises:
+        InputError: it has none.
+    """
+    names = tuple(name for name in blocks_of(network) if name.startswith("up."))
+    if not names:
+        raise InputError(
+            f"blocks: {type(network).__name__} has no decoder; name some of its blocks: "
+            f"{', '.join(blocks_of(network))}"
+        )
+    return names
 
 
 def _time_of(model: Model, step: int) -> Tensor:

@@ -29,19 +29,24 @@ class Filters:
 
     Args:
         scales: standard deviations of the Gaussians in pixels.
+        stretch: images are first stretched between percentiles of their values.
     """
 
     least = 1
 
     def __init__(
-        self, machine: Machine, *, scales: tuple[float, ...] = (0.7, 1.0, 1.6, 3.5, 5.0, 10.0)
+        self,
+        machine: Machine,
+        *,
+        scales: tuple[float, ...] = (0.7, 1.0, 1.6, 3.5, 5.0, 10.0),
+        stretch: bool = False,
     ) -> None:
         if not scales or not all(0 < scale <= LARGEST for scale in scales):
             raise InputError(
                 f"scales: expected standard deviations above 0 and up to {LARGEST:g} pixels, got "
                 f"{', '.join(f'{scale:g}' for scale in scales) or 'none'}"
             )
-        self._scales = scales
+        self._scales, self.stretch = scales, stretch
 
     @property
     def channels(self) -> Sequence[int]:
@@ -49,8 +54,9 @@ class Filters:
         return (3 + 21 * len(self._scales),)
 
     def digest(self) -> str:
-        """SHA-256 of the scales."""
-        return hashlib.sha256(repr(("filters", self._scales)).encode()).hexdigest()
+        """SHA-256 of the options."""
+        stretch = ("stretch",) if self.stretch else ()
+        return hashlib.sha256(repr(("filters", self._scales, *stretch)).encode()).hexdigest()
 
     def __call__(self, images: Float[Tensor, " b 3 h w"]) -> Maps:
         """The map of RGB images in [-1, 1]."""

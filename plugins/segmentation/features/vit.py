@@ -36,6 +36,7 @@ class Vit:
         weights: the safetensors file, or the folder that `save_pretrained` of Hugging Face wrote.
         blocks: numbers of the blocks whose tokens are read, from 0; by default the last four.
         scale: factor by which images are enlarged first.
+        stretch: images are stretched between percentiles of their values before that.
     """
 
     def __init__(
@@ -45,8 +46,9 @@ class Vit:
         weights: Path,
         blocks: tuple[Annotated[int, Ge(0)], ...] = (),
         scale: Annotated[float, Ge(0.25), Le(8)] = 1.0,
+        stretch: bool = False,
     ) -> None:
-        self._device, self._scale = device_of(machine), scale
+        self._device, self._scale, self.stretch = device_of(machine), scale, stretch
         self._network = load(weights).network.to(self._device)
         sizes = self._network.sizes
         last = range(max(0, sizes.depth - READ), sizes.depth)
@@ -64,10 +66,11 @@ class Vit:
         return (self._network.sizes.width,) * len(self._blocks)
 
     def digest(self) -> str:
-        """SHA-256 of weights, blocks and scale."""
+        """SHA-256 of weights and options."""
         weights = {name: value.cpu() for name, value in self._network.state_dict().items()}
         found = hashlib.sha256(tensor_file.seal(weights).encode())
-        found.update(repr((self._blocks, self._scale)).encode())
+        stretch = ("stretch",) if self.stretch else ()
+        found.update(repr((self._blocks, self._scale, *stretch)).encode())
         return found.hexdigest()
 
     @torch.no_grad()

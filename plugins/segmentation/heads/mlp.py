@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.process.noise import derive
-from plugins.segmentation.heads.pixels import Pixels
+from plugins.segmentation.heads.pixels import Pixels, log_odds
 
 HIDDEN = {False: (128, 32), True: (256, 128)}  # of up to 29 classes, and of more
 MANY = 30  # classes
@@ -71,6 +71,11 @@ class Ensemble:
             bias, weight = (self.tensors[f"{n}{layer + 1}"].to(x) for n in ("bias", "weight"))
             h = torch.baddbmm(bias[:, None], h, weight.mT)
         return h
+
+    def at_frequencies(self, counts: Int64[Tensor, " classes"]) -> "Ensemble":
+        """The members for classes as frequent as `counts`; they learned them as alike."""
+        bias = self.tensors["bias2"]
+        return Ensemble({**self.tensors, "bias2": bias + log_odds(counts).to(bias)})
 
 
 NORMS = ("mean", "variance", "scale", "shift")

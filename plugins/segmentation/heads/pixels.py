@@ -40,6 +40,16 @@ class Pixels(NamedTuple):
         return weights / weights.mean()
 
 
+def log_odds(counts: Int64[Tensor, " classes"]) -> Float[Tensor, " classes"]:
+    """log(frequency x number of classes): what logits of classes that were alike lack.
+
+    p(c | x) is proportional to p(x | c) p(c).  Source: Saerens et al. 2002, Neural Computation
+    14, 21-41, eq. 2.4.
+    """
+    present = counts.clamp(min=1).double()
+    return (present / present.sum() * len(counts)).log()
+
+
 class Places(NamedTuple):
     """Labelled pixels, where they are.
 

@@ -4,13 +4,13 @@ With classes that weigh alike it is linear discriminant analysis with a shrunken
 Source: Hastie, Tibshirani and Friedman 2009, The Elements of Statistical Learning, 3.4 and 4.2.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from plugins.segmentation.heads.pixels import Pixels
+from plugins.segmentation.heads.pixels import Pixels, log_odds
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the ridge, of standardised features
 
@@ -46,6 +46,10 @@ class Ridge:
     def after_first(self, x: Float[Tensor, " n o"]) -> Float[Tensor, " 1 n classes"]:
         """Logits from the outputs of `first`, as of one member."""
         return (x * self.sharpness)[None]
+
+    def at_frequencies(self, counts: Int64[Tensor, " classes"]) -> "Ridge":
+        """The classifier for classes as frequent as `counts`; it learned them as alike."""
+        return replace(self, bias=self.bias + log_odds(counts).to(self.bias) / self.sharpness)
 
 
 def fit(pixels: Pixels) -> Ridge:

@@ -19,7 +19,7 @@ from core.storage.files import write_json
 from plugins.segmentation.heads.mlp import Ensemble
 from plugins.segmentation.heads.predicting import Head, segmented
 from plugins.segmentation.heads.ridge import Ridge
-from plugins.segmentation.inference.tiles import maps_of, middle, tiles_of
+from plugins.segmentation.inference.tiles import maps_of, middle, prepared, tiles_of
 from plugins.segmentation.io.classes import Classes
 from plugins.segmentation.request import Tiling
 
@@ -45,7 +45,7 @@ class Classifier:
 
     def __call__(self, image: Float[Tensor, " 3 h w"]) -> "Whole":
         """The segmentation of an image of any size."""
-        size = (image.shape[-2], image.shape[-1])
+        image, size = prepared(self.features, image), (image.shape[-2], image.shape[-1])
         labels = torch.empty(size, dtype=torch.uint8)
         uncertainty, sure = torch.empty(size), torch.empty(size)
         for tile in tiles_of(size, self.tiling.tile, self.tiling.margin):
@@ -127,6 +127,9 @@ def load(folder: Path, machine: Machine, *, prior: Path | None = None) -> Classi
         raise InputError(f"{folder / RECORD}: not a whole record: {error!r}") from error
     if prior is not None:
         spec = Spec(spec.name, {**spec.options, "checkpoint": str(prior)})
+    elif (stated := spec.options.get("checkpoint")) is not None:
+        inside = folder / str(stated)  # an absolute path stays as it is
+        spec = Spec(spec.name, {**spec.options, "checkpoint": str(inside)})
     features: Features = configure("features", spec)(machine)
     if features.digest() != record.get("features_digest"):
         raise InputError(

@@ -1,8 +1,11 @@
 """The verb ``segmentation/fit``: a pixel classifier from images with labels."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from core.features import Features, Maps
@@ -15,7 +18,7 @@ from plugins.segmentation.data.labelled import Labelled, pairs_of, read_labelled
 from plugins.segmentation.heads import mlp, ridge
 from plugins.segmentation.heads.pixels import Pixels, places_of, with_features
 from plugins.segmentation.inference.classifier import save
-from plugins.segmentation.inference.tiles import Tile, maps_of, tiles_of
+from plugins.segmentation.inference.tiles import Tile, maps_of, prepared, tiles_of
 from plugins.segmentation.io.classes import IGNORE
 from plugins.segmentation.request import FitRequest, FitResult, Labels, Tiling
 
@@ -41,8 +44,10 @@ def pixels_of(
     most: int,
     seed: int,
     emit: Emit = silent,
-) -> Pixels:
-    """The labelled pixels of images with their features; images are read in tiles.
+) -> tuple[Pixels, Int64[Tensor, " n"]]:
+    """The labelled pixels of images with their features, and the number of each pixel's image.
+
+    Images are read in tiles.
 
     Raises:
         InputError: as `places_of`, or an image that cannot be read.
@@ -62,11 +67,12 @@ def pixels_of(
         image, tile = tiles[number]
         if image not in images:
             images.clear()  # one at a time
-            images[image] = rgb(labelled.files[image])
+            images[image] = prepared(features, rgb(labelled.files[image]))
         progress(used.index(number) + 1)
         return maps_of(features, images[image], tile)
 
-    return with_features(places, maps)
+    pixels = with_features(places, maps)
+    return pixels, torch.tensor([image for image, _ in tiles])[places.image]
 
 
 def _inside(mask: Tensor, tile: Tile) -> Tensor:
@@ -90,7 +96,7 @@ def fit(
     """
     labelled = read(request.images, request.labels)
     features: Features = configure("features", request.features)(machine or Machine())
-    pixels = pixels_of(
+    pixels, _ = pixels_of(
         labelled, features, request.tiling, most=request.pixels, seed=request.seed, emit=emit
     )
     counts = torch.bincount(pixels.labels, minlength=pixels.classes).tolist()
@@ -102,22 +108,36 @@ def fit(
     else:
         head = ridge.fit(pixels)
         loss = head.loss
+    if request.frequencies == "labelled":
+        head = head.at_frequencies(frequencies(labelled.masks, pixels.classes))
     make_folder(out)
     facts = {
         "images": len(labelled.files),
         "pixels": dict(zip(labelled.classes.names, counts, strict=True)),
         "loss": loss,
     }
-    spec = _stated(request.features)
+    spec = _stated(request.features, out)
     save(out, head, spec, features.digest(), labelled.classes, request.tiling, facts)
     return FitResult(out, loss)
 
 
-def _stated(features: Spec) -> Spec:
-    """The features with every option stated, and paths that hold wherever it is read."""
+def frequencies(masks: Sequence[UInt8[Tensor, "h w"]], classes: int) -> Int64[Tensor, " classes"]:
+    """Labelled pixels of each class."""
+    found = [torch.bincount(m[m != IGNORE].long(), minlength=classes) for m in masks]
+    return torch.stack(found).sum(0)
+
+
+def _stated(features: Spec, out: Path) -> Spec:
+    """The features with every option stated, and paths that hold wherever it is read.
+
+    Those in the classifier's folder `out` are relative to it, so that it can be moved as a whole.
+    """
     resolved, _ = resolve("features", features, "features")
-    options = {
-        name: value.absolute() if isinstance(value, Path) else value
-        for name, value in resolved.options.items()
-    }
-    return Spec(resolved.name, options)
+    return Spec(resolved.name, {name: _path(v, out) for name, v in resolved.options.items()})
+
+
+def _path(value: Any, out: Path) -> Any:
+    if not isinstance(value, Path):
+        return value
+    path, folder = value.absolute(), out.absolute()
+    return path.relative_to(folder) if path.is_relative_to(folder) else path

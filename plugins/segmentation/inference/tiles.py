@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core.features import Features, Maps
+from core.images.contrast import stretched
 
 
 class Tile(NamedTuple):
@@ -29,6 +30,11 @@ class Tile(NamedTuple):
     left: int
     bottom: int
     right: int
+
+
+def prepared(features: Features, image: Float[Tensor, " 3 h w"]) -> Float[Tensor, " 3 h w"]:
+    """A whole image as its features expect it."""
+    return stretched(image) if features.stretch else image
 
 
 def tiles_of(size: tuple[int, int], side: int, margin: int) -> Iterator[Tile]:

@@ -20,7 +20,7 @@ from plugins.segmentation.heads import ridge
 from plugins.segmentation.heads.pixels import Pixels, balanced, held_out
 from plugins.segmentation.heads.predicting import voted
 from plugins.segmentation.heads.projection import corners, projected, sampled, stored
-from plugins.segmentation.inference.tiles import Tile, maps_of, tiles_of
+from plugins.segmentation.inference.tiles import Tile, maps_of, prepared, tiles_of
 from plugins.segmentation.io.classes import IGNORE
 from plugins.segmentation.request import Tiling
 
@@ -101,7 +101,7 @@ def kept(
         tiling: how it is cut.
         progress: called with the tiles read and their number.
     """
-    size = (image.shape[-2], image.shape[-1])
+    image, size = prepared(features, image), (image.shape[-2], image.shape[-1])
     step = max(1, math.ceil(math.sqrt(size[0] * size[1] / SHOWN)))
     tiles, parts = list(tiles_of(size, tiling.tile, tiling.margin)), []
     progress(0, len(tiles))

@@ -233,3 +233,18 @@ def test_recoloured_crops_are_those_crops_and_are_another_dataset(folder):
     ranks = [sorted(range(64), key=v[k, :, 0].tolist().__getitem__) for v in (one, other) for k in
              range(3)]  # fmt: skip
     assert sorted(ranks[:3]) == sorted(ranks[3:])  # monotonic, each channel of one
+
+
+def test_stretched_images_have_the_percentiles_of_their_files_at_the_ends(tmp_path):
+    values = np.random.default_rng(0).normal(30, 4, (80, 80)).clip(0, 255).astype(np.uint8)
+    Image.fromarray(values).save(tmp_path / "dim.png")
+    plain, other = (
+        Folder("train", root=tmp_path, test_fraction=0.0, size=80, stretch=stretch)
+        for stretch in (False, True)
+    )
+    assert plain.digest() != other.digest()
+    low, high = np.percentile(values, (1, 99.8))
+    expected = 2 * (plain[0]["image"].add(1).mul(127.5) - low) / (high - low) - 1
+    found = other[0]["image"]
+    assert found.sub(expected.clamp(-1, 1)).abs().max() < 1 / 127.5 + 1e-4  # at 8 bits
+    assert (found.min(), found.max()) == (-1, 1)

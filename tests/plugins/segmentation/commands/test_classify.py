@@ -84,6 +84,18 @@ def test_scores_are_of_the_masks_that_are_written(folder):
     assert stated > 0.9
 
 
+def test_with_stretched_images_their_brightness_does_not_matter(folder):
+    options = "{name: segmentation/filters, scales: [1, 2], stretch: true}"
+    out = fitted(folder, "--kind", "linear", "--features", options)
+    with Image.open(folder / "other" / "3.png") as image:
+        Image.fromarray(np.asarray(image)[..., 0] * np.uint16(40)).save(folder / "dim.png")
+    run("predict", folder / "other" / "3.png", folder / "dim.png", "--classifier", out, "-o",
+        folder / "masks")  # fmt: skip
+    one, other = (np.asarray(Image.open(folder / "masks" / f"{n}.png")) for n in ("3", "dim"))
+    assert (one != other).mean() < 1e-3
+    assert ((one == 128) == scene(3)[1]).mean() > 0.97
+
+
 @pytest.mark.slow
 def test_an_ensemble_on_a_diffusion_models_features(folder, prior):
     out = folder / "classifier"
@@ -92,6 +104,12 @@ def test_an_ensemble_on_a_diffusion_models_features(folder, prior):
     assert done.exit_code == 0, done.output
     done = run("evaluate", folder / "other", "--classifier", out)
     assert float(done.output.split("mean IoU")[1].split()[0]) > 0.8
+    whole = folder / "whole"
+    inside = shutil.copytree(prior, whole / "prior")
+    words = ("fit", folder / "learned", "--checkpoint", inside, "-o", whole, "--kind", "linear")
+    assert run(*words, "--threads", 1).exit_code == 0
+    shutil.move(whole, folder / "elsewhere")
+    assert run("evaluate", folder / "other", "--classifier", folder / "elsewhere").exit_code == 0
     moved = shutil.copytree(prior, folder / "moved" / "run")
     done = run("evaluate", folder / "other", "--classifier", out, "--prior", moved)
     assert done.exit_code == 0

@@ -8,7 +8,9 @@ from core.model import load_model
 from core.network.taps import tapped
 from core.process.schedules import beta_table
 from core.request import Machine
+from core.storage import checkpoint
 from plugins.segmentation.features.diffusion import Diffusion
+from plugins.segmentation.features.filters import Filters
 
 HERE = Machine(device="cpu", threads=1)
 
@@ -66,12 +68,35 @@ def test_an_image_is_read_alike_alone_and_among_others(prior):
         torch.testing.assert_close(one[0], two[0], atol=1e-5, rtol=1e-4)
 
 
+def test_images_are_stretched_where_those_that_the_model_learned_were(prior, tmp_path):
+    assert not Diffusion(HERE, checkpoint=prior).stretch
+    assert Diffusion(HERE, checkpoint=prior, stretch=True).stretch
+    learned = {"name": "image2image/folder", "root": str(tmp_path), "stretch": True}
+    saved = checkpoint.load(prior, groups=("model", "ema"))
+    request = {**saved.state["request"], "dataset": learned}
+    checkpoint.save(tmp_path, 1, saved.tensors, {**saved.state, "request": request})
+    assert Diffusion(HERE, checkpoint=tmp_path).stretch
+    assert not Diffusion(HERE, checkpoint=tmp_path, stretch=False).stretch
+
+
+def test_filters_are_those_of_the_image_at_its_own_resolution(prior):
+    features = Diffusion(HERE, checkpoint=prior, steps=(50,), filters=True)
+    maps = features(image(17, 33))
+    assert maps.area == maps.values[-1].shape[-2:] == (20, 36)
+    (alone,) = Filters(HERE)(image(17, 33)).values
+    assert torch.equal(maps.values[-1][..., :17, :33], alone)
+    assert sum(features.channels) == sum(value.shape[1] for value in maps.values)
+
+
 def test_the_digest_follows_everything_that_maps_depend_on(prior):
     digests = {
         Diffusion(HERE, checkpoint=prior, **options).digest()
-        for options in ({}, {"steps": (50,)}, {"blocks": ("middle",)}, {"seed": 1})
-    }
-    assert len(digests) == 4
+        for options in (
+            {}, {"steps": (50,)}, {"blocks": ("middle",)}, {"seed": 1}, {"stretch": True},
+            {"filters": True},
+        )
+    }  # fmt: skip
+    assert len(digests) == 6
     assert Diffusion(HERE, checkpoint=prior).digest() in digests
 
 

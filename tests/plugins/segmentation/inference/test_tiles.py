@@ -26,7 +26,7 @@ def test_every_pixel_is_in_the_middle_of_one_tile(size):
 class Pixels:
     """Features that are the image itself."""
 
-    channels, least = (3,), 8
+    channels, least, stretch = (3,), 8, False
 
     def digest(self):
         return ""
