@@ -50,7 +50,9 @@ def test_the_default_is_nearer_than_the_first_estimate(name, task, gain):
         batch = {key: value[None] for key, value in item.items()}
         sampling = Sampling(
             solver=configure("sampler", Spec("core/ancestral"))(),
-            grid=configure("grid", Spec("core/uniform_time", {"steps": drawn.steps}))(model.process),
+            grid=configure("grid", Spec("core/uniform_time", {"steps": drawn.steps}))(
+                model.process
+            ),
             seed=0,
             draws=1,
             detail=0.0,
