@@ -76,7 +76,7 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, " b c *space"],
         embedding: Float[Tensor, " b d"],
-        sequence: Float[Tensor, " b m k"] | None = None,
+        sequence: Float[Tensor, " b m e"] | None = None,
         frames: Any = None,
     ) -> Float[Tensor, " b c2 *other"]:
         if self.recompute and self.training and torch.is_grad_enabled():
@@ -97,7 +97,7 @@ class Middle(nn.Module):
         self,
         x: Float[Tensor, " b c *space"],
         embedding: Float[Tensor, " b d"],
-        sequence: Float[Tensor, " b m k"] | None = None,
+        sequence: Float[Tensor, " b m e"] | None = None,
         frames: Any = None,
     ) -> Float[Tensor, " b c *space"]:
         x = self.first(x, embedding, sequence, frames)
@@ -431,7 +431,7 @@ class UNet(nn.Module):
         self,
         x: Float[Tensor, " b c *space"],
         embedding: Float[Tensor, " b d"],
-        sequence: Float[Tensor, " b m k"] | None = None,
+        sequence: Float[Tensor, " b m e"] | None = None,
         frames: Any = None,
     ) -> Float[Tensor, " b k *space"]:
         """The output for all channels of the input and the embedding of level and condition.

@@ -203,10 +203,9 @@ def chosen(
     best = _lowest([one.squares for one in mixed], [one.level for one in settings])
     result, by_draws = mixed[best], _squares(drawn[best])
     safe = min(squares, key=lambda name: float(squares[name].mean()))
-    worse = improves(squares[safe], by_draws, errors=1.0)
-    # Draws that are worse alone, and weights that fit no more than the chance of few units, would
-    # help where measurements are missing, which in the result they are not.
-    if worse or not improves(result.squares, squares[safe], errors=1.0):
+    # Draws that are worse alone would help where measurements are missing, which in the result they
+    # are not.
+    if improves(squares[safe], by_draws, errors=2.0):
         result = alone(len(rows) + 1, list(rows).index(safe), squares[safe])
     return Choice(
         settings[best],
