@@ -72,7 +72,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -c "import torch" 2>/dev/null || \
 		$(PIP) install --no-compile "$$(grep '^torch==' constraints.txt)"
 	grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
-	$(PIP) install --no-compile -c $(VENV)/constraints.txt -e '.[image2image,heic,medical,medical-formats,medical-noncartesian,cluster,segmentation,video,dev]'
+	$(PIP) install --no-compile -c $(VENV)/constraints.txt -e '.[image2image,heic,medical,medical-formats,medical-noncartesian,scans,cluster,segmentation,video,dev]'
 	touch $@
 
 clean:

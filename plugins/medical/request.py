@@ -9,41 +9,18 @@ from annotated_types import Ge, Gt, Le, Lt
 from core.parts.registry import Spec
 from core.request import Count
 
-Modality = Literal["ct", "mri"]
 Chooser = Literal["held-out", "none"]
-Plane = Literal["acquired", "axial", "coronal", "sagittal"]
 Beam = Literal["parallel", "fan"]
 Corrupt = Literal["refuse", "skip"]
 Spacing = Literal["resample", "refuse", "ignore"]
 SamplingMask = Literal["random", "equispaced", "density", "poisson", "radial"]
 
-CODES: dict[Modality, Literal["CT", "MR"]] = {"ct": "CT", "mri": "MR"}  # as DICOM writes them
 RULE = Spec("core/diffpir", {"iterations": 20, "tolerance": 1e-3})
 SOLVER = Spec("core/ddim", {"eta": 1.0})
 NOISE = 0.005  # of simulated k-space
 WATER = 0.0193
 """Linear attenuation of water per millimetre at 70 keV (NIST XCOM: 0.193 cm^2/g)."""
 LEVELS = Spec("core/karras", {"steps": 20, "sigma_min": 0.005, "sigma_max": 0.5, "rho": 3.0})
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScanOptions:
-    """Slices of a scan.
-
-    Args:
-        reduce: downsample the slices first, by means over `reduce` x `reduce`.
-        plane: plane of the slices.
-        series: DICOM: number of the series, if there are several.
-        volume: NIfTI: index of the volume of a 4-D file, from 0.
-        modality: NIfTI: modality, which no header states; by default CT where values lie below
-            -500, and unknown otherwise.
-    """
-
-    reduce: Count = 1
-    plane: Plane = "acquired"
-    series: Count | None = None
-    volume: Annotated[int, Ge(0)] | None = None
-    modality: Modality | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,9 +26,9 @@ from core.parts.registry import Spec
 from core.parts.yaml_file import read_yaml
 from core.request import Machine, TrainRequest
 from core.results.metrics import psnr
+from core.scans.nifti import SUFFIXES
 from plugins.medical.inference.draws import How
 from plugins.medical.inference.reconstruct import draws, prior_of
-from plugins.medical.io.nifti import SUFFIXES
 from plugins.medical.request import RULE, SOLVER
 
 CONFIGS = Path(__file__).resolve().parents[2] / "plugins" / "medical" / "configs"

@@ -11,12 +11,12 @@ from core.inverse.measurement import Measurement
 from core.model import Model
 from core.parts.registry import Spec
 from core.request import Machine
+from core.scans.nifti import SUFFIXES
 from core.task import Batch
 from plugins.medical.inference import choice as choosing
 from plugins.medical.inference.predictors import ReconstructCt, ReconstructMri
 from plugins.medical.inference.reconstruct import prior_of
 from plugins.medical.inference.spacing import fit, learned
-from plugins.medical.io.nifti import SUFFIXES
 from plugins.medical.request import PosteriorOptions, Spacing
 from plugins.medical.tasks.reconstruction import Reconstruction
 

@@ -77,6 +77,10 @@ def medical(name: str, file: str, right: str, wrong: str, where: str, look: str 
     return of("plugins/medical", name, file, right, wrong, where, look)
 
 
+def scans(name: str, file: str, right: str, wrong: str, where: str, look: str = "") -> Fault:
+    return of("core/scans", name, file, right, wrong, where, look)
+
+
 def images(name: str, file: str, right: str, wrong: str, where: str, look: str = "") -> Fault:
     return of("core/images", name, file, right, wrong, where, look)
 

@@ -15,9 +15,9 @@ from core.network.vision_transformer import Sizes, VisionTransformer
 from core.parts.config import configure
 from core.parts.registry import Part, Plugin, Registry, Spec, installed
 from core.process.schedules import edm, vp_cosine
+from core.scans import dicom_write, nifti
+from core.scans.scan import Scan
 from core.testing.contract import check_part
-from plugins.medical.io import dicom_write, nifti
-from plugins.medical.io.scan import Scan
 from plugins.video.io.writing import Written, writer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "core"))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from plugins.medical.request import Modality
+from core.scans.request import Modality
 
 Place = Annotated[
     Path, typer.Argument(help="A DICOM file or folder, a NIfTI, .mha or .nrrd, or raw data.")

@@ -8,8 +8,9 @@ import typer
 from core.commands import OnMachine, Overwrite, Stated, check_new, keeps_nothing
 from core.parts.registry import Spec
 from core.request import Machine
+from core.scans.request import ScanOptions
 from plugins.medical.commands.options import Place, print_notes
-from plugins.medical.request import CtOptions, MriOptions, ScanOptions
+from plugins.medical.request import CtOptions, MriOptions
 
 if TYPE_CHECKING:
     from plugins.medical.inference.outputs import Outputs

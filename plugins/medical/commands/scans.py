@@ -9,8 +9,9 @@ import typer
 
 from core.commands import OnMachine, Overwrite, Seed, Stated, check_new, keeps_nothing
 from core.errors import InputError
+from core.scans.request import CODES, ScanOptions
 from plugins.medical.commands.options import Kind, Place, print_notes
-from plugins.medical.request import CODES, Corrupt, CtOptions, MriOptions, ScanOptions
+from plugins.medical.request import Corrupt, CtOptions, MriOptions
 
 Chosen = Annotated[ScanOptions, ("series", "volume", "modality")]
 CONFIGS = {"ct": "reference.yaml", "mri": "reference-mri.yaml"}
@@ -21,9 +22,10 @@ def info(place: Place, *, stated: Stated, scan: Chosen) -> None:
 
     Example: polymode medical info scans/ct
     """
-    from plugins.medical.io import raw, scans
+    from core.scans import reading
+    from core.scans.scan import plane_of
+    from plugins.medical.io import raw
     from plugins.medical.io.acquisition import KSpace
-    from plugins.medical.io.scan import plane_of
 
     if place.suffix.lower() in raw.SUFFIXES:
         if unused := sorted(stated & {field.name for field in fields(ScanOptions)}):
@@ -40,7 +42,7 @@ def info(place: Place, *, stated: Stated, scan: Chosen) -> None:
         for note in measured.notes:
             print(f"note         {note}")
         return
-    found = scans.read(place, series=scan.series, volume=scan.volume, modality=scan.modality)
+    found = reading.read(place, series=scan.series, volume=scan.volume, modality=scan.modality)
     d, h, w = found.voxels.shape
     slices, rows, columns = found.spacing
     print(f"patient      {found.patient}")
@@ -176,6 +178,7 @@ def simulate(
 
     Example: polymode medical simulate scan.nii.gz --kind ct --views 23 -o sparse.npy
     """
+    from core.scans import reading
     from plugins.medical.inference.measurement import (
         check_unused,
         simulated_mri,
@@ -183,7 +186,7 @@ def simulate(
         sparse_ct,
         undersampled,
     )
-    from plugins.medical.io import raw, scans
+    from plugins.medical.io import raw
 
     others = {field.name for field in fields(MriOptions if kind == "ct" else CtOptions)}
     if unused := sorted(stated & others):
@@ -199,7 +202,7 @@ def simulate(
         raw.write_kspace(out, kept)
         print(out)
         return
-    found = scans.prepared(place, scan).scan
+    found = reading.prepared(place, scan).scan
     print_notes(found.notes)
     if kind == "ct":
         raw.write_sinogram(out, sparse_ct(found, ct, seed))

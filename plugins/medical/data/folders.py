@@ -13,6 +13,9 @@ import torch
 from core.data import problems_of_split, split_of
 from core.errors import InputError
 from core.process.noise import derive
+from core.scans import dicom, identity, nifti
+from core.scans.request import Plane
+from core.scans.scan import Scan
 from plugins.medical.data.augmentation import Pose
 from plugins.medical.data.slices import Slices
 from plugins.medical.data.survey import (
@@ -25,10 +28,8 @@ from plugins.medical.data.survey import (
     files_of,
     survey,
 )
-from plugins.medical.io import dicom, identity, nifti, raw
-from plugins.medical.io.scan import Scan
+from plugins.medical.io import raw
 from plugins.medical.operators.fourier import inverse_fourier, root_sum_of_squares
-from plugins.medical.request import Plane
 
 LIDC = r"LIDC-IDRI-\d{4}"
 UNDERSAMPLED = "k-space is undersampled; medical/kspace_folder learns from it"

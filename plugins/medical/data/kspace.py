@@ -17,10 +17,12 @@ from torch import Tensor
 from core.data import Cache, problems_of_split, split_of
 from core.errors import InputError
 from core.process.noise import derive, generator
+from core.scans import identity
+from core.scans.request import Plane
 from plugins.medical.data.folders import side
 from plugins.medical.data.slices import Pose, Slices
 from plugins.medical.data.survey import Selection, digest_of, files_of, survey
-from plugins.medical.io import identity, raw
+from plugins.medical.io import raw
 from plugins.medical.operators.coils import coils_of, compressed
 from plugins.medical.operators.fourier import (
     fourier,
@@ -30,7 +32,7 @@ from plugins.medical.operators.fourier import (
 )
 from plugins.medical.operators.phase import smooth_phase, turned
 from plugins.medical.operators.sampling import check, sampling_mask
-from plugins.medical.request import Corrupt, Plane, SamplingMask
+from plugins.medical.request import Corrupt, SamplingMask
 
 BRIGHT = 99.8  # percentile of the zero-filled magnitude that is scaled to 1
 OVERSAMPLED = 1.5  # rows to columns: above it the readout is oversampled, as fastMRI's is twice

@@ -18,10 +18,10 @@ from torch.nn import functional as F
 
 from core.data import Cache
 from core.process.noise import generator
+from core.scans.intensities import EMPTY
+from core.scans.request import Plane
+from core.scans.scan import Scan, canonical, like_canonical, plane_of
 from plugins.medical.data.augmentation import Pose, attenuated, displacement, recoloured
-from plugins.medical.io.intensities import EMPTY
-from plugins.medical.io.scan import Scan, canonical, like_canonical, plane_of
-from plugins.medical.request import Plane
 
 FINER = 2  # points along each side of a pixel
 APART = 1.25  # spacings of the voxels between two points of a slice, at most

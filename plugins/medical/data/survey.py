@@ -18,11 +18,11 @@ import numpy as np
 
 from core.data import split_of
 from core.errors import InputError, printable
+from core.scans import dicom, dicom_file, dicom_pixels, identity, intensities, itk, nifti
+from core.scans.scan import Scan
 from core.storage import files, memory
 from core.storage.folders import files_in
 from plugins.medical.data import label_maps
-from plugins.medical.io import dicom, dicom_file, dicom_pixels, identity, intensities, itk, nifti
-from plugins.medical.io.scan import Scan
 from plugins.medical.request import Corrupt
 
 Wanted = Literal["auto", "CT", "MR"]

@@ -11,9 +11,10 @@ from torch import Tensor
 from core.errors import InputError
 from core.inverse.measurement import Measurement
 from core.process.noise import derive, generator
-from plugins.medical.io import dicom
+from core.scans import dicom
+from core.scans.request import ScanOptions
+from core.scans.scan import Scan
 from plugins.medical.io.acquisition import KSpace, Sinogram
-from plugins.medical.io.scan import Scan
 from plugins.medical.operators.coils import coils_of
 from plugins.medical.operators.fourier import (
     Fourier,
@@ -26,7 +27,7 @@ from plugins.medical.operators.nonuniform import NonUniform
 from plugins.medical.operators.phase import smooth_phase, turned
 from plugins.medical.operators.photons import counted, of_counts
 from plugins.medical.operators.sampling import sampling_mask
-from plugins.medical.request import NOISE, WATER, CtOptions, MriOptions, ScanOptions
+from plugins.medical.request import NOISE, WATER, CtOptions, MriOptions
 from plugins.medical.tasks.geometry import Geometry, geometry_of, scanner
 
 RAW = frozenset({"noise"})  # options that raw data have, too

@@ -11,11 +11,11 @@ from jaxtyping import Float32
 
 from core.errors import InputError
 from core.results import record
+from core.scans import dicom, dicom_write, nifti
+from core.scans.reading import Subject
+from core.scans.scan import Scan
 from plugins.medical.inference import volume
 from plugins.medical.inference.volume import Found, Scale
-from plugins.medical.io import dicom, dicom_write, nifti
-from plugins.medical.io.scan import Scan
-from plugins.medical.io.scans import Subject
 
 SHEET, RECORD, STD = "sheet.png", "record.json", "std.nii.gz"  # ends of names beside the mean's
 

@@ -14,6 +14,10 @@ from core.parts.config import plain
 from core.parts.registry import Spec
 from core.progress import print_note
 from core.request import Emit, Machine, silent
+from core.scans import dicom, itk, nifti, reading
+from core.scans.reading import Subject
+from core.scans.request import ScanOptions
+from core.scans.scan import Scan
 from core.task import Panel
 from plugins.medical.inference import volume
 from plugins.medical.inference.choice import CHOSEN, Choice, chosen, settings_of
@@ -24,10 +28,8 @@ from plugins.medical.inference.reconstruct import prior_of
 from plugins.medical.inference.remarks import remarks
 from plugins.medical.inference.spacing import Fit, fit, learned
 from plugins.medical.inference.volume import Found, Scale, prior_facts
-from plugins.medical.io import dicom, itk, nifti, raw, scans
+from plugins.medical.io import raw
 from plugins.medical.io.acquisition import KSpace, Sinogram
-from plugins.medical.io.scan import Scan
-from plugins.medical.io.scans import Subject
 from plugins.medical.request import (
     NOISE,
     RULE,
@@ -35,7 +37,6 @@ from plugins.medical.request import (
     CtOptions,
     MriOptions,
     PosteriorOptions,
-    ScanOptions,
 )
 from plugins.medical.tasks.reconstruction import Reconstruction
 
@@ -287,7 +288,7 @@ class ReconstructCt(_Reconstruction):
         if source.suffix.lower() == ".npy":
             found = _of_raw(raw.read_sinogram(source), source, {})
             return replace(found, unused=changed(self._ct, self._scan))
-        subject = scans.prepared(source, self._scan)
+        subject = reading.prepared(source, self._scan)
         measured = sparse_ct(subject.scan, self._ct, self._options.seed)
         return _of_scan(measured, subject, self._ct, self._scan)
 
@@ -333,7 +334,7 @@ class ReconstructMri(_Reconstruction):
             measured = replace(measured, **options)
             found = _of_raw(measured, source, options)
             return replace(found, unused=changed(self._mri, self._scan))
-        subject = scans.prepared(source, self._scan)
+        subject = reading.prepared(source, self._scan)
         mri = self._mri if self._mri.noise is not None else replace(self._mri, noise=NOISE)
         measured = simulated_mri(subject.scan, mri, self._options.seed)
         return _of_scan(measured, subject, mri, self._scan)

@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from core.scans.intensities import EMPTY
+from core.scans.scan import Scan
 from plugins.medical.inference.volume import Found, Scale, in_units
 from plugins.medical.io.acquisition import KSpace, Sinogram
-from plugins.medical.io.intensities import EMPTY
-from plugins.medical.io.scan import Scan
 
 MISFIT = 3.0  # in units of the noise; draws of a prior that fits stay below 1.6
 

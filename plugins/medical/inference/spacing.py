@@ -19,9 +19,9 @@ from core.inverse.measurement import LinearOperator, Measurement, residual, upda
 from core.network.conditioning import Condition
 from core.parts.registry import Spec
 from core.request import TrainRequest
+from core.scans.scan import Scan
 from plugins.medical.data.augmentation import Pose
 from plugins.medical.data.lodopab import SIDE
-from plugins.medical.io.scan import Scan
 from plugins.medical.request import Spacing
 from plugins.medical.tasks.reconstruction import spacing_condition
 

@@ -18,6 +18,8 @@ from core.results.calibration import averaged
 from core.results.sheet import contact_sheet, to_bytes
 from core.sampler.draws import each, summary
 from core.sampler.sample import Watch
+from core.scans.reading import Subject
+from core.scans.scan import Scan
 from core.storage import files
 from core.task import Panel
 from plugins.medical.inference.choice import POSTERIOR, Choice
@@ -26,8 +28,6 @@ from plugins.medical.inference.draws import How, reconstructed, streams
 from plugins.medical.inference.measurement import integrals, measured_mri
 from plugins.medical.inference.reconstruct import beginning
 from plugins.medical.io.acquisition import KSpace, Sinogram
-from plugins.medical.io.scan import Scan
-from plugins.medical.io.scans import Subject
 from plugins.medical.tasks.ct import Ct
 from plugins.medical.tasks.geometry import scanner
 from plugins.medical.tasks.reconstruction import LIGHTER, Reconstruction

@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Bool, Complex64
 
 from core.errors import InputError
+from core.scans.claims import check_claim, reason
 from plugins.medical.io import plausible
 from plugins.medical.io.acquisition import KSpace
-from plugins.medical.io.claims import check_claim, reason
 from plugins.medical.io.hdf5 import dataset_of, group_of
 
 NOISE, CALIBRATION, BOTH, REVERSED = 19, 20, 21, 22  # numbers of flags, from 1

@@ -7,8 +7,8 @@ from typing import Literal
 import numpy as np
 
 from core.errors import InputError
+from core.scans.claims import check_claim, reason
 from core.storage import files
-from plugins.medical.io.claims import check_claim, reason
 
 
 def array_of(path: Path, kind: Literal["f", "c"]) -> np.ndarray:

@@ -36,10 +36,10 @@ from jaxtyping import Bool, Complex64, Float32
 
 from core.errors import InputError
 from core.parts.config import bind
+from core.scans.claims import check_claim, reason
 from core.storage import files, json_file
 from plugins.medical.io import ismrmrd, plausible
 from plugins.medical.io.acquisition import Geometry, KSpace, Length, Side, Sinogram
-from plugins.medical.io.claims import check_claim, reason
 from plugins.medical.io.hdf5 import dataset_of, opened
 from plugins.medical.io.numpy_file import array_of, by, finite
 from plugins.medical.request import Beam

@@ -21,8 +21,8 @@ from record import precision, trained, write_figures, write_weights
 from core.parts.registry import Spec
 from core.request import EvaluateRequest, TrainRequest
 from core.runs import evaluate
+from core.scans.nifti import SUFFIXES
 from plugins.medical.inference.reconstruct import sample as reconstruct
-from plugins.medical.io.nifti import SUFFIXES
 from plugins.medical.operators.radon import Radon
 from plugins.medical.request import ReconstructRequest
 

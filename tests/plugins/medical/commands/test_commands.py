@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import sys
 from functools import partial
-from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -12,6 +10,7 @@ import pydicom
 import pytest
 import torch
 from commands import call
+from made_scans import NAME, NUMBER, every, turned, write_series
 
 from core import runs
 from core.commands import run_app
@@ -19,18 +18,16 @@ from core.errors import InputError
 from core.model import load_model
 from core.parts.registry import Spec
 from core.request import EvaluateRequest
+from core.scans import nifti
+from core.scans.identity import VARIABLE
+from core.scans.scan import Scan
 from plugins.medical.__main__ import app
 from plugins.medical.data.phantoms import Phantoms
 from plugins.medical.evaluation import memorisation, samplers
 from plugins.medical.inference import reconstruct
-from plugins.medical.io import nifti, raw
-from plugins.medical.io.identity import VARIABLE
-from plugins.medical.io.scan import Scan
+from plugins.medical.io import raw
 from plugins.medical.operators.ellipses import rasterised, shepp_logan
 from plugins.medical.request import MemorisationRequest, ReconstructRequest, SamplersRequest
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from made_scans import NAME, NUMBER, every, turned, write_series
 
 main = partial(run_app, app)
 

@@ -1,28 +1,25 @@
 """Commands on measured data: what is stated is used or refused, and no file is lost."""
 
 import json
-import sys
 from functools import partial
-from pathlib import Path
 
 import nibabel
 import numpy as np
 import pydicom
 import pytest
 from commands import call
+from made_scans import write_series
 
 from core.commands import run_app
 from core.request import Machine
+from core.scans import nifti
 from plugins.medical.__main__ import app
 from plugins.medical.inference.predictors import ReconstructMri
-from plugins.medical.io import nifti, raw
+from plugins.medical.io import raw
 from plugins.medical.io.acquisition import KSpace
 from plugins.medical.operators.ellipses import rasterised, shepp_logan
 from plugins.medical.operators.sampling import sampling_mask
 from plugins.medical.request import MriOptions
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from made_scans import write_series
 
 main = partial(run_app, app)
 FAST = ("--draws", 1, "--steps", 2, "--threads", 1)

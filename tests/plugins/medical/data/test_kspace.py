@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from core.errors import InputError
+from core.scans import nifti
+from core.scans.scan import Scan
 from plugins.medical.data.kspace import KSpaceFolder, UndersampledScans, mirrored
-from plugins.medical.io import nifti
-from plugins.medical.io.scan import Scan
 from plugins.medical.operators.coils import compressed
 from plugins.medical.operators.fourier import fourier, inverse_fourier, root_sum_of_squares
 

@@ -9,11 +9,11 @@ from scipy.special import erf
 from scipy.stats import kstest
 
 from core.errors import InputError
+from core.scans.scan import Scan
 from plugins.medical.data.augmentation import Pose, attenuated, displacement, recoloured
 from plugins.medical.data.folders import NiftiFolder
 from plugins.medical.data.phantoms import Phantoms
 from plugins.medical.data.slices import Slices
-from plugins.medical.io.scan import Scan
 
 STILL = Pose(turn=0.0, tilt=0.0, zoom=1.0, shift=0.0, mirror=False)
 SIDE, SIZE = 96, 16  # of a volume of 1 mm voxels; of a slice, in pixels

@@ -10,12 +10,12 @@ from scipy.spatial.transform import Rotation
 from scipy.stats import kstest
 
 from core.errors import InputError
+from core.scans import nifti
+from core.scans.scan import Scan
 from plugins.medical.data.augmentation import Pose, recoloured
 from plugins.medical.data.folders import NiftiFolder, side
 from plugins.medical.data.slices import Slices, Volume, cut, halved, prepared
 from plugins.medical.data.survey import Entry, Selection, Survey, survey
-from plugins.medical.io import nifti
-from plugins.medical.io.scan import Scan
 
 SHAPE, SPACING = (20, 40, 50), (3.0, 1.5, 2.0)
 SLOPE = (0.01, -0.007, 0.004)  # of a value a millimetre, along slices, rows and columns

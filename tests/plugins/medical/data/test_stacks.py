@@ -9,10 +9,10 @@ from scipy.spatial.transform import Rotation
 from scipy.stats import kstest
 
 from core.errors import InputError
+from core.scans.scan import Scan
 from plugins.medical.data.augmentation import Pose, recoloured
 from plugins.medical.data.folders import FastMri, NiftiFolder
 from plugins.medical.data.slices import Slices, Volume, cut
-from plugins.medical.io.scan import Scan
 from plugins.medical.tasks.ct import Ct
 from plugins.medical.tasks.mri import Mri
 

@@ -1,7 +1,6 @@
 """Folders as people have them: what is learned from, what is left out and why, what is bad."""
 
 import gzip
-import sys
 from pathlib import Path
 
 import nibabel
@@ -9,16 +8,14 @@ import nibabel.testing
 import numpy as np
 import pydicom
 import pytest
+from made_scans import NAME, every, volume, write_series
 from pydicom.data import get_testdata_file
 
 from core.errors import InputError
+from core.scans import dicom_file
 from plugins.medical.data.folders import DicomFolder, FastMri, NiftiFolder, ScanFolder
 from plugins.medical.data.label_maps import Content
 from plugins.medical.data.survey import Selection, survey
-from plugins.medical.io import dicom_file
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from made_scans import NAME, every, volume, write_series
 
 CT, MR = Selection(modality="CT"), Selection(modality="MR")
 
@@ -302,7 +299,7 @@ def test_a_scan_that_breaks_when_it_is_drawn_is_named_with_its_path(tmp_path):
 
 
 def test_the_length_of_a_compressed_file_is_read_from_its_end(tmp_path, monkeypatch):
-    from plugins.medical.io import nifti
+    from core.scans import nifti
 
     place = save(tmp_path / "a.nii.gz", noisy(shape=(60, 60, 60)))
     taken = []

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from core.errors import InputError
+from core.scans import dicom
+from core.scans.scan import Scan
 from plugins.medical.inference import measurement as measuring
-from plugins.medical.io import dicom
 from plugins.medical.io.acquisition import Geometry, KSpace, Sinogram
-from plugins.medical.io.scan import Scan
 from plugins.medical.operators import nonuniform
 from plugins.medical.operators.fourier import (
     fourier,
@@ -29,8 +29,8 @@ from plugins.medical.tasks.ct import Ct
 from plugins.medical.tasks.geometry import scanner
 from plugins.medical.tasks.mri import Mri
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from made_scans import phantom
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from made_phantoms import phantom
 
 
 def test_the_variance_that_counts_are_given_is_that_of_their_logarithm():

@@ -2,16 +2,15 @@
 
 import hashlib
 import json
-import sys
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 import torch
 from commands import call
+from made_scans import NAME, NUMBER, write_series
 
 from core import runs
 from core.commands import run_app
@@ -20,20 +19,19 @@ from core.parts.config import bind
 from core.parts.registry import Spec
 from core.parts.signature import part_options
 from core.request import Machine, TrainRequest
+from core.scans import nifti
+from core.scans.request import ScanOptions
+from core.scans.scan import Scan
 from pipelines import cli
 from pipelines.apply.listing import find
 from plugins.medical.__main__ import app
 from plugins.medical.inference.predictors import ReconstructCt, ReconstructMri
 from plugins.medical.inference.reconstruct import prior_of
-from plugins.medical.io import nifti, raw
+from plugins.medical.io import raw
 from plugins.medical.io.acquisition import KSpace
-from plugins.medical.io.scan import Scan
 from plugins.medical.operators.ellipses import rasterised, shepp_logan
 from plugins.medical.operators.fourier import fourier
-from plugins.medical.request import CtOptions, MriOptions, PosteriorOptions, ScanOptions
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from made_scans import NAME, NUMBER, write_series
+from plugins.medical.request import CtOptions, MriOptions, PosteriorOptions
 
 main, medical = partial(run_app, cli.app), partial(run_app, app)
 FAST = PosteriorOptions(draws=2, steps=2)

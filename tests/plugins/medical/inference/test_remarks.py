@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
+from core.scans.scan import Scan
 from plugins.medical.inference.remarks import remarks
 from plugins.medical.inference.volume import Found, Scale
 from plugins.medical.io.acquisition import Geometry, KSpace, Sinogram
-from plugins.medical.io.scan import Scan
 
 SHAPE = (2, 1, 8, 8)
 HU = Scale(-1000.0, 1000.0)

@@ -20,6 +20,8 @@ from core.process.noise import Noise
 from core.process.schedules import edm
 from core.request import Machine, TrainRequest
 from core.sampler.runge_kutta import Heun
+from core.scans import nifti
+from core.scans.scan import Scan
 from core.testing.tasks import check_operator
 from plugins.medical.inference.draws import How, reconstructed
 from plugins.medical.inference.predictors import ReconstructCt
@@ -35,8 +37,6 @@ from plugins.medical.inference.spacing import (
     learned,
     resampling,
 )
-from plugins.medical.io import nifti
-from plugins.medical.io.scan import Scan
 from plugins.medical.request import CtOptions, PosteriorOptions, ReconstructRequest
 from plugins.medical.tasks.ct import Ct
 from plugins.medical.tasks.mri import Mri

@@ -21,13 +21,13 @@ from core.process.schedules import edm
 from core.request import Machine, TrainRequest
 from core.sampler.ancestral import DDIM
 from core.sampler.runge_kutta import Heun
+from core.scans import nifti
+from core.scans.scan import Scan
 from plugins.medical.inference.draws import How, reconstructed
 from plugins.medical.inference.predictors import ReconstructCt
 from plugins.medical.inference.reconstruct import prior_of, single
 from plugins.medical.inference.spacing import Fit, Learned
 from plugins.medical.inference.stacks import of_stacks
-from plugins.medical.io import nifti
-from plugins.medical.io.scan import Scan
 from plugins.medical.request import CtOptions, PosteriorOptions
 
 

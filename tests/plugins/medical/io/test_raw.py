@@ -9,7 +9,8 @@ import pytest
 from mutated import mutated
 
 from core.errors import InputError
-from plugins.medical.io import dicom, raw
+from core.scans import dicom
+from plugins.medical.io import raw
 
 COUNT = 2000 if os.environ.get("POLYMODE_TORTURE") else 60
 GEOMETRY = {

@@ -11,8 +11,8 @@ from plugins.medical.operators.fourier import (
 )
 from plugins.medical.operators.phase import low_phase, smooth_phase, turned
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from made_scans import phantom
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from made_phantoms import phantom
 
 
 def test_the_low_phase_takes_a_smooth_phase_out():

@@ -13,8 +13,8 @@ from plugins.medical.request import WATER
 from plugins.medical.tasks import classical
 from plugins.medical.tasks.ct import Ct
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from made_scans import phantom
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from made_phantoms import phantom
 
 
 def normal(*shape, seed=0, dtype=torch.float64):

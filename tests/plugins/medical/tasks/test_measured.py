@@ -15,10 +15,10 @@ from core.parts.config import bind
 from core.parts.registry import Spec
 from core.process.schedules import edm
 from core.request import Machine, TrainRequest
+from core.scans import nifti
+from core.scans.scan import Scan
 from core.training.stopping import Stopped
 from plugins.medical.inference.reconstruct import prior_of
-from plugins.medical.io import nifti
-from plugins.medical.io.scan import Scan
 from plugins.medical.tasks.measured import COILS, KSPACE, SAMPLED, Measured, measure
 from plugins.medical.tasks.subsets import subsets
 

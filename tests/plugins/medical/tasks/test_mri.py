@@ -10,8 +10,8 @@ from core.errors import InputError
 from core.inverse.measurement import misfit
 from plugins.medical.tasks.mri import Mri
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from made_scans import phantom
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from made_phantoms import phantom
 
 
 def test_mri_measures_the_slice_to_its_noise():

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from core.scans.scan import Scan
 from plugins.medical.inference import measurement as measuring
 from plugins.medical.io.acquisition import KSpace
-from plugins.medical.io.scan import Scan
 from plugins.medical.operators.ellipses import rasterised, shepp_logan
 from plugins.medical.operators.fourier import fourier, inverse_fourier, root_sum_of_squares
 from plugins.medical.request import WATER, MriOptions, SamplingMask

@@ -3,18 +3,14 @@
 import importlib.util
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
-
-from plugins.medical.io import dicom, dicom_write, nifti
-from plugins.medical.io.scan import Scan
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 from made_scans import WAYS, every, volume, write_series
+
+from core.scans import dicom, dicom_write, nifti
+from core.scans.scan import Scan
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # of NIfTI's RAS
 needs_dciodvfy = pytest.mark.skipif(

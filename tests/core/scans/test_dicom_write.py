@@ -1,21 +1,17 @@
 """Derived series: the source's geometry, and nothing of whose it is."""
 
-import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pydicom
 import pydicom.data
 import pytest
+from made_scans import NAME, NUMBER, WAYS, every, write_series
 
 from core.errors import InputError, StorageError
+from core.scans import dicom, dicom_write
+from core.scans.identity import VARIABLE
 from plugins.medical.data.survey import Selection, survey
-from plugins.medical.io import dicom, dicom_write
-from plugins.medical.io.identity import VARIABLE
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from made_scans import NAME, NUMBER, WAYS, every, write_series
 
 SHARED = {
     *("SOPClassUID", "StudyInstanceUID", "FrameOfReferenceUID", "Modality", "PixelSpacing"),

@@ -7,9 +7,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from core.errors import InputError
-from plugins.medical.io import dicom, itk, nifti, scan
-from plugins.medical.io.scan import Scan, as_stored
-from plugins.medical.request import CODES, Modality, Plane, ScanOptions
+from core.scans import dicom, itk, nifti, scan
+from core.scans.packages import require
+from core.scans.request import CODES, Modality, Plane, ScanOptions
+from core.scans.scan import Scan, as_stored
 
 
 def read(
@@ -28,11 +29,12 @@ def read(
         modality: of a NIfTI, MetaImage or NRRD file.
 
     Raises:
-        InputError: none that can be read, or several.
+        InputError: none that can be read, or several, or a package that is not installed.
     """
     if place.name.lower().endswith((*nifti.SUFFIXES, nifti.HEADER, nifti.VOXELS)):
         if series is not None:
             raise InputError("series: applies to DICOM only; leave it out for NIfTI")
+        require(place.name, "nibabel")
         return nifti.read(place, volume=volume, modality=modality and CODES[modality])
     if place.name.lower().endswith(itk.SUFFIXES):
         if series is not None or volume is not None:
@@ -44,6 +46,7 @@ def read(
         raise InputError(
             "modality: applies to NIfTI, .mha and .nrrd; a DICOM header states its own"
         )
+    require(place.name, "pydicom")
     return dicom.read(place, series=series)
 
 

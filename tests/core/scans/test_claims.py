@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import InputError
-from plugins.medical.io import claims
+from core.scans import claims
 
 
 def test_sizes_are_looked_at_before_memory_is_taken():

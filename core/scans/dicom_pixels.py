@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from core.errors import InputError
+from core.scans import dicom_decoding
+from core.scans.claims import check_claim, reason
+from core.scans.dicom_file import load
 from core.storage import jpeg_scans
-from plugins.medical.io import dicom_decoding
-from plugins.medical.io.claims import check_claim, reason
-from plugins.medical.io.dicom_file import load
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -73,7 +73,7 @@ def read(path: Path, size: tuple[int, int]) -> Pixels:
         check_claim(path, (frames, *size), 8)
         if compressed and not decoders:
             known = [mend for kind, mend in DECODERS.items() if syntax.name.startswith(kind)]
-            mend = known[0] if known else "polymode[medical], which brings python-gdcm"
+            mend = known[0] if known else "polymode[scans], which brings python-gdcm"
             raise InputError(
                 f"{path.name}: no decoder for transfer syntax {syntax.name}; install {mend}"
             )

@@ -16,10 +16,10 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from core.errors import InputError
+from core.scans.claims import check_claim, reason
+from core.scans.intensities import settled
+from core.scans.scan import TILT, Modality, Scan
 from core.storage import files
-from plugins.medical.io.claims import check_claim, reason
-from plugins.medical.io.intensities import settled
-from plugins.medical.io.scan import TILT, Modality, Scan
 
 SUFFIXES = (".nii", ".nii.gz")  # of single files, which are written too
 HEADER, VOXELS = ".hdr", ".img"  # of pairs

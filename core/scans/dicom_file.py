@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import InputError
+from core.scans.claims import reason
 from core.storage import files
-from plugins.medical.io.claims import reason
 
 if TYPE_CHECKING:
     from pydicom import Dataset

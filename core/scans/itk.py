@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from core.errors import InputError
+from core.scans.claims import check_claim, reason
+from core.scans.intensities import settled
+from core.scans.scan import Modality, Scan
 from core.storage import files
-from plugins.medical.io.claims import check_claim, reason
-from plugins.medical.io.intensities import settled
-from plugins.medical.io.scan import Modality, Scan
 
 SUFFIXES = (".mha", ".nrrd")
 INSTALL = "pip install 'polymode[medical-formats]'"

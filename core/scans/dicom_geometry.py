@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from core.errors import InputError
-from plugins.medical.io.dicom_file import File, unquoted
-from plugins.medical.io.scan import TILT
+from core.scans.dicom_file import File, unquoted
+from core.scans.scan import TILT
 
 EVEN = 0.02  # of the slice spacing: largest difference of a gap from the mean
 ROUNDED = 0.25  # of the slice spacing: most that is taken for rounding; a missing slice is more

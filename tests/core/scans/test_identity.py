@@ -3,7 +3,7 @@
 import pytest
 
 from core.errors import InputError
-from plugins.medical.io import identity
+from core.scans import identity
 
 
 def test_a_pseudonym_depends_on_the_key_and_stays_what_it_is(monkeypatch, tmp_path):

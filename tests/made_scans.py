@@ -3,11 +3,8 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
-
-from plugins.medical.operators.ellipses import rasterised, shepp_logan
 
 NAME, NUMBER = "Zwicknagl^Apollonia", "MRN-90817263"
 CT = UID("1.2.840.10008.5.1.4.1.1.2")
@@ -84,13 +81,3 @@ def every(**fields):
             setattr(data, name, value)
 
     return change
-
-
-def phantom(size=64):
-    """The head as a slice in [-1, 1] and the finer one that it is the mean of."""
-    fine = rasterised(shepp_logan(2.0 * size), 2 * size, 2 * size, 1.0).float()[None, None]
-    return {
-        "image": 2 * torch.nn.functional.avg_pool2d(fine, 2) - 1,
-        "fine": 2 * fine - 1,
-        "index": torch.tensor([0]),
-    }

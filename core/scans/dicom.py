@@ -9,10 +9,9 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from core.errors import InputError
-from core.storage.folders import files_in
-from plugins.medical.io import dicom_pixels
-from plugins.medical.io.claims import check_claim, reason
-from plugins.medical.io.dicom_file import (
+from core.scans import dicom_pixels
+from core.scans.claims import check_claim, reason
+from core.scans.dicom_file import (
     SUFFIXES,
     File,
     file_of,
@@ -21,10 +20,11 @@ from plugins.medical.io.dicom_file import (
     unquoted,
     whose,
 )
-from plugins.medical.io.dicom_geometry import Frame, frames_of, ordered
-from plugins.medical.io.identity import pseudonym
-from plugins.medical.io.intensities import EMPTY
-from plugins.medical.io.scan import TILT, Modality, Scan
+from core.scans.dicom_geometry import Frame, frames_of, ordered
+from core.scans.identity import pseudonym
+from core.scans.intensities import EMPTY
+from core.scans.scan import TILT, Modality, Scan
+from core.storage.folders import files_in
 
 PADDING = -1500.0  # Hounsfield units; at or below it there is no tissue
 

@@ -1,15 +1,10 @@
 """Scans turned and reduced: no voxel is moved in the patient."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-from plugins.medical.io import dicom, scan
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 from made_scans import WAYS, write_series
+
+from core.scans import dicom, scan
 
 
 @pytest.mark.parametrize("plane", scan.PLANES)

@@ -3,21 +3,18 @@
 import gzip
 import os
 import struct
-import sys
 from pathlib import Path
 
 import nibabel
 import nibabel.testing
 import numpy as np
 import pytest
+from made_scans import volume
 from mutated import mutated
 from scipy.spatial.transform import Rotation
 
 from core.errors import InputError
-from plugins.medical.io import nifti, scan
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from made_scans import volume
+from core.scans import nifti, scan
 
 COUNT = 2000 if os.environ.get("POLYMODE_TORTURE") else 80
 OBLIQUE = np.eye(4)

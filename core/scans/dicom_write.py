@@ -20,12 +20,12 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from core.errors import InputError
+from core.scans.dicom import Origin
+from core.scans.dicom_file import load
+from core.scans.dicom_pixels import quiet
+from core.scans.identity import new_uid
+from core.scans.scan import Scan
 from core.storage import files
-from plugins.medical.io.dicom import Origin
-from plugins.medical.io.dicom_file import load
-from plugins.medical.io.dicom_pixels import quiet
-from plugins.medical.io.identity import new_uid
-from plugins.medical.io.scan import Scan
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -2,7 +2,6 @@
 
 import os
 import resource
-import sys
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +12,7 @@ import psutil
 import pydicom
 import pydicom.data
 import pytest
+from made_scans import NAME, NUMBER, WAYS, every, volume, write_series
 from mutated import mutated
 from pydicom.data import get_testdata_file
 from pydicom.uid import (
@@ -27,10 +27,7 @@ from pydicom.uid import (
 )
 
 from core.errors import InputError
-from plugins.medical.io import dicom, dicom_decoding, dicom_pixels, dicom_write, nifti, scans
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from made_scans import NAME, NUMBER, WAYS, every, volume, write_series
+from core.scans import dicom, dicom_decoding, dicom_pixels, dicom_write, nifti, reading
 
 COUNT = 2000 if os.environ.get("POLYMODE_TORTURE") else 100
 
@@ -83,7 +80,7 @@ def test_a_round_trip_through_nifti_moves_no_voxel(tmp_path, ways):
 def test_a_scan_of_pydicom_is_read_as_pydicom_and_its_header_say():
     path = pydicom.data.get_testdata_file("CT_small.dcm", download=False)
     header = pydicom.dcmread(path)
-    found = scans.read(Path(path))
+    found = reading.read(Path(path))
     stored = header.pixel_array * float(header.RescaleSlope) + float(header.RescaleIntercept)
     inside = stored > dicom.PADDING
     assert np.array_equal(found.voxels[0][inside], stored[inside])

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from core.errors import InputError
-from plugins.medical.request import Plane
+from core.scans.request import Plane
 
 Modality = Literal["CT", "MR", "other"]
 PLANES = get_args(Plane)

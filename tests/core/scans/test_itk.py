@@ -1,17 +1,12 @@
 """MetaImage and NRRD: as SimpleITK writes them, where it is installed."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from made_scans import turned, volume
 
 from core.errors import InputError
+from core.scans import itk, nifti, reading
 from plugins.medical.data.survey import Selection, survey
-from plugins.medical.io import itk, nifti, scans
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from made_scans import turned, volume
 
 needs_itk = pytest.mark.skipif(not itk.is_installed(), reason="needs polymode[medical-formats]")
 
@@ -35,7 +30,7 @@ def test_voxels_lie_where_itk_says(tmp_path, end):
 
     path, made = tmp_path / f"a{end}", image(volume())
     SimpleITK.WriteImage(made, str(path), useCompression=True)
-    found = scans.read(path)
+    found = reading.read(path)
     assert np.array_equal(found.voxels, volume())
     for i, j, k in ((0, 0, 0), (8, 2, 4), (3, 6, 1)):
         place = made.TransformIndexToPhysicalPoint((i, j, k))
@@ -108,7 +103,7 @@ def test_without_simpleitk_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(itk, "is_installed", lambda: False)
     (tmp_path / "a.mha").write_text("")
     with pytest.raises(InputError, match=r"pip install 'polymode\[medical-formats\]'"):
-        scans.read(tmp_path / "a.mha")
+        reading.read(tmp_path / "a.mha")
     (left,) = survey(tmp_path, Selection()).refused
     assert "needs SimpleITK" in left.reason
     assert not left.bad

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from core.errors import InputError
-from plugins.medical.io.scan import Modality
+from core.scans.scan import Modality
 
 AIR = -500.0  # a scan with values below it is taken for CT
 EMPTY = -1000.0  # Hounsfield units of air
