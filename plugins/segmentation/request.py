@@ -45,8 +45,8 @@ class Labels:
         masks: folder of masks, each with its image's name, or a file or folder of annotations (COCO
             JSON, LabelMe JSON, CVAT for images 1.1); by default masks lie beside the images, as
             ``photo_mask.png`` beside ``photo.png``.
-        classes: names of the classes 0, 1, ...; by default the numbers found in the masks, or
-            background and the classes of the annotations.
+        classes: names of the classes 0, 1, ...; by default those of ``classes.json`` beside the
+            masks, else the numbers found in them, or background and the classes of the annotations.
         ignore: numbers of pixels without a label; with `instances` every number counts.
         instances: every number but 0, or every shape, is an object of one class.
         sparse: pixels outside all shapes of an annotation have no label, instead of background.

@@ -47,7 +47,7 @@ def label(
 
     The page is served on this machine alone, at the address printed. Every stroke is saved at once,
     as photo_mask.png beside photo.png or in --masks, at the image's size, 255 where there is no
-    label. Masks that are there are continued.
+    label; the classes are stored beside them in classes.json. Masks that are there are continued.
 
     Example: polymode segmentation label images --checkpoint runs/prior --classes sky --classes tree
     """
@@ -60,7 +60,7 @@ def label(
     items = items_of(folder, labels.masks)
     fitted = load(classifier, machine) if classifier is not None else None
     named = fitted is None or labels.classes
-    classes = classes_for(items, labels) if named or fitted is None else fitted.classes
+    classes = classes_for(items, labels, folder) if named or fitted is None else fitted.classes
     if fitted is not None and checkpoint is None and features is None:
         read, tiling = fitted.features, fitted.tiling
     else:
@@ -73,7 +73,7 @@ def label(
         return next(scored(fitted, [(path.name, path)])).uncertainty if fitted else 0.0
 
     session = Session(
-        items, classes, read,
+        items, classes, read, labels.masks or folder,
         tiling=tiling, ignore=labels.ignore, score=score if fitted is not None else None,
     )  # fmt: skip
     _serve(Server(session, port))

@@ -13,7 +13,7 @@ from core.crops import FAR, Plan, check_options, cut, window
 from core.data import Cache, place_of, split_of
 from core.errors import InputError
 from core.storage import files
-from plugins.segmentation.data.labelled import pairs_of, read_labelled, rgb
+from plugins.segmentation.data.labelled import pairs_of, read_labelled, rgb, stated_classes
 
 DEPTH = 65535  # images are kept with 16 bits
 
@@ -29,8 +29,8 @@ class LabelledFolder:
         root: folder of the images, with its subfolders.
         masks: folder of the masks, each with its image's name, or a file or folder of annotations;
             by default masks lie beside the images, as ``photo_mask.png`` beside ``photo.png``.
-        classes: names of the classes 0, 1, ...; by default the numbers found in the masks, or
-            background and the classes of the annotations.
+        classes: names of the classes 0, 1, ...; by default those of ``classes.json`` beside the
+            masks, else the numbers found in them, or background and the classes of the annotations.
         ignore: numbers of pixels without a label; with `instances` every number counts.
         instances: every number but 0, or every shape, is an object of one class.
         sparse: pixels outside all shapes of an annotation have no label, instead of background.
@@ -78,7 +78,7 @@ class LabelledFolder:
         self.root = root
         labelled = read_labelled(
             pairs_of(root, masks),
-            classes=classes,
+            classes=classes if instances else stated_classes(root, masks, classes),
             ignore=ignore,
             instances=instances,
             sparse=sparse,

@@ -16,7 +16,7 @@ from core.images.reading import read_picture
 from core.storage.folders import files_in
 from plugins.segmentation.io.annotations.drawing import Drawing, classes_drawn
 from plugins.segmentation.io.annotations.reading import annotation_files, read_drawings
-from plugins.segmentation.io.classes import Classes, classes_of
+from plugins.segmentation.io.classes import Classes, classes_of, stored_classes
 
 ENDINGS = ("_mask", "_masks", "_label", "_labels", "_seg", "_segmentation", "_instances")
 """Of the names of masks that lie beside their images, before the suffix."""
@@ -153,6 +153,22 @@ def masks_of(images: Path, masks: Path | None = None) -> tuple[dict[str, Path], 
             raise InputError(f"{by_image[image]} and {path}: two masks of one image; remove one")
         by_image[image] = path
     return found, by_image
+
+
+def stated_classes(
+    images: Path, masks: Path | None, names: Sequence[str]
+) -> Classes | Sequence[str]:
+    """The names of classes 0, 1, ... where there are any, else the classes stored with the masks.
+
+    Args:
+        images: their folder.
+        masks: as of `pairs_of`.
+        names: as the user states them.
+
+    Raises:
+        InputError: stored ones that cannot be read.
+    """
+    return names or stored_classes(masks or images) or ()
 
 
 def images_of(folder: Path) -> list[Path]:

@@ -14,7 +14,13 @@ from core.parts.registry import Spec
 from core.progress import counter
 from core.request import Emit, Machine, Note, silent
 from core.storage.files import make_folder
-from plugins.segmentation.data.labelled import Labelled, pairs_of, read_labelled, rgb
+from plugins.segmentation.data.labelled import (
+    Labelled,
+    pairs_of,
+    read_labelled,
+    rgb,
+    stated_classes,
+)
 from plugins.segmentation.heads import mlp, ridge
 from plugins.segmentation.heads.pixels import Pixels, places_of, with_features
 from plugins.segmentation.inference.classifier import save
@@ -31,7 +37,9 @@ def read(images: Path, labels: Labels) -> Labelled:
     """
     return read_labelled(
         pairs_of(images, labels.masks),
-        classes=labels.classes, ignore=labels.ignore, instances=labels.instances,
+        classes=labels.classes if labels.instances
+        else stated_classes(images, labels.masks, labels.classes),
+        ignore=labels.ignore, instances=labels.instances,
         sparse=labels.sparse,
     )  # fmt: skip
 

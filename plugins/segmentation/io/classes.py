@@ -2,12 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from core.errors import InputError
+from core.images.pictures import reason
+from core.storage import json_file
+from core.storage.files import write_json
 
+NAMES = "classes.json"  # in a folder of masks
 IGNORE = 255  # the index of pixels without a class
 MOST = 250  # classes: a byte, without the number of pixels that have none
 # Paul Tol's bright scheme, which the colour-blind tell apart, and black for the first class.
@@ -93,3 +98,38 @@ def classes_of(
             "a number of its own, give --instances"
         )
     return Classes(tuple(f"class {value}" for value in found), tuple(found))
+
+
+def write_classes(folder: Path, classes: Classes) -> None:
+    """The names of the classes of a folder's masks, and the number of each in them.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        write_json(folder / NAMES, classes.as_json())
+    except OSError as error:
+        raise InputError(f"{folder / NAMES}: cannot be written: {reason(error)}") from error
+
+
+def stored_classes(folder: Path) -> Classes | None:
+    """The classes that `write_classes` wrote into a folder of masks; None where it did not.
+
+    Raises:
+        InputError: a file that cannot be read, or no classes of different names and numbers.
+    """
+    path = folder / NAMES
+    try:
+        found = Classes.from_json(json_file.read(path))
+    except FileNotFoundError:
+        return None
+    except (OSError, json_file.NotJson) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f'{path}: expected a list of {{"name": ..., "value": ...}}, one for each class; name '
+            "the classes with --classes, or delete the file"
+        ) from error
+    if len({*found.names}) < len(found) or len({*found.values}) < len(found) or not found.names:
+        raise InputError(f"{path}: expected classes of different names and values")
+    return found

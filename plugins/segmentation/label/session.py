@@ -17,9 +17,9 @@ from core.images.labels import read_labels
 from core.results.sheet import to_bytes
 from core.storage import memory
 from core.storage.files import make_folder
-from plugins.segmentation.data.labelled import masks_of, rgb
+from plugins.segmentation.data.labelled import masks_of, rgb, stated_classes
 from plugins.segmentation.inference.suggest import Suggestion, ranked
-from plugins.segmentation.io.classes import IGNORE, Classes, classes_of
+from plugins.segmentation.io.classes import IGNORE, Classes, classes_of, write_classes
 from plugins.segmentation.io.masks import write_mask
 from plugins.segmentation.label import live
 from plugins.segmentation.request import Labels, Tiling
@@ -67,17 +67,28 @@ def items_of(images: Path, masks: Path | None) -> list[Item]:
     return items
 
 
-def classes_for(items: Sequence[Item], labels: Labels) -> Classes:
-    """The classes to paint: those named, else those of the masks that are there.
+def classes_for(items: Sequence[Item], labels: Labels, images: Path) -> Classes:
+    """The classes to paint: those named, else those stored with the masks, else their numbers.
+
+    Args:
+        items: the images.
+        labels: how masks are read.
+        images: the folder of the images.
 
     Raises:
         InputError: a mask that cannot be read, or a number that a palette does not hold.
     """
-    masks = [] if labels.classes else [read_labels(i.mask) for i in items if i.mask.exists()]
     ignore = (*labels.ignore, IGNORE)
-    classes = classes_of(masks, labels.classes, ignore=ignore)
-    if set(classes.values) <= set(range(len(DEFAULT))) and not labels.classes:
-        classes = classes_of([], DEFAULT, ignore=ignore)
+    stated = stated_classes(images, labels.masks, labels.classes)
+    if isinstance(stated, Classes):
+        classes = stated
+    elif stated:
+        classes = classes_of([], stated, ignore=ignore)
+    else:
+        masks = [read_labels(item.mask) for item in items if item.mask.exists()]
+        classes = classes_of(masks, (), ignore=ignore)
+        if set(classes.values) <= set(range(len(DEFAULT))):
+            classes = classes_of([], DEFAULT, ignore=ignore)
     if len(classes) < 2:
         raise InputError(
             "classes: expected two or more, found one; name them, as --classes background "
@@ -134,6 +145,7 @@ class Session:
         items: the images.
         classes: to paint.
         features: that predictions read.
+        folder: of the masks, where the classes are stored with the first of them.
         tiling: how large images are read.
         ignore: numbers of pixels without a label in masks that are there.
         score: the uncertainty of an image by a classifier; None without one.
@@ -144,6 +156,7 @@ class Session:
         items: Sequence[Item],
         classes: Classes,
         features: Features,
+        folder: Path,
         *,
         tiling: Tiling | None = None,
         ignore: Sequence[int] = (IGNORE,),
@@ -151,6 +164,7 @@ class Session:
     ) -> None:
         self.items, self.classes = list(items), classes
         self._features, self._tiling = features, tiling or Tiling()
+        self._folder, self._stored = folder, False
         self._ignore, self._score = (*ignore, IGNORE), score
         self._state = [_State() for _ in self.items]
         self._masks: Cache[np.ndarray] = Cache(MASKS)
@@ -236,6 +250,9 @@ class Session:
             mask = self.mask(number).copy()
             mask[top : top + height, left : left + width] = labels
             make_folder(item.mask.parent)
+            if not self._stored:
+                write_classes(self._folder, self.classes)
+                self._stored = True
             write_mask(item.mask, mask, self.classes)
             with self._changed:
                 self._masks.keep(number, mask, mask.nbytes)

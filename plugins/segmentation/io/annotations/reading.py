@@ -8,6 +8,7 @@ from core.storage import json_file, xml_file
 from core.storage.folders import files_in
 from plugins.segmentation.io.annotations import coco, cvat, labelme
 from plugins.segmentation.io.annotations.drawing import Drawing
+from plugins.segmentation.io.classes import NAMES
 
 SUFFIXES = (".json", ".xml")
 LARGEST = 2**28  # bytes of a file; LabelMe's hold their images
@@ -21,8 +22,8 @@ def annotation_files(path: Path) -> list[Path]:
         InputError: no such file or folder.
     """
     if path.is_dir():
-        wanted = files_in(path, contents="masks", wanted=lambda p: p.suffix.lower() in SUFFIXES)
-        return wanted.files
+        found = files_in(path, contents="masks", wanted=lambda p: p.suffix.lower() in SUFFIXES)
+        return [file for file in found.files if file != path / NAMES]
     if not path.exists():
         raise InputError(
             f"{path}: does not exist; expected --masks to be a folder of masks, or annotations as "

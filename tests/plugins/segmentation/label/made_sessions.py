@@ -34,8 +34,9 @@ def images(folder, names=("a", "b"), size=SIZE):
 
 def session_of(folder, masks=None, classes=CLASSES, **more):
     items = items_of(folder, masks)
-    named = classes_for(items, Labels(classes=classes))
-    return Session(items, named, Filters(Machine(), scales=(1.0, 2.0)), **more)
+    named = classes_for(items, Labels(masks=masks, classes=classes), folder)
+    features = Filters(Machine(), scales=(1.0, 2.0))
+    return Session(items, named, features, masks or folder, **more)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Labels painted without a browser: what is on disk, and what is predicted from it."""
 
+import json
 import time
 
 import numpy as np
@@ -10,8 +11,10 @@ from PIL import Image
 from core.errors import InputError
 from core.images.labels import read_labels
 from plugins.segmentation.data.labelled import pairs_of, read_labelled
+from plugins.segmentation.inference.fit import read
 from plugins.segmentation.io.classes import IGNORE
 from plugins.segmentation.label.session import Waiting
+from plugins.segmentation.request import Labels
 
 # Left, top and labels: across the disc, and from the edge of the image nearly to it.
 DISC = (20, 22, np.full((4, 24), 1, np.uint8))
@@ -49,6 +52,23 @@ def test_every_stroke_is_on_disk_at_the_images_size_and_is_continued(tmp_path):
         assert np.array_equal(np.asarray(image), expected)
     labelled = read_labelled(pairs_of(tmp_path / "in"), classes=("ground", "disc"))
     assert labelled.names == ("a",)
+
+
+def test_classes_are_stored_with_the_masks_and_need_no_second_naming(tmp_path):
+    session = session_of(images(tmp_path / "in"), tmp_path / "masks")
+    assert not (tmp_path / "masks" / "classes.json").exists()  # nothing is painted yet
+    session.paint(0, *DISC)
+    stored = json.loads((tmp_path / "masks" / "classes.json").read_text())
+    assert stored == [{"name": "ground", "value": 0}, {"name": "disc", "value": 1}]
+    again = session_of(tmp_path / "in", tmp_path / "masks", classes=())
+    assert again.classes.names == ("ground", "disc")
+    assert read(tmp_path / "in", Labels(masks=tmp_path / "masks")).classes == session.classes
+    assert (
+        session_of(tmp_path / "in", tmp_path / "masks", classes=("a", "b")).classes.names[0] == "a"
+    )
+    (tmp_path / "masks" / "classes.json").write_text('[{"name": "one"}]')
+    with pytest.raises(InputError, match="expected a list of"):
+        session_of(tmp_path / "in", tmp_path / "masks", classes=())
 
 
 def test_masks_of_a_folder_keep_their_numbers(tmp_path):
