@@ -14,16 +14,17 @@ from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Float32, UInt8
 
 from core.errors import InputError
 from core.scans.dicom import Origin
 from core.scans.dicom_file import load
 from core.scans.dicom_pixels import quiet
 from core.scans.identity import new_uid
+from core.scans.packages import require
 from core.scans.scan import Scan
 from core.storage import files
 
@@ -54,6 +55,20 @@ OWN = (
     *("SmallestImagePixelValue", "LargestImagePixelValue", "FloatPixelData"),
     *("DoubleFloatPixelData", "GantryDetectorTilt", "PatientPosition"),
 )
+
+
+class Segment(NamedTuple):
+    """A segment of a DICOM Segmentation.
+
+    Args:
+        label: SegmentLabel, up to 64 letters.
+        code: of the segmented property in the scheme 99POLYMODE, up to 16 letters.
+        meaning: of the code, up to 64 letters.
+    """
+
+    label: str
+    code: str
+    meaning: str
 
 
 def check_keep(keep: Sequence[str]) -> None:
@@ -178,28 +193,30 @@ def write_map(
 
 def write_mask(
     path: Path,
-    inside: Bool[np.ndarray, " d h w"],
+    labels: UInt8[np.ndarray, " d h w"],
     like: Scan,
     *,
     description: str,
-    label: str,
+    content: str,
+    segments: Sequence[Segment],
     new_uids: bool = False,
 ) -> None:
-    """Write a mask as one DICOM Segmentation (PS3.3 A.51) of a single binary segment.
+    """Write labels as one DICOM Segmentation (PS3.3 A.51) of binary segments.
 
     The frames have the patient, study, frame of reference and geometry of the source and refer to
     its slices; empty ones are written too.
 
     Args:
         path: of the file, replaced whole or not at all.
-        inside: True within the segment, in the shape and order of `like`.
+        labels: number of each voxel's segment, from 1; 0 outside; in the shape and order of `like`.
         like: the scan whose geometry they have.
         description: SeriesDescription, up to 40 letters.
-        label: of the segment.
+        content: ContentLabel, up to 16 capital letters.
+        segments: the segments 1, 2, ...
         new_uids: as of `write`.
 
     Raises:
-        InputError: a mask of another shape.
+        InputError: a mask of another shape, or highdicom is not installed.
         StorageError: the disk is full or not writable.
     """
     from highdicom import AlgorithmIdentificationSequence
@@ -208,19 +225,25 @@ def write_mask(
     from pydicom.sr.coding import Code
     from pydicom.uid import generate_uid
 
-    if inside.shape != like.voxels.shape:
-        raise InputError(f"expected a mask of shape {like.voxels.shape}, got {inside.shape}")
+    if labels.shape != like.voxels.shape:
+        raise InputError(f"expected a mask of shape {like.voxels.shape}, got {labels.shape}")
+    require(path.name, "highdicom")
     slices = _sources(like, description, new_uids)
     with quiet():
-        segment = SegmentDescription(
-            1, label, codes.SCT.SpatialAndRelationalConcept,
-            Code("UNCERTAIN", "99POLYMODE", "Uncertain reconstruction"), "AUTOMATIC",
-            AlgorithmIdentificationSequence("polymode", codes.DCM.ArtificialIntelligence, "1"),
-        )  # fmt: skip
+        algorithm = AlgorithmIdentificationSequence(
+            "polymode", codes.DCM.ArtificialIntelligence, "1"
+        )
+        described = [
+            SegmentDescription(
+                number, one.label[:64], codes.SCT.SpatialAndRelationalConcept,
+                Code(one.code, "99POLYMODE", one.meaning[:64]), "AUTOMATIC", algorithm,
+            )
+            for number, one in enumerate(segments, start=1)
+        ]  # fmt: skip
         made = Segmentation(
-            slices, inside.astype(np.uint8), "BINARY", [segment],
+            slices, labels, "BINARY", described,
             generate_uid(), 1, generate_uid(), 1, **_EQUIPMENT,
-            content_description=description, content_label="UNCERTAIN",
+            content_description=description, content_label=content,
             omit_empty_frames=False, **_planes(slices),
         )  # fmt: skip
     _save(path, made, description)

@@ -356,7 +356,12 @@ def _check_affine(path: Path, affine: np.ndarray) -> None:
 
 
 def write(
-    path: Path, voxels: Float32[np.ndarray, " d h w"], like: Scan, *, description: str
+    path: Path,
+    voxels: Float32[np.ndarray, " d h w"],
+    like: Scan,
+    *,
+    description: str,
+    labels: bool = False,
 ) -> None:
     """Write voxels with the affine of `like` and nothing else of its header.
 
@@ -365,6 +370,8 @@ def write(
         voxels: in the shape and order of `like`.
         like: the scan whose geometry they have.
         description: descrip, up to 79 letters.
+        labels: whether they are whole numbers of labels, which are stored as such with the intent
+            of labels; values as floats otherwise.
 
     Raises:
         InputError: another suffix, a folder, or voxels of another shape or not finite.
@@ -378,8 +385,11 @@ def write(
         raise InputError(f"expected voxels of shape {like.voxels.shape}, got {voxels.shape}")
     if not np.isfinite(voxels).all():
         raise InputError(f"{path}: not written: some voxels are not finite")
-    image = _image(voxels, like)
-    image.set_data_dtype(np.float32)
+    stored = np.min_scalar_type(int(voxels.max())) if labels else np.dtype(np.float32)
+    image = _image(voxels.astype(stored, copy=False), like)
+    image.set_data_dtype(stored)
+    if labels:
+        image.header.set_intent("label")
     image.header["descrip"] = description.encode("ascii", "replace")[:79]
     end = ".nii.gz" if path.name.lower().endswith(".gz") else ".nii"
     try:

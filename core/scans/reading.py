@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Shaped
 
 from core.errors import InputError
 from core.scans import dicom, itk, nifti, scan
@@ -64,8 +64,8 @@ class Subject:
     stored: Scan
     plane: Plane
 
-    def back(self, voxels: Float32[np.ndarray, " d h w"]) -> Float32[np.ndarray, " a b c"]:
-        """Voxels of `scan` in the order of `stored`."""
+    def back(self, voxels: Shaped[np.ndarray, " d h w"]) -> Shaped[np.ndarray, " a b c"]:
+        """Voxels of `scan`, or their labels, in the order of `stored`."""
         return as_stored(voxels, self.stored, self.plane)
 
 

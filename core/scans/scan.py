@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, Shaped
 
 from core.errors import InputError
 from core.scans.request import Plane
 
 Modality = Literal["CT", "MR", "other"]
 PLANES = get_args(Plane)
+GRID = 0.1  # voxels: how far apart two grids may lie that are the same
 TILT = 0.5  # degrees: largest angle by which two axes of voxels differ from a right one
 
 # Axis (x, y, z) and sign of slices, rows and columns in the display convention of each plane.
@@ -83,7 +84,7 @@ def like_canonical(
     return (shape[a], shape[b], shape[c]), (spacing[a], spacing[b], spacing[c])
 
 
-def as_stored(result: Float32[np.ndarray, " d h w"], like: Scan, plane: Plane) -> np.ndarray:
+def as_stored(result: Shaped[np.ndarray, " d h w"], like: Scan, plane: Plane) -> np.ndarray:
     """Voxels of `canonical(like, plane)` in the order of `like` itself.
 
     Raises:
@@ -94,6 +95,39 @@ def as_stored(result: Float32[np.ndarray, " d h w"], like: Scan, plane: Plane) -
         raise InputError(f"voxels of shape {result.shape} do not fit a scan of {like.voxels.shape}")
     flipped = tuple(axis for axis, sign in enumerate(signs) if sign < 0)
     return np.ascontiguousarray(np.flip(result, flipped).transpose(np.argsort(order)))
+
+
+def on_grid(other: Scan, like: Scan) -> np.ndarray:
+    """The voxels of a scan with the same voxels in the patient, in the order of `like`.
+
+    A label map may have been saved with its axes exchanged or flipped, as other programs do.
+
+    Args:
+        other: of the same grid.
+        like: the scan.
+
+    Raises:
+        InputError: a voxel of one lies more than a tenth of a voxel from the other's.
+    """
+    step = np.linalg.inv(other.affine) @ like.affine  # indices (column, row, slice) of each
+    turn = np.rint(step)
+    d, h, w = like.voxels.shape
+    corners = np.array([(x, y, z, 1) for x in (0, w - 1) for y in (0, h - 1) for z in (0, d - 1)]).T
+    turned = (turn @ corners)[:3]
+    plain = np.abs(turn[:3, :3])
+    whole = (plain.sum(0) == 1).all() and (plain.sum(1) == 1).all()
+    held = np.array(other.voxels.shape[::-1])
+    inside = turned.min() == 0 and (turned.max(1) == held - 1).all()
+    if not (whole and inside and np.abs(step @ corners - turn @ corners).max() < GRID):
+        sizes = (" x ".join(map(str, one.voxels.shape)) for one in (other, like))
+        raise InputError(
+            "expected the voxels of its scan: has {}, the scan {} (slices, rows, columns), or lies "
+            "elsewhere in the patient; resample it to the scan's grid".format(*sizes)
+        )
+    axes = [2 - int(np.argmax(plain[:, 2 - axis])) for axis in range(3)]  # of `other`, as d h w
+    found = other.voxels.transpose(axes)
+    flipped = tuple(i for i, axis in enumerate(axes) if turn[2 - axis, 2 - i] < 0)
+    return np.ascontiguousarray(np.flip(found, flipped))
 
 
 def _turns(affine: np.ndarray, plane: Plane) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 
 from core.errors import InputError
 from core.parts.registry import Spec
+from core.scans.request import Modality, Plane
 
 Kind = Literal["ensemble", "linear"]
 """Of a pixel classifier: ten small networks, or a linear one in closed form."""
@@ -84,6 +85,38 @@ class Tiling:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scans:
+    """How DICOM, NIfTI, MetaImage and NRRD are read: slice by slice, as grey images.
+
+    Args:
+        plane: scans: plane of the slices.
+        low: CT: Hounsfield units that become black.
+        high: CT: Hounsfield units that become white.
+        percentile: other scans: the voxels' percentile that becomes white; 0 becomes black.
+        modality: NIfTI: modality, which no header states; by default CT where values lie below
+            -500.
+        volume: NIfTI: index of the volume of a 4-D file, from 0.
+
+    Raises:
+        InputError: a window that is empty.
+    """
+
+    plane: Plane = "acquired"
+    low: float = -1000.0
+    high: float = 1000.0
+    percentile: Annotated[float, Gt(0), Le(100)] = 99.8
+    modality: Modality | None = None
+    volume: Annotated[int, Ge(0)] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise InputError(
+                f"low, high: expected a window, its lower end first, got {self.low:g} to "
+                f"{self.high:g} HU; for soft tissue -160 and 240"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class FitRequest:
     """A pixel classifier from images with labels.
 
@@ -97,6 +130,7 @@ class FitRequest:
         frequencies: how frequent classes are taken to be where an image does not tell: as they are
             in the labels, or even, as where strokes do not say how much there is of each.
         tiling: how large images are read.
+        scans: how scans are read.
         seed: random seed of weights, pixels and held-out squares.
     """
 
@@ -108,6 +142,7 @@ class FitRequest:
     pixels: Annotated[int, Ge(100)] = 40_000
     frequencies: Frequencies = "labelled"
     tiling: Tiling = Tiling()
+    scans: Scans = Scans()
     seed: Annotated[int, Ge(0)] = 0
 
 

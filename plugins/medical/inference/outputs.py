@@ -202,15 +202,18 @@ class Outputs:
     ) -> None:
         """Voxels whose standard deviation is above the limit."""
         above = UNCERTAIN * (scale.high - scale.low) if self.above is None else self.above
-        inside, like = subject.back((std > above).astype(np.float32)) > 0, subject.stored
+        inside, like = subject.back((std > above).astype(np.float32)), subject.stored
         what = f"std of draws above {above:.4g} {scale.unit}".rstrip()
         if _is_nifti(place):
             about = f"polymode: {what}, not for diagnosis"
-            nifti.write(place, inside.astype(np.float32), like, description=about)
+            nifti.write(place, inside, like, description=about)
         else:
+            uncertain = dicom_write.Segment(
+                f"Uncertain: {what}", "UNCERTAIN", "Uncertain reconstruction"
+            )
             dicom_write.write_mask(
-                place, inside, like, description=what, label=f"Uncertain: {what}"[:64],
-                new_uids=self.new_uids,
+                place, inside.astype(np.uint8), like, description=what, content="UNCERTAIN",
+                segments=[uncertain], new_uids=self.new_uids,
             )  # fmt: skip
 
 

@@ -9,7 +9,15 @@ import typer
 from core.commands import OnMachine, Overwrite, Seed, check_new, keeps_nothing
 from core.errors import InputError
 from core.parts.registry import Spec
-from plugins.segmentation.request import Dividing, FitRequest, Frequencies, Kind, Labels, Tiling
+from plugins.segmentation.request import (
+    Dividing,
+    FitRequest,
+    Frequencies,
+    Kind,
+    Labels,
+    Scans,
+    Tiling,
+)
 
 Images = Annotated[Path, typer.Argument(help="Folder of images; those with a mask are used.")]
 Classifier = Annotated[
@@ -55,19 +63,22 @@ def fit(
     overwrite: Overwrite = False,
     *,
     labels: Labels,
+    scans: Scans,
     tiling: Tiling,
     machine: OnMachine,
 ) -> None:
     """Fit a pixel classifier on images with masks; a few are enough, and few labelled pixels.
 
     A mask of photo.png is photo_mask.png beside it, or photo.png in the folder of --masks: a grey
-    image or a palette of class numbers, 255 where there is no label.
+    image or a palette of class numbers, 255 where there is no label.  Of a scan (NIfTI, or a folder
+    of DICOM) it is NIfTI, scan_mask.nii.gz, and every slice with a label is an image.
 
     Example: polymode segmentation fit labelled --checkpoint runs/prior -o runs/classifier
     """
     request = FitRequest(
         images=images, labels=labels, features=features_of(features, checkpoint), kind=kind,
-        members=members, pixels=pixels, frequencies=frequencies, tiling=tiling, seed=seed,
+        members=members, pixels=pixels, frequencies=frequencies, scans=scans, tiling=tiling,
+        seed=seed,
     )  # fmt: skip
     check_new([out / "classifier.json"], overwrite=overwrite)
     from core.progress import listener
@@ -99,10 +110,16 @@ def features_of(text: str | None, checkpoint: Path | None) -> Spec:
 
 @keeps_nothing
 def predict(
-    files: Annotated[list[Path], typer.Argument(help="Image files; a folder: `polymode apply`.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Images, NIfTI, folders of DICOM; of more: `polymode apply`."),
+    ],
     classifier: Classifier,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the masks.")],
     prior: Prior = None,
+    nifti: Annotated[
+        bool, typer.Option("--nifti", help="DICOM: a NIfTI mask too, beside the Segmentation.")
+    ] = False,
     overwrite: Overwrite = False,
     *,
     dividing: Dividing,
@@ -110,16 +127,19 @@ def predict(
 ) -> None:
     """Segment images: masks with a palette, overlays, uncertainty and areas.
 
-    With --objects instances too, counted and measured: NAME-instances.png and NAME-objects.csv.
+    The mask of a NIfTI scan is NIfTI, that of a DICOM series a DICOM Segmentation, slice by slice
+    as the classifier was fitted. With --objects instances of images too, counted and measured:
+    NAME-instances.png and NAME-objects.csv.
 
     Example: polymode segmentation predict *.png --classifier runs/classifier -o masks
     """
     from core.errors import printable
     from core.storage.files import make_folder
+    from plugins.segmentation.data.scans import is_series
     from plugins.segmentation.inference.predictor import Segment
 
     for file in files:
-        if file.is_dir():
+        if file.is_dir() and not is_series(file):
             raise InputError(
                 f"{file}: a folder; use: polymode apply segmentation/segment {file} -o {out} "
                 f"--set checkpoint={classifier}"
@@ -131,7 +151,7 @@ def predict(
     check_new([*targets, *beside], overwrite=overwrite)
     segment = Segment(
         machine, classifier, prior=prior, objects=dividing.objects, min_area=dividing.min_area,
-        apart=dividing.apart,
+        apart=dividing.apart, nifti=nifti,
     )  # fmt: skip
     make_folder(out)
     for file, target in zip(files, targets, strict=True):

@@ -110,26 +110,32 @@ def suggest(
     """List the images to label next: those of which a classifier is least certain.
 
     An image's uncertainty is the mean over the tenth of its pixels that are least certain, in nats.
-    Images that have a mask are left out.
+    Images that have a mask are left out. Of scans every slice is ranked.
 
     Example: polymode segmentation suggest images --classifier runs/classifier -o next.csv
     """
     from core.progress import columns, counter, listener
-    from plugins.segmentation.data.labelled import masks_of
+    from plugins.segmentation.data.labelled import is_image, masks_of
+    from plugins.segmentation.data.scans import slices_of
     from plugins.segmentation.inference.classifier import load
     from plugins.segmentation.inference.suggest import ranked, scored, write_suggestions
 
     if out is not None:
         check_new([out], overwrite=overwrite)
-    images, there = masks_of(folder, labels.masks)
+    images, there = masks_of(folder, labels.masks, scans=True)
     left = [(name, path) for name, path in images.items() if name not in there]
     if not left:
         what = f"all {len(images)} images have a mask" if images else "no image"
         raise InputError(f"{folder}: {what}; add images to choose from")
     built, found = load(classifier, machine, prior=prior), []
+    every = [(name, path) for name, path in left if is_image(path)]
+    for name, path in left:
+        if not is_image(path):
+            slices = slices_of(path, built.scans)
+            every += [(f"{name}, slice {one.number + 1}", one) for one in slices]
     with listener("suggest") as emit:
-        count = counter(emit, len(left), "images")
-        for one in scored(built, left):
+        count = counter(emit, len(every), "images")
+        for one in scored(built, every):
             found.append(one)
             count(len(found))
     order = ranked(found)

@@ -83,16 +83,17 @@ class LabelledFolder:
             instances=instances,
             sparse=sparse,
         )
-        for file, mask in zip(labelled.files, labelled.masks, strict=True):
+        files_of = [file for file in labelled.files if isinstance(file, Path)]  # no scans
+        for file, mask in zip(files_of, labelled.masks, strict=True):
             if min(mask.shape) < size:
                 raise InputError(
                     f"{file}: {mask.shape[1]} x {mask.shape[0]} pixels, less than size {size}; "
                     "choose a smaller size, or leave the image out"
                 )
         self.classes = labelled.classes
-        digests = [files.digest(file) for file in labelled.files]
+        digests = [files.digest(file) for file in files_of]
         chosen = self._side(split, digests, test_fraction)
-        self._files = [labelled.files[i] for i in chosen]
+        self._files = [files_of[i] for i in chosen]
         self._masks = [labelled.masks[i].numpy() for i in chosen]
         self._digests = [digests[i] for i in chosen]
         self._cache = Cache[np.ndarray](int(cache_gib * 2**30))

@@ -1,6 +1,6 @@
-"""Images and their masks or annotations, paired by name."""
+"""Images and scans, and their masks or annotations, paired by name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -14,20 +14,22 @@ from core.images.formats import READ
 from core.images.labels import read_labels
 from core.images.reading import read_picture
 from core.storage.folders import files_in
+from plugins.segmentation.data.scans import Slice, label_volume, scans_in, slice_pixels
 from plugins.segmentation.io.annotations.drawing import Drawing, classes_drawn
 from plugins.segmentation.io.annotations.reading import annotation_files, read_drawings
-from plugins.segmentation.io.classes import Classes, classes_of, stored_classes
+from plugins.segmentation.io.classes import IGNORE, Classes, classes_of, stored_classes
+from plugins.segmentation.request import Scans
 
 ENDINGS = ("_mask", "_masks", "_label", "_labels", "_seg", "_segmentation", "_instances")
 """Of the names of masks that lie beside their images, before the suffix."""
 
 
 class Pair(NamedTuple):
-    """An image and its mask.
+    """An image or a scan, and its mask.
 
     Args:
         name: of the image in its folder, without the suffix.
-        image: its file.
+        image: its file, or the file or folder of a scan.
         mask: its mask's file, or its annotation.
     """
 
@@ -37,22 +39,22 @@ class Pair(NamedTuple):
 
 
 class Labelled(NamedTuple):
-    """Images with the classes of their pixels.
+    """Images with the classes of their pixels; of scans the slices with labels.
 
     Args:
-        names: of the images.
-        files: of the images.
+        names: of the images; of slices the scan's.
+        files: of the images, or slices.
         masks: class indices, `IGNORE` where there is none.
         classes: of the masks.
     """
 
     names: tuple[str, ...]
-    files: tuple[Path, ...]
+    files: tuple[Path | Slice, ...]
     masks: tuple[UInt8[Tensor, "h w"], ...]
     classes: Classes
 
 
-def pairs_of(images: Path, masks: Path | None = None) -> list[Pair]:
+def pairs_of(images: Path, masks: Path | None = None, *, scans: bool = False) -> list[Pair]:
     """The labelled images of a folder, sorted; images without a mask are left out.
 
     Args:
@@ -60,6 +62,7 @@ def pairs_of(images: Path, masks: Path | None = None) -> list[Pair]:
         masks: the folder of masks, each in the same subfolder with the image's name, with or
             without one of `ENDINGS`; or a file of annotations, or a folder of them (a folder with
             any is taken for one); by default masks lie beside the images and have an ending.
+        scans: whether scans are images too, their masks NIfTI.
 
     Raises:
         InputError: no such folder, no image with a mask, or two masks of one image.
@@ -68,7 +71,7 @@ def pairs_of(images: Path, masks: Path | None = None) -> list[Pair]:
         found = _named(images)
         drawn = _drawn(found, masks, annotations)
         return [Pair(name, path, drawn[name]) for name, path in found.items() if name in drawn]
-    found, by_image = masks_of(images, masks)
+    found, by_image = masks_of(images, masks, scans=scans)
     pairs = [Pair(name, path, by_image[name]) for name, path in found.items() if name in by_image]
     if not pairs:
         where = f"{images} beside their images" if masks is None else f"{masks} for {images}"
@@ -125,24 +128,27 @@ def _image_of(drawing: Drawing, found: Mapping[str, Path], beside: str) -> str:
     return named[0] if named else ""
 
 
-def masks_of(images: Path, masks: Path | None = None) -> tuple[dict[str, Path], dict[str, Path]]:
+def masks_of(
+    images: Path, masks: Path | None = None, *, scans: bool = False
+) -> tuple[dict[str, Path], dict[str, Path]]:
     """The images of a folder, and the masks that there are; both by the images' names.
 
     Args:
         images: as of `pairs_of`.
         masks: a folder of masks, as of `pairs_of`; inside `images` it holds no images.
+        scans: as of `pairs_of`.
 
     Raises:
         InputError: no such folder, annotations, or two masks of one image.
     """
     if masks is not None and annotation_files(masks):
         raise InputError(f"{masks}: holds annotations; expected a folder of masks alone")
-    found = _named(images)
+    found = _named(images, scans=scans)
     if masks is None:
         labels = {n: path for n, path in found.items() if _plain(n) != n and _plain(n) in found}
         found = {name: path for name, path in found.items() if name not in labels}
     else:
-        labels = _named(masks)
+        labels = _named(masks, scans=scans)
         if images.resolve() in masks.resolve().parents:
             inside = masks.resolve()
             found = {n: path for n, path in found.items() if inside not in path.resolve().parents}
@@ -185,8 +191,8 @@ def images_of(folder: Path) -> list[Path]:
     return images
 
 
-def _named(folder: Path) -> dict[str, Path]:
-    """Image files of a folder by their names without suffix.
+def _named(folder: Path, *, scans: bool = False) -> dict[str, Path]:
+    """Image files of a folder, and scans if asked for, by their names without suffix.
 
     Raises:
         InputError: no such folder, or two images of one name.
@@ -198,7 +204,11 @@ def _named(folder: Path) -> dict[str, Path]:
         if name in found:
             raise InputError(f"{found[name]} and {path}: two images of one name; rename one")
         found[name] = path
-    return found
+    for name, path in (scans_in(folder) if scans else {}).items():
+        if name in found:
+            raise InputError(f"{found[name]} and {path}: two images of one name; rename one")
+        found[name] = path
+    return dict(sorted(found.items()))
 
 
 def _plain(name: str) -> str:
@@ -214,6 +224,7 @@ def read_labelled(
     ignore: Sequence[int] = (255,),
     instances: bool = False,
     sparse: bool = False,
+    scans: Scans | None = None,
 ) -> Labelled:
     """The masks of images, checked against them, as class indices.
 
@@ -225,6 +236,7 @@ def read_labelled(
         instances: whether every number but 0, or every shape, is an object of the one class beside
             the background.
         sparse: whether pixels outside all shapes of an annotation have no class.
+        scans: how scans are read.
 
     Raises:
         InputError: a file that cannot be read, a mask of another size than its image, or a number
@@ -240,23 +252,56 @@ def read_labelled(
             one.indices(classes, _size(pair, one.size), outside=not sparse, one=instances)
             for pair, one in zip(pairs, drawings, strict=True)
         ]
+        sources: list[tuple[str, Path | Slice]] = [(pair.name, pair.image) for pair in pairs]
     else:
-        numbers = [_checked(pair) for pair in pairs]
+        found = [item for pair in pairs for item in _numbers(pair, scans or Scans())]
+        sources = [(item.name, item.image) for item in found]
+        numbers = [item.numbers for item in found]
         if instances:
             ignore = ()  # 255 is the number of an object
             numbers = [(one > 0).astype(np.int64) for one in numbers]
         if not isinstance(classes, Classes):
             classes = classes_of(numbers, classes, ignore=ignore)
         indices = [
-            classes.indices(one, str(pair.mask), ignore=ignore)
-            for one, pair in zip(numbers, pairs, strict=True)
+            classes.indices(one, item.mask, ignore=ignore)
+            for one, item in zip(numbers, found, strict=True)
         ]
+    kept = [
+        (source, mask)
+        for source, mask in zip(sources, indices, strict=True)
+        if isinstance(source[1], Path) or bool((mask != IGNORE).any())
+    ]
     return Labelled(
-        tuple(pair.name for pair in pairs),
-        tuple(pair.image for pair in pairs),
-        tuple(torch.from_numpy(one) for one in indices),
+        tuple(name for (name, _), _ in kept),
+        tuple(image for (_, image), _ in kept),
+        tuple(torch.from_numpy(mask) for _, mask in kept),
         classes,
     )
+
+
+class _Numbered(NamedTuple):
+    """An image or a slice, the numbers of its pixels, and where they are from."""
+
+    name: str
+    image: Path | Slice
+    numbers: np.ndarray
+    mask: str
+
+
+def _numbers(pair: Pair, scans: Scans) -> Iterator[_Numbered]:
+    """The numbers of an image's mask, or of the slices of a scan's."""
+    assert isinstance(pair.mask, Path), "annotations are drawn"
+    if is_image(pair.image):
+        yield _Numbered(pair.name, pair.image, _checked(pair), str(pair.mask))
+        return
+    for number, labels in enumerate(label_volume(pair.mask, pair.image, scans)):
+        where = f"{pair.mask}, slice {number + 1}"
+        yield _Numbered(pair.name, Slice(pair.image, number, scans), labels, where)
+
+
+def is_image(path: Path) -> bool:
+    """Whether a path is named as an image file; scans are not."""
+    return path.suffix.lower() in READ
 
 
 def objects_of(pair: Pair) -> np.ndarray:
@@ -292,10 +337,12 @@ def _size(pair: Pair, stated: tuple[int, int] | None) -> tuple[int, int]:
     return high, wide
 
 
-def rgb(path: Path) -> Float[Tensor, " 3 h w"]:
-    """The pixels of an image file in [-1, 1]; grey ones three times, without transparency.
+def rgb(source: Path | Slice) -> Float[Tensor, " 3 h w"]:
+    """The pixels of an image file or a slice in [-1, 1]; grey three times, no transparency.
 
     Raises:
-        InputError: as `read_picture`.
+        InputError: as `read_picture`, or as `slice_pixels`.
     """
-    return read_picture(path).pixels.expand(3, -1, -1)
+    if isinstance(source, Slice):
+        return slice_pixels(source)
+    return read_picture(source).pixels.expand(3, -1, -1)

@@ -13,7 +13,13 @@ from core.request import Machine
 from core.results.evaluation import Evaluation, Row
 from core.results.metrics import INTERVAL, Interval, interval, multiplicities
 from core.task import Figure
-from plugins.segmentation.data.labelled import objects_of, pairs_of, read_labelled, rgb
+from plugins.segmentation.data.labelled import (
+    is_image,
+    objects_of,
+    pairs_of,
+    read_labelled,
+    rgb,
+)
 from plugins.segmentation.evaluation.confusion import Confusion
 from plugins.segmentation.evaluation.instances import mean_average_precision
 from plugins.segmentation.inference.classifier import load
@@ -32,7 +38,7 @@ class Scored:
     """Scores of a classifier on images.
 
     Args:
-        names: of the images.
+        names: of the images; slices have their scan's, and are redrawn with it.
         confusions: of each image.
         classes: of the classifier.
         precisions: average precision of each image's objects at an overlap of 0.5, and its mean
@@ -160,29 +166,32 @@ def evaluate_folder(
     """
     dividing = dividing or Dividing()
     built = load(classifier, machine, prior=prior)
-    pairs = pairs_of(images, labels.masks)
+    pairs = pairs_of(images, labels.masks, scans=True)
     scored = dividing.objects != "none"
     if scored and not labels.instances and not isinstance(pairs[0].mask, Drawing):
         raise InputError(
             f"--objects: {pairs[0].mask} and the others are read as masks of classes; give "
             "--instances if every object has a number of its own in them, or annotations as --masks"
         )
+    if scored and (scan := next((one for one in pairs if not is_image(one.image)), None)):
+        raise InputError(f"--objects: {scan.image} is a scan; objects are of images alone")
     labelled = read_labelled(
         pairs,
         classes=built.classes,
         ignore=labels.ignore,
         instances=labels.instances,
         sparse=labels.sparse,
+        scans=built.scans,
     )
     confusions, precisions = [], []
-    for pair, truth in zip(pairs, labelled.masks, strict=True):
-        found = built(rgb(pair.image)).labels
+    for number, (image, truth) in enumerate(zip(labelled.files, labelled.masks, strict=True)):
+        found = built(rgb(image)).labels
         confusions.append(Confusion.of(truth, found, len(built.classes)))
         if scored:
             divided = objects_in(
                 found.numpy(), dividing.objects, min_area=dividing.min_area, apart=dividing.apart
             )
-            precisions.append(mean_average_precision(objects_of(pair), divided.numbers))
+            precisions.append(mean_average_precision(objects_of(pairs[number]), divided.numbers))
     return Scored(
         labelled.names, tuple(confusions), built.classes, tuple(precisions) if scored else None
     )

@@ -21,7 +21,7 @@ from plugins.segmentation.heads.predicting import Head, segmented
 from plugins.segmentation.heads.ridge import Ridge
 from plugins.segmentation.inference.tiles import maps_of, middle, prepared, tiles_of
 from plugins.segmentation.io.classes import Classes
-from plugins.segmentation.request import Tiling
+from plugins.segmentation.request import Scans, Tiling
 
 TENSORS, RECORD = "classifier.safetensors", "classifier.json"
 VERSION = 1
@@ -36,12 +36,14 @@ class Classifier:
         features: what it reads.
         classes: what it tells apart.
         tiling: how large images are read.
+        scans: how scans are read.
     """
 
     head: Head
     features: Features
     classes: Classes
     tiling: Tiling
+    scans: Scans
 
     def __call__(self, image: Float[Tensor, " 3 h w"]) -> "Whole":
         """The segmentation of an image of any size."""
@@ -83,6 +85,7 @@ def save(
     digest: str,
     classes: Classes,
     tiling: Tiling,
+    scans: Scans,
     facts: Mapping[str, Any],
 ) -> None:
     """Write a fitted classifier into a folder, the record last."""
@@ -102,6 +105,7 @@ def save(
             "features_digest": digest,
             "classes": classes.as_json(),
             "tiling": plain(tiling),
+            "scans": plain(scans),
             **facts,
         },
     )
@@ -123,6 +127,7 @@ def load(folder: Path, machine: Machine, *, prior: Path | None = None) -> Classi
         spec = Spec.parse(record["features"])
         classes = Classes.from_json(record["classes"])
         kind, tiling = record["kind"], Tiling(**record["tiling"])
+        scans = Scans(**record.get("scans", {}))  # of classifiers of images alone: none
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{folder / RECORD}: not a whole record: {error!r}") from error
     if prior is not None:
@@ -143,7 +148,7 @@ def load(folder: Path, machine: Machine, *, prior: Path | None = None) -> Classi
         head = Ridge(tensors["weight"], tensors["bias"], record["sharpness"], record["strength"])
     if head.first[0].shape[1] != sum(features.channels) or head.classes != len(classes):
         raise InputError(f"{folder}: its tensors do not fit its features and classes; fit it again")
-    return Classifier(head, features, classes, tiling)
+    return Classifier(head, features, classes, tiling, scans)
 
 
 def _record(folder: Path) -> Mapping[str, Any]:

@@ -26,21 +26,21 @@ from plugins.segmentation.heads.pixels import Pixels, places_of, with_features
 from plugins.segmentation.inference.classifier import save
 from plugins.segmentation.inference.tiles import Tile, maps_of, prepared, tiles_of
 from plugins.segmentation.io.classes import IGNORE
-from plugins.segmentation.request import FitRequest, FitResult, Labels, Tiling
+from plugins.segmentation.request import FitRequest, FitResult, Labels, Scans, Tiling
 
 
-def read(images: Path, labels: Labels) -> Labelled:
-    """The labelled images of a folder.
+def read(images: Path, labels: Labels, scans: Scans | None = None) -> Labelled:
+    """The labelled images of a folder, and the labelled slices of its scans.
 
     Raises:
         InputError: as `pairs_of` and `read_labelled`.
     """
     return read_labelled(
-        pairs_of(images, labels.masks),
+        pairs_of(images, labels.masks, scans=True),
         classes=labels.classes if labels.instances
         else stated_classes(images, labels.masks, labels.classes),
         ignore=labels.ignore, instances=labels.instances,
-        sparse=labels.sparse,
+        sparse=labels.sparse, scans=scans,
     )  # fmt: skip
 
 
@@ -102,7 +102,7 @@ def fit(
     Raises:
         InputError: no labels, masks that do not fit their images, or features that cannot be had.
     """
-    labelled = read(request.images, request.labels)
+    labelled = read(request.images, request.labels, request.scans)
     features: Features = configure("features", request.features)(machine or Machine())
     pixels, _ = pixels_of(
         labelled, features, request.tiling, most=request.pixels, seed=request.seed, emit=emit
@@ -125,7 +125,7 @@ def fit(
         "loss": loss,
     }
     spec = _stated(request.features, out)
-    save(out, head, spec, features.digest(), labelled.classes, request.tiling, facts)
+    save(out, head, spec, features.digest(), labelled.classes, request.tiling, request.scans, facts)
     return FitResult(out, loss)
 
 

@@ -72,8 +72,16 @@ def write_uncertainty(path: Path, uncertainty: np.ndarray, most: float) -> None:
     _save(path, Image.fromarray(grey))
 
 
-def write_areas(path: Path, labels: np.ndarray, classes: Classes) -> None:
-    """A CSV table: pixels and fraction of each class.
+def write_areas(
+    path: Path, labels: np.ndarray, classes: Classes, *, millilitres: float | None = None
+) -> None:
+    """A CSV table: pixels and fraction of each class; of scans also its volume.
+
+    Args:
+        path: of the file.
+        labels: class indices, of an image or of a scan.
+        classes: their names and numbers.
+        millilitres: of a voxel.
 
     Raises:
         InputError: it cannot be written.
@@ -81,13 +89,22 @@ def write_areas(path: Path, labels: np.ndarray, classes: Classes) -> None:
     counts = np.bincount(labels.ravel(), minlength=len(classes))
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["class", "value", "pixels", "fraction"])
+    scan = millilitres is not None
+    rows.writerow(["class", "value", "pixels", "fraction", *(["millilitres"] if scan else [])])
     for index, (name, value) in enumerate(zip(classes.names, classes.values, strict=True)):
-        rows.writerow([name, value, int(counts[index]), f"{counts[index] / labels.size:.6f}"])
+        count = int(counts[index])
+        more = [f"{count * millilitres:.6g}"] if millilitres is not None else []
+        rows.writerow([name, value, count, f"{count / labels.size:.6f}", *more])
     try:
         files.write_text(path, text.getvalue())
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {reason(error)}") from error
+
+
+def fractions(labels: np.ndarray, classes: Classes) -> dict[str, float]:
+    """The fraction of each class, by its name."""
+    counts = np.bincount(labels.ravel(), minlength=len(classes)) / labels.size
+    return {name: round(float(n), 6) for name, n in zip(classes.names, counts, strict=True)}
 
 
 def _save(path: Path, image: Image.Image) -> None:

@@ -57,7 +57,10 @@ def items_of(images: Path, masks: Path | None) -> list[Item]:
         make_folder(masks)
     found, there = masks_of(images, masks)
     if not found:
-        raise InputError(f"{images}: no image to label; give a folder of PNG, JPEG or TIFF files")
+        raise InputError(
+            f"{images}: no image to label; give a folder of PNG, JPEG or TIFF files; label scans "
+            "in a viewer of theirs, such as 3D Slicer, and save NIfTI masks beside them"
+        )
     items = []
     for name, path in found.items():
         new = path.with_name(f"{path.stem}_mask.png")

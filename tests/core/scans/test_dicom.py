@@ -31,6 +31,8 @@ from core.scans import dicom, dicom_decoding, dicom_pixels, dicom_write, nifti, 
 
 COUNT = 2000 if os.environ.get("POLYMODE_TORTURE") else 100
 
+UNCERTAIN = dicom_write.Segment("Uncertain", "UNCERTAIN", "Uncertain reconstruction")
+
 
 def only(number, **fields):
     """A change of one file alone."""
@@ -504,7 +506,15 @@ def test_a_segmentation_has_the_mask_and_the_geometry_of_its_source(tmp_path):
     scan = dicom.read(tmp_path / "in")
     inside = np.random.default_rng(0).random(scan.voxels.shape) > 0.7
     inside[1] = False  # an empty frame is a frame
-    dicom_write.write_mask(tmp_path / "a.dcm", inside, scan, description="std", label="Uncertain")
+    inside = inside.astype(np.uint8)
+    dicom_write.write_mask(
+        tmp_path / "a.dcm",
+        inside,
+        scan,
+        description="std",
+        content="UNCERTAIN",
+        segments=[UNCERTAIN],
+    )
     found = pydicom.dcmread(tmp_path / "a.dcm")
     assert found.SOPClassUID == SegmentationStorage
     assert scan.origin is not None
@@ -525,4 +535,6 @@ def test_a_segmentation_has_the_mask_and_the_geometry_of_its_source(tmp_path):
     assert NAME[:6] not in str(found)
     assert NUMBER not in str(found)
     with pytest.raises(InputError, match="expected a mask of shape"):
-        dicom_write.write_mask(tmp_path / "b.dcm", inside[1:], scan, description="", label="a")
+        dicom_write.write_mask(
+            tmp_path / "b.dcm", inside[1:], scan, description="", content="A", segments=[UNCERTAIN]
+        )

@@ -58,8 +58,10 @@ def test_dciodvfy_finds_no_error_in_a_series_and_in_a_map(tmp_path, modality):
     source = written(tmp_path, modality=modality)
     dicom_write.write_map(tmp_path / "map.dcm", np.abs(source.voxels), source, description="std")
     dicom_write.write_mask(
-        tmp_path / "mask.dcm", source.voxels > 0, source, description="std", label="Uncertain"
-    )
+        tmp_path / "mask.dcm", 1 + (source.voxels > 0).astype(np.uint8), source,
+        description="std", content="CLASSES",
+        segments=[dicom_write.Segment(f"class {k}", f"CLASS-{k}", f"class {k}") for k in (1, 2)],
+    )  # fmt: skip
     dicom_write.write(tmp_path / "new", source.voxels, source, description="", new_uids=True)
     folders = (tmp_path / "out", tmp_path / "new")
     objects = (tmp_path / "map.dcm", tmp_path / "mask.dcm")
