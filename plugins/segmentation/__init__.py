@@ -1,6 +1,6 @@
 """Segmentation of images from a handful of labelled ones, by features of a diffusion model."""
 
-from core.parts.registry import Plugin, Verb, dataset, features, predictor
+from core.parts.registry import Plugin, Verb, dataset, features, objective, predictor, task
 
 PLUGIN = Plugin(
     name="segmentation",
@@ -34,11 +34,21 @@ PLUGIN = Plugin(
             "plugins.segmentation.features.vit:Vit",
             "Tokens of your own DINO or DINOv2, from a file",
         ),
+        objective(
+            "brier",
+            "plugins.segmentation.tasks.brier:Brier",
+            "Squared error of classes, from noise alone",
+        ),
         predictor(
             "segment",
             "plugins.segmentation.inference.predictor:Segment",
             "Masks of images by a fitted classifier",
             needs=("skimage",),
+        ),
+        task(
+            "masks",
+            "plugins.segmentation.tasks.masks:Masks",
+            "A plain network of pixels' classes",
         ),
     ),
     verbs=(
@@ -48,6 +58,13 @@ PLUGIN = Plugin(
             result="plugins.segmentation.request:ChooseResult",
             target="plugins.segmentation.evaluation.choose:choose",
             summary="Mean IoU over blocks and noise levels of a prior",
+        ),
+        Verb(
+            name="generate",
+            request="plugins.segmentation.request:GenerateRequest",
+            result="plugins.segmentation.request:GenerateResult",
+            target="plugins.segmentation.inference.generate:generate",
+            summary="Images with labels, by a prior and a classifier",
         ),
         Verb(
             name="fit",

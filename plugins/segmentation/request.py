@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 from core.errors import InputError
 from core.parts.registry import Spec
@@ -203,3 +203,42 @@ class FitResult:
 
     classifier: Path
     loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateRequest:
+    """Images drawn from a prior, and their labels by a classifier, as training data.
+
+    Source: DatasetDDPM, Baranchuk et al. 2022, arXiv:2112.03126, section 5.
+
+    Args:
+        checkpoint: folder of a diffusion model of images without conditions.
+        classifier: folder of a fitted classifier.
+        count: images drawn.
+        discard: fraction of them that is left out again: those of which the members of the ensemble
+            disagree most, by the mean over pixels.
+        steps: solver steps of each image.
+        batch: images at a time.
+        seed: image i depends on it and i alone.
+    """
+
+    checkpoint: Path
+    classifier: Path
+    count: Annotated[int, Ge(1)] = 500
+    discard: Annotated[float, Ge(0), Lt(1)] = 0.1
+    steps: Annotated[int, Ge(1)] = 50
+    batch: Annotated[int, Ge(1)] = 16
+    seed: Annotated[int, Ge(0)] = 0
+
+
+@dataclass(frozen=True)
+class GenerateResult:
+    """Generated images and masks.
+
+    Args:
+        images: the folder, which `segmentation/folder` reads.
+        kept: images in it.
+    """
+
+    images: Path
+    kept: int

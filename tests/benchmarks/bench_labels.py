@@ -42,7 +42,6 @@ from core.request import Machine
 from core.storage import checkpoint
 from core.storage.files import make_folder, write_json
 from plugins.segmentation.data.labelled import objects_of, pairs_of, read_labelled, rgb
-from plugins.segmentation.evaluation.confusion import Confusion
 from plugins.segmentation.evaluation.instances import average_precision
 from plugins.segmentation.features.diffusion import Diffusion
 from plugins.segmentation.features.filters import Filters
@@ -51,6 +50,7 @@ from plugins.segmentation.heads.pixels import places_of, with_features
 from plugins.segmentation.heads.predicting import segmented
 from plugins.segmentation.inference.fit import frequencies
 from plugins.segmentation.inference.objects import objects_in
+from plugins.segmentation.tasks.confusion import Confusion
 
 Crop = tuple[Tensor, Tensor]  # image (3, n, n) in [-1, 1], and labels
 Segmenter = Callable[[Tensor], Tensor]  # image to labels

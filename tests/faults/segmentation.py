@@ -1,6 +1,6 @@
 """Faults in the plug-in of segmentation."""
 
-from faults.fault import segmentation
+from faults.fault import Fault, segmentation
 
 FAULTS = (
     segmentation("objects: beyond the image is an object too", "inference/objects",
@@ -70,4 +70,21 @@ FAULTS = (
     segmentation("scores: the baseline's own class of each image", "evaluation/scores",
                  "int(counts.sum((0, 2)).argmax())", "int(counts[0].sum(1).argmin())",
                  "evaluation/test_scores", "baseline"),
+    segmentation("scans: a mask by its stored order", "data/scans",
+                 "return on_grid(labels, subject.scan).astype(np.int64)",
+                 "return labels.voxels.astype(np.int64)", "data/test_scans", "any_order"),
+    segmentation("scans: percentiles for CT", "data/scans",
+                 'if subject.scan.modality != "CT":', "if True:", "data/test_scans", "hounsfield"),
+    segmentation("generated: the most certain are left out", "inference/generate",
+                 "np.argsort(np.negative(uncertainty)", "np.argsort(np.array(uncertainty)",
+                 "commands/test_generate", "left_out"),
+    segmentation("plain network: given the labels", "tasks/brier",
+                 "* eps  # without", "* eps + x0  # without", "tasks/test_masks", "scikit_learns"),
+    segmentation("plain network: pixels without a label count", "tasks/brier",
+                 "masked_mean((found - x0).square(), mask)",
+                 "masked_mean((found - x0).square(), None)", "tasks/test_masks", "scikit_learns"),
+    Fault("labels: axes without their signs", "core/scans/scan.py",
+          "for i, axis in enumerate(axes) if turn[2 - axis, 2 - i] < 0",
+          "for i, axis in enumerate(axes) if False and turn[2 - axis, 2 - i] < 0",
+          "plugins/segmentation/data/test_scans.py", "any_order"),
 )  # fmt: skip

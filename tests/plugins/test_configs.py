@@ -19,10 +19,15 @@ def test_a_configuration_is_a_training_request(path):
 
 
 @pytest.mark.parametrize(
-    ("job", "step", "config"), [("demo", "train", "demo"), ("purify", "prior", "digits")]
+    ("job", "step", "config"),
+    [
+        ("demo", "train", "image2image/configs/demo"),
+        ("demo", "digits-train", "segmentation/configs/demo"),
+        ("purify", "prior", "image2image/configs/digits"),
+    ],
 )
 def test_a_job_trains_the_configuration_that_it_says(job, step, config):
     found = read(ROOT / "pipelines" / "jobs" / f"{job}.yaml")
-    config = read_yaml(ROOT / "plugins" / "image2image" / "configs" / f"{config}.yaml")
+    config = read_yaml(ROOT / "plugins" / f"{config}.yaml")
     (request,) = [plain(one.request) for one in found.steps if one.name == step]
     assert request == plain(bind(TrainRequest, config))

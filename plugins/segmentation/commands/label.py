@@ -52,6 +52,7 @@ def label(
     Example: polymode segmentation label images --checkpoint runs/prior --classes sky --classes tree
     """
     from core.parts.config import configure
+    from plugins.segmentation.inference.classifier import Classifier as FittedClassifier
     from plugins.segmentation.inference.classifier import load
     from plugins.segmentation.inference.suggest import scored
     from plugins.segmentation.label.server import Server
@@ -61,7 +62,7 @@ def label(
     fitted = load(classifier, machine) if classifier is not None else None
     named = fitted is None or labels.classes
     classes = classes_for(items, labels, folder) if named or fitted is None else fitted.classes
-    if fitted is not None and checkpoint is None and features is None:
+    if isinstance(fitted, FittedClassifier) and checkpoint is None and features is None:
         read, tiling = fitted.features, fitted.tiling
     else:
         spec = Spec("segmentation/filters")

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from core.errors import InputError
@@ -20,13 +19,13 @@ from plugins.segmentation.data.labelled import (
     read_labelled,
     rgb,
 )
-from plugins.segmentation.evaluation.confusion import Confusion
 from plugins.segmentation.evaluation.instances import mean_average_precision
 from plugins.segmentation.inference.classifier import load
 from plugins.segmentation.inference.objects import objects_in
 from plugins.segmentation.io.annotations.drawing import Drawing
 from plugins.segmentation.io.classes import Classes
 from plugins.segmentation.request import Dividing, Labels
+from plugins.segmentation.tasks.confusion import Confusion, figures_of
 
 CONFIDENCE, DRAWS = 0.95, 4000
 MODEL, REFERENCE = "classifier", "most frequent class"
@@ -119,9 +118,9 @@ def pooled(
     # The first row is the images as they are.
     often = np.vstack([np.ones(len(names)), multiplicities(names, draws=DRAWS)])
     weights = torch.from_numpy(often)
-    values = _figures(counts, weights)
+    values = figures_of(counts, weights)
     if less is not None:
-        other = _figures(less, weights)
+        other = figures_of(less, weights)
         values = {name: value - other[name] for name, value in values.items()}
     ends = torch.tensor([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], dtype=torch.float64)
     found = {}
@@ -129,16 +128,6 @@ def pooled(
         low, high = value[1:].nanquantile(ends).tolist()
         found[name] = Interval(float(value[0]), low, high, len(names))
     return found
-
-
-def _figures(counts: Tensor, weights: Tensor) -> dict[str, Float[Tensor, " draws"]]:
-    """Figures of the sums of confusions, for each row of weights (draws, n)."""
-    counts = counts.double()
-    both = weights @ counts.diagonal(dim1=1, dim2=2)
-    union = weights @ (counts.sum(1) + counts.sum(2)) - both
-    iou = torch.where(union > 0, both / union.clamp(min=1), torch.nan)
-    every = weights @ counts.sum((1, 2))
-    return {"miou": iou.nanmean(1), "accuracy": both.sum(1) / every.clamp(min=1)}
 
 
 def evaluate_folder(

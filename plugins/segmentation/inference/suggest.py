@@ -14,7 +14,7 @@ from core.images.pictures import reason
 from core.storage import files
 from plugins.segmentation.data.labelled import rgb
 from plugins.segmentation.data.scans import Slice
-from plugins.segmentation.inference.classifier import Classifier
+from plugins.segmentation.inference.classifier import Fitted
 
 PART = 10  # one pixel in so many: the least certain
 
@@ -40,9 +40,7 @@ def least_certain(uncertainty: Float[Tensor, "h w"]) -> float:
     return float(uncertainty.flatten().topk(max(1, uncertainty.numel() // PART)).values.mean())
 
 
-def scored(
-    classifier: Classifier, images: Sequence[tuple[str, Path | Slice]]
-) -> Iterator[Suggestion]:
+def scored(classifier: Fitted, images: Sequence[tuple[str, Path | Slice]]) -> Iterator[Suggestion]:
     """The images or slices by name, one after another, in the order given.
 
     Raises:

@@ -11,7 +11,7 @@ from jaxtyping import Float32, UInt8
 from core.results.sheet import to_bytes
 from core.scans import dicom_write, nifti
 from plugins.segmentation.data.scans import Windowed, read_scan, slice_pixels, slices_of
-from plugins.segmentation.inference.classifier import Classifier
+from plugins.segmentation.inference.classifier import Fitted
 from plugins.segmentation.inference.suggest import least_certain
 from plugins.segmentation.io.classes import Classes
 from plugins.segmentation.io.masks import fractions, write_areas, write_overlay
@@ -37,7 +37,7 @@ class Volume(NamedTuple):
     least: float
 
 
-def segmented(classifier: Classifier, place: Path) -> Volume:
+def segmented(classifier: Fitted, place: Path) -> Volume:
     """The segmentation of a scan, one slice after another.
 
     Raises:

@@ -14,6 +14,7 @@ from plugins.segmentation.io.classes import IGNORE, Classes
 
 UNLABELLED = (128, 128, 128)  # colour in a mask's palette
 STRENGTH = 0.45  # of a class's colour in an overlay
+STRIP = 256  # rows of an overlay at once
 
 
 def write_mask(path: Path, labels: np.ndarray, classes: Classes) -> None:
@@ -51,15 +52,21 @@ def write_overlay(path: Path, pixels: np.ndarray, labels: np.ndarray, classes: C
         InputError: it cannot be written.
     """
     colours = np.array([classes.colour(i) for i in range(len(classes))], np.float32)
-    shown = pixels.astype(np.float32)
-    inside = labels > 0
-    shown[inside] += STRENGTH * (colours[labels[inside]] - shown[inside])
-    edge = np.zeros(labels.shape, bool)
-    edge[:-1] |= labels[:-1] != labels[1:]
-    edge[:, :-1] |= labels[:, :-1] != labels[:, 1:]
-    own = np.maximum(labels, np.pad(labels, ((0, 1), (0, 1)))[1:, 1:])
-    shown[edge] = colours[own[edge]]
-    _save(path, Image.fromarray(np.rint(shown).astype(np.uint8)))
+    found = np.empty_like(pixels)
+    for top in range(0, len(pixels), STRIP):
+        own = labels[top : top + STRIP + 1]  # and the next row, for the edge below
+        rows = min(STRIP, len(pixels) - top)
+        shown = pixels[top : top + rows].astype(np.float32)
+        inside = own[:rows] > 0
+        shown[inside] += STRENGTH * (colours[own[:rows][inside]] - shown[inside])
+        edge = np.zeros(own.shape, bool)
+        edge[:-1] |= own[:-1] != own[1:]
+        edge[:, :-1] |= own[:, :-1] != own[:, 1:]
+        edge = edge[:rows]
+        beyond = np.maximum(own, np.pad(own, ((0, 1), (0, 1)))[1:, 1:])[:rows]
+        shown[edge] = colours[beyond[edge]]
+        found[top : top + rows] = np.rint(shown)
+    _save(path, Image.fromarray(found))
 
 
 def write_uncertainty(path: Path, uncertainty: np.ndarray, most: float) -> None:
@@ -70,6 +77,13 @@ def write_uncertainty(path: Path, uncertainty: np.ndarray, most: float) -> None:
     """
     grey = np.rint(np.clip(uncertainty / most, 0, 1) * 255).astype(np.uint8)
     _save(path, Image.fromarray(grey))
+
+
+def coloured(labels: np.ndarray, classes: Classes) -> np.ndarray:
+    """Class indices (h, w) in the colours of the classes, uint8 (h, w, 3)."""
+    table = np.full((256, 3), UNLABELLED, np.uint8)
+    table[: len(classes)] = [classes.colour(index) for index in range(len(classes))]
+    return table[labels]
 
 
 def write_areas(

@@ -58,4 +58,4 @@ def test_the_quick_look_of_the_demo_shortens_every_training():
     path = Path(__file__).parents[3] / "pipelines/jobs/demo.yaml"
     settings = re.findall(r"--set (\S+)", path.read_text())
     lengths = [s.request["steps"] for s in read(path, settings).steps if s.run == "train"]
-    assert lengths == [200, 200, 200]
+    assert lengths == [200, 200, 200, 200]

@@ -162,6 +162,71 @@ def test_bad_input_is_one_sentence(folder):
     )
 
 
+def test_a_folder_without_images_is_named(folder):
+    (folder / "empty").mkdir()
+    out = fitted(folder, "--kind", "linear")
+    assert "no image; add images" in refused("suggest", folder / "empty", "--classifier", out)
+    assert "no image to label" in refused("label", folder / "empty", "--classes", "a")
+    prior = ("train-prior", folder / "empty", "-o", folder / "run")
+    assert "no usable image; add PNG" in refused(*prior)
+
+
+def test_16_bits_and_transparency_are_read_as_the_same_image_in_8_bits(folder):
+    out = fitted(folder, "--kind", "linear")
+    with Image.open(folder / "other" / "3.png") as image:
+        pixels = np.asarray(image)
+    grey = pixels[..., 0]
+    Image.fromarray(grey.astype(np.uint16) * 257).save(folder / "deep.png")
+    alpha = np.full((*grey.shape, 1), 255, np.uint8)
+    alpha[:5] = 0
+    Image.fromarray(np.concatenate([pixels, alpha], 2)).save(folder / "clear.png")
+    files = (folder / "other" / "3.png", folder / "deep.png", folder / "clear.png")
+    run("predict", *files, "--classifier", out, "-o", folder / "masks")
+    masks = [np.asarray(Image.open(folder / "masks" / file.name)) for file in files]
+    assert np.array_equal(masks[0], masks[1])
+    assert np.array_equal(masks[0][5:], masks[2][5:])
+
+
+@pytest.mark.slow
+def test_an_image_of_20000_pixels_is_read_tile_by_tile(folder, monkeypatch):
+    """Repeated to 20,000 columns an image has the repeated mask; no features are of all of it."""
+    from plugins.segmentation.features.filters import Filters
+
+    sizes, call = [], Filters.__call__
+
+    def spied(self, images):
+        sizes.append(images.shape[-1])
+        return call(self, images)
+
+    monkeypatch.setattr(Filters, "__call__", spied)
+    few = "{name: segmentation/filters, scales: [1]}"
+    out = fitted(folder, "--kind", "linear", "--features", few, "--overwrite")
+    grey, _ = scene(5, size=(64, 80))
+    Image.fromarray(np.tile(grey, (1, 250))).save(folder / "wide.png")
+    Image.fromarray(np.tile(grey, (1, 3))).save(folder / "three.png")
+    files = (folder / "wide.png", folder / "three.png")
+    run("predict", *files, "--classifier", out, "-o", folder / "masks")
+    wide, three = (np.asarray(Image.open(folder / "masks" / file.name)) for file in files)
+    assert wide.shape == (64, 20_000)
+    assert max(sizes) <= 512
+    middle = np.tile(three[:, 80:160], (1, 248))
+    assert (wide[:, 80:-80] != middle).mean() < 1e-3
+
+
+def test_an_overlay_in_strips_is_the_whole_overlay(folder, monkeypatch):
+    from plugins.segmentation.io import masks
+    from plugins.segmentation.io.classes import Classes
+
+    draw = np.random.default_rng(0)
+    pixels = draw.integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    labels = draw.integers(0, 3, (40, 30), dtype=np.uint8)
+    classes = Classes(("a", "b", "c"), (0, 1, 2))
+    masks.write_overlay(folder / "whole.png", pixels, labels, classes)
+    monkeypatch.setattr(masks, "STRIP", 7)
+    masks.write_overlay(folder / "strips.png", pixels, labels, classes)
+    assert (folder / "whole.png").read_bytes() == (folder / "strips.png").read_bytes()
+
+
 def test_a_mask_of_instances_has_one_class_of_objects(folder):
     for seed in (0, 1, 2):
         _, mask = scene(seed)

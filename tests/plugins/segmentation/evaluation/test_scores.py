@@ -8,9 +8,9 @@ import torch
 
 from core.results.evaluation import read_evaluation
 from core.results.metrics import multiplicities
-from plugins.segmentation.evaluation.confusion import Confusion
 from plugins.segmentation.evaluation.scores import DRAWS, Scored
 from plugins.segmentation.io.classes import Classes
+from plugins.segmentation.tasks.confusion import Confusion
 
 CLASSES = Classes(("ground", "cell"), (0, 1))
 

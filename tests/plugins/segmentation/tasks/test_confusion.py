@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix, jaccard_score
 
-from plugins.segmentation.evaluation.confusion import Confusion
+from plugins.segmentation.tasks.confusion import Confusion
 
 
 def test_confusion_and_scores_are_scikit_learns():

@@ -54,3 +54,20 @@ class Confusion:
     def accuracy(self) -> float:
         """Fraction of the pixels whose class is found."""
         return int(self.counts.diagonal().sum()) / max(1, int(self.counts.sum()))
+
+
+def figures_of(
+    counts: Int64[Tensor, " n classes classes"], weights: Float[Tensor, " draws n"]
+) -> dict[str, Float[Tensor, " draws"]]:
+    """``miou`` and ``accuracy`` of sums of confusions, for each row of weights.
+
+    Args:
+        counts: of each image.
+        weights: how often each image counts.
+    """
+    counts, weights = counts.double(), weights.double()
+    both = weights @ counts.diagonal(dim1=1, dim2=2)
+    union = weights @ (counts.sum(1) + counts.sum(2)) - both
+    iou = torch.where(union > 0, both / union.clamp(min=1), torch.nan)
+    every = weights @ counts.sum((1, 2))
+    return {"miou": iou.nanmean(1), "accuracy": both.sum(1) / every.clamp(min=1)}

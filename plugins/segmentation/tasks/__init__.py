@@ -1,0 +1,1 @@
+"""Tasks that networks are trained for by `polymode train`."""
