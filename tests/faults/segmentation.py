@@ -31,7 +31,7 @@ FAULTS = (
                  "F.pad(filtered, lacks, mode=\"replicate\").flip(-1)",
                  "features/test_diffusion", "resolution"),
     segmentation("classifier: images as they are", "inference/classifier",
-                 "image, size = prepared(self.features, image),", "image, size = image,",
+                 "image = prepared(self.features, image)", "image = image + 0",
                  "commands/test_classify", "brightness"),
     segmentation("choose: an image is segmented by its own classifier", "evaluation/choose",
                  "learned, tested = part != fold, part == fold",
