@@ -43,8 +43,8 @@ def column(measured: Case, some: list[str]) -> dict[str, float]:
     begun = time.process_time()
     default = ours(measured)
     seconds = {"ours": time.process_time() - begun}
-    for name, x in default.classical.items():
-        found[name] = float(psnr(x, truth).mean())
+    for name in task.methods:
+        found[name] = float(psnr(default.classical[name], truth).mean())
     found["ours"] = float(psnr(default.mean.clamp(-1, 1), truth).mean())
     condition = task.condition(measured.batch)
     others = peers(measured.model, measured.measurement, measured.like, condition)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from core.data import collate, open_dataset
-from core.inverse.measurement import Measurement
+from core.inverse.measurement import LinearOperator, Measurement
 from core.model import Model
 from core.network.conditioning import Condition
 from core.parts.registry import Spec
@@ -31,6 +31,14 @@ from plugins.medical.tasks.ct import Ct
 
 TASK = Spec("medical/ct", {"views": 23, "side": 256.0})
 DATA = Spec("medical/phantoms", {"size": 64, "count": 16})
+
+
+def norm_of(operator: LinearOperator, like: Tensor) -> float:
+    """The largest singular value of A, by twenty power iterations."""
+    x = torch.randn(like.shape, generator=torch.Generator().manual_seed(0))
+    for _ in range(20):
+        x = operator.adjoint(operator.forward(x / x.norm()))
+    return float(x.norm()) ** 0.5
 
 
 def peers(
@@ -58,21 +66,23 @@ def peers(
             level = level.clamp(model.process.t_first, model.process.t_max).expand(len(x))
             return (model.denoise(2 * x.float() - 1, level, condition).x0.to(x) + 1) / 2
 
-    operator, sigma = measurement.operator, measurement.noise_std / 2
+    operator = measurement.operator
+    norm = norm_of(operator, like)  # DPS takes steps that suit a norm of 1
+    sigma = measurement.noise_std / 2 / norm
     paired = measurement.y.is_complex()
 
     def forward(u: Tensor, **_: Any) -> Tensor:
-        y = operator.forward(u.float())
+        y = operator.forward(u.float()) / norm
         return (torch.view_as_real(y) if paired else y).to(u)
 
     def adjoint(y: Tensor, **_: Any) -> Tensor:
         y32 = y.float().contiguous()
-        return operator.adjoint(torch.view_as_complex(y32) if paired else y32).to(y)
+        return operator.adjoint(torch.view_as_complex(y32) if paired else y32).to(y) / norm
 
     physics = deepinv.physics.LinearPhysics(
         A=forward, A_adjoint=adjoint, noise_model=deepinv.physics.GaussianNoise(sigma)
     )
-    y = torch.view_as_real(measurement.y) if paired else measurement.y
+    y = (torch.view_as_real(measurement.y) if paired else measurement.y) / norm
     y = (y + forward(torch.ones_like(like))) / 2  # of u = (x + 1) / 2
     fidelity = deepinv.optim.data_fidelity.L2(sigma=sigma)
 

@@ -333,6 +333,7 @@ def searches():
     return [p for p in started_by(os.getpid()) if "ImplicitFunc" in " ".join(command_of(p))]
 
 
+@pytest.mark.slow
 def test_two_at_once_on_ray_cut_the_hopeless_and_agree_with_one_process(real, ray_here, tmp_path):
     space = {"lr": [HOPELESS, GOOD, 1e-8, 1e30]}  # with the last one weights are soon infinite
     steps, shown = plan(parse(job(space, workers=2)), tmp_path), io.StringIO()
