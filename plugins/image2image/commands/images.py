@@ -276,7 +276,9 @@ def output_paths(
     place = Path(out)
     if not is_folder(out):
         if len(files) > 1:
-            raise InputError(f"{out}: {len(files)} images need a folder; end its name with a slash: -o {out}/")
+            raise InputError(
+                f"{out}: {len(files)} images need a folder; end its name with a slash: -o {out}/"
+            )
         if options.get("file_name") is not None:
             raise InputError(f"name: -o names the file, {out}; give a folder, or leave it out")
         chosen = options.get("format")
