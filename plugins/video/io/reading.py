@@ -109,12 +109,12 @@ def read_index(path: Path) -> ClipFile:
         size = (first.height, first.width) if turns % 2 == 0 else (first.width, first.height)
         shape = stream.codec_context.sample_aspect_ratio
         aspect = Fraction(shape) if shape else Fraction(1)
-        audio = container.streams.audio
+        sound = container.streams.audio[0].codec_context if container.streams.audio else None
         return ClipFile(
             path, times, rate, variable, size[0], size[1], turns,
             1 / aspect if turns % 2 else aspect, stream.codec_context.name, first.format.name,
             tuple(i for i, (_, key) in enumerate(stamped) if key), (),
-            audio[0].codec_context.name if audio else None, stamps,
+            sound.name if sound else None, stamps,
         )  # fmt: skip
 
 
@@ -195,6 +195,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
             if not container.streams.video:
                 raise InputError(f"{path}: there is no video in it")
             stream = container.streams.video[0]
+            if stream.codec_context is None or stream.time_base is None:
+                raise InputError(f"{path}: its video has no codec that is known; convert it first")
             height, width = stream.codec_context.height, stream.codec_context.width
             if not 0 < height * width <= MOST_PIXELS:
                 raise InputError(
