@@ -16,36 +16,24 @@ from pathlib import Path
 
 from bench_posterior import peers
 from figure import write_svg
-from scan_slices import BUILDS, Case, case
+from scan_slices import BUILDS, Case, case, default
 
 from core.results.metrics import psnr
-from plugins.medical.inference import choice as choosing
-from plugins.medical.inference import volume
 
 DRAWS = 8
 AMOUNTS = {"ct": (10, 15, 23, 40, 60), "mri": (2, 3, 4, 6, 8, 12)}
 NAMES = {"ct": "views", "mri": "acceleration"}
 
 
-def ours(measured: Case) -> volume.Found:
-    """The default of the commands; from TV at the default level where nothing can be chosen."""
-    given = (measured.model, measured.measurement, measured.like)
-    common = {"draws": DRAWS, "seed": 0}
-    choice = choosing.chosen(*given, measured.settings, start=None, **common)
-    if choice is None:
-        return volume.drawn(*given, measured.settings[0].how, start="TV", **common)
-    return volume.drawn(*given, choice.setting.how, start=choice.start, choice=choice, **common)
-
-
 def column(measured: Case, some: list[str]) -> dict[str, float]:
     """PSNR of every method at one amount."""
     task, truth, found = measured.task, measured.truth, {}
     begun = time.process_time()
-    default = ours(measured)
+    result = default(measured, DRAWS)
     seconds = {"ours": time.process_time() - begun}
     for name in task.methods:
-        found[name] = float(psnr(default.classical[name], truth).mean())
-    found["ours"] = float(psnr(default.mean.clamp(-1, 1), truth).mean())
+        found[name] = float(psnr(result.classical[name], truth).mean())
+    found["ours"] = float(psnr(result.mean.clamp(-1, 1), truth).mean())
     condition = task.condition(measured.batch)
     others = peers(measured.model, measured.measurement, measured.like, condition)
     for name, draw in others.items():

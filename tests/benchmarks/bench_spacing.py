@@ -14,10 +14,9 @@ import argparse
 import math
 from pathlib import Path
 
-from scan_slices import BUILDS, Case, case
+from scan_slices import BUILDS, Case, case, default
 from torch import Tensor
 
-from plugins.medical.inference import choice as choosing
 from plugins.medical.inference import volume
 from plugins.medical.tasks.reconstruction import AIR
 
@@ -31,17 +30,9 @@ def decibels(x: Tensor, truth: Tensor) -> str:
 
 def drawn(options: argparse.Namespace, measured: Case) -> dict[str, Tensor]:
     """The mean of draws of a prior, and the default result where it is asked for."""
-    given = (measured.model, measured.measurement, measured.like)
-    common = {"draws": options.draws, "seed": 0}
-    found = {"mean": volume.drawn(*given, measured.settings[0].how, start="TV", **common).mean}
-    if options.default:
-        choice = choosing.chosen(*given, measured.settings, start=None, **common)
-        assert choice is not None
-        how = choice.setting.how
-        found["default"] = volume.drawn(
-            *given, how, start=choice.start, choice=choice, **common
-        ).mean
-    return found
+    given, how = (measured.model, measured.measurement, measured.like), measured.settings[0].how
+    found = {"mean": volume.drawn(*given, how, start="TV", draws=options.draws, seed=0).mean}
+    return found | ({"default": default(measured, options.draws).mean} if options.default else {})
 
 
 def row(options: argparse.Namespace, size: int, priors: dict[str, Path]) -> None:

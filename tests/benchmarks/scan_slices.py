@@ -14,6 +14,7 @@ from core.request import Machine
 from core.scans.nifti import SUFFIXES
 from core.task import Batch
 from plugins.medical.inference import choice as choosing
+from plugins.medical.inference import volume
 from plugins.medical.inference.predictors import ReconstructCt, ReconstructMri
 from plugins.medical.inference.reconstruct import prior_of
 from plugins.medical.inference.spacing import fit, learned
@@ -101,3 +102,18 @@ def case(
     ]
     return Case(model, batch, measurement, like, model.task.picture(like), pixel, settings,
                 how.grids is not None)  # fmt: skip
+
+
+def default(measured: Case, draws: int) -> volume.Found:
+    """The result of the commands: as held-out measurements choose, from TV where nothing is chosen.
+
+    Args:
+        measured: slices.
+        draws: of the mean.
+    """
+    given = (measured.model, measured.measurement, measured.like)
+    common = {"draws": draws, "seed": 0}
+    choice = choosing.chosen(*given, measured.settings, start=None, **common)
+    if choice is None:
+        return volume.drawn(*given, measured.settings[0].how, start="TV", **common)
+    return volume.drawn(*given, choice.setting.how, start=choice.start, choice=choice, **common)
