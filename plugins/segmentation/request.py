@@ -131,7 +131,7 @@ class FitRequest:
             in the labels, or even, as where strokes do not say how much there is of each.
         tiling: how large images are read.
         scans: how scans are read.
-        seed: random seed of weights, pixels and held-out squares.
+        seed: random seed of weights, pixels and folds.
     """
 
     images: Path

@@ -1,11 +1,12 @@
 """A prior of undersampled k-space beside one of the same slices' whole images.
 
 python tests/benchmarks/bench_undersampled_training.py --learn SCANS --test SCANS --out FOLDER \\
-    [--steps 4800] [--items 10] [--plane sagittal]
+    [--steps 4800] [--items 10] [--plane sagittal] [--whole RUN]
 
 Both priors are trained as `configs/reference-mri.yaml` states, by the same number of steps: one on
 random poses of the images, one on every slice of a plane, each measured once (`--acceleration`,
-random columns, noise 0.005).  A training that was stopped resumes.  Then slices of other patients,
+random columns, noise 0.005).  A training that was stopped resumes; `--whole` is a prior of whole
+images that has been trained already, in place of the first.  Then slices of other patients,
 128x128, are measured by the same pattern and reconstructed by each: PSNR in dB of classical
 methods, of one draw and of the mean of 8 (DiffPIR, 12 steps from TV at level 0.15).  The
 undersampled prior is asked by subsets of k-space as in training (`medical/subsets`), and by all of
@@ -90,6 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--learn", type=Path, required=True, help="folder of MR scans")
     parser.add_argument("--test", type=Path, required=True, help="folder of another patient's")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--whole", type=Path, help="a prior of whole images")
     parser.add_argument("--steps", type=int, default=4800)
     parser.add_argument("--width", type=int, default=48)
     parser.add_argument("--size", type=int, default=96, help="pixels of a slice to learn from")
@@ -100,7 +102,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tested-size", type=int, default=128)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args(arguments)
-    runs_of = {name: trained(name, data, options) for name, data in datasets(options).items()}
+    runs_of = {} if options.whole is None else {"reference-mri": options.whole}
+    for name, data in datasets(options).items():
+        runs_of[name] = runs_of.get(name) or trained(name, data, options)
     task = Spec("medical/mri", {"acceleration": options.acceleration})
     machine = Machine(threads=options.threads)
     whole = prior_of(runs_of["reference-mri"], task, machine)

@@ -131,7 +131,7 @@ def confusions(
     found = torch.empty_like(pixels.labels)
     for fold in part.unique().tolist():
         learned, tested = part != fold, part == fold
-        head = ridge.fit(Pixels(x[learned], pixels.labels[learned], pixels.held[learned], classes))
+        head = ridge.fit(Pixels(x[learned], pixels.labels[learned], pixels.fold[learned], classes))
         often = rate * torch.bincount(pixels.labels[learned], minlength=classes)
         head = head.at_frequencies(often.round().long())
         found[tested] = (x[tested] @ head.weight.T + head.bias).argmax(1)

@@ -5,20 +5,21 @@ arXiv:2104.06490, section 3.3, whose classifier and uncertainty it is.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.process.noise import derive
-from plugins.segmentation.heads.pixels import Pixels, log_odds
+from plugins.segmentation.heads.pixels import FOLDS, Pixels, log_odds
 
 HIDDEN = {False: (128, 32), True: (256, 128)}  # of up to 29 classes, and of more
 MANY = 30  # classes
-MOST_HELD = 4096  # held-out pixels that are looked at
+MOST_HELD = 4096  # held-out pixels that a member looks at
 CHECK, PATIENCE = 25, 8  # steps between looks at the held-out pixels, and looks without gain
 MOMENTUM, EPSILON = 0.1, 1e-5  # of the batch norms
 
@@ -92,31 +93,29 @@ def fit(
 ) -> tuple[Ensemble, Fit]:
     """Members with weights and batches of their own, each kept where its held-out loss is least.
 
-    All members take a step at once, as one batched product.  Features are standardised, which the
-    first layer of the result has folded in.
+    All members take a step at once, as one batched product.  Each holds out a fold of its own, one
+    member after another, so that all pixels are learned from.  Features are standardised, which
+    the first layer of the result has folded in.
 
     Args:
-        pixels: labelled; where none is held out, all stop it too.
+        pixels: labelled; of a fold without any, all pixels stop a member too.
         members: of the ensemble.
         batch: pixels of a member's step.
         lr: Adam's step size.
         most: steps.
         seed: random seed of weights and batches.
     """
-    learned = ~pixels.held
     x, y, weights = pixels.features, pixels.labels, pixels.weights
-    mean, std = x[learned].mean(0), x[learned].std(0).clamp(min=1e-6)
+    mean, std = x.mean(0), x.std(0).clamp(min=1e-6)
     inside = (x - mean) / std
-    held = torch.nonzero(pixels.held if pixels.held.any() else learned)[:, 0]
     draw = torch.Generator().manual_seed(derive("segmentation/ensemble", seed))
-    held = held[torch.randperm(len(held), generator=draw)[:MOST_HELD]]
+    learned, held = _divided(pixels.fold, members, draw)
     network = _Members(members, x.shape[1], pixels.classes, draw)
     optimizer = torch.optim.Adam(network.parameters(), lr=lr)
-    places = torch.nonzero(learned)[:, 0]
     best, kept, since, step = torch.full((members,), math.inf), network.state(), 0, 0
     while step < most and since < PATIENCE:
         for _ in range(CHECK):
-            at = places[torch.randint(len(places), (members, batch), generator=draw)]
+            at = learned.drawn(batch, draw)
             logits = network(inside[at], training=True)
             losses = F.cross_entropy(logits.flatten(0, 1), y[at].flatten(), reduction="none")
             loss = (losses * weights[at].flatten()).mean() * members  # a mean for each member
@@ -124,7 +123,7 @@ def fit(
             loss.backward()
             optimizer.step()
             step += 1
-        now = _held_loss(network, inside[held], y[held], weights[held])
+        now = _held_loss(network, held, inside, y, weights)
         better = now < best
         since = 0 if bool(better.any()) else since + 1
         best = torch.where(better, now, best)
@@ -136,16 +135,65 @@ def _chosen(better: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(better.view(-1, *[1] * (new.ndim - 1)), new, old)
 
 
-@torch.no_grad()
-def _held_loss(network: "_Members", x: Tensor, y: Tensor, weights: Tensor) -> Float[Tensor, " m"]:
-    total = torch.zeros(network.members)
-    for part in torch.arange(len(x)).split(4096):
-        logits = network(x[part].expand(network.members, -1, -1), training=False)
-        losses = F.cross_entropy(
-            logits.flatten(0, 1), y[part].repeat(network.members), reduction="none"
+class _Part(NamedTuple):
+    """Pixels of each member, in rows as long as the longest.
+
+    Args:
+        at: positions, each row repeated from its start.
+        length: of each row, how many are its own.
+    """
+
+    at: Int64[Tensor, " m n"]
+    length: Int64[Tensor, " m"]
+
+    @classmethod
+    def of(cls, rows: Sequence[Int64[Tensor, "..."]]) -> "_Part":
+        longest = torch.arange(max(map(len, rows)))
+        return cls(
+            torch.stack([row[longest % len(row)] for row in rows]),
+            torch.tensor([len(row) for row in rows]),
         )
-        total += (losses.view(network.members, -1) * weights[part]).sum(1)
-    return total / weights.sum()
+
+    def drawn(self, batch: int, draw: torch.Generator) -> Int64[Tensor, " m batch"]:
+        """Positions at random, with replacement."""
+        u = torch.rand((len(self.at), batch), generator=draw, dtype=torch.float64)
+        return self.at.gather(1, (u * self.length[:, None]).long())
+
+    @property
+    def own(self) -> Bool[Tensor, " m n"]:
+        """Which positions are no repetitions."""
+        return torch.arange(self.at.shape[1]) < self.length[:, None]
+
+
+def _divided(fold: Int64[Tensor, " n"], members: int, draw: torch.Generator) -> tuple[_Part, _Part]:
+    """Pixels that each member learns from, and those that stop it."""
+    learned, held = [], []
+    for number in range(members):
+        mine = fold == number % FOLDS
+        every = torch.ones_like(mine)
+        here, there = (mine, ~mine) if bool(mine.any()) else (every, every)
+        found = torch.nonzero(here)[:, 0]
+        held.append(found[torch.randperm(len(found), generator=draw)[:MOST_HELD]])
+        learned.append(torch.nonzero(there)[:, 0])
+    return _Part.of(learned), _Part.of(held)
+
+
+@torch.no_grad()
+def _held_loss(
+    network: "_Members",
+    held: _Part,
+    x: Float[Tensor, " n k"],
+    y: Int64[Tensor, " n"],
+    weights: Float[Tensor, " n"],
+) -> Float[Tensor, " m"]:
+    total, mass = torch.zeros(network.members), torch.zeros(network.members)
+    for at, own in zip(held.at.split(512, 1), held.own.split(512, 1), strict=True):
+        logits = network(x[at], training=False)
+        losses = F.cross_entropy(logits.flatten(0, 1), y[at].flatten(), reduction="none")
+        weight = weights[at] * own
+        total += (losses.view_as(weight) * weight).sum(1)
+        mass += weight.sum(1)
+    return total / mass
 
 
 def _folded(state: dict[str, Tensor], mean: Tensor, std: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Labelled pixels with their features, split into those to learn from and those that stop it."""
+"""Labelled pixels with their features, and the folds that are held out to stop what is learned."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,8 +13,8 @@ from core.process.noise import derive
 from plugins.segmentation.heads.projection import sampled
 from plugins.segmentation.io.classes import IGNORE
 
+FOLDS = 5
 BLOCK = 16  # pixels: side of the squares that are held out whole: neighbours are alike
-HELD = 5  # one square in so many is held out
 
 
 class Pixels(NamedTuple):
@@ -23,14 +23,19 @@ class Pixels(NamedTuple):
     Args:
         features: of each.
         labels: their classes, 0 to `classes - 1`.
-        held: which are held out.
+        fold: which part each is held out with, 0 to `FOLDS - 1`; -1: it never is.
         classes: number of classes.
     """
 
     features: Float[Tensor, " n k"]
     labels: Int64[Tensor, " n"]
-    held: Bool[Tensor, " n"]
+    fold: Int64[Tensor, " n"]
     classes: int
+
+    @property
+    def held(self) -> Bool[Tensor, " n"]:
+        """Pixels of the first fold, for what holds out one."""
+        return self.fold == 0
 
     @property
     def weights(self) -> Float[Tensor, " n"]:
@@ -58,7 +63,7 @@ class Places(NamedTuple):
         y: its row.
         x: its column.
         labels: its class, 0 to `classes - 1`.
-        held: which are held out.
+        fold: the part that it is held out with, or -1.
         classes: number of classes.
     """
 
@@ -66,20 +71,26 @@ class Places(NamedTuple):
     y: Int64[Tensor, " n"]
     x: Int64[Tensor, " n"]
     labels: Int64[Tensor, " n"]
-    held: Bool[Tensor, " n"]
+    fold: Int64[Tensor, " n"]
     classes: int
 
 
 def places_of(
-    masks: Sequence[UInt8[Tensor, "h w"]], classes: int, *, most: int = 40_000, seed: int = 0
+    masks: Sequence[UInt8[Tensor, "h w"]],
+    classes: int,
+    *,
+    source: Sequence[int] | None = None,
+    most: int = 40_000,
+    seed: int = 0,
 ) -> Places:
     """The labelled pixels of images, at most `most`, as many of each class as possible.
 
     Args:
         masks: the classes of the images' pixels, `IGNORE` where there is none.
         classes: number of classes.
+        source: the photograph that each is a tile of; by default each is one of its own.
         most: number of pixels; more are drawn at random, rare classes first.
-        seed: random seed of that draw, and of the squares that are held out.
+        seed: random seed of that draw, and of the folds.
 
     Raises:
         InputError: no labelled pixel, or pixels of one class alone.
@@ -96,7 +107,8 @@ def places_of(
         )
     chosen = balanced(labels, most, seed)
     image, y, x, labels = image[chosen], y[chosen], x[chosen], labels[chosen]
-    return Places(image, y, x, labels, held_out(image, y, x, labels, seed), classes)
+    origin = image if source is None else torch.tensor(source)[image]
+    return Places(image, y, x, labels, folds_of(origin, image, y, x, labels, seed), classes)
 
 
 def with_features(places: Places, maps: Callable[[int], Maps]) -> Pixels:
@@ -113,7 +125,7 @@ def with_features(places: Places, maps: Callable[[int], Maps]) -> Pixels:
         if not found.numel():
             found = torch.empty(len(places.labels), part.shape[1])
         found[mine] = part
-    return Pixels(found, places.labels, places.held, places.classes)
+    return Pixels(found, places.labels, places.fold, places.classes)
 
 
 def _labelled(number: int, mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -133,21 +145,28 @@ def balanced(label: Int64[Tensor, " n"], most: int, seed: int) -> Int64[Tensor, 
     return torch.cat(kept).sort().values
 
 
-def held_out(
+def folds_of(
+    source: Int64[Tensor, " n"],
     image: Int64[Tensor, " n"],
     y: Int64[Tensor, " n"],
     x: Int64[Tensor, " n"],
     label: Int64[Tensor, " n"],
     seed: int,
-) -> Bool[Tensor, " n"]:
-    """Pixels of one square in `HELD`; none of a class that would have no other."""
-    squares = torch.stack([image, y // BLOCK, x // BLOCK], 1)
-    unique, which = squares.unique(dim=0, return_inverse=True)
+) -> Int64[Tensor, " n"]:
+    """The fold of each pixel: whole photographs where there are enough of them, else squares.
+
+    What is learned has to hold on other photographs; their own squares resemble those that are
+    learned from.  A class is never held out whole: its pixels are then in no fold (-1).
+    """
+    apart = len(source.unique()) >= FOLDS
+    groups = source[:, None] if apart else torch.stack([image, y // BLOCK, x // BLOCK], 1)
+    unique, which = groups.unique(dim=0, return_inverse=True)
     draw = torch.Generator().manual_seed(derive("segmentation/held", seed))
-    chosen = torch.randperm(len(unique), generator=draw)[: len(unique) // HELD]
-    held = torch.isin(which, chosen)
+    dealt = torch.empty(len(unique), dtype=torch.long)
+    dealt[torch.randperm(len(unique), generator=draw)] = torch.arange(len(unique)) % FOLDS
+    fold = dealt[which]
     for one in label.unique().tolist():
         mine = label == one
-        if bool(held[mine].all()):
-            held[mine] = False
-    return held
+        if len(fold[mine].unique()) == 1:
+            fold[mine] = -1
+    return fold

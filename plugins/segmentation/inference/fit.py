@@ -66,7 +66,8 @@ def pixels_of(
         for tile in tiles_of((mask.shape[0], mask.shape[1]), tiling.tile, tiling.margin)
     ]
     masks = [_inside(labelled.masks[number], tile) for number, tile in tiles]
-    places = places_of(masks, len(labelled.classes), most=most, seed=seed)
+    source = [number for number, _ in tiles]
+    places = places_of(masks, len(labelled.classes), source=source, most=most, seed=seed)
     used = places.image.unique().tolist()
     progress = counter(emit, len(used), "features")
     images: dict[int, Tensor] = {}
@@ -80,7 +81,7 @@ def pixels_of(
         return maps_of(features, images[image], tile)
 
     pixels = with_features(places, maps)
-    return pixels, torch.tensor([image for image, _ in tiles])[places.image]
+    return pixels, torch.tensor(source)[places.image]
 
 
 def _inside(mask: Tensor, tile: Tile) -> Tensor:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from core.features import Features, Maps
 from plugins.segmentation.heads import ridge
-from plugins.segmentation.heads.pixels import Pixels, balanced, held_out
+from plugins.segmentation.heads.pixels import Pixels, balanced, folds_of
 from plugins.segmentation.heads.predicting import voted
 from plugins.segmentation.heads.projection import corners, projected, sampled, stored
 from plugins.segmentation.inference.tiles import Tile, maps_of, prepared, tiles_of
@@ -169,7 +169,7 @@ def fitted(samples: Mapping[int, Sample], *, seed: int = 0) -> Fitted | None:
 
     Args:
         samples: of images, by their number.
-        seed: random seed of the pixels that are fitted and held out.
+        seed: random seed of the pixels that are fitted, and of the folds.
     """
     used = [one for one in samples.values() if len(one.labels)]
     labels = torch.cat([one.labels for one in used]) if used else torch.zeros(0)
@@ -180,8 +180,9 @@ def fitted(samples: Mapping[int, Sample], *, seed: int = 0) -> Fitted | None:
     chosen = balanced(labels, _most(used[0].features.shape[1]), seed)
     features = torch.cat([one.features for one in used])[chosen]
     classes, index = labels[chosen].unique(return_inverse=True)
-    held = held_out(image[chosen], y[chosen], x[chosen], index, seed)
-    return Fitted(ridge.fit(Pixels(features, index, held, len(classes))), classes)
+    at = image[chosen]
+    fold = folds_of(at, at, y[chosen], x[chosen], index, seed)
+    return Fitted(ridge.fit(Pixels(features, index, fold, len(classes))), classes)
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ def test_an_image_is_segmented_by_the_others_and_classes_count_as_often_as_they_
     image = torch.arange(3).repeat_interleave(20)
     sign = torch.where(image == 2, -1.0, 1.0)
     features = torch.stack([sign * (2.0 * labels - 1), torch.zeros(60)], 1)
-    pixels = Pixels(features, labels, torch.zeros(60, dtype=torch.bool), 2)
+    pixels = Pixels(features, labels, torch.full((60,), -1), 2)
     found = confusions(pixels, image, torch.tensor([0]), torch.tensor([9.0, 2.0]), 3, 3)
     right = [[90, 0], [0, 20]]
     assert found[2].tolist() == [[0, 90], [20, 0]]

@@ -13,8 +13,8 @@ def circles(count=800, seed=0):
     draw = torch.Generator().manual_seed(seed)
     x = 2 * torch.rand(count, 2, generator=draw) - 1
     labels = (x.square().sum(1) < 0.5).long()
-    held = torch.rand(count, generator=draw) < 0.2
-    return Pixels(x * torch.tensor([100.0, 0.01]) + 7, labels, held, 2)
+    fold = torch.randint(5, (count,), generator=draw)
+    return Pixels(x * torch.tensor([100.0, 0.01]) + 7, labels, fold, 2)
 
 
 def as_torch(ensemble, member):
@@ -82,7 +82,9 @@ def test_a_seed_gives_the_same_ensemble_and_members_differ():
 def test_sizes_are_the_papers(classes, hidden):
     draw = torch.Generator().manual_seed(0)
     labels = torch.arange(60) % classes
-    pixels = Pixels(torch.randn(60, 5, generator=draw), labels, labels < 0, classes)
+    pixels = Pixels(
+        torch.randn(60, 5, generator=draw), labels, torch.full_like(labels, -1), classes
+    )
     ensemble, _ = mlp.fit(pixels, members=1, most=25)
     shapes = [tuple(ensemble.tensors[f"weight{i}"].shape[1:]) for i in range(3)]
     assert shapes == [(hidden[0], 5), (hidden[1], hidden[0]), (classes, hidden[1])]

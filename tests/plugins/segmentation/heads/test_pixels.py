@@ -32,17 +32,25 @@ def test_all_labelled_pixels_are_used_where_they_are_few():
     assert len(places.labels) == int((mask() != 255).sum())
 
 
-def test_held_out_squares_are_whole_and_no_class_is_held_out_alone():
+def test_held_out_squares_of_few_images_are_whole_and_no_class_is_held_out_alone():
     places = places_of([mask(128, 128)], 3)
     squares = (places.y // BLOCK) * 100 + places.x // BLOCK
-    held = {int(s) for s in squares[places.held & (places.labels == 0)]}
-    learned = {int(s) for s in squares[~places.held & (places.labels == 0)]}
-    assert held
-    assert not held & learned
-    assert len(held) == pytest.approx(len(held | learned) / 5, abs=4)
+    folds = [{int(s) for s in squares[(places.fold == n) & (places.labels == 0)]} for n in range(5)]
+    every = set().union(*folds)
+    assert sum(map(len, folds)) == len(every) == len(squares[places.labels == 0].unique())
+    assert max(map(len, folds)) - min(map(len, folds)) <= 5
     for seed in range(20):  # all pixels of class 1 lie in one square
         places = places_of([mask(128, 128, rare=6)], 3, seed=seed)
-        assert not places.held[places.labels == 1].all()
+        assert (places.fold[places.labels == 1] == -1).all()
+
+
+def test_of_five_images_whole_ones_are_held_out_with_all_their_tiles():
+    places = places_of([mask()] * 12, 3, source=[n // 2 for n in range(12)])
+    for number in range(6):
+        assert len(places.fold[places.image // 2 == number].unique()) == 1
+    assert sorted(places.fold.unique().tolist()) == [0, 1, 2, 3, 4]
+    few = places_of([mask()] * 12, 3, source=[n // 3 for n in range(12)])
+    assert len(few.fold[few.image // 3 == 0].unique()) == 5
 
 
 def test_weights_make_classes_alike():

@@ -78,7 +78,7 @@ def test_maps_may_lie_on_another_device_than_the_classifier():
     far = maps._replace(values=tuple(value.to("meta") for value in maps.values))
     draw = torch.Generator().manual_seed(0)
     labels = torch.arange(40) % 2
-    pixels = Pixels(torch.randn(40, 5, generator=draw), labels, labels < 0, 2)
+    pixels = Pixels(torch.randn(40, 5, generator=draw), labels, torch.full_like(labels, -1), 2)
     for head in (mlp.fit(pixels, members=2, most=25)[0], ridge.fit(pixels)):
         outputs = projected(far, head.first[0]).rows(range(4))[0].flatten(1).mT
         assert head.after_first(outputs).shape[1:] == (4 * 37, 2)

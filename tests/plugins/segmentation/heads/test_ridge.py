@@ -13,8 +13,8 @@ def clouds(count=400, seed=0):
     labels = torch.multinomial(torch.tensor([0.7, 0.2, 0.1]), count, True, generator=draw)
     centres = torch.tensor([[0.0, 0, 0, 0], [2, 0, 1, 0], [0, 2, -1, 0]])
     x = centres[labels] + 0.7 * torch.randn(count, 4, generator=draw)
-    held = torch.rand(count, generator=draw) < 0.2
-    return Pixels(x * torch.tensor([1.0, 100, 0.01, 3]) + 5, labels, held, 3)
+    fold = torch.randint(5, (count,), generator=draw)
+    return Pixels(x * torch.tensor([1.0, 100, 0.01, 3]) + 5, labels, fold, 3)
 
 
 def test_it_is_ridge_regression_with_classes_that_weigh_alike():
@@ -45,5 +45,5 @@ def test_it_finds_the_classes_of_other_pixels():
 
 
 def test_without_held_out_pixels_it_is_fitted_all_the_same():
-    pixels = clouds()._replace(held=torch.zeros(400, dtype=torch.bool))
+    pixels = clouds()._replace(fold=torch.full((400,), -1))
     assert ridge.fit(pixels).first[0].isfinite().all()
