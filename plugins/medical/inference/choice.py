@@ -39,12 +39,14 @@ from plugins.medical.request import LEVELS, RULE, SOLVER, PosteriorOptions
 from plugins.medical.tasks.reconstruction import NOISE_ALONE, Reconstruction
 
 CHOSEN = "held-out"  # the option that asks for it
+START = "TV"  # the classical reconstruction that draws start from, where none is chosen
 DRAWS = 2  # of each level
 PARTS = (1.0, 0.5, 2.0)  # of the default level: levels to choose from, the default first
 NOISY_END, MOST_STEPS = 80.0, 50  # of draws that start from noise
 FEWEST = 3  # views or lines left out from which a level is chosen
 FIRST = 1 << 20  # number of the first of them: none that is written
 POSTERIOR = "posterior mean"  # its name beside those of the classical methods
+NOTHING = "nothing: too little is measured"  # what was left out
 NEGLIGIBLE = 0.01  # a smaller weight of a classical method is left out
 
 
@@ -125,8 +127,8 @@ class Choice:
         scale: factor on the draws' standard deviation.
         about: what was left out.
         classical: misfit of each method without a prior.
-        levels: misfit of the draws' mean from each level.
-        result: misfit of the mixture.
+        levels: misfit of the draws' mean from each level; none where nothing was left out.
+        result: misfit of the mixture; None where nothing was left out.
     """
 
     setting: Setting
@@ -136,7 +138,7 @@ class Choice:
     about: str
     classical: Mapping[str, Misfit]
     levels: Mapping[float, Misfit]
-    result: Misfit
+    result: Misfit | None
 
     @property
     def record(self) -> dict[str, Any]:
@@ -150,7 +152,7 @@ class Choice:
             "misfit": {
                 **{name: plain(found) for name, found in self.classical.items()},
                 **{f"{POSTERIOR} from {at:g}": plain(m) for at, m in self.levels.items()},
-                "result": plain(self.result),
+                **({} if self.result is None else {"result": plain(self.result)}),
             },
             "start": self.start,
             "level": self.setting.level,
@@ -172,6 +174,9 @@ def chosen(
 ) -> Choice | None:
     """The choice for a volume; None where too little is measured to leave some of it out.
 
+    Draws on coarser pixels than the scan's lack its finest detail, and have to prove themselves: by
+    fewer than `FEWEST` units left out, or none, the result is the classical method alone.
+
     Args:
         model: a prior as the model of a reconstruction task.
         measurement: of all slices.
@@ -188,8 +193,11 @@ def chosen(
     task = model.task
     assert isinstance(task, Reconstruction)
     held = split(measurement, like, seed)
+    grids = settings[0].how.grids
+    coarser = grids is not None and grids.coarser
     if held is None:
-        return None
+        sure = not coarser or start == NOISE_ALONE
+        return None if sure else _unchecked(settings[0], start or START)
     if held.count < FEWEST:  # two views of ten misorder the levels by 1 dB
         settings = settings[:1]
     known = task.classical(held.kept)
@@ -205,7 +213,7 @@ def chosen(
     safe = min(squares, key=lambda name: float(squares[name].mean()))
     # Draws that are worse alone would help where measurements are missing, which in the result they
     # are not.
-    if improves(squares[safe], by_draws, errors=2.0):
+    if (coarser and held.count < FEWEST) or improves(squares[safe], by_draws, errors=2.0):
         result = alone(len(rows) + 1, list(rows).index(safe), squares[safe])
     return Choice(
         settings[best],
@@ -220,6 +228,11 @@ def chosen(
         },
         misfit_of(result.squares, held.noise),
     )
+
+
+def _unchecked(setting: Setting, start: str) -> Choice:
+    """A classical method alone, where nothing can be left out."""
+    return Choice(setting, start, {start: 1.0}, 1.0, NOTHING, {}, {}, None)
 
 
 def _squares(drawn: Drawn) -> Tensor:

@@ -20,7 +20,7 @@ from core.scans.request import ScanOptions
 from core.scans.scan import Scan
 from core.task import Panel
 from plugins.medical.inference import volume
-from plugins.medical.inference.choice import CHOSEN, Choice, chosen, settings_of
+from plugins.medical.inference.choice import CHOSEN, START, Choice, chosen, settings_of
 from plugins.medical.inference.curve import misfit_curve
 from plugins.medical.inference.measurement import changed, simulated_mri, sparse_ct
 from plugins.medical.inference.outputs import RECORD, SHEET, STD, Outputs, sibling
@@ -40,7 +40,6 @@ from plugins.medical.request import (
 )
 from plugins.medical.tasks.reconstruction import Reconstruction
 
-START = "TV"  # the classical reconstruction that draws start from, unless chosen
 SERIES = (".dcm", ".ima")  # files of which a folder is one DICOM series
 
 
@@ -238,7 +237,7 @@ class _Reconstruction(ABC):
             return None
         with Image.open(sheet) as image:
             images = {"contact sheet": np.asarray(image.convert("RGB"))}
-        if facts.get("held_out"):
+        if facts.get("held_out", {}).get("misfit"):
             images["held-out misfit"] = misfit_curve(facts["held_out"])
         return Panel(f"{facts['slices']} slices. Not a medical device", images)
 
@@ -359,6 +358,11 @@ def misfit_of(found: Found) -> dict[str, float]:
 def sentence_of(choice: Choice) -> str:
     """A choice by held-out measurements in a line."""
     mixed = " + ".join(f"{weight:.2f} {name}" for name, weight in choice.weights.items())
+    if not choice.levels:
+        return (
+            f"{mixed} alone: too little is measured to check what the prior adds on pixels coarser "
+            "than the scan's (--choose none: draws as they are)"
+        )
     return (
         f"chosen by {choice.about}: {mixed}, from {choice.start} with noise of "
         f"{choice.setting.level:g}; standard deviation x {choice.scale:.2f}"

@@ -96,6 +96,11 @@ class Resampling:
     to_scan: tuple[Float[Tensor, " h i"], Float[Tensor, " w j"]]
     to_draws: tuple[Float[Tensor, " i h"], Float[Tensor, " j w"]]
 
+    @property
+    def coarser(self) -> bool:
+        """Whether draws have fewer pixels than the scan: its finest detail is in none of them."""
+        return any(matrix.shape[1] < matrix.shape[0] for matrix in self.to_scan)
+
     def on_scan(self, x: Float[Tensor, " b c i j"]) -> Float[Tensor, " b c h w"]:
         """T x: draws on the scan's grid."""
         return _along(x, *self.to_scan)

@@ -213,7 +213,7 @@ def write_sheet(path: Path, found: Found, scale: Scale, truth: Scan | None) -> N
         images[f"error, {white}"] = to_bytes(error * LIGHTER - 1)
         images["scan"] = to_bytes(known)
     pixels = contact_sheet([Panel("middle slice", images)])
-    if found.choice is not None:
+    if found.choice is not None and found.choice.levels:
         pixels = below(pixels, misfit_curve(found.choice.record))
     try:
         with files.replaced(path) as waiting:
