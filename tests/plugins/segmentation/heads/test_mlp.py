@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from plugins.segmentation.heads import mlp
+from plugins.segmentation.heads.mlp import _divided
 from plugins.segmentation.heads.pixels import Pixels
 
 
@@ -69,6 +70,24 @@ def test_held_out_pixels_stop_it_where_labels_are_noise():
     _, how = mlp.fit(noisy, members=2)
     assert how.steps < 1500  # all 3000 would learn the noise by heart
     assert 0.5 < how.loss < 0.75  # of labels of which 30 % are wrong: 0.61 at best
+
+
+def test_each_member_is_stopped_by_a_fold_that_it_does_not_learn_from():
+    fold = torch.tensor([0, 1, 2, 3, 4, -1]).repeat(7)
+    learned, held = _divided(fold, 7, torch.Generator().manual_seed(0))
+    for member in range(7):
+        own = held.at[member][held.own[member]]
+        assert sorted(own.tolist()) == torch.nonzero(fold == member % 5)[:, 0].tolist()
+        assert set(learned.at[member].tolist()) == set(range(42)) - set(own.tolist())
+
+
+def test_repetitions_of_a_short_row_are_not_its_own():
+    part = mlp._Part.of([torch.arange(2), torch.arange(5)])
+    assert part.own.sum(1).tolist() == [2, 5]
+    drawn = part.drawn(4000, torch.Generator().manual_seed(0))
+    for row, count in zip(drawn, (2, 5), strict=True):
+        shares = torch.bincount(row, minlength=count) / 4000
+        assert shares.tolist() == pytest.approx([1 / count] * count, abs=0.03)
 
 
 def test_a_seed_gives_the_same_ensemble_and_members_differ():
