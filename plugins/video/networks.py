@@ -1,7 +1,7 @@
 """A U-Net of clips: the U-Net of images, frame by frame, with layers between the frames."""
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,101 +11,12 @@ from torch.nn import functional as F
 from core.errors import InputError
 from core.network import conditioning
 from core.network.embedding import sinusoidal
-from core.network.layers import (
-    Attention,
-    NormConv,
-    convolution,
-    group_norm,
-    head_checks,
-    heads_of,
-    zeroed,
-)
+from core.network.layers import head_checks, heads_of, zeroed
 from core.network.unet import Block, UNet, lay_out
+from plugins.video.between import BetweenFrames, Frames, frames_of
 
 CLEAN = 500.0  # log_snr, the level, of frames without noise: where it is clamped
 TIMES, KNOWN_LEVEL, INDEPENDENT = "times", "known_level", "independent"
-
-
-class Frames(NamedTuple):
-    """How the frames of a batch of clips stand to each other.
-
-    Args:
-        number: of a clip.
-        distance: log(1 + d) of later and of earlier frames, and whether it is the same one.
-        nearness: 1 / max(1, d) to the frame before each and to the one behind it.
-        joined: 0 of clips whose frames are independent images.
-    """
-
-    number: int
-    distance: Float[Tensor, " b t t 3"]
-    nearness: Float[Tensor, " b t 2"]
-    joined: Float[Tensor, " b"]
-
-
-def frames_of(times: Float[Tensor, " b t"], joined: Float[Tensor, " b"]) -> Frames:
-    """The relations of frames at rising `times`, in frames."""
-    d = times[:, None, :] - times[:, :, None]  # from query i to key j: t_j - t_i
-    distance = torch.stack([d.clamp(min=0).log1p(), (-d).clamp(min=0).log1p(), (d == 0).to(d)], -1)
-    near = 1 / times.diff(dim=1).clamp(min=1)
-    nearness = torch.stack([F.pad(near, (1, 0)), F.pad(near, (0, 1))], -1)
-    return Frames(times.shape[1], distance, nearness, joined)
-
-
-class BetweenFrames(nn.Module):
-    """x + a convolution over neighbouring frames, + attention over all of them; zero at first.
-
-    The convolution weighs a neighbour at distance d by 1 / max(1, d); attention adds a function of
-    the signed logarithm of the distance to its logits, in each head.
-    Source: the bias after the relative positions of Harvey et al. 2022, arXiv:2205.11495, section
-    4; zero at first after Blattmann et al. 2023, arXiv:2304.08818, section 3.1.
-
-    Args:
-        channels: of the input.
-        heads: of attention.
-        side: of the convolution in space, 1 or 3; 0 for none.
-    """
-
-    def __init__(self, channels: int, heads: int, side: int, *, lean: bool = True) -> None:
-        super().__init__()
-        self.motion = None
-        if side:
-            taps = zeroed(convolution(2, channels, 3 * channels, side))
-            self.motion = NormConv(group_norm(channels), taps, lean=lean)
-        self.attention = Attention(channels, heads)
-        self.bias = nn.Linear(3, heads, bias=False)
-
-    def _moved(self, x: Float[Tensor, " n c h w"], frames: Frames) -> Float[Tensor, " n c h w"]:
-        """The convolution: y_t = W_-1 x_(t-1) / d + W_0 x_t + W_1 x_(t+1) / d'."""
-        assert self.motion is not None
-        taps = self.motion(x).unflatten(0, (-1, frames.number))  # b t 3c h w
-        before, here, behind = taps.chunk(3, dim=2)
-        near = frames.nearness.to(x)[..., None, None, None]  # b t 2 1 1 1
-        back = F.pad(before[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0)) * near[:, :, 0]
-        ahead = F.pad(behind[:, 1:], (0, 0, 0, 0, 0, 0, 0, 1)) * near[:, :, 1]
-        return (here + back + ahead).flatten(0, 1)
-
-    def _attended(self, x: Float[Tensor, " n c h w"], frames: Frames) -> Float[Tensor, " n c h w"]:
-        """Attention of each position to itself in the other frames."""
-        assert self.attention.norm is not None
-        n, c, height, width = x.shape
-        # n c h w -> (b h w) t c
-        each = (
-            self.attention.norm(x).permute(0, 2, 3, 1).reshape(-1, frames.number, height * width, c)
-        )
-        sequence = each.transpose(1, 2).flatten(0, 1)
-        bias = self.bias(frames.distance.to(x)).permute(0, 3, 1, 2)  # b heads t t
-        bias = bias[:, None].expand(-1, height * width, -1, -1, -1).flatten(0, 1)
-        mixed = self.attention.attend(sequence, bias=bias).unflatten(0, (-1, height * width))
-        return mixed.transpose(1, 2).reshape(n, height, width, c).permute(0, 3, 1, 2)
-
-    def forward(self, x: Float[Tensor, " n c h w"], frames: Frames) -> Float[Tensor, " n c h w"]:
-        """`x` of all frames, clip by clip, with what they say of each other."""
-        if frames.number == 1:
-            return x
-        joined = frames.joined.repeat_interleave(frames.number).to(x)[:, None, None, None]
-        if self.motion is not None:
-            x = x + joined * self._moved(x, frames)
-        return x + joined * self._attended(x, frames)
 
 
 class UNet3D(nn.Module):
@@ -224,14 +135,14 @@ class UNet3D(nn.Module):
             whole = mask.flatten(3).amin(-1)[:, 0] > 0
         times = rest.get(TIMES)
         times = torch.arange(t, device=x.device).expand(b, t) if times is None else times
-        joined = 1 - rest[INDEPENDENT].float() if INDEPENDENT in rest else times.new_ones(b)
+        joined = 1 - rest[INDEPENDENT].float() if INDEPENDENT in rest else None
         levels = _levels(level, whole, rest.get(KNOWN_LEVEL))
         # Frames in the order of their times, as layers between neighbours expect them.
         times, order = times.double().sort(dim=1, stable=True)
         since = (times - times[:, :1]).float()
         inputs = x if mask is None else torch.cat([x, mask], dim=1)
         found = self._ordered(_taken(inputs, order), levels.gather(1, order), since, given,
-                              frames_of(since, joined.float()))  # fmt: skip
+                              frames_of(since, joined))  # fmt: skip
         return _taken(found, order.argsort(dim=1))
 
     def _ordered(

@@ -5,7 +5,9 @@ import torch
 
 from core.errors import InputError
 from core.network.unet import UNet
-from plugins.video.networks import BetweenFrames, UNet3D, frames_of
+from plugins.video import between
+from plugins.video.between import BetweenFrames, frames_of
+from plugins.video.networks import UNet3D
 
 SMALL = {"width": 8, "multipliers": (1, 2), "blocks": 1, "attention": (2,), "head_channels": 8}
 
@@ -98,6 +100,36 @@ def test_the_convolution_over_frames_weighs_neighbours_by_their_distance():
     for t, distance in ((1, 1.0), (2, 3.0), (3, 1.0)):
         expected[t] += activated[t - 1] / distance
     torch.testing.assert_close(layer(x, frames), expected)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_gradients_between_frames_are_those_of_finite_differences(heads):
+    draw = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=draw, dtype=torch.float64).requires_grad_()
+
+    qkv, bias = normal(2, 3, 2, 12), normal(2, heads, 3, 3)
+    assert torch.autograd.gradcheck(between._Attended.apply, (qkv, bias))
+    torch.testing.assert_close(between._Attended.apply(qkv, bias), between.attended(qkv, bias))
+    x, taps, near = normal(6, 2, 1, 2), normal(6, 6, 1, 2), torch.rand(2, 3, 2).double()
+    near[:, 0, 0], near[:, 2, 1] = 0, 0
+    for here in (None, torch.tensor([1.0, 0.0]).double()):
+        given = (x, taps, near, here)
+        assert torch.autograd.gradcheck(between._Moved.apply, given)
+        torch.testing.assert_close(between._Moved.apply(*given), between.moved(*given))
+
+
+def test_a_training_step_is_the_same_lean_or_plain(clips):
+    """Gradients of a whole network, with one clip of independent frames."""
+    found, first = {}, perturbed(UNet3D(3, 3, {"image": 4}, **SMALL)).state_dict()
+    given = {"image": torch.zeros(2, 4, 5, 8, 8), "independent": torch.tensor([True, False])}
+    for recompute in ("norms", "nothing"):
+        network = UNet3D(3, 3, {"image": 4}, **SMALL, recompute=recompute).train()
+        network.load_state_dict(first)
+        network(clips, torch.tensor([20.0, -90.0]), given).square().mean().backward()
+        found[recompute] = {name: p.grad for name, p in network.named_parameters()}
+    torch.testing.assert_close(found["norms"], found["nothing"], rtol=1e-3, atol=1e-6)
 
 
 def test_a_mask_of_another_width_is_refused():
