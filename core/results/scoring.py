@@ -30,7 +30,8 @@ def outputs(
     }
     found[ONE] = "draw", results[:, 0]
     if results.shape[1] > 1:
-        found[name_of_mean(results.shape[1])] = "mean", results.mean(1)
+        first = results[:, :1]  # values in which all draws agree keep their bits
+        found[name_of_mean(results.shape[1])] = "mean", first[:, 0] + (results - first).mean(1)
     return found
 
 

@@ -25,3 +25,11 @@ def test_baselines_the_first_draw_and_the_mean_are_scored_by_what_they_are():
 
 def test_a_single_draw_has_no_mean():
     assert list(outputs({}, torch.zeros(2, 1, 3))) == ["one sample"]
+
+
+def test_the_mean_keeps_the_bits_of_values_in_which_all_draws_agree():
+    agreed = torch.rand(1, 1, 1000, generator=torch.Generator().manual_seed(0)) / 3
+    assert not torch.equal(agreed.expand(1, 7, 1000).mean(1), agreed[0])  # torch's own does not
+    kind, mean = outputs({}, agreed.expand(1, 7, 1000))["mean of 7"]
+    assert kind == "mean"
+    assert torch.equal(mean, agreed[0])
