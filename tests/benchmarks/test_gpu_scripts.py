@@ -83,6 +83,22 @@ def test_a_prior_of_images_and_mean_iou_of_a_few_labels(script, tmp_path):
     load_model(tmp_path / "out" / "weights" / "nuclei")
 
 
+@pytest.mark.slow
+def test_one_model_of_clips_predicts_and_interpolates(script, tmp_path):
+    """Figures that need no model are those of every training: a copy does not move."""
+    tiny = ["--width", "8", "--size", "16", "--batch", "2", "--items", "2", "--workers", "0"]
+    script("video").main([*tiny, "--steps", "1", "--grid", "2", "--out", str(tmp_path)])
+    document = json.loads((tmp_path / "video-digits.json").read_text())
+    figures = document["figures"]["digits"]
+    assert figures["training"]["steps"] == 1
+    assert set(figures["scores"]) == {"predict 8 from 4", "interpolate 5 of 16"}
+    for row in figures["scores"].values():
+        assert row["nearest given frame"]["direction"] == 0
+        assert row["best of 8"]["known"] == 0
+        assert np.isclose(10 ** (3 - row["mean of 8"]["pooled_psnr"] / 10), row["mean of 8"]["mse"])
+    load_model(tmp_path / "weights" / "digits")
+
+
 def test_weights_that_are_too_large_are_refused(script, tmp_path, monkeypatch):
     record = script("record")
     monkeypatch.setattr(record, "LARGEST", 10_000)

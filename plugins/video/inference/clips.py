@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ class Wanted:
         held: how often its last frame is shown once more.
         audio: whether that of `clip` fits it.
         scenes: whether frames that differ wholly are of two scenes, between which nothing is drawn.
+        moments: of each frame, in seconds from the first; None where they are n / rate.
     """
 
     clip: ClipFile | None
@@ -46,6 +48,14 @@ class Wanted:
     held: int = 0
     audio: bool = False
     scenes: bool = False
+    moments: tuple[Fraction, ...] | None = None
+
+    def time(self, number: int) -> Fraction:
+        """Seconds from the first frame to one, or to a copy of the last that is held."""
+        if self.moments is None:
+            return number / self.rate
+        held = max(0, number - self.total + 1)
+        return self.moments[number - held] + held / self.rate
 
 
 def predicted(clip: ClipFile, context: int, frames: int, *, backward: bool) -> Wanted:
@@ -67,18 +77,25 @@ def predicted(clip: ClipFile, context: int, frames: int, *, backward: bool) -> W
 def interpolated(clip: ClipFile, factor: int, *, scenes: bool) -> Wanted:
     """`factor` times as many frames in the same time; the last is held to its end.
 
+    Where frames have different durations, each is divided into `factor` equal parts, and the model
+    is told the times.
+
     Raises:
-        InputError: a variable frame rate or a single frame.
+        InputError: a single frame.
     """
-    if clip.variable and clip.codec != "image":
-        raise InputError(
-            f"{clip.path}: its frame rate is variable; convert it to a constant one first"
-        )
     if len(clip) < 2:
         raise InputError(f"{clip.path}: expected two frames at least, got {len(clip)}")
     observed = {i * factor: i for i in range(len(clip))}
     total = (len(clip) - 1) * factor + 1
-    return Wanted(clip, observed, total, clip.rate * factor, factor - 1, True, scenes)
+    moments = None
+    if clip.variable:
+        parts = [
+            a + (b - a) * Fraction(k, factor)
+            for a, b in pairwise(clip.times)
+            for k in range(factor)
+        ]
+        moments = (*parts, clip.times[-1])
+    return Wanted(clip, observed, total, clip.rate * factor, factor - 1, True, scenes, moments)
 
 
 def filled(clip: ClipFile) -> Wanted:
@@ -121,13 +138,32 @@ def make_clip(
     """
     check_output(out, lossless=lossless)
     model = load_model(checkpoint, machine=machine, task="video/complete", emit=emit)
-    request = _request(checkpoint, options)
+    return complete_clip(model, wanted, out, options, lossless=lossless, emit=emit)
+
+
+def complete_clip(
+    model: Model,
+    wanted: Wanted,
+    out: Path,
+    options: DrawOptions,
+    *,
+    lossless: bool = False,
+    emit: Emit,
+) -> Path:
+    """As `make_clip`, with a model that is loaded.
+
+    Raises:
+        InputError: of outputs, models and options that do not fit.
+    """
+    check_output(out, lossless=lossless)
+    request = _request(model.checkpoint, options)
     roll = prepared(model, request, stabilise=options.stabilise, overlap=options.overlap, emit=emit)
     height, width = _size(wanted, model, options)
     source = None if wanted.clip is None else _digest_of(wanted.clip)
     identity = {
         "source": source, "model": str(model.checkpoint), "step": model.step,
         "wanted": [wanted.total, sorted(wanted.observed.items()), wanted.scenes],
+        "moments": None if wanted.moments is None else [str(time) for time in wanted.moments],
         "options": plain(options),
     }  # fmt: skip
     shape = (height, width, model.task.channels)
@@ -136,7 +172,8 @@ def make_clip(
     calls, given = _plan(spool, wanted, model, options, emit)
     count = sum(len(call.wanted) for call in calls)
     emit(Note(text=f"{count} frames of {width}x{height} in {len(calls)} calls"))
-    complete(roll, calls, [float(i) for i in range(wanted.total)], given, spool, emit)
+    times = [float(wanted.time(i) * wanted.rate) for i in range(wanted.total)]
+    complete(roll, calls, times, given, spool, emit)
     _write(spool, wanted, out, shape, lossless, emit)
     spool.remove()
     return out
@@ -254,10 +291,12 @@ def _write(
         audio = None
         emit(Note(text=f"{clip.path.name}: its audio is left out"))
     aspect = Fraction(1) if clip is None else clip.aspect
-    form = Written(shape[0], shape[1], wanted.rate, aspect, lossless, audio)
+    variable = wanted.moments is not None
+    form = Written(shape[0], shape[1], wanted.rate, aspect, lossless, audio, variable)
     progress = counter(emit, wanted.total + wanted.held, "frame")
     with writer(out, form) as write:
         for number in range(wanted.total + wanted.held):
             pixels = spool.read([min(number, wanted.total - 1)])[0]
-            write(np.repeat(pixels, 3, axis=2) if shape[2] == 1 else pixels, number / wanted.rate)
+            colour = np.repeat(pixels, 3, axis=2) if shape[2] == 1 else pixels
+            write(colour, wanted.time(number))
             progress(number + 1)

@@ -1,7 +1,7 @@
 """Clips of files: an index of their frames without decoding, and any of them decoded by seeking."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -122,7 +122,8 @@ def decoded(clip: ClipFile, wanted: Sequence[int]) -> Iterator[Frame]:
     """The frames of rising numbers `wanted`, decoded from the key frame before each gap.
 
     Raises:
-        InputError: one that cannot be decoded, or of another size than the first.
+        InputError: one that cannot be decoded, also since one that it may depend on cannot be, or
+            one of another size than the first.
     """
     if clip.path.is_dir():
         yield from _images(clip, wanted)
@@ -134,7 +135,7 @@ def decoded(clip: ClipFile, wanted: Sequence[int]) -> Iterator[Frame]:
             start = max((key for key in clip.keys if key <= left[0]), default=0)
             _seek(container, stream, clip, start)
             found = False
-            for frame in _frames(container, stream, clip.path):
+            for frame in _frames(container, stream, clip.path, places):
                 number = places.get(frame.pts)
                 if number is None or number < left[0]:
                     continue
@@ -218,15 +219,28 @@ def _packets(container: Any, stream: Any, path: Path) -> Iterator[Any]:
         yield packet
 
 
-def _frames(container: Any, stream: Any, path: Path) -> Iterator[Any]:
-    """Decoded frames; packets that are damaged are passed over, as players do."""
+def _frames(
+    container: Any, stream: Any, path: Path, numbers: Mapping[Any, int] | None = None
+) -> Iterator[Any]:
+    """Decoded frames; damaged packets are passed over, as players do, where there are no `numbers`.
+
+    Raises:
+        InputError: a damaged packet, where the frames of time stamps have `numbers`: those behind
+            it up to a key frame would be drawn from what is not there.
+    """
     from av.error import FFmpegError
 
     for packet in _packets(container, stream, path):
         try:
             yield from packet.decode()
-        except FFmpegError:
-            continue
+        except FFmpegError as error:
+            if numbers is None:
+                continue
+            number = numbers.get(packet.pts, "of no time stamp")
+            raise InputError(
+                f"{path}: frame {number} of {len(numbers)} cannot be decoded; the file is damaged "
+                "or cut off there"
+            ) from error
 
 
 def _first_frame(container: Any, stream: Any, path: Path) -> Any:

@@ -24,6 +24,7 @@ CODECS = {
 QUALITY = {"libx264": {"crf": "16"}, "libvpx-vp9": {"crf": "18", "b": "0"}}
 BT709, LIMITED = 1, 1  # the numbers of ITU-T H.273, and FFmpeg's of the range
 CLOCK = Fraction(1, 90_000)
+CENTISECOND = Fraction(1, 100)  # in which GIF states durations
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Written:
         aspect: width of a pixel over its height.
         lossless: every bit of RGB is kept; in Matroska (FFV1) and folders alone.
         audio: a file whose audio is copied, packet by packet.
+        variable: frames have times of their own, not n / rate.
     """
 
     height: int
@@ -45,6 +47,7 @@ class Written:
     aspect: Fraction = Fraction(1)
     lossless: bool = False
     audio: Path | None = None
+    variable: bool = False
 
 
 def check_output(path: Path, *, lossless: bool = False) -> None:
@@ -85,7 +88,8 @@ def writer(path: Path, form: Written) -> Iterator[Write]:
         stream: Any = container.add_stream(codec, rate=form.rate)
         stream.height, stream.width = form.height, form.width
         stream.pix_fmt = _pixel_format(codec, form)
-        stream.codec_context.time_base = 1 / form.rate if codec == "gif" else CLOCK
+        gif = CENTISECOND if form.variable else 1 / form.rate
+        stream.codec_context.time_base = gif if codec == "gif" else CLOCK
         stream.options = QUALITY.get(codec, {})
         if form.aspect != 1:
             stream.codec_context.sample_aspect_ratio = form.aspect

@@ -8,8 +8,10 @@ import pytest
 
 from core import runs
 from core.errors import InputError
-from core.parts.config import bind
-from core.request import Note, TrainRequest
+from core.parts.config import bind, configure
+from core.parts.registry import Spec, installed
+from core.request import Machine, Note, TrainRequest
+from core.testing.contract import check_part
 
 pytest.importorskip("av")
 
@@ -80,6 +82,49 @@ def test_interpolation_doubles_the_rate_and_keeps_the_duration(checkpoint, tmp_p
     assert abs(made.duration - clip.duration) <= Fraction(1, 1000)
     np.testing.assert_array_equal(pixels_of(out)[::2], pixels_of(source))
     np.testing.assert_array_equal(pixels_of(out)[-1], pixels_of(source)[-1])
+
+
+def test_frames_of_different_durations_are_divided_each(checkpoint, tmp_path):
+    """At 0, 0.1, 0.2, 0.9 and 1 s: new frames lie in the middles, and the last ends as it did."""
+    moments = [Fraction(n, 100) for n in (0, 10, 20, 90, 100)]
+    source = tmp_path / "clip.mkv"
+    with writer(source, Written(16, 16, Fraction(10), lossless=True)) as write:
+        for number, moment in enumerate(moments):
+            write(np.full((16, 16, 3), 40 + 5 * number, np.uint8), moment)
+    wanted = interpolated(read_index(source), 2, scenes=True)
+    for name in ("twice.mkv", "twice.gif"):
+        made = read_index(make_clip(wanted, checkpoint, tmp_path / name, QUICK, **SILENT))
+        expected = [Fraction(n, 100) for n in (0, 5, 10, 15, 20, 55, 90, 95, 100, 105)]
+        assert list(made.times) == expected
+    rate = 20 / float(wanted.rate)  # the usual distance of the new frames is one
+    assert [rate * float(wanted.time(i) * wanted.rate) for i in (1, 5, 6)] == [1, 11, 18]
+
+
+def test_predictors_make_what_the_commands_make(checkpoint, tmp_path):
+    (tmp_path / "in").mkdir()
+    source = write_clip(tmp_path / "in" / "clip.mkv")
+    folder = write_clip(tmp_path / "in" / "frames", size=(16, 16))
+    (folder / "000003.png").unlink()
+    index = read_index(source)
+    cases = {
+        "predict": (source, predicted(index, 3, 4, backward=True),
+                    {"context": 3, "frames": 4, "backward": True}),
+        "interpolate": (source, interpolated(index, 2, scenes=False), {"cuts": False}),
+        "fill": (folder, filled(read_index(folder)), {}),
+    }  # fmt: skip
+    for name, (path, wanted, options) in cases.items():
+        check_part(installed(), "predictor", f"video/{name}")
+        chosen = Spec(f"video/{name}", {**options, "lossless": True, "steps": 2})
+        made = configure("predictor", chosen)(Machine(threads=1), checkpoint)
+        target, expected = tmp_path / f"{name}.mkv", tmp_path / f"{name}-expected.mkv"
+        facts = made(path, target)
+        make_clip(wanted, checkpoint, expected, DrawOptions(steps=2), lossless=True, **SILENT)
+        np.testing.assert_array_equal(pixels_of(target), pixels_of(expected))
+        assert facts["frames"] == len(pixels_of(target))
+    assert made.result_names({"lossless": True})("frames") == "frames.mkv"
+    assert [made.result_name(name) for name in ("a.avi", "b.MP4")] == ["a.avi.mp4", "b.MP4"]
+    with pytest.raises(InputError, match="expected a folder of numbered images"):
+        made(folder / "000001.png", tmp_path / "one.mkv")
 
 
 def test_nothing_is_drawn_across_a_cut(checkpoint, tmp_path):

@@ -123,6 +123,25 @@ def test_damaged_and_other_files_are_refused_by_name(tmp_path):
         read_index(tmp_path / "empty")
 
 
+def test_frames_that_depend_on_a_damaged_one_are_refused(tmp_path):
+    """A packet in the middle states a length that it has not; those before it are read."""
+    import av
+
+    path = written(tmp_path / "clip.mp4", gradient(30))
+    with av.open(str(path)) as container:
+        packets = [p for p in container.demux(video=0) if p.size]
+        damaged = packets[15].pos
+        number = sorted(p.pts for p in packets).index(packets[15].pts)
+    content = bytearray(path.read_bytes())
+    content[damaged : damaged + 4] = b"\x7f\xff\xff\xff"
+    path.write_bytes(content)
+    clip = read_index(path)
+    assert len(clip) == 30
+    assert [n for n, _ in decoded(clip, [0, 3])] == [0, 3]
+    with pytest.raises(InputError, match=f"frame {number} of 30 cannot be decoded"):
+        list(decoded(clip, [20]))
+
+
 def test_names_that_cannot_be_written_are_refused(tmp_path):
     for name, says in (("a.txt", r"ends in \.mp4"), ("none/a.mp4", "there is no folder")):
         with (
