@@ -14,13 +14,13 @@ WEIGHTS = Path("plugins/segmentation/weights/nuclei")
 
 @pytest.mark.slow
 def test_nuclei_are_found_with_the_stated_overlap():
-    """Measured 0.868 and 0.684; 0.828 and 0.523 with classes taken to be alike."""
+    """Measured 0.862 and 0.753; 0.868 and 0.684 where squares of all images were held out."""
     found = evaluate_folder(
         IMAGES, WEIGHTS, Labels(instances=True), Machine(device="cpu", threads=1),
         dividing=Dividing(objects="watershed"),
     )  # fmt: skip
     assert found.total.mean_iou > 0.86
-    assert found.figures()["ap50"].mean > 0.65
+    assert found.figures()["ap50"].mean > 0.72
 
 
 def test_the_weights_are_small_and_state_what_they_are():
