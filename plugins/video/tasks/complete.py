@@ -11,9 +11,9 @@ from torch import Tensor
 
 from core.errors import InputError
 from core.process.noise import derive, generator
-from core.results.scoring import outputs, scores
+from core.results.scoring import name_of_mean, outputs, scores
 from core.results.sheet import to_bytes
-from core.task import Batch, Clip, Example, Figure, Item, Panel, Scores
+from core.task import Batch, Clip, Example, Figure, Item, Method, Panel, Scores
 from plugins.video.tasks import figures as measured
 from plugins.video.tasks.classical import averaged, blended, copied
 from plugins.video.tasks.given import Kind, drawn
@@ -99,6 +99,8 @@ class Complete:
             "mse": Figure("squared error of unknown frames, of 1000", "", "lower"),
             "ssim": Figure("SSIM of unknown frames", "", "higher"),
             "first": Figure("PSNR of the first two unknown frames", "dB", "higher"),
+            "change": Figure("PSNR of changes from frame to frame", "dB", "higher"),
+            "spread": Figure("spread of draws over error of their mean", "", "higher", best=1.0),
             "known": Figure("given frames changed", "", "lower"),
             "centroid": Figure("error of the centre of mass", "px", "lower"),
             "direction": Figure("last direction of motion right", "", "higher"),
@@ -174,7 +176,12 @@ class Complete:
             best = pooled.view(-1, draws).argmin(1)
             chosen = results[torch.arange(len(results)), best]
             compared[f"best of {draws}"] = "draw", chosen
-        return scores(compared, partial(self._figures_of, batch=batch))
+        found = scores(compared, partial(self._figures_of, batch=batch))
+        if draws > 1:
+            mean = name_of_mean(draws)
+            spread = measured.spread_skill(results, clip, ~known)
+            found[mean] = Method("mean", {**found[mean].figures, "spread": spread})
+        return found
 
     def _figures_of(
         self, output: Float[Tensor, " b c t h w"], batch: Batch
@@ -183,11 +190,16 @@ class Complete:
         errors, unknown = measured.frame_errors(output, clip), ~known
         pooled = measured.pooled_error(errors, unknown)
         first = unknown & (unknown.cumsum(1) <= 2)
+        moved = unknown.clone()  # changes that an unknown frame has a part in
+        moved[:, 1:] |= unknown[:, :-1]
+        moved[:, 0] = False
+        changes = measured.change_errors(output, clip)
         changed = (output != clip).flatten(3).any(-1).any(1) & known
         found = {
             "psnr": measured.decibels(pooled),
             "mse": 1000 * pooled,
             "first": measured.decibels(measured.pooled_error(errors, first)),
+            "change": measured.decibels(measured.pooled_error(changes, moved)),
             "known": measured.pooled_error(changed.double(), known),
         }
         if min(clip.shape[-2:]) >= measured.WINDOW:

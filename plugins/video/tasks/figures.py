@@ -24,6 +24,41 @@ def pooled_error(
     return (errors * counted).sum(1) / counted.sum(1).clamp(min=1)
 
 
+def change_errors(
+    output: Float[Tensor, " b c t h w"], truth: Float[Tensor, " b c t h w"]
+) -> Float[Tensor, " b t"]:
+    """Mean squared error of each frame's change since the one before it, of values in [0, 1].
+
+    0 of the first frame.  Flicker shows here and not in the frames' own errors: it is twice the
+    variance of an error that is drawn anew in each frame, and 0 of one that stays.
+    """
+    found = frame_errors(output.diff(dim=2), truth.diff(dim=2))
+    return torch.cat([torch.zeros_like(found[:, :1]), found], dim=1)
+
+
+def spread_skill(
+    draws: Float[Tensor, " b k c t h w"],
+    truth: Float[Tensor, " b c t h w"],
+    counted: Bool[Tensor, " b t"],
+) -> Float[Tensor, " b"]:
+    """sqrt((k + 1) / k mean variance) / root mean squared error of the mean; 1 at best.
+
+    Of draws that are as far apart as they are from the truth; below 1 they are too sure.  The
+    variance is of k - 1.
+    Source: Fortin et al. 2014, Journal of Hydrometeorology 15, 1708-1713, eq. 15.
+
+    Args:
+        draws: at least two of each clip.
+        truth: the clips.
+        counted: frames that count.
+    """
+    k = draws.shape[1]
+    mean = draws.double().mean(1)
+    variance = draws.double().var(1).mean((1, 3, 4)) * (k + 1) / k / 4  # of values in [0, 1]
+    skill = pooled_error(frame_errors(mean, truth), counted).clamp(min=1e-30)
+    return (pooled_error(variance, counted) / skill).sqrt()
+
+
 def decibels(error: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """PSNR in dB of a mean squared error of values in [0, 1], at most 100."""
     return (-10 * error.clamp(min=1e-30).log10()).clamp(max=MOST)

@@ -121,3 +121,28 @@ def test_options_that_do_not_fit_are_refused(options, says):
 def test_clips_that_are_too_short_are_refused():
     with pytest.raises(InputError, match="length 13 with None given frames"):
         Complete(channels=1, length=13).degrade(BouncingBalls("test")[0], 0)
+
+
+def test_flicker_is_in_the_changes_and_a_lasting_error_is_not():
+    draw = torch.Generator().manual_seed(0)
+    truth = torch.rand(2, 1, 40, 16, 16, generator=draw) - 0.5
+    lasting = truth + 0.2 * torch.randn(2, 1, 1, 16, 16, generator=draw)
+    assert figures.change_errors(lasting, truth).max() < 1e-12
+    flickering = truth + 0.2 * torch.randn(truth.shape, generator=draw)
+    found = figures.change_errors(flickering, truth)
+    assert found[:, 0].tolist() == [0, 0]
+    assert float(found[:, 1:].mean()) == pytest.approx(2 * 0.1**2, rel=0.02)  # of [0, 1]
+
+
+def test_draws_like_the_truth_have_a_spread_over_skill_of_one_and_sure_ones_less():
+    """Truth and draws of one normal distribution, whatever their number; narrower by half: 0.5 of
+    sqrt((1/2)^2 (1 + 1/k)) / sqrt(1 + (1/2)^2 / k)."""
+    draw = torch.Generator().manual_seed(0)
+    every = torch.ones(1, 30, dtype=torch.bool)
+    for k in (2, 5):
+        sample = 0.3 * torch.randn(1, k + 1, 1, 30, 24, 24, generator=draw)
+        truth, draws = sample[:, 0], sample[:, 1:]
+        assert float(figures.spread_skill(draws, truth, every)) == pytest.approx(1, abs=0.02)
+        expected = math.sqrt(0.25 * (1 + 1 / k) / (1 + 0.25 / k))
+        narrow = figures.spread_skill(draws / 2, truth, every)
+        assert float(narrow) == pytest.approx(expected, abs=0.02)
