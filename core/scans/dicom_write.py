@@ -25,7 +25,7 @@ from core.scans.dicom_file import load
 from core.scans.dicom_pixels import quiet
 from core.scans.identity import new_uid
 from core.scans.packages import require
-from core.scans.scan import Scan
+from core.scans.scan import Scan, check_voxels
 from core.storage import files
 
 if TYPE_CHECKING:
@@ -116,10 +116,7 @@ def write(
         StorageError: the disk is full or not writable.
     """
     check_keep(keep)
-    if voxels.shape != like.voxels.shape:
-        raise InputError(f"expected voxels of shape {like.voxels.shape}, got {voxels.shape}")
-    if not np.isfinite(voxels).all():
-        raise InputError(f"{folder}: not written: some voxels are not finite")
+    check_voxels(folder, voxels, like)
     folder = folder.absolute()
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -168,10 +165,7 @@ def write_map(
     from pydicom.sr.coding import Code
     from pydicom.uid import generate_uid
 
-    if voxels.shape != like.voxels.shape:
-        raise InputError(f"expected voxels of shape {like.voxels.shape}, got {voxels.shape}")
-    if not np.isfinite(voxels).all():
-        raise InputError(f"{path}: not written: some voxels are not finite")
+    check_voxels(path, voxels, like)
     slices = _sources(like, description, new_uids)
     unit = ("[hnsf'U]", "Hounsfield unit") if like.modality == "CT" else ("1", "no units")
     low, high = float(voxels.min()), float(voxels.max())

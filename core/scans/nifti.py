@@ -18,7 +18,7 @@ from jaxtyping import Float32, Float64
 from core.errors import InputError
 from core.scans.claims import check_claim, reason
 from core.scans.intensities import settled
-from core.scans.scan import TILT, Modality, Scan
+from core.scans.scan import TILT, Modality, Scan, check_voxels
 from core.storage import files
 
 SUFFIXES = (".nii", ".nii.gz")  # of single files, which are written too
@@ -381,10 +381,7 @@ def write(
 
     if not path.name.lower().endswith(SUFFIXES) or path.is_dir():
         raise InputError(f"{path}: expected the name of a file that ends in .nii or .nii.gz")
-    if voxels.shape != like.voxels.shape:
-        raise InputError(f"expected voxels of shape {like.voxels.shape}, got {voxels.shape}")
-    if not np.isfinite(voxels).all():
-        raise InputError(f"{path}: not written: some voxels are not finite")
+    check_voxels(path, voxels, like)
     stored = np.min_scalar_type(int(voxels.max())) if labels else np.dtype(np.float32)
     image = _image(voxels.astype(stored, copy=False), like)
     image.set_data_dtype(stored)

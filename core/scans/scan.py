@@ -56,6 +56,18 @@ class Scan:
         return slices, rows, columns
 
 
+def check_voxels(path: Path, voxels: Shaped[np.ndarray, " d h w"], like: Scan) -> None:
+    """Refuse voxels that cannot be written with the geometry of `like`.
+
+    Raises:
+        InputError: another shape, or values that are not finite.
+    """
+    if voxels.shape != like.voxels.shape:
+        raise InputError(f"expected voxels of shape {like.voxels.shape}, got {voxels.shape}")
+    if not np.isfinite(voxels).all():
+        raise InputError(f"{path}: not written: some voxels are not finite")
+
+
 def canonical(scan: Scan, plane: Plane = "acquired") -> Scan:
     """The scan with its slices along a plane, in display orientation, without interpolation.
 

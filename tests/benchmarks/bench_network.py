@@ -11,13 +11,13 @@ python tests/benchmarks/bench_network.py --out runs/bench_network
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from paired import peak, print_peak, times
 
 from core.network.unet import UNet
 from core.weights.diffusers import describe, joined, naming
@@ -98,29 +98,6 @@ class Work:
         self.optimizer.zero_grad()
 
 
-def timed(call):
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def times(pair, what):
-    """Seconds of every round: (ours, theirs)."""
-    rounds = []
-    for number in range(ROUNDS[what] + 2):
-        order = pair if number % 2 else pair[::-1]
-        found = {id(work): timed(getattr(work, what)) for work in order}
-        rounds.append((found[id(pair[0])], found[id(pair[1])]))
-    return rounds[2:]
-
-
-def peak(who, what, side, batch):
-    """MiB that a fresh process held at most, above what it held before."""
-    command = [sys.executable, __file__, "--peak", who, what, str(side), str(batch)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout)
-
-
 def measure_peak(who, what, side, batch):
     """Run in a process of its own; libraries have made what they make once before it begins."""
     model = peer(side)
@@ -129,17 +106,7 @@ def measure_peak(who, what, side, batch):
     small = Work(ours(peer(side)), side, 1)
     small.step()
     del small
-    Path("/proc/self/clear_refs").write_text("5")
-    status = Path("/proc/self/status")
-
-    def held(name):
-        (line,) = (one for one in status.read_text().splitlines() if one.startswith(name))
-        return int(line.split()[1]) / 1024
-
-    before = held("VmRSS")
-    for _ in range(3):
-        getattr(work, what)()
-    print(held("VmHWM") - before)
+    print_peak(lambda: [getattr(work, what)() for _ in range(3)])
 
 
 def shares(work):
@@ -172,10 +139,10 @@ def run(out, say=print):
         apart = float((mine - theirs).abs().max() / theirs.abs().max())
         assert apart < 1e-5, f"not the same network: {apart}"
         for what in ROUNDS:
-            rounds = times(pair, what)
+            rounds = times(pair, what, ROUNDS[what], clock=time.perf_counter, warm=2)
             ratios = sorted(a / b for a, b in rounds)
             middle = [statistics.median(column) for column in zip(*rounds, strict=True)]
-            memory = {who: peak(who, what, side, batch) for who in ("ours", "diffusers")}
+            memory = {who: peak(__file__, who, what, side, batch) for who in ("ours", "diffusers")}
             figure = {
                 "side": side, "batch": batch, "parameters": count,
                 "what": what, "ratio": statistics.median(ratios),

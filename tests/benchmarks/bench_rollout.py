@@ -23,9 +23,10 @@ import torch
 from figure import write_svg
 
 from core.model import Model, load_model
-from core.parts.config import bind, configure
+from core.parts.config import configure
 from core.parts.registry import Spec
-from core.request import Machine, SampleRequest, silent
+from core.request import Machine, silent
+from plugins.video.inference.clips import sample_request
 from plugins.video.inference.plan import planned
 from plugins.video.inference.rollout import Spool, complete, prepared, to_pixels
 from plugins.video.request import DrawOptions
@@ -43,15 +44,7 @@ BLOCKS = 8  # of the drawn frames
 def rolled(model: Model, clip: np.ndarray, given: int, options: DrawOptions) -> np.ndarray:
     """A clip (t, h, w, c), uint8, whose first frames are `clip`'s."""
     total = len(clip)
-    guides = {"name": "video/history", "scale": options.history, "noise": options.history_noise}
-    request = bind(
-        SampleRequest,
-        {
-            "checkpoint": str(model.checkpoint), "seed": options.seed,
-            "guidance": [guides] if options.history != 1 else [],
-            "grid": {"name": "core/uniform_log_snr", "steps": options.steps},
-        },
-    )  # fmt: skip
+    request = sample_request(model.checkpoint, options)
     roll = prepared(model, request, stabilise=options.stabilise, overlap=None, emit=silent)
     window = model.shape[1]
     observed = range(given)

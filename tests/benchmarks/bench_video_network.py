@@ -17,7 +17,6 @@ import argparse
 import importlib
 import json
 import statistics
-import subprocess
 import sys
 import time
 import types
@@ -25,6 +24,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+from paired import peak, print_peak, times
 from torch.utils.flop_counter import FlopCounterMode
 
 from plugins.video.networks import UNet3D
@@ -160,29 +160,6 @@ def width_of(multiply_adds, side):
     return min(costs, key=lambda width: costs[width])
 
 
-def timed(call):
-    start = time.process_time()
-    call()
-    return time.process_time() - start
-
-
-def times(pair, what):
-    """Seconds of every round, after one that does not count: (ours, theirs)."""
-    rounds = []
-    for number in range(ROUNDS[what] + 1):
-        order = pair if number % 2 else pair[::-1]
-        found = {id(work): timed(getattr(work, what)) for work in order}
-        rounds.append((found[id(pair[0])], found[id(pair[1])]))
-    return rounds[1:]
-
-
-def peak(who, what, side):
-    """MiB that a fresh process held at most, above what it held before."""
-    command = [sys.executable, __file__, "--peak", who, what, str(side)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout)
-
-
 def measure_peak(who, what, side):
     """Run in a process of its own; weights, gradients and moments are there before it begins."""
     made = ours(int(who)) if who.isdigit() else PEERS[who]()
@@ -191,16 +168,7 @@ def measure_peak(who, what, side):
     work.x, work.eps = (x[:, :, :2, :16, :16] for x in whole)
     work.step()
     work.x, work.eps = whole
-    Path("/proc/self/clear_refs").write_text("5")
-    status = Path("/proc/self/status")
-
-    def held(name):
-        (line,) = (one for one in status.read_text().splitlines() if one.startswith(name))
-        return int(line.split()[1]) / 1024
-
-    before = held("VmRSS")
-    getattr(work, what)()
-    print(held("VmHWM") - before)
+    print_peak(getattr(work, what))
 
 
 def shares(work):
@@ -233,10 +201,10 @@ def compared(name, side, say):
     )
     found = []
     for what in ROUNDS:
-        rounds = times(pair, what)
+        rounds = times(pair, what, ROUNDS[what], clock=time.process_time, warm=1)
         ratios = sorted(b / a * costs[0] / costs[1] for a, b in rounds)
         middle = [statistics.median(column) for column in zip(*rounds, strict=True)]
-        memory = [peak(who, what, side) for who in (str(width), name)]
+        memory = [peak(__file__, who, what, side) for who in (str(width), name)]
         figure = {
             "peer": name, "side": side, "what": what, "multiply_adds": costs, "weights": counts,
             "width": width, "ratio": statistics.median(ratios), "range": [ratios[0], ratios[-1]],

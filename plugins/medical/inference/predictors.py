@@ -237,7 +237,7 @@ class _Reconstruction(ABC):
             return None
         with Image.open(sheet) as image:
             images = {"contact sheet": np.asarray(image.convert("RGB"))}
-        if facts.get("held_out", {}).get("misfit"):
+        if (facts.get("held_out") or {}).get("misfit"):
             images["held-out misfit"] = misfit_curve(facts["held_out"])
         return Panel(f"{facts['slices']} slices. Not a medical device", images)
 

@@ -156,7 +156,7 @@ def complete_clip(
         InputError: of outputs, models and options that do not fit.
     """
     check_output(out, lossless=lossless)
-    request = _request(model.checkpoint, options)
+    request = sample_request(model.checkpoint, options)
     roll = prepared(model, request, stabilise=options.stabilise, overlap=options.overlap, emit=emit)
     height, width = _size(wanted, model, options)
     source = None if wanted.clip is None else _digest_of(wanted.clip)
@@ -179,7 +179,8 @@ def complete_clip(
     return out
 
 
-def _request(checkpoint: Path, options: DrawOptions) -> SampleRequest:
+def sample_request(checkpoint: Path, options: DrawOptions) -> SampleRequest:
+    """Grid and guidance of each call of a model, as the options state them."""
     guidance: list[dict[str, object]] = []
     if options.history != 1:
         guidance.append(

@@ -1,5 +1,6 @@
 """Predictors: clips predicted, interpolated or filled, for `polymode apply`."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -24,7 +25,7 @@ def _named(name: str, *, lossless: bool = False) -> str:
     return name if ending in CODECS else f"{name}.mp4"
 
 
-class _Clips:
+class _Clips(ABC):
     """A model of `video/complete`, loaded once."""
 
     suffixes: ClassVar[tuple[str, ...]] = VIDEOS
@@ -47,9 +48,9 @@ class _Clips:
         """The function from the name of a clip to that of its result."""
         return lambda name: _named(name, lossless=bool(options.get("lossless")))
 
+    @abstractmethod
     def wanted(self, source: Path) -> Wanted:
         """The clip that is made of a file."""
-        raise NotImplementedError
 
     def __call__(self, source: Path, target: Path) -> Mapping[str, Any]:
         """Write one clip.
